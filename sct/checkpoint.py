@@ -1,0 +1,106 @@
+"""Checkpoints that survive anything: written aside, flushed, renamed; the one before is kept.
+
+A run's folder holds `checkpoints/step_*.pt` (the two newest, to go on from) and `best.pt` (to evaluate).
+"""
+
+import logging
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sct.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+FOLDER = "checkpoints"
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Writes `state` to `path`: at any moment the file is whole, the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        torch.save({"format": FORMAT, **state}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def save_step(state: dict[str, Any], run_dir: Path, *, step: int) -> None:
+    """Saves the state after `step` steps, and only then removes all but the two newest."""
+    save(state, run_dir / FOLDER / f"step_{step:08d}.pt")
+    for old in step_files(run_dir)[2:]:
+        old.unlink()
+
+
+def step_files(run_dir: Path) -> list[Path]:
+    """The step checkpoints of a run, newest first."""
+    return sorted((run_dir / FOLDER).glob("step_*.pt"), reverse=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint on the CPU; UserError when the file is not one."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} can't be read as a checkpoint ({reason}). Take another one.") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UserError(f"{path} is not a checkpoint of sct (format {FORMAT}).")
+    return state
+
+
+def load_newest(run_dir: Path) -> dict[str, Any] | None:
+    """The last state of a run, the one before when that is damaged, None when there is none."""
+    for path in step_files(run_dir):
+        try:
+            return load(path)
+        except UserError as error:
+            logger.warning("%s Trying the one before.", error)
+    return None
+
+
+def find(ckpt: str, *, weights: str) -> Path:
+    """The checkpoint file that `ckpt` (a file or a run folder) means."""
+    path = Path(ckpt)
+    if path.is_file():
+        return path
+    if weights not in ("best", "last"):
+        raise UserError(f"weights={weights!r} must be best or last.")
+    best = path / FOLDER / "best.pt"
+    if weights == "best" and best.is_file():
+        return best
+    steps = step_files(path)
+    if not steps:
+        raise UserError(f"ckpt={ckpt} is neither a checkpoint file nor a run folder with {FOLDER}/*.pt in it.")
+    if weights == "best":
+        logger.warning("%s was never validated, so it has no best.pt; taking %s.", path, steps[0].name)
+    return steps[0]
+
+
+def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, source: str) -> None:
+    """Loads a full set of weights; UserError that names what does not fit."""
+    own = module.state_dict()
+    problems = [f"{name} is missing in the file" for name in own if name not in weights]
+    problems += [f"{name} is not in this model" for name in weights if name not in own]
+    problems += [
+        f"{name} is {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in this model"
+        for name in own
+        if name in weights and own[name].shape != weights[name].shape
+    ]
+    if problems:
+        shown = "\n  ".join(problems[:6]) + (f"\n  and {len(problems) - 6} more" if len(problems) > 6 else "")
+        raise UserError(
+            f"{source} holds weights of another model:\n  {shown}\nUse the config of that run, or start a new run."
+        )
+    module.load_state_dict(weights)

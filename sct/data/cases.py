@@ -1,0 +1,71 @@
+"""What data sets are made of: cases, label maps, preprocessed volumes and batches.
+
+Letters: B crops of a batch, C channels, S spatial size (2 or 3 numbers).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+
+from sct.errors import UserError
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient: an image file and, where there is one, its label file."""
+
+    id: str
+    image: Path
+    label: Path | None
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Names of the classes; the index of a name is its value in the label files.
+
+    Raises `UserError` unless there are at least two different names and the first is `background`.
+    """
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) < 2 or len(set(self.names)) != len(self.names) or self.names[0] != "background":
+            raise UserError(
+                f"The label map {list(self.names)} is not valid: it needs at least two different names, "
+                "and the first, which is value 0, must be 'background'. Correct data.labels or dataset.json."
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def foreground(self) -> tuple[str, ...]:
+        """Names of all classes but the background, in the order of their values 1, 2, ..."""
+        return self.names[1:]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One case after the deterministic transforms, as plain tensors.
+
+    image (C, *S) float32 · label (*S) int64 or None · affine (4, 4) float64, voxel of this grid to world mm
+    source_shape, source_affine: the spatial grid of the image file, in the file's own axis order
+    """
+
+    case: Case
+    image: torch.Tensor
+    label: torch.Tensor | None
+    affine: np.ndarray
+    source_shape: tuple[int, ...]
+    source_affine: np.ndarray
+
+
+class Batch(TypedDict):
+    """One micro-batch: image (B, C, *S) float32, label (B, *S) int64, case ids (B)."""
+
+    image: torch.Tensor
+    label: torch.Tensor
+    case: list[str]

@@ -1,0 +1,141 @@
+"""The start-up check: every file of every case is read once and all faults are told in one message."""
+
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sct.data.cache import file_signature
+from sct.data.cases import Case, LabelMap
+from sct.data.nifti import Grid, read_voxels
+from sct.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_MAX_TOLD = 20
+_TOLERANCE = 0.1  # in voxels: how far the grids of image and label may be apart at the corners
+
+
+def check_cases(
+    cases: Sequence[Case], *, label_map: LabelMap, num_channels: int, spatial_dims: int, memory: Path | None
+) -> None:
+    """Read all cases and raise one `UserError` that lists every bad file with reason and remedy.
+
+    memory: a JSON file in which good cases are remembered by path, size and time; None reads all every time
+    """
+    known = set(json.loads(memory.read_text())) if memory and memory.exists() else set()
+    expected = [list(label_map.names), num_channels, spatial_dims]
+    faults: list[str] = []
+    good: list[str] = []
+    for case in cases:
+        key = _key(case, expected)
+        if key is not None and key in known:
+            continue
+        found = find_faults(case, label_map=label_map, num_channels=num_channels, spatial_dims=spatial_dims)
+        faults += found
+        if not found and key is not None:
+            good.append(key)
+    if memory and good:
+        _remember(memory, sorted(known | set(good)))
+    logger.info("checked %d cases, %d of them for the first time", len(cases), len(good) + len(faults))
+    if faults:
+        told = "\n  ".join(faults[:_MAX_TOLD])
+        more = f"\n  ... and {len(faults) - _MAX_TOLD} more" if len(faults) > _MAX_TOLD else ""
+        raise UserError(
+            f"The data check found {len(faults)} fault(s) in {len(cases)} cases:\n  {told}{more}\n"
+            "Mend the files, or take these cases out of the data set or the split (data.split)."
+        )
+
+
+def find_faults(case: Case, *, label_map: LabelMap, num_channels: int, spatial_dims: int) -> list[str]:
+    """What is wrong with one case, a line for each fault; every line names file, reason and remedy."""
+    faults: list[str] = []
+    image_grid = None
+    try:
+        image, image_grid = read_voxels(case.image, spatial_dims=spatial_dims)
+    except UserError as error:
+        faults.append(str(error))
+    else:
+        faults += _image_faults(case.image, image=image, grid=image_grid, num_channels=num_channels)
+    if case.label is None:
+        return faults
+    if not case.label.exists():
+        return [*faults, f"{case.image}: has no label; expected {case.label}. Add it or remove the image."]
+    try:
+        label, label_grid = read_voxels(case.label, spatial_dims=spatial_dims)
+    except UserError as error:
+        return [*faults, str(error)]
+    faults += _label_faults(case.label, label=label, label_map=label_map)
+    if image_grid is not None:
+        faults += _grid_faults(case.label, label=label_grid, image=image_grid)
+    return faults
+
+
+def _image_faults(path: Path, *, image: np.ndarray, grid: Grid, num_channels: int) -> list[str]:
+    faults = []
+    if grid.num_channels != num_channels:
+        faults.append(
+            f"{path}: has {grid.num_channels} channel(s), expected {num_channels}. Correct the file or data.channels."
+        )
+    if not np.isfinite(image).all():
+        bad = int((~np.isfinite(image)).sum())
+        faults.append(f"{path}: has {bad} intensities that are NaN or infinite. Replace them in the file.")
+    if not np.isfinite(grid.affine).all() or np.linalg.matrix_rank(grid.affine[:3, :3]) < 3:
+        faults.append(
+            f"{path}: has spacing {grid.spacing.tolist()}, not positive along every axis. Correct its affine."
+        )
+    return faults
+
+
+def _label_faults(path: Path, *, label: np.ndarray, label_map: LabelMap) -> list[str]:
+    if label.shape[0] != 1:
+        return [f"{path}: is a label with {label.shape[0]} channels. Store one volume of class values."]
+    values = np.unique(label)
+    if not np.isfinite(values).all() or (values != np.rint(values)).any():
+        shown = [float(v) for v in values if not np.isfinite(v) or v != np.rint(v)][:5]
+        return [
+            f"{path}: has label values that are no integers ({shown} ...). It was interpolated: restore the original."
+        ]
+    unknown = [int(v) for v in values if not 0 <= v < len(label_map)]
+    if unknown:
+        names = ", ".join(f"{value} {name}" for value, name in enumerate(label_map.names))
+        return [
+            f"{path}: has unknown label value(s) {unknown[:10]}; known are {names}. Correct the file or data.labels."
+        ]
+    return []
+
+
+def _grid_faults(path: Path, *, label: Grid, image: Grid) -> list[str]:
+    if label.shape != image.shape:
+        return [f"{path}: has shape {label.shape}, but its image {image.shape}. Resample the label to the image."]
+    extent = np.zeros(3)
+    extent[: len(image.shape)] = np.array(image.shape) - 1
+    corners = np.array(np.meshgrid(*[(0.0, e) for e in extent])).reshape(3, -1)
+    difference = (label.affine - image.affine)[:3]
+    distance = np.linalg.norm(difference[:, :3] @ corners + difference[:, 3:], axis=0).max()
+    if not distance <= _TOLERANCE * image.spacing.min():
+        return [
+            f"{path}: lies {distance:.2f} mm away from its image (spacing {label.spacing.round(3).tolist()} "
+            f"against {image.spacing.round(3).tolist()} mm): the affines differ. Copy the image's affine if "
+            "the voxels belong together, otherwise resample the label."
+        ]
+    return []
+
+
+def _key(case: Case, expected: list) -> str | None:
+    """What has to be unchanged for an old check to hold; None where a file is missing."""
+    files = [case.image] if case.label is None else [case.image, case.label]
+    if not all(path.exists() for path in files):
+        return None
+    return json.dumps([expected, [file_signature(path) for path in files]])
+
+
+def _remember(memory: Path, keys: list[str]) -> None:
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=memory.parent, prefix=".part-") as temporary:
+        written = Path(temporary) / memory.name
+        written.write_text(json.dumps(keys))
+        written.replace(memory)

@@ -1,0 +1,87 @@
+"""The training loader: sample number n alone decides the case and every random draw.
+
+Sample n is one visit of one volume. Step s of micro-batches m = 0..M-1 on rank r of W with batch size b reads
+n = ((s M + m) W + r) b + 0..b-1, so that a resumed run, any number of workers, and W processes of batch b or
+one process of batch W b all see the same samples in the same order.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from sct.data.cache import VolumeCache
+from sct.data.cases import Batch, Case
+from sct.data.transforms import TrainingCrops
+
+
+@dataclass(frozen=True)
+class StepSampler:
+    """The sample numbers of every micro-batch of steps `start_step` ... `start_step + num_steps - 1`."""
+
+    start_step: int
+    num_steps: int
+    micro_batches: int
+    rank: int
+    world_size: int
+    batch_size: int
+
+    def __len__(self) -> int:
+        return self.num_steps * self.micro_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.start_step * self.micro_batches
+        for batch in range(first, first + len(self)):
+            start = (batch * self.world_size + self.rank) * self.batch_size
+            yield list(range(start, start + self.batch_size))
+
+
+def case_of_sample(sample: int, *, num_cases: int, seed: int) -> int:
+    """Index of the case that sample number `sample` visits: a new permutation for each epoch."""
+    epoch, place = divmod(sample, num_cases)
+    return int(np.random.default_rng([seed, epoch]).permutation(num_cases)[place])
+
+
+@dataclass(frozen=True)
+class CropDataset(Dataset):
+    """Maps a sample number to the crops of one volume."""
+
+    cases: Sequence[Case]
+    cache: VolumeCache
+    crops: TrainingCrops
+    seed: int
+
+    def __getitem__(self, sample: int) -> list[dict]:
+        case = self.cases[case_of_sample(sample, num_cases=len(self.cases), seed=self.seed)]
+        crops = self.crops(self.cache.get(case), entropy=(self.seed, sample))
+        return [{**crop, "case": case.id} for crop in crops]
+
+
+def collate(samples: list[list[dict]]) -> Batch:
+    """Stack the crops of several volumes."""
+    crops = [crop for sample in samples for crop in sample]
+    return Batch(
+        image=torch.stack([crop["image"] for crop in crops]),
+        label=torch.stack([crop["label"] for crop in crops]),
+        case=[crop["case"] for crop in crops],
+    )
+
+
+def _one_thread(worker_id: int) -> None:
+    torch.set_num_threads(1)
+
+
+def make_loader(dataset: CropDataset, *, sampler: StepSampler, num_workers: int) -> Iterable[Batch]:
+    """A loader that yields `sampler`'s micro-batches in order, the same for any number of workers."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=collate,
+        worker_init_fn=_one_thread,
+        pin_memory=torch.cuda.is_available(),
+        # Its own generator: without one every start of the loader draws from the global one of the training.
+        generator=torch.Generator().manual_seed(dataset.seed),
+    )

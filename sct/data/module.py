@@ -1,0 +1,194 @@
+"""`SegmentationData`: a data set as training, evaluation and prediction see it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from sct.data.cache import KINDS, VolumeCache
+from sct.data.cases import Batch, Case, LabelMap, Volume
+from sct.data.check import check_cases
+from sct.data.loader import CropDataset, StepSampler, make_loader
+from sct.data.splits import SPLITS, split_at_random, split_by_file
+from sct.data.transforms import DictTransform, Preprocess, TrainingCrops
+from sct.errors import UserError
+
+
+@dataclass(kw_only=True)
+class SegmentationData(ABC):
+    """Base of all data sets: a subclass says where the cases are and what the labels mean.
+
+    root: folder of the data set
+    roi_size: voxels of a training crop and of the sliding window, 2 or 3 numbers
+    spacing: mm to resample to, None keeps each file's own
+    intensity: MONAI dictionary transform that normalises the whole volume, key `image`
+    crop_above: crop to the voxels above this normalised value, None keeps the volume
+    augment: named MONAI dictionary transforms of a crop, keys `image` and `label`; a null is skipped
+    batch_size: volumes of one micro-batch and process; each gives `crops_per_volume` crops
+    positive_share: probability that a crop is centred on a foreground voxel
+    split: shipped split, path of a split file, or None for a random one by val_share, test_share, split_seed
+    cache: none, memory or disk (below `cache_dir`, where the results of the check are also kept)
+    check: read every case once at the start
+    class_groups: named lists of classes whose mean scores the evaluation reports too
+    """
+
+    root: str
+    roi_size: list[int]
+    intensity: DictTransform
+    cache_dir: str
+    spacing: list[float] | None = None
+    crop_above: float | None = None
+    augment: dict[str, DictTransform | None] = field(default_factory=dict)
+    batch_size: int = 2
+    crops_per_volume: int = 1
+    positive_share: float = 0.5
+    split: str | None = None
+    val_share: float = 0.1
+    test_share: float = 0.2
+    split_seed: int = 0
+    cache: str = "memory"
+    num_workers: int = 0
+    check: bool = True
+    class_groups: dict[str, list[str]] = field(default_factory=dict)
+    orientation: str = field(default="RAS", init=False)
+    _splits: dict[str, list[Case]] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.cache not in KINDS:
+            raise UserError(f"data.cache={self.cache} is unknown: choose one of {', '.join(KINDS)}.")
+        if len(self.roi_size) not in (2, 3) or min(self.roi_size) < 1:
+            raise UserError(f"data.roi_size={self.roi_size} must be 2 or 3 positive numbers of voxels.")
+        if self.spacing is not None and (len(self.spacing) != len(self.roi_size) or min(self.spacing) <= 0):
+            raise UserError(
+                f"data.spacing={self.spacing} must be {len(self.roi_size)} positive numbers in mm, or null."
+            )
+        if self.batch_size < 1 or self.crops_per_volume < 1 or not 0 <= self.positive_share <= 1:
+            raise UserError(
+                f"data.batch_size={self.batch_size} and data.crops_per_volume={self.crops_per_volume} must "
+                f"be at least 1, and data.positive_share={self.positive_share} must lie in [0, 1]."
+            )
+
+    @property
+    @abstractmethod
+    def label_map(self) -> LabelMap:
+        """Names of the classes."""
+
+    @property
+    @abstractmethod
+    def num_channels(self) -> int:
+        """Channels of every image."""
+
+    @abstractmethod
+    def find_cases(self) -> list[Case]:
+        """All labelled cases below `root`; raises `UserError` that says what was expected where."""
+
+    @property
+    def num_classes(self) -> int:
+        """Classes with the background."""
+        return len(self.label_map)
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 or 3."""
+        return len(self.roi_size)
+
+    def split_cases(self, cases: list[Case]) -> dict[str, list[Case]]:
+        """Share `cases` out over train, val and test."""
+        if self.split is not None:
+            return split_by_file(cases, split=self.split)
+        return split_at_random(cases, val_share=self.val_share, test_share=self.test_share, seed=self.split_seed)
+
+    def prepare(self) -> None:
+        """Find the cases, share them out and check every file once; does nothing the second time."""
+        if self._splits is not None:
+            return
+        splits = self.split_cases(self.find_cases())
+        for name in SPLITS:
+            if not splits[name]:
+                raise UserError(f"The split data.split={self.split} has no case to {name} on. Give it at least one.")
+        if self.check:
+            self.check_files(sorted({case for part in splits.values() for case in part}, key=lambda case: case.id))
+        self._splits = splits
+
+    def check_files(self, cases: list[Case]) -> None:
+        """Read every file of `cases` (also new ones to predict, without label) unless known to be good."""
+        check_cases(
+            cases,
+            label_map=self.label_map,
+            num_channels=self.num_channels,
+            spatial_dims=self.spatial_dims,
+            memory=Path(self.cache_dir) / "checked.json",
+        )
+
+    def cases(self, split: str) -> list[Case]:
+        """The cases of `train`, `val` or `test`."""
+        if split not in SPLITS:
+            raise UserError(f"split={split} is unknown: choose one of {', '.join(SPLITS)}.")
+        self.prepare()
+        assert self._splits is not None
+        return self._splits[split]
+
+    def train_loader(
+        self,
+        *,
+        seed: int,
+        start_step: int,
+        num_steps: int,
+        rank: int = 0,
+        world_size: int = 1,
+        micro_batches: int = 1,
+    ) -> Iterable[Batch]:
+        """The batches of steps start_step ... start_step + num_steps - 1, `micro_batches` of them a step.
+
+        image (B, C, *roi_size), label (B, *roi_size), B = batch_size * crops_per_volume. Sample numbers alone
+        decide cases and augmentation (see `sct.data.loader`). Fills the cache first.
+        """
+        cases = self.cases("train")
+        self._volumes.fill(cases)
+        crops = TrainingCrops(
+            roi_size=self.roi_size,
+            num_crops=self.crops_per_volume,
+            positive_share=self.positive_share,
+            augment=[transform for transform in self.augment.values() if transform is not None],
+        )
+        sampler = StepSampler(
+            start_step=start_step,
+            num_steps=num_steps,
+            micro_batches=micro_batches,
+            rank=rank,
+            world_size=world_size,
+            batch_size=self.batch_size,
+        )
+        dataset = CropDataset(cases=cases, cache=self._volumes, crops=crops, seed=seed)
+        return make_loader(dataset, sampler=sampler, num_workers=self.num_workers)
+
+    def load_case(self, case: Case) -> Volume:
+        """One case after the deterministic transforms; cached where it belongs to the data set.
+
+        A case that is not in the data set (a file to predict) needs no `prepare`.
+        """
+        prepared = self._volumes.get(case) if self._splits is not None else self._preprocess(case)
+        return Volume(
+            case=case,
+            image=torch.tensor(prepared.image),
+            label=None if prepared.label is None else torch.tensor(prepared.label, dtype=torch.int64),
+            affine=prepared.affine,
+            source_shape=prepared.source.shape,
+            source_affine=prepared.source.affine,
+        )
+
+    @property
+    def _preprocess(self) -> Preprocess:
+        return Preprocess(
+            roi_size=self.roi_size, spacing=self.spacing, intensity=self.intensity, crop_above=self.crop_above
+        )
+
+    @cached_property
+    def _volumes(self) -> VolumeCache:
+        # Test cases are read once, after the training: memory for them would be wasted.
+        kept = ("train", "val") if self.cache == "memory" else SPLITS
+        keep = [case for split in kept for case in self.cases(split)]
+        return VolumeCache(self._preprocess, kind=self.cache, directory=Path(self.cache_dir), keep=keep)

@@ -1,0 +1,88 @@
+"""Reading NIfTI files: header or voxels, in file order or turned to RAS, with errors that name the file."""
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import SpatialImage
+
+from sct.errors import UserError
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of a file are: shape (*S) in file order, number of channels, affine (4, 4) to mm."""
+
+    shape: tuple[int, ...]
+    num_channels: int
+    affine: np.ndarray
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """Voxel size along every axis in mm, (len(shape),)."""
+        return np.linalg.norm(self.affine[:3, : len(self.shape)], axis=0)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path}: the file does not exist. Restore it or take the case out.") from None
+    except (ImageFileError, EOFError, OSError, zlib.error, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be read as NIfTI ({type(error).__name__}: {error}). It is empty, truncated or "
+            "of another format: copy or download it again."
+        ) from error
+
+
+def _open(path: Path) -> SpatialImage:
+    image = nib.load(path)
+    if not isinstance(image, SpatialImage):
+        raise ImageFileError("no image in it")
+    return image
+
+
+def _grid(image: SpatialImage, path: Path, *, spatial_dims: int) -> Grid:
+    # Trailing axes of length 1 are common (x, y, z, 1); what is left after the space is the channel axis.
+    shape = list(image.shape)
+    while len(shape) > spatial_dims and shape[-1] == 1:
+        shape.pop()
+    if not spatial_dims <= len(shape) <= spatial_dims + 1:
+        raise UserError(
+            f"{path}: has shape {tuple(image.shape)}, but a {spatial_dims}-D image with an optional last "
+            "axis of channels is expected. Remove the file or give data.roi_size the right number of axes."
+        )
+    num_channels = shape[spatial_dims] if len(shape) > spatial_dims else 1
+    return Grid(tuple(shape[:spatial_dims]), num_channels, np.array(image.affine, dtype=np.float64))
+
+
+def read_grid(path: Path, *, spatial_dims: int) -> Grid:
+    """Read the header only; raises `UserError` naming the file."""
+    with _readable(path):
+        return _grid(_open(path), path, spatial_dims=spatial_dims)
+
+
+def read_voxels(path: Path, *, spatial_dims: int) -> tuple[np.ndarray, Grid]:
+    """Read the voxels with channels first, (C, *S) float32 in file order, and the grid."""
+    with _readable(path):
+        image = _open(path)
+        grid = _grid(image, path, spatial_dims=spatial_dims)
+        voxels = np.asarray(image.dataobj, dtype=np.float32)
+    voxels = voxels.reshape(*grid.shape, grid.num_channels)
+    return np.moveaxis(voxels, -1, 0), grid
+
+
+def to_ras(voxels: np.ndarray, *, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turn voxels (C, X, Y, Z) to the closest RAS orientation; returns them with their affine (4, 4)."""
+    orientation = nib.orientations.io_orientation(affine)
+    turned = nib.orientations.apply_orientation(np.moveaxis(voxels, 0, -1), orientation)
+    inverse = nib.orientations.inv_ornt_aff(orientation, voxels.shape[1:])
+    return np.ascontiguousarray(np.moveaxis(turned, -1, 0)), affine @ inverse

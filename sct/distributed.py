@@ -1,0 +1,89 @@
+"""The processes of a run: one alone, or several started by torchrun."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from sct.errors import UserError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of the run, and the device it works on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def broadcast(self, value: Any) -> Any:
+        """The main process's value, everywhere."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes in order of rank, everywhere."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.world_size == 1:
+            return flag
+        box = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(box, op=dist.ReduceOp.MAX)
+        return bool(box.item())
+
+    def share(self, items: Sequence[Any]) -> list[Any]:
+        """This process's part of a list."""
+        return list(items[self.rank :: self.world_size])
+
+
+def pick_device(name: str, *, local_rank: int = 0) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:1` as a device; UserError when it isn't here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local_rank}"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"trainer.device={name} is no device; use auto, cpu or cuda.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"trainer.device={name}: this machine has {torch.cuda.device_count()} CUDA devices. "
+            "Use trainer.device=cpu or auto."
+        )
+    return device
+
+
+def join(device: str) -> Processes:
+    """Joins the group that torchrun started, if any."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        return Processes(rank=0, world_size=1, device=pick_device(device))
+    where = pick_device(device, local_rank=int(os.environ["LOCAL_RANK"]))
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    return Processes(rank=dist.get_rank(), world_size=world_size, device=where)
+
+
+def leave() -> None:
+    """Leaves the group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,141 @@
+"""`python -m sct.eval ckpt=RUN`: scores a trained segmenter on cases it never saw."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from sct import checkpoint, cli
+from sct.data.cases import Case
+from sct.data.module import SegmentationData
+from sct.data.nifti import read_voxels
+from sct.distributed import pick_device
+from sct.errors import UserError
+from sct.factory import build_inferer, load_trained
+from sct.figures import panel
+from sct.inference import save_label_map, to_source_grid
+from sct.metrics import Row, score_case
+from sct.models.segmenter import Segmenter
+from sct.models.tokens import pruning_depth
+from sct.precision import autocast, precision_dtype
+from sct.report import markdown_table, write_report
+from sct.run import log_to
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Writes cases.csv, summary.json, table.md, predictions and figures for one split."""
+    log_to(None)
+    if cfg.split not in ("val", "test"):
+        raise UserError(f"split={cfg.split} must be val or test.")
+    device = pick_device(cfg.device)
+    changes = {key: OmegaConf.to_container(cfg[key]) for key in ("data", "inferer")}
+    run_cfg, data, segmenter = load_trained(cfg.ckpt, weights=cfg.weights, changes=changes, device=device)
+    data.prepare()
+    folder = Path(cfg.output) if cfg.output else default_folder(cfg)
+    rows: list[Row] = []
+    for number, case in enumerate(data.cases(cfg.split)):
+        rows += evaluate_case(
+            case,
+            data=data,
+            segmenter=segmenter,
+            run_cfg=run_cfg,
+            cfg=cfg,
+            device=device,
+            folder=folder,
+            draw=number < cfg.figures,
+        )
+    summary = write_report(
+        folder,
+        rows,
+        title=f"{run_cfg.name}: {cfg.split}",
+        meta={"ckpt": str(cfg.ckpt), "weights": cfg.weights, "split": cfg.split, "seed": run_cfg.seed},
+        groups=data.class_groups,
+    )
+    logger.info("\n%s\nWritten to %s", markdown_table(summary), folder)
+
+
+def default_folder(cfg: DictConfig) -> Path:
+    """<run>/eval/<split>, also when a checkpoint file of the run is given."""
+    path = checkpoint.find(cfg.ckpt, weights=cfg.weights)
+    run_dir = path.parent.parent if path.parent.name == checkpoint.FOLDER else path.parent
+    return run_dir / "eval" / cfg.split
+
+
+@torch.no_grad()
+def evaluate_case(
+    case: Case,
+    *,
+    data: SegmentationData,
+    segmenter: Segmenter,
+    run_cfg: DictConfig,
+    cfg: DictConfig,
+    device: torch.device,
+    folder: Path,
+    draw: bool,
+) -> list[Row]:
+    """Predicts one case on its own grid, scores it, and leaves its label map and figure in `folder`."""
+    volume = data.load_case(case)
+    dtype = precision_dtype(cfg.precision or run_cfg.trainer.precision, key="precision")
+    with autocast(device, dtype):
+        stitched = build_inferer(run_cfg)(
+            WithDepth(segmenter), volume.image, roi_size=data.roi_size, num_classes=data.num_classes + 1, device=device
+        )
+    logits, depth = stitched[:-1], stitched[-1]
+    labels = to_source_grid(
+        logits, affine=volume.affine, source_shape=volume.source_shape, source_affine=volume.source_affine
+    )
+    truth, grid = read_voxels(case.label, spatial_dims=data.spatial_dims)
+    if cfg.save_predictions:
+        save_label_map(folder / "predictions" / f"{case.id}.nii.gz", labels, like=case.image)
+    if draw:
+        num_stages = segmenter.encoder.spec.num_stages
+        panel(
+            volume.image.numpy(),
+            volume.label.numpy(),
+            logits.argmax(dim=0).cpu().numpy(),
+            patch_means(depth, patch_size=segmenter.encoder.spec.patch_size) if num_stages else None,
+            names=data.label_map.names,
+            path=folder / "figures" / f"{case.id}.png",
+            num_stages=num_stages,
+            spacing=data.spacing,
+            title=f"{run_cfg.name}, case {case.id}",
+        )
+    rows = score_case(
+        labels, truth[0].astype(labels.dtype), spacing=grid.spacing, names=data.label_map.names, case_id=case.id
+    )
+    found = [row.dice for row in rows if not row.absent]
+    logger.info("%s  mean Dice %.4f", case.id, sum(found) / max(1, len(found)))
+    return rows
+
+
+class WithDepth:
+    """A segmenter that gives the pruning depth as one more channel, so that both are stitched alike."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        self.segmenter = segmenter
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """image (B, C, *S) -> logits and depth (B, Q + 1, *S)."""
+        prediction = self.segmenter.predict(image)
+        depth = pruning_depth(prediction.encoded).unsqueeze(1).to(prediction.logits.dtype)
+        return torch.cat([prediction.logits, F.interpolate(depth, size=image.shape[2:])], dim=1)
+
+
+def patch_means(depth: Tensor, *, patch_size: int) -> np.ndarray:
+    """Stitched depth (*S), a mean over overlapping windows, as whole stages on a grid of patches."""
+    pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[depth.ndim]
+    return pool(depth[None, None].float(), patch_size, ceil_mode=True)[0, 0].round().long().cpu().numpy()
+
+
+def main() -> None:
+    cli.run(evaluate, config_name="eval")
+
+
+if __name__ == "__main__":
+    main()

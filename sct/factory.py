@@ -1,0 +1,52 @@
+"""From a config to the data set and the network, and from a checkpoint back to both."""
+
+import copy
+import logging
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from sct import checkpoint
+from sct.config import build, check_config
+from sct.data.module import SegmentationData
+from sct.inference import SlidingWindow
+from sct.models.segmenter import Segmenter
+
+logger = logging.getLogger(__name__)
+
+
+def build_segmenter(cfg: DictConfig, *, data: SegmentationData) -> Segmenter:
+    """The network of a config; sizes, channels and classes come from the data set."""
+    encoder = build(cfg.encoder, key="encoder", image_size=data.roi_size, in_channels=data.num_channels)
+    return Segmenter(
+        encoder=encoder,
+        completion=build(cfg.completion, key="completion"),
+        decoder=build(cfg.decoder, key="decoder"),
+        num_classes=data.num_classes,
+    )
+
+
+def load_trained(
+    ckpt: str, *, weights: str, changes: dict[str, Any], device: torch.device
+) -> tuple[DictConfig, SegmentationData, Segmenter]:
+    """Config, data set and network of a checkpoint, in evaluation mode.
+
+    `changes` are settings of groups to take instead of those of the run, such as {"data": {"root": ...}}.
+    """
+    path = checkpoint.find(ckpt, weights=weights)
+    state = checkpoint.load(path)
+    cfg = OmegaConf.create(copy.deepcopy(state["config"]))
+    for group, settings in changes.items():
+        cfg[group] = OmegaConf.merge(cfg[group], settings)
+    check_config(cfg)
+    data = build(cfg.data, key="data")
+    segmenter = build_segmenter(cfg, data=data)
+    # a step checkpoint of a run with averaged weights is evaluated with them
+    checkpoint.load_weights(segmenter, state.get("ema") or state["model"], source=str(path))
+    logger.info("%s: step %d, %s", path, state["step"], data.label_map.names)
+    return cfg, data, segmenter.to(device).eval()
+
+
+def build_inferer(cfg: DictConfig) -> SlidingWindow:
+    return build(cfg.inferer, key="inferer")

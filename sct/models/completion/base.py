@@ -1,0 +1,30 @@
+"""What every token completion is to the segmenter."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from sct.models.tokens import Dense, Encoded, FeatureSpec
+
+
+class Completion(nn.Module, ABC):
+    """Restores the full grid from sparse tokens; `spec` is what it publishes to the decoder."""
+
+    spec: FeatureSpec
+
+    @abstractmethod
+    def forward(self, encoded: Encoded) -> Dense:
+        """Sparse tokens -> Dense with x (B, N, C)."""
+
+
+class SourceNorms(nn.Module):
+    """One LayerNorm for every dropped set; the final set has passed the encoder's last norm already."""
+
+    def __init__(self, *, dim: int, num_stages: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-6) for _ in range(num_stages))
+
+    def forward(self, encoded: Encoded) -> list[Tensor]:
+        """The dropped sets in order of their stage, then the final one: each (B, n_i, C)."""
+        dropped = [norm(tokens.x) for norm, tokens in zip(self.norms, encoded.dropped, strict=True)]
+        return [*dropped, encoded.final.x]

@@ -1,0 +1,91 @@
+"""The UNETR decoder for any power-of-two patch size, in 2-D and 3-D.
+
+Letters: B batch, N tokens of the grid, C width, Q classes, S spatial size, f feature size.
+"""
+
+from typing import Literal
+
+from monai.networks.blocks.dynunet_block import UnetOutBlock
+from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
+from torch import Tensor, nn
+
+from sct.errors import UserError
+from sct.models.decoders.base import Decoder
+from sct.models.tokens import Dense, FeatureSpec, to_grid
+
+
+class UNETR(Decoder):
+    """Skip connections at every scale between the image and the token grid, joined by up-sampling steps.
+
+    With patch 2^m, `layout="shallow"` takes m up-steps from the tokens (MONAI's UNETR at m = 4, the STP paper's
+    BraTS network at m = 3) and m - 1 token skips. `layout="deep"` (the STP paper's BTCV network) first pools
+    the tokens to half the grid and takes m + 1 up-steps and m token skips, one of them at the token grid.
+    Channels double with every halving of the resolution, from `feature_size` at full resolution. A sparse
+    encoder gives no intermediate snapshots: all skips then read the completed tokens.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: FeatureSpec,
+        num_classes: int,
+        feature_size: int = 16,
+        layout: Literal["shallow", "deep"] = "shallow",
+    ) -> None:
+        super().__init__()
+        steps = spec.patch_size.bit_length() - 1
+        if spec.patch_size != 2**steps or steps == 0:
+            raise UserError(
+                f"decoder=unetr doubles the resolution step by step; encoder.patch_size={spec.patch_size} "
+                "must be a power of two, at least 2."
+            )
+        if layout not in ("shallow", "deep"):
+            raise UserError(f"decoder.layout={layout!r} must be 'shallow' or 'deep'.")
+        deep = layout == "deep"
+        if deep and any(size % 2 for size in spec.grid):
+            raise UserError(
+                f"decoder.layout=deep halves the token grid {spec.grid}, which must be even: make "
+                f"data.roi_size divisible by {2 * spec.patch_size}, or take decoder.layout=shallow."
+            )
+        dims, levels = spec.spatial_dims, steps + int(deep)
+        self.num_skips = levels - 1
+        if spec.num_taps not in (0, self.num_skips):
+            raise UserError(
+                f"decoder=unetr with layout={layout} at patch {spec.patch_size} has {self.num_skips} token "
+                f"skips, but encoder.taps gives {spec.num_taps}; set encoder.taps={self.num_skips}."
+            )
+        block = {"spatial_dims": dims, "kernel_size": 3, "norm_name": "instance", "res_block": True}
+        # channels[i] at 1 / 2^i of the full resolution
+        channels = [feature_size * 2**i for i in range(levels)]
+        self.image_skip = UnetrBasicBlock(in_channels=spec.in_channels, out_channels=channels[0], stride=1, **block)
+        self.skips = nn.ModuleList()
+        for level in range(1, levels):
+            ups = steps - level
+            if ups == 0:
+                skip = UnetrBasicBlock(in_channels=spec.dim, out_channels=channels[level], stride=1, **block)
+            else:
+                skip = UnetrPrUpBlock(
+                    in_channels=spec.dim,
+                    out_channels=channels[level],
+                    num_layer=ups - 1,
+                    stride=1,
+                    upsample_kernel_size=2,
+                    conv_block=True,
+                    **block,
+                )
+            self.skips.append(skip)
+        pool = {2: nn.AvgPool2d, 3: nn.AvgPool3d}[dims]
+        self.bottleneck = pool(kernel_size=3, stride=2, padding=1) if deep else nn.Identity()
+        self.ups = nn.ModuleList(
+            UnetrUpBlock(in_channels=above, out_channels=out, upsample_kernel_size=2, **block)
+            for above, out in zip([*channels[1:], spec.dim], channels, strict=True)
+        )
+        self.head = UnetOutBlock(spatial_dims=dims, in_channels=feature_size, out_channels=num_classes)
+
+    def forward(self, image: Tensor, dense: Dense) -> Tensor:
+        """image (B, C_in, *S), dense tokens (B, N, C) -> logits (B, Q, *S)."""
+        taps = dense.taps or [dense.x] * self.num_skips
+        x = self.bottleneck(to_grid(dense.x, dense.grid))
+        for level in range(self.num_skips, 0, -1):
+            x = self.ups[level](x, self.skips[level - 1](to_grid(taps[level - 1], dense.grid)))
+        return self.head(self.ups[0](x, self.image_skip(image)))

@@ -1,0 +1,156 @@
+"""The plain vision transformer, dense or sparse: one encoder for every pruning method on it.
+
+Letters: B batch, N tokens of the grid, n tokens alive, P prefix tokens (the class token), C width, S spatial size.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sct.errors import UserError
+from sct.models.layers import Block, init_weights
+from sct.models.reducers.base import Reducer
+from sct.models.tokens import Encoded, FeatureSpec, Tokens, token_grid
+
+
+class ViTEncoder(nn.Module):
+    """A ViT whose `reducer` drops tokens between its blocks; with no reducer it is the dense baseline.
+
+    `taps` are the blocks (counted from 1) whose dense outputs are kept for skip connections: a list, or a
+    number of taps spread as in the papers (3 of 12 blocks: 4, 7, 10; 2 of 12: 5, 9). A sparse encoder has
+    no dense snapshots, so it publishes no taps and the completed tokens serve every skip connection.
+    `depth=0` is the identity control: embedding and positions, no transformer.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: Sequence[int],
+        in_channels: int,
+        patch_size: int,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        class_token: bool = True,
+        drop_path: float = 0.0,
+        norm_eps: float = 1e-6,
+        taps: int | Sequence[int] = 0,
+        reducer: Callable[..., Reducer] | None = None,
+    ) -> None:
+        super().__init__()
+        self.grid = token_grid(tuple(image_size), patch_size)
+        self.depth = depth
+        convolution = {2: nn.Conv2d, 3: nn.Conv3d}[len(self.grid)]
+        self.patch_embed = convolution(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
+        self.num_prefix = int(class_token)
+        num_tokens = torch.Size(self.grid).numel()
+        self.position = nn.Parameter(torch.zeros(1, self.num_prefix + num_tokens, dim))
+        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
+        self.blocks = nn.ModuleList(
+            Block(dim, num_heads=num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, drop_path=rate, norm_eps=norm_eps)
+            for rate in rates
+        )
+        self.norm = nn.LayerNorm(dim, eps=norm_eps)
+        self.reducer = reducer(dim=dim, num_tokens=num_tokens) if reducer is not None else None
+        if self.reducer is not None:
+            check_stages(self.reducer, depth=depth, class_token=class_token)
+        self.taps = () if self.reducer is not None else tap_blocks(taps, depth=depth)
+        self.spec = FeatureSpec(
+            image_size=tuple(image_size),
+            in_channels=in_channels,
+            patch_size=patch_size,
+            dim=dim,
+            num_heads=num_heads,
+            num_prefix=self.num_prefix,
+            num_stages=len(self.reducer.blocks) if self.reducer is not None else 0,
+            num_taps=len(self.taps),
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        self.apply(init_weights)
+        nn.init.trunc_normal_(self.position, std=0.02)
+        if self.class_token is not None:
+            nn.init.trunc_normal_(self.class_token, std=0.02)
+        # as a linear layer on flattened patches would be initialised
+        nn.init.xavier_uniform_(self.patch_embed.weight.flatten(1))
+        nn.init.zeros_(self.patch_embed.bias)
+
+    def forward(self, image: Tensor) -> Encoded:
+        """image (B, C_in, *S) -> sparse features; final tokens and prefix pass the last norm."""
+        x = self.embed(image)
+        B, P = x.shape[0], self.num_prefix
+        index = torch.arange(x.shape[1] - P, device=x.device).expand(B, -1)
+        tokens = Tokens(x[:, P:], index)
+        prefix = x[:, :P]
+        encoded = Encoded(grid=self.grid, final=tokens, prefix=prefix)
+        if 0 in self.taps:
+            encoded.taps.append(tokens.x)
+        for number, block in enumerate(self.blocks, start=1):
+            prefix, tokens = self.run_block(block, number, prefix=prefix, tokens=tokens, encoded=encoded)
+            encoded.taps.extend([tokens.x] * self.taps.count(number))
+        x = self.norm(torch.cat([prefix, tokens.x], dim=1))
+        encoded.prefix = x[:, :P]
+        encoded.final = Tokens(x[:, P:], tokens.index, tokens.mask)
+        return encoded
+
+    def embed(self, image: Tensor) -> Tensor:
+        """image (B, C_in, *S) -> prefix and patch tokens with positions (B, P + N, C)."""
+        x = self.patch_embed(image).flatten(2).transpose(1, 2)
+        if self.class_token is not None:
+            x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
+        return x + self.position
+
+    def run_block(
+        self, block: nn.Module, number: int, *, prefix: Tensor, tokens: Tokens, encoded: Encoded
+    ) -> tuple[Tensor, Tokens]:
+        """One block and, where the reducer acts at it, the reduction; dropped tokens go to `encoded`."""
+        P, reducer = prefix.shape[1], self.reducer
+        x = torch.cat([prefix, tokens.x], dim=1)
+        if reducer is None or number not in reducer.blocks:
+            x = block(x)
+            return x[:, :P], Tokens(x[:, P:], tokens.index, tokens.mask)
+        x, stats = block.attend(x, want_stats=reducer.wants_attention)
+        if not reducer.inside_block:
+            x = block.feed(x)
+        tokens = Tokens(x[:, P:], tokens.index, tokens.mask)
+        reduction = reducer(tokens, stage=reducer.blocks.index(number), stats=stats)
+        encoded.dropped.append(reduction.dropped)
+        encoded.aux.update(reduction.aux)
+        if not reducer.inside_block:
+            return x[:, :P], reduction.live
+        x = block.feed(torch.cat([x[:, :P], reduction.live.x], dim=1))
+        return x[:, :P], Tokens(x[:, P:], reduction.live.index, reduction.live.mask)
+
+    def layer_of(self, name: str) -> int:
+        """Depth of a parameter for layer-wise decay: 0 embedding, i block i, depth + 1 what comes after."""
+        if name.startswith(("patch_embed.", "class_token", "position")):
+            return 0
+        if name.startswith("blocks."):
+            return int(name.split(".")[1]) + 1
+        return self.depth + 1
+
+
+def tap_blocks(taps: int | Sequence[int], *, depth: int) -> tuple[int, ...]:
+    """The blocks to tap, from a list or a number of them (i-th of m: 1 + i * depth // (m + 1))."""
+    if isinstance(taps, int):
+        # with no blocks at all the embedding itself is every tap
+        return tuple(min(depth, 1 + i * depth // (taps + 1)) for i in range(1, taps + 1))
+    if any(not 1 <= block <= depth for block in taps) or sorted(set(taps)) != list(taps):
+        raise UserError(f"encoder.taps={list(taps)} must be ascending blocks between 1 and encoder.depth={depth}.")
+    return tuple(taps)
+
+
+def check_stages(reducer: Reducer, *, depth: int, class_token: bool) -> None:
+    """UserError where a reducer cannot work in this encoder."""
+    blocks = list(reducer.blocks)
+    if sorted(set(blocks)) != blocks or not blocks or not 1 <= blocks[0] <= blocks[-1] <= depth:
+        raise UserError(
+            f"encoder.reducer.blocks={blocks} must be ascending block numbers between 1 and encoder.depth={depth}."
+        )
+    if reducer.wants_attention and not class_token:
+        raise UserError(f"{type(reducer).__name__} scores tokens by the class token; set encoder.class_token=true.")

@@ -1,0 +1,130 @@
+"""Building blocks of a plain vision transformer.
+
+Letters: B batch, L sequence length (prefix and patch tokens), C width, H heads, D head width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sct.errors import UserError
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, drops the residual branch of whole samples with probability `rate`."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, ...) -> (B, ...), kept samples scaled by 1 / (1 - rate)."""
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        noise = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device, dtype=x.dtype)
+        return x * (noise < keep).to(x.dtype) / keep
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, dim: int, *, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, L, C) -> (B, L, C)."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+@dataclass
+class AttentionStats:
+    """What a pruning rule may read from attention.
+
+    class_row (B, H, L): attention of the first (class) token over all tokens, from one query row.
+    """
+
+    class_row: Tensor
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention on the fused kernel; the attention matrix is never formed."""
+
+    def __init__(self, dim: int, *, num_heads: int, qkv_bias: bool = True) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise UserError(f"encoder width dim={dim} is not divisible by num_heads={num_heads}; change one of them.")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, *, want_stats: bool = False) -> tuple[Tensor, AttentionStats | None]:
+        """x (B, L, C) -> (B, L, C), and the statistics a reducer asked for."""
+        B, L, C = x.shape
+        q, k, v = self.qkv(x).reshape(B, L, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
+        context = F.scaled_dot_product_attention(q, k, v)
+        stats = None
+        if want_stats:
+            row = q[:, :, :1] @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+            stats = AttentionStats(class_row=row.softmax(dim=-1).squeeze(2))
+        return self.proj(context.transpose(1, 2).reshape(B, L, C)), stats
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block in two halves, so that a reducer can act between them."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = Attention(dim, num_heads=num_heads, qkv_bias=qkv_bias)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = Mlp(dim, hidden=int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def attend(self, x: Tensor, *, want_stats: bool = False) -> tuple[Tensor, AttentionStats | None]:
+        """Attention half: x (B, L, C) -> (B, L, C)."""
+        update, stats = self.attn(self.norm1(x), want_stats=want_stats)
+        return x + self.drop_path(update), stats
+
+    def feed(self, x: Tensor) -> Tensor:
+        """MLP half: x (B, L, C) -> (B, L, C)."""
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, L, C) -> (B, L, C)."""
+        return self.feed(self.attend(x)[0])
+
+
+def init_weights(module: nn.Module) -> None:
+    """Truncated normal (0.02) linears, zero biases, unit norms; for `nn.Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def sincos_positions(grid: tuple[int, ...], dim: int) -> Tensor:
+    """Fixed sine-cosine positions of a 2-D or 3-D grid: (N, dim).
+
+    The width is split evenly over the axes, half sine and half cosine each (at dim 768 in 3-D: 6 x 128);
+    channels left over by the division stay zero.
+    """
+    half = dim // (2 * len(grid))
+    omega = 1.0 / 10000 ** (torch.arange(half, dtype=torch.float64) / half)
+    places = torch.meshgrid(*(torch.arange(size, dtype=torch.float64) for size in grid), indexing="ij")
+    angles = [place.reshape(-1, 1) * omega for place in places]
+    table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
+    return F.pad(table, (0, dim - table.shape[1])).float()

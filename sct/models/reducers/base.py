@@ -1,0 +1,63 @@
+"""What every pruning method is to the encoder.
+
+Letters: B batch, n tokens alive, K tokens kept, C width.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+
+from sct.models.layers import AttentionStats
+from sct.models.tokens import Tokens
+
+
+@dataclass
+class Reduction:
+    """live goes on to the next block, dropped waits for the completion, aux is for losses and logs."""
+
+    live: Tokens
+    dropped: Tokens
+    aux: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Reducer(nn.Module, ABC):
+    """A pruning method: where it acts, what it wants from attention, and the reduction itself.
+
+    Built by the encoder with `dim` and `num_tokens`; `blocks` counts from 1. `inside_block` prunes between
+    attention and MLP instead of after the block; `wants_attention` asks for `AttentionStats` of that block.
+    """
+
+    inside_block = False
+    wants_attention = False
+
+    def __init__(self, *, blocks: Sequence[int]) -> None:
+        super().__init__()
+        self.blocks = tuple(blocks)
+
+    @abstractmethod
+    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats | None) -> Reduction:
+        """tokens (B, n, C) -> live (B, K, C) and dropped (B, n - K, C), both in spatial order."""
+
+
+def keep_count(num_tokens: int, *, ratio: float, rounding: str = "nearest") -> int:
+    """K = round((1 - r) n), halves upwards (`nearest`, the STP paper), or its floor (`floor`, its program); at least 1.
+
+    Exact in decimal: floats would turn 1728 * (1 - 0.9) into 172.79999999999998 and 10 * (1 - 0.9) into 0.99...
+    """
+    exact = (1 - Fraction(str(ratio))) * num_tokens
+    half = Fraction(1, 2) if rounding == "nearest" else Fraction(0)
+    return max(1, int(exact + half))
+
+
+def hard_top_k(scores: Tensor, *, k: int) -> Tensor:
+    """1 at the k highest of scores (B, n), else 0, in the type of the scores."""
+    return torch.zeros_like(scores).scatter(1, scores.topk(k, dim=1).indices, 1.0)
+
+
+def split_order(hard: Tensor) -> Tensor:
+    """Positions of the ones of a 0/1 mask (B, n), ascending, then of the zeros, ascending: (B, n)."""
+    return hard.argsort(dim=1, descending=True, stable=True)

@@ -1,0 +1,110 @@
+"""Soft-topK Token Pruning (STP), from "Sparse Tokens for Dense Prediction", section 3.2.
+
+Letters: B batch, n tokens alive, K tokens kept, C width.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sct.errors import UserError
+from sct.models.layers import AttentionStats
+from sct.models.reducers.base import Reducer, Reduction, hard_top_k, keep_count, split_order
+from sct.models.tokens import Tokens
+
+
+class Scorer(nn.Module):
+    """Importance of every token from its own and the mean feature of all (equation 1)."""
+
+    def __init__(self, dim: int, *, log_sigmoid: bool) -> None:
+        super().__init__()
+        self.local_dim = dim // 2
+        self.embed = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU())
+        self.score = nn.Sequential(
+            nn.Linear(dim, dim // 2), nn.GELU(), nn.Linear(dim // 2, dim // 4), nn.GELU(), nn.Linear(dim // 4, 1)
+        )
+        self.log_sigmoid = log_sigmoid
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, n, C), patch tokens only -> log-scores (B, n) in float32."""
+        x = self.embed(x)
+        local, pooled = x[..., : self.local_dim], x[..., self.local_dim :]
+        x = torch.cat([local, pooled.mean(dim=1, keepdim=True).expand_as(pooled)], dim=-1)
+        logits = self.score(x).squeeze(-1).float()
+        return F.logsigmoid(logits) if self.log_sigmoid else logits
+
+
+class STP(Reducer):
+    """Keeps the K tokens of highest score, K = round((1 - r) n); in training the scores are perturbed.
+
+    Straight-through (equation 2): forward the hard top-K mask of the Gumbel-perturbed scores, backward
+    the softmax over the n alive tokens. Kept tokens are multiplied by the running product of the masks and
+    dropped ones by its complement, values of exactly 1 that carry the gradient. Tokens are dropped for real
+    in training and evaluation alike.
+
+    `gradient="published"` is the paper's. Its size is about 1/n of the token gradients, far below Adam's
+    usual eps of 1e-8, so scorers then move by weight decay alone unless `optimizer.reducer_eps` is tiny
+    (the default of this project). `gradient="scaled"` multiplies the soft mask's gradient by n instead.
+    `rounding="floor"` is the count of the authors' program. `perturb=false` and `log_sigmoid=false` are the
+    ablations of tables 4c and 9, `tau` of table 4d.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_tokens: int,
+        blocks: Sequence[int] = (3, 6, 9),
+        ratio: float = 0.9,
+        tau: float = 1.0,
+        perturb: bool = True,
+        log_sigmoid: bool = True,
+        rounding: Literal["nearest", "floor"] = "nearest",
+        gradient: Literal["published", "scaled"] = "published",
+    ) -> None:
+        super().__init__(blocks=blocks)
+        if not 0.0 <= ratio < 1.0:
+            raise UserError(f"encoder.reducer.ratio={ratio} must be at least 0 (keep all) and below 1.")
+        if tau <= 0:
+            raise UserError(f"encoder.reducer.tau={tau} must be above 0; the paper uses 1.")
+        if rounding not in ("nearest", "floor"):
+            raise UserError(f"encoder.reducer.rounding={rounding!r} must be 'nearest' or 'floor'.")
+        if gradient not in ("published", "scaled"):
+            raise UserError(f"encoder.reducer.gradient={gradient!r} must be 'published' or 'scaled'.")
+        self.ratio, self.tau, self.perturb = ratio, tau, perturb
+        self.rounding, self.gradient = rounding, gradient
+        self.scorers = nn.ModuleList(Scorer(dim, log_sigmoid=log_sigmoid) for _ in self.blocks)
+
+    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats | None) -> Reduction:
+        """tokens (B, n, C) -> live (B, K, C), dropped (B, n - K, C), in spatial order."""
+        n = tokens.x.shape[1]
+        k = keep_count(n, ratio=self.ratio, rounding=self.rounding)
+        scores = self.scorers[stage](tokens.x)
+        aux = {f"score_{stage + 1}": scores}
+        if not self.training:
+            order = split_order(hard_top_k(scores, k=k))
+            return Reduction(tokens.take(order[:, :k]), tokens.take(order[:, k:]), aux)
+        hard, soft = gumbel_soft_top_k(scores, k=k, tau=self.tau, perturb=self.perturb)
+        # zero in value, and not (hard - soft) + soft: the gates below must be exactly 1
+        slope = (soft - soft.detach()) * (n if self.gradient == "scaled" else 1)
+        before = tokens.mask if tokens.mask is not None else torch.ones_like(hard)
+        order = split_order(hard)
+        live = gated(tokens.take(order[:, :k]), (before * (hard + slope)).gather(1, order[:, :k]))
+        dropped = gated(tokens.take(order[:, k:]), (before * (1 - hard - slope)).gather(1, order[:, k:]))
+        return Reduction(live, dropped, aux)
+
+
+def gumbel_soft_top_k(scores: Tensor, *, k: int, tau: float, perturb: bool) -> tuple[Tensor, Tensor]:
+    """Hard and soft mask of the (perturbed) scores (B, n), both (B, n): equation 2, listing 1 of the paper."""
+    if perturb:
+        uniform = torch.rand_like(scores).clamp_min(torch.finfo(scores.dtype).tiny)
+        scores = scores - (-uniform.log()).clamp_min(torch.finfo(scores.dtype).tiny).log()
+    return hard_top_k(scores.detach(), k=k), (scores / tau).softmax(dim=1)
+
+
+def gated(tokens: Tokens, gate: Tensor) -> Tokens:
+    """Tokens multiplied by a gate (B, n) of ones, which hands their gradient to the scorers."""
+    return Tokens(tokens.x * gate.unsqueeze(-1).to(tokens.x.dtype), tokens.index, gate)

@@ -1,0 +1,38 @@
+"""Encoder, completion and decoder as one network."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from sct.models.completion.base import Completion
+from sct.models.decoders.base import Decoder
+from sct.models.encoder import ViTEncoder
+from sct.models.tokens import Prediction
+
+
+class Segmenter(nn.Module):
+    """image -> encoder -> completion -> decoder -> logits."""
+
+    def __init__(
+        self,
+        *,
+        encoder: ViTEncoder,
+        completion: Callable[..., Completion],
+        decoder: Callable[..., Decoder],
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.completion = completion(spec=encoder.spec)
+        self.decoder = decoder(spec=self.completion.spec, num_classes=num_classes)
+        self.num_classes = num_classes
+
+    def forward(self, image: Tensor) -> Prediction | Tensor:
+        """image (B, C, *S) -> Prediction in training, logits (B, Q, *S) in evaluation."""
+        prediction = self.predict(image)
+        return prediction if self.training else prediction.logits
+
+    def predict(self, image: Tensor) -> Prediction:
+        """image (B, C, *S) -> logits and the sparse features they came from, in either mode."""
+        encoded = self.encoder(image)
+        return Prediction(self.decoder(image, self.completion(encoded)), encoded)

@@ -1,0 +1,67 @@
+"""Optimizer groups and the learning-rate schedule, as pure functions."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from sct.errors import UserError
+
+
+def adamw(
+    segmenter: nn.Module,
+    *,
+    lr: float,
+    betas: Sequence[float] = (0.9, 0.95),
+    weight_decay: float = 0.05,
+    layer_decay: float = 0.75,
+    eps: float = 1e-8,
+    reducer_eps: float = 1e-16,
+) -> torch.optim.AdamW:
+    """AdamW whose groups carry `lr_scale`, the share of the learning rate that the schedule gives them.
+
+    The encoder's layer i of L gets lr * layer_decay^(L + 1 - i), everything after it the full rate. Vectors
+    (biases, norms), positions and learned tokens get no weight decay. Reducers get their own eps:
+    gradients of STP's scorers are near 1e-12, which an eps of 1e-8 would silence.
+    """
+    groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
+    depth = segmenter.encoder.depth
+    for name, parameter in segmenter.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        scale = 1.0
+        in_reducer = name.startswith("encoder.reducer.")
+        if name.startswith("encoder.") and not in_reducer:
+            scale = layer_decay ** (depth + 1 - segmenter.encoder.layer_of(name.removeprefix("encoder.")))
+        decay = weight_decay if decays(name, parameter) else 0.0
+        groups.setdefault((scale, decay, reducer_eps if in_reducer else eps), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "lr_scale": scale, "lr": lr * scale, "weight_decay": decay, "eps": group_eps}
+            for (scale, decay, group_eps), parameters in groups.items()
+        ],
+        lr=lr,
+        betas=(betas[0], betas[1]),
+    )
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: matrices and kernels yes, vectors, positions and learned tokens no."""
+    return parameter.ndim > 1 and not any(word in name for word in ("position", "token"))
+
+
+def warmup_cosine(step: int, *, max_steps: int, warmup_steps: int, min_factor: float = 0.0) -> float:
+    """Factor of the learning rate at a step (from 0): linear warm-up, then half a cosine to `min_factor`."""
+    if warmup_steps >= max_steps:
+        raise UserError(f"schedule.warmup_steps={warmup_steps} must be below trainer.max_steps={max_steps}.")
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / (max_steps - warmup_steps)
+    return min_factor + (1 - min_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, *, lr: float) -> None:
+    """Gives every group its share of `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]

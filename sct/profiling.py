@@ -1,0 +1,192 @@
+"""What a segmenter costs: parameters, MACs, tokens alive, time and memory, in whole and by part.
+
+Letters: B batch, S spatial size.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sct.errors import UserError
+from sct.files import write_text
+from sct.macs import PARTS, check_convention, count_macs, count_parameters
+from sct.models.encoder import ViTEncoder
+from sct.models.segmenter import Segmenter
+from sct.models.tokens import Encoded, Tokens
+from sct.timing import PRECISIONS, Inference, Training, device_name, measure, peak_memory_mb, write_trace
+
+Latency = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileSettings:
+    """What is profiled and how: the `profile` node of a config.
+
+    `latency=false` leaves out time and memory, `training=false` the training step. `repeats` runs are timed
+    after `warmup` untimed ones. `trace` writes a torch.profiler trace for TensorBoard.
+    """
+
+    convention: str = "fvcore"
+    batch_size: int = 1
+    warmup: int = 2
+    repeats: int = 10
+    precision: str = "fp32"
+    latency: bool = True
+    training: bool = True
+    trace: bool = False
+
+    def __post_init__(self) -> None:
+        check_convention(self.convention)
+        if self.precision not in PRECISIONS:
+            raise UserError(f"profile.precision={self.precision!r} must be one of {', '.join(PRECISIONS)}.")
+        for name, least in (("batch_size", 1), ("warmup", 0), ("repeats", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"profile.{name}={getattr(self, name)} must be at least {least}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The result; `profile.json` has exactly these fields.
+
+    params_by_part, macs: by "encoder", "completion", "decoder"; macs are of one image and have the "total" and
+    the "convention" too.
+    tokens_alive: patch tokens after every block, mean over the images.
+    latency_ms: "inference" and "training" -> "total" and parts -> "median", "p10", "p90"; one batch.
+    throughput: images a second by the median. peak_memory_mb: see `sct.timing.peak_memory_mb`.
+    gain_bound: total / (total - encoder) for "macs", "inference", "training": what an encoder that costs
+    nothing would gain in total, None where the encoder was timed as long as the whole.
+    """
+
+    image_shape: list[int]
+    params: int
+    params_trainable: int
+    params_by_part: dict[str, int]
+    macs: dict[str, Any]
+    tokens_alive: list[float]
+    latency_ms: dict[str, Latency]
+    throughput: dict[str, float]
+    peak_memory_mb: dict[str, float | None]
+    gain_bound: dict[str, float | None]
+    environment: dict[str, str | int]
+
+    def write(self, path: Path) -> None:
+        """Write `profile.json`."""
+        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+
+
+def profile_segmenter(
+    segmenter: Segmenter,
+    *,
+    image_shape: Sequence[int],
+    criterion: nn.Module,
+    make_optimizer: Callable[[Segmenter], Optimizer],
+    settings: ProfileSettings,
+    device: torch.device,
+    trace_dir: Path | None = None,
+) -> Profile:
+    """Profile on noise of `image_shape` (C_in, *S); the training step changes the weights of `segmenter`.
+
+    `criterion` (Prediction, target) -> {"loss": scalar}. `trace_dir` is needed for `settings.trace`. With
+    `settings.latency` off the device may be meta, as long as no method looks at the values of the image.
+    """
+    segmenter = segmenter.to(device)
+    shape = (settings.batch_size, *image_shape)
+    # drawn on the CPU: the same image on every device
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+    macs = count_macs(segmenter, image, convention=settings.convention)
+    with torch.no_grad():
+        alive = tokens_alive(segmenter.encoder, segmenter.encoder(image))
+    runs: dict[str, Inference | Training] = {}
+    if settings.latency:
+        runs["inference"] = Inference(segmenter=segmenter, image=image, precision=settings.precision)
+    if settings.latency and settings.training:
+        optimizer = make_optimizer(segmenter)
+        runs["training"] = training_run(
+            segmenter, image=image, criterion=criterion, optimizer=optimizer, settings=settings
+        )
+    # memory first: on the CPU what an earlier run left allocated would hide the growth
+    memory = {name: peak_memory_mb(partial(two_steps, run), device) for name, run in runs.items()}
+    latency = {name: measure(run, warmup=settings.warmup, repeats=settings.repeats) for name, run in runs.items()}
+    if settings.trace:
+        assert trace_dir is not None, "settings.trace needs a trace_dir"
+        write_trace(list(runs.values()), trace_dir)
+    medians = {name: {part: times["median"] for part, times in table.items()} for name, table in latency.items()}
+    costs: dict[str, Mapping[str, float]] = {"macs": macs, **medians}
+    return Profile(
+        image_shape=list(image_shape),
+        params=count_parameters(segmenter),
+        params_trainable=count_parameters(segmenter, trainable=True),
+        params_by_part={part: count_parameters(getattr(segmenter, part)) for part in PARTS},
+        macs={"convention": settings.convention, **macs},
+        tokens_alive=alive,
+        latency_ms=latency,
+        throughput={name: settings.batch_size * 1e3 / times["total"] for name, times in medians.items()},
+        peak_memory_mb=memory,
+        gain_bound={name: gain_bound(cost) for name, cost in costs.items()},
+        environment={
+            "torch": torch.__version__,
+            "device": str(device),
+            "device_name": device_name(device),
+            "threads": torch.get_num_threads(),
+            "precision": settings.precision,
+            "batch_size": settings.batch_size,
+            "warmup": settings.warmup,
+            "repeats": settings.repeats,
+        },
+    )
+
+
+def two_steps(run: Inference | Training) -> None:
+    """Only the second training step has optimizer states and activations alive together."""
+    run.step()
+    run.step()
+
+
+def training_run(
+    segmenter: Segmenter,
+    *,
+    image: Tensor,
+    criterion: nn.Module,
+    optimizer: Optimizer,
+    settings: ProfileSettings,
+) -> Training:
+    """A training step on `image` (B, C_in, *S) and random labels (B, *S)."""
+    target = torch.randint(segmenter.num_classes, (image.shape[0], *image.shape[2:]), device=image.device)
+    return Training(
+        segmenter=segmenter,
+        image=image,
+        target=target,
+        criterion=criterion.to(image.device),
+        optimizer=optimizer,
+        scaler=torch.amp.GradScaler(image.device.type, enabled=settings.precision == "fp16"),
+        precision=settings.precision,
+    )
+
+
+def tokens_alive(encoder: ViTEncoder, encoded: Encoded) -> list[float]:
+    """Patch tokens alive after every block, mean over the images; class tokens are not counted."""
+    alive, counts = float(encoder.spec.num_tokens), []
+    stages = encoder.reducer.blocks if encoder.reducer is not None else ()
+    for block in range(1, encoder.depth + 1):
+        if block in stages:
+            alive -= mean_count(encoded.dropped[stages.index(block)])
+        counts.append(alive)
+    return counts
+
+
+def mean_count(tokens: Tokens) -> float:
+    """Size of a set of tokens, mean over the images; where there is a mask, zeros are only filling."""
+    return float(tokens.x.shape[1]) if tokens.mask is None else tokens.mask.sum(dim=1).mean().item()
+
+
+def gain_bound(costs: Mapping[str, float]) -> float | None:
+    """How many times cheaper the whole would be with a free encoder: total / (total - encoder)."""
+    rest = costs["total"] - costs["encoder"]
+    return costs["total"] / rest if rest > 0 else None

@@ -1,0 +1,282 @@
+"""The whole story of a run, top to bottom: fit, one step, validation, saving."""
+
+import copy
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sct import checkpoint
+from sct.config import TrainerConfig
+from sct.data.cases import Batch
+from sct.data.module import SegmentationData
+from sct.distributed import Processes
+from sct.errors import UserError
+from sct.inference import SlidingWindow
+from sct.loggers import RunLogger
+from sct.models.segmenter import Segmenter
+from sct.optim import set_learning_rate
+from sct.precision import autocast, precision_dtype
+from sct.validation import sample_overlay, token_statistics, validate
+
+
+class Trainer:
+    """Trains a segmenter. Everything random is a function of (seed, step, process), so a resumed run repeats exactly."""
+
+    def __init__(
+        self,
+        *,
+        settings: TrainerConfig,
+        seed: int,
+        run_dir: Path,
+        config: dict[str, Any],
+        processes: Processes,
+        data: SegmentationData,
+        segmenter: Segmenter,
+        criterion: nn.Module,
+        make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        schedule: Callable[..., float],
+        inferer: SlidingWindow,
+    ) -> None:
+        self.settings, self.seed, self.run_dir, self.config = settings, seed, run_dir, config
+        self.processes, self.data, self.criterion, self.inferer = processes, data, criterion, inferer
+        self.device = processes.device
+        self.segmenter = segmenter.to(self.device)
+        self.optimizer = make_optimizer(self.segmenter)
+        self.base_lr = self.optimizer.defaults["lr"]
+        self.schedule = schedule
+        self.dtype = precision_dtype(settings.precision)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.ema = copy.deepcopy(self.segmenter).requires_grad_(False) if settings.ema_decay is not None else None
+        self.step = 0
+        self.best: dict[str, float] = {}
+        self.restore()
+        # the compiled or distributed view of the same weights
+        self.model: nn.Module = self.segmenter
+        if settings.compile:
+            self.model = torch.compile(self.model)
+        if processes.world_size > 1:
+            self.model = DistributedDataParallel(self.model)
+        self.log = RunLogger(
+            run_dir,
+            start_step=self.step,
+            max_steps=settings.max_steps,
+            is_main=processes.is_main,
+            tensorboard=settings.tensorboard,
+        )
+
+    def fit(self) -> dict[str, float]:
+        """Trains from the current step to `max_steps`; returns the best validation row."""
+        settings, parts = self.settings, {"data": 0.0, "step": 0.0}
+        began = time.perf_counter()
+        for batches in self.batches():
+            parts["data"] += time.perf_counter() - began
+            began = time.perf_counter()
+            row = self.train_step(batches)
+            self.step += 1
+            parts["step"] += time.perf_counter() - began
+            self.log.advance(f"loss {row['train/loss']:.4f}")
+            last = self.step == settings.max_steps
+            if self.step % settings.log_every == 0 or last:
+                self.log.log({**row, **self.speed(parts)}, step=self.step)
+                self.log.tell(f"step {self.step}/{settings.max_steps}  " + short(row))
+            if self.step % settings.validate_every == 0 or last:
+                self.validate()
+            if self.step % settings.save_every == 0 or last:
+                self.save()
+            began = time.perf_counter()
+        self.finish()
+        return self.best
+
+    def batches(self) -> Iterator[list[Batch]]:
+        """The micro-batches of every step that is left."""
+        loader = iter(
+            self.data.train_loader(
+                seed=self.seed,
+                start_step=self.step,
+                num_steps=self.settings.max_steps - self.step,
+                rank=self.processes.rank,
+                world_size=self.processes.world_size,
+                micro_batches=self.settings.accumulate,
+            )
+        )
+        for _ in range(self.settings.max_steps - self.step):
+            yield [next(loader) for _ in range(self.settings.accumulate)]
+
+    def train_step(self, batches: list[Batch]) -> dict[str, float]:
+        """One optimizer update; UserError, before any weight changes, when loss or gradients are not finite."""
+        self.model.train()
+        lr = self.base_lr * self.schedule(self.step, max_steps=self.settings.max_steps)
+        set_learning_rate(self.optimizer, lr=lr)
+        self.optimizer.zero_grad(set_to_none=True)
+        row: dict[str, float] = {}
+        statistics: dict[str, float] = {}
+        for number, batch in enumerate(batches):
+            torch.manual_seed(draw_seed(self.seed, self.step, number, self.processes.rank))
+            image, label = batch["image"].to(self.device), batch["label"].to(self.device)
+            is_last = number == len(batches) - 1
+            with self.synchronize(is_last):
+                with autocast(self.device, self.dtype):
+                    prediction = self.model(image)
+                losses = self.criterion(prediction, label)
+                self.check_finite(losses, batch)
+                self.scaler.scale(losses["loss"] / len(batches)).backward()
+            for name, value in losses.items():
+                row[f"train/{name}"] = row.get(f"train/{name}", 0.0) + value.item() / len(batches)
+            statistics = token_statistics(prediction.encoded, label, patch_size=self.data_patch)
+        self.scaler.unscale_(self.optimizer)
+        row |= {"train/lr": lr, **self.gradient_norms()}
+        self.check_gradient(row["train/grad_norm"], batches)
+        if self.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.segmenter.parameters(), self.settings.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema is not None:
+            update_average(self.ema, self.segmenter, decay=self.settings.ema_decay)
+        return row | statistics
+
+    @property
+    def data_patch(self) -> int:
+        return self.segmenter.encoder.spec.patch_size
+
+    def synchronize(self, is_last: bool) -> Any:
+        """Gradients are shared between processes only after the last micro-batch."""
+        if isinstance(self.model, DistributedDataParallel) and not is_last:
+            return self.model.no_sync()
+        return nullcontext()
+
+    def check_finite(self, losses: dict[str, Tensor], batch: Batch) -> None:
+        bad = not torch.isfinite(losses["loss"]).item()
+        if self.processes.any(bad):
+            values = ", ".join(f"{name}={value.item():.4g}" for name, value in losses.items())
+            self.stop(f"The loss is not finite ({values})", cases=batch["case"] if bad else [])
+
+    def check_gradient(self, norm: float, batches: list[Batch]) -> None:
+        # under fp16 the scaler skips such a step and lowers its scale
+        if not self.scaler.is_enabled() and not torch.isfinite(torch.tensor(norm)):
+            self.stop("The gradient is not finite", cases=[case for batch in batches for case in batch["case"]])
+
+    def stop(self, reason: str, *, cases: list[str]) -> None:
+        """Every process ends together, with all cases of this step named; checkpoints stay as they are."""
+        names = sorted({name for part in self.processes.gather(cases) for name in part})
+        raise UserError(
+            f"{reason} at step {self.step + 1}, cases {', '.join(names)}. Nothing was saved after step "
+            f"{self.step - self.step % self.settings.save_every}. Look at these cases; a lower optimizer.lr, "
+            "trainer.clip_norm=1 or trainer.precision=fp32 may help."
+        )
+
+    def gradient_norms(self) -> dict[str, float]:
+        """Norm of all gradients, and of the reducer's where there is one."""
+        reducers, all_gradients = [], []
+        for name, parameter in self.segmenter.named_parameters():
+            if parameter.grad is None:
+                continue
+            all_gradients.append(parameter.grad)
+            if name.startswith("encoder.reducer."):
+                reducers.append(parameter.grad)
+        norms = {"train/grad_norm": nn.utils.get_total_norm(all_gradients).item()}
+        if reducers:
+            norms["train/grad_norm_reducer"] = nn.utils.get_total_norm(reducers).item()
+        return norms
+
+    def speed(self, parts: dict[str, float]) -> dict[str, float]:
+        """Seconds spent since the last call, by part, and memory; names begin with `time/` and `memory/`."""
+        row = {f"time/{name}_s": seconds for name, seconds in parts.items()}
+        for name in parts:
+            parts[name] = 0.0
+        if self.device.type == "cuda":
+            row["memory/peak_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
+        else:
+            row["memory/peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        return row
+
+    def validate(self) -> None:
+        """Scores the validation cases; keeps the weights when they are the best so far."""
+        network = self.ema if self.ema is not None else self.segmenter
+        row = validate(network, data=self.data, inferer=self.inferer, processes=self.processes, dtype=self.dtype)
+        self.log.log(row, step=self.step)
+        self.log.tell(f"step {self.step}  validation  " + short(row))
+        if self.processes.is_main and self.settings.tensorboard:
+            picture = sample_overlay(network, data=self.data, device=self.device)
+            self.log.image("val/overlay", picture, step=self.step)
+        score = self.settings.best_metric
+        if score not in row:
+            raise UserError(f"trainer.best_metric={score} is not measured; choose one of {', '.join(row)}.")
+        if not self.best or row[score] > self.best[score]:
+            self.best = {"step": self.step, **row}
+            if self.processes.is_main:
+                state = {"step": self.step, "model": network.state_dict(), "best": self.best, "config": self.config}
+                checkpoint.save(state, self.run_dir / checkpoint.FOLDER / "best.pt")
+
+    def save(self) -> None:
+        """Saves all that the run needs to go on exactly."""
+        if not self.processes.is_main:
+            return
+        state = {
+            "step": self.step,
+            "model": self.segmenter.state_dict(),
+            "ema": self.ema.state_dict() if self.ema is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": self.best,
+            "config": self.config,
+        }
+        checkpoint.save_step(state, self.run_dir, step=self.step)
+
+    def restore(self) -> None:
+        """Goes on from the newest checkpoint of the run folder, if there is one."""
+        state = checkpoint.load_newest(self.run_dir)
+        if state is None:
+            return
+        checkpoint.load_weights(self.segmenter, state["model"], source=f"The checkpoint of {self.run_dir}")
+        if self.ema is not None and state["ema"] is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.best = state["step"], state["best"]
+
+    def finish(self) -> None:
+        """Marks the run as finished, writes the hparams and closes the logs."""
+        if self.processes.is_main:
+            (self.run_dir / "finished").write_text(f"{self.step}\n")
+        results = {f"best/{name}": value for name, value in self.best.items() if name != "step"}
+        self.log.hparams(flat_settings(self.config), results)
+        self.log.close()
+
+
+def draw_seed(*numbers: int) -> int:
+    """A seed for the draws inside the network, a function of its numbers alone."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, *, decay: float) -> None:
+    """Exponential moving average of the weights, in place."""
+    for mean, new in zip(average.parameters(), network.parameters(), strict=True):
+        mean.lerp_(new, 1 - decay)
+    for mean, new in zip(average.buffers(), network.buffers(), strict=True):
+        mean.copy_(new)
+
+
+def short(row: dict[str, float]) -> str:
+    """The main numbers of a row as text."""
+    names = ("train/loss", "train/lr", "train/grad_norm", "val/dice/mean")
+    return "  ".join(f"{name.split('/', 1)[1]} {row[name]:.4g}" for name in names if name in row)
+
+
+def flat_settings(config: dict[str, Any], *, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names with plain values, for TensorBoard."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= flat_settings(value, prefix=f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value if isinstance(value, int | float | str | bool) else str(value)
+    return flat

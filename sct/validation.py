@@ -1,0 +1,107 @@
+"""What a run measures about itself: validation Dice, tokens and foreground patches kept, an overlay.
+
+Letters: B batch, N tokens of the grid, n tokens alive, C width, Q classes, S spatial size.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sct.data.module import SegmentationData
+from sct.distributed import Processes
+from sct.figures import figure
+from sct.inference import SlidingWindow
+from sct.metrics import dice_per_class
+from sct.models.segmenter import Segmenter
+from sct.models.tokens import Encoded, pruning_depth
+from sct.precision import autocast
+
+
+@torch.no_grad()
+def validate(
+    segmenter: Segmenter,
+    *,
+    data: SegmentationData,
+    inferer: SlidingWindow,
+    processes: Processes,
+    dtype: torch.dtype,
+) -> dict[str, float]:
+    """Dice of every class over the validation cases, on the preprocessed grid: cheap, for choosing weights.
+
+    Cases are shared between the processes; nothing is exchanged before the last one is done.
+    """
+    segmenter.eval()
+    rows: dict[str, np.ndarray] = {}
+    for case in processes.share(data.cases("val")):
+        volume = data.load_case(case)
+        with autocast(processes.device, dtype):
+            logits = inferer(
+                segmenter,
+                volume.image,
+                roi_size=data.roi_size,
+                num_classes=data.num_classes,
+                device=processes.device,
+            )
+        labels = logits.argmax(dim=0).cpu().numpy()
+        rows[case.id] = dice_per_class(labels, volume.label.numpy(), num_classes=data.num_classes)
+    gathered = {case: row for part in processes.gather(rows) for case, row in part.items()}
+    return dice_row(np.stack([gathered[case] for case in sorted(gathered)]), names=data.label_map.names)
+
+
+def dice_row(table: np.ndarray, *, names: tuple[str, ...]) -> dict[str, float]:
+    """Dice (cases, Q - 1), nan where a class is absent, as named numbers: over cases first, then over classes."""
+    seen = ~np.isnan(table).all(axis=0)
+    means = np.nanmean(table[:, seen], axis=0)
+    row = {f"val/dice/{name}": float(mean) for name, mean in zip(np.array(names[1:])[seen], means, strict=True)}
+    return {"val/dice/mean": float(means.mean()), **row}
+
+
+@torch.no_grad()
+def token_statistics(encoded: Encoded, label: Tensor, *, patch_size: int) -> dict[str, float]:
+    """Per stage: tokens alive, their share (what random choice keeps of anything), share of foreground patches kept."""
+    if not encoded.dropped:
+        return {}
+    pool = {2: F.max_pool2d, 3: F.max_pool3d}[len(encoded.grid)]
+    foreground = pool((label > 0).float().unsqueeze(1), patch_size).flatten(1)
+    depth = pruning_depth(encoded).flatten(1)
+    row = {}
+    for stage in range(1, len(encoded.dropped) + 1):
+        alive = (depth >= stage).float()
+        kept = (alive * foreground).sum() / foreground.sum().clamp_min(1)
+        row[f"tokens/alive_{stage}"] = alive.sum(dim=1).mean().item()
+        row[f"tokens/random_kept_{stage}"] = alive.mean().item()
+        row[f"tokens/foreground_kept_{stage}"] = kept.item()
+    return row
+
+
+@torch.no_grad()
+def sample_overlay(segmenter: Segmenter, *, data: SegmentationData, device: torch.device) -> np.ndarray:
+    """Picture (H, W, 3) of one window of the first validation case: image, truth, prediction, pruning depth."""
+    segmenter.eval()
+    volume = data.load_case(data.cases("val")[0])
+    image, label = foreground_window(volume.image, volume.label, size=data.roi_size)
+    prediction = segmenter.predict(image.unsqueeze(0).to(device))
+    depth = pruning_depth(prediction.encoded)[0].cpu().numpy() if prediction.encoded.dropped else None
+    labels = prediction.logits[0].argmax(dim=0).cpu().numpy()
+    picture = figure(
+        image.numpy(),
+        label.numpy(),
+        labels,
+        depth,
+        names=data.label_map.names,
+        num_stages=len(prediction.encoded.dropped),
+        spacing=data.spacing,
+    )
+    return np.asarray(picture)
+
+
+def foreground_window(image: Tensor, label: Tensor, *, size: list[int]) -> tuple[Tensor, Tensor]:
+    """The window of image (C, *S) and label (*S) around the middle of the foreground."""
+    where = (label > 0).nonzero().float()
+    centre = where.mean(dim=0) if len(where) else torch.tensor(label.shape).float() / 2
+    window = []
+    for middle, length, extent in zip(centre.tolist(), size, label.shape, strict=True):
+        start = min(max(0, round(middle) - length // 2), max(0, extent - length))
+        window.append(slice(start, start + length))
+    return image[(slice(None), *window)], label[tuple(window)]

@@ -1,0 +1,85 @@
+"""Phantoms are the same for the same parameters and are never mixed up with others."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from little_data import scale
+
+from sct.data.phantom import Phantom
+from sct.errors import UserError
+
+
+@pytest.fixture
+def make_phantom(tmp_path: Path) -> Callable[..., Phantom]:
+    def make(**fields: object) -> Phantom:
+        settings = {
+            "root": str(tmp_path / "phantom"),
+            "cache_dir": str(tmp_path / "cache"),
+            "roi_size": [48, 48, 48],
+            "intensity": scale(),
+            "num_train": 2,
+            "num_val": 1,
+            "num_test": 1,
+        }
+        return Phantom(**(settings | fields))
+
+    return make
+
+
+def voxels(data: Phantom) -> list[np.ndarray]:
+    cases = [case for part in ("train", "val", "test") for case in data.cases(part)]
+    return [np.asarray(nib.load(path).dataobj) for case in cases for path in (case.image, case.label)]
+
+
+@pytest.mark.parametrize("lookalikes", [False, True])
+def test_same_parameters_same_voxels(make_phantom: Callable, tmp_path: Path, lookalikes: bool) -> None:
+    one = voxels(make_phantom(lookalikes=lookalikes))
+    other = voxels(make_phantom(lookalikes=lookalikes, root=str(tmp_path / "b")))
+    third = voxels(make_phantom(lookalikes=lookalikes, root=str(tmp_path / "c"), seed=1))
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(one[::2], third[::2], strict=True))
+
+
+def test_phantoms_look_like_ct_with_organs_of_different_size(make_phantom: Callable) -> None:
+    data = make_phantom()
+    for part in ("train", "val", "test"):
+        for case in data.cases(part):
+            image, label = nib.load(case.image), np.asarray(nib.load(case.label).dataobj)
+            assert "".join(nib.aff2axcodes(image.affine)) == "LPS"
+            assert np.allclose(image.header.get_zooms(), (2, 2, 3))
+            assert np.abs(image.affine[:3, 3]).max() > 10
+            values = np.asarray(image.dataobj)
+            assert np.median(values[:3, :3]) == pytest.approx(-1000, abs=20)
+            sizes = np.bincount(label.ravel(), minlength=data.num_classes)[1:]
+            assert sizes.min() >= 80
+            assert sizes.max() > 20 * sizes.min()
+
+
+def test_a_set_is_reused_and_another_is_refused(make_phantom: Callable, tmp_path: Path) -> None:
+    make_phantom().prepare()
+    record = tmp_path / "phantom" / "organs" / "phantom.json"
+    before = record.stat().st_mtime_ns
+    make_phantom().prepare()
+    assert record.stat().st_mtime_ns == before
+    with pytest.raises(UserError, match=r"data.num_train is 3, there 2"):
+        make_phantom(num_train=3).prepare()
+    make_phantom(lookalikes=True).prepare()
+    assert sorted(path.name for path in (tmp_path / "phantom").iterdir()) == ["lookalikes", "organs"]
+    record.unlink()
+    with pytest.raises(UserError, match="holds no phantoms"):
+        make_phantom().prepare()
+
+
+def test_splits_are_disjoint_and_of_the_asked_size(make_phantom: Callable) -> None:
+    data = make_phantom()
+    parts = [[case.id for case in data.cases(part)] for part in ("train", "val", "test")]
+    assert parts == [["0001", "0002"], ["0003"], ["0004"]]
+
+
+def test_classes_are_known_without_files(make_phantom: Callable, tmp_path: Path) -> None:
+    assert make_phantom().num_classes == 7
+    assert make_phantom(lookalikes=True).num_classes == 3
+    assert not (tmp_path / "phantom").exists()

@@ -1,0 +1,144 @@
+"""Geometry of the deterministic part and the rules of the random crops."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from little_data import save, scale
+from monai.data import get_track_meta
+
+from sct.data.cases import Case
+from sct.data.nifti import Grid
+from sct.data.transforms import Prepared, Preprocess, TrainingCrops
+
+
+def rotated_affine() -> np.ndarray:
+    """Spacing 0.9 x 1.3 x 2.5 mm, axes permuted and flipped, turned by 20 degrees, shifted."""
+    angle = np.deg2rad(20)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    permute = np.array([[0, -1, 0], [0, 0, 1], [-1, 0, 0]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ permute @ np.diag([0.9, 1.3, 2.5])
+    affine[:3, 3] = [-40.0, 120.0, 7.0]
+    return affine
+
+
+def marked_case(tmp_path: Path) -> tuple[Case, np.ndarray]:
+    """A volume with a bright marker whose centre's world coordinate is returned, (3,) mm."""
+    affine = rotated_affine()
+    place = np.array([21, 14, 8])
+    world = affine[:3, :3] @ place + affine[:3, 3]
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in (40, 30, 16)], indexing="ij"), axis=-1)
+    distance = np.linalg.norm((index - place) * [0.9, 1.3, 2.5], axis=-1)
+    image = (1000 * np.exp(-((distance / 4.0) ** 2)) - 500).astype(np.float32)
+    label = (distance < 4.5).astype(np.uint8)
+    return Case(
+        "a",
+        save(tmp_path / "image.nii.gz", image, affine=affine),
+        save(tmp_path / "label.nii.gz", label, affine=affine),
+    ), world
+
+
+def centre_of_mass(weights: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    index = np.argwhere(weights > 0)
+    mean = np.average(index, axis=0, weights=weights[weights > 0])
+    return affine[:3, :3] @ mean + affine[:3, 3]
+
+
+@pytest.mark.parametrize("spacing", [None, [1.5, 1.5, 2.0], [0.8, 1.0, 1.1]])
+@pytest.mark.parametrize("crop_above", [None, -0.45])
+@pytest.mark.parametrize("roi_size", [[4, 4, 4], [48, 48, 48]])
+def test_affine_of_the_network_grid_is_exact(
+    tmp_path: Path, spacing: list | None, crop_above: float | None, roi_size: list
+) -> None:
+    case, world = marked_case(tmp_path)
+    preprocess = Preprocess(roi_size=roi_size, spacing=spacing, intensity=scale(), crop_above=crop_above)
+    prepared = preprocess(case)
+    assert "".join(nib.aff2axcodes(prepared.affine)) == "RAS"
+    if spacing is not None:
+        assert np.allclose(np.linalg.norm(prepared.affine[:3, :3], axis=0), spacing, atol=1e-5)
+    weights = np.clip(prepared.image[0] + 0.4, 0, None)
+    assert np.allclose(centre_of_mass(weights, prepared.affine), world, atol=0.1)
+    assert np.allclose(centre_of_mass(prepared.label, prepared.affine), world, atol=0.35)
+    assert all(n >= roi for n, roi in zip(prepared.image.shape[1:], roi_size, strict=True))
+    assert np.array_equal(prepared.foreground, np.flatnonzero(prepared.label))
+    assert prepared.source.shape == (40, 30, 16)
+    assert np.allclose(prepared.source.affine, rotated_affine(), atol=1e-4)
+
+
+def test_orientation_crop_and_pad_move_voxels_without_changing_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    voxels = rng.integers(-900, 900, (9, 7, 5)).astype(np.int16)
+    affine = rotated_affine()
+    case = Case("a", save(tmp_path / "a.nii.gz", voxels, affine=affine), None)
+    prepared = Preprocess(roi_size=[12, 12, 12], spacing=None, intensity=scale(), crop_above=0.6)(case)
+    assert prepared.label is None
+    to_network = np.linalg.inv(prepared.affine) @ prepared.source.affine
+    for place in np.argwhere(voxels > 700):
+        there = (to_network @ [*place, 1])[:3]
+        assert np.allclose(there, np.rint(there), atol=1e-4)
+        assert prepared.image[0][tuple(np.rint(there).astype(int))] == pytest.approx(voxels[tuple(place)] / 1000)
+
+
+def test_channels_come_first_and_padding_is_each_channels_minimum(tmp_path: Path) -> None:
+    voxels = np.zeros((6, 5, 4, 3), dtype=np.float32)
+    voxels[..., 1], voxels[..., 2] = 100, 200
+    case = Case("a", save(tmp_path / "a.nii.gz", voxels, affine=np.eye(4)), None)
+    image = Preprocess(roi_size=[8, 8, 8], spacing=None, intensity=scale(), crop_above=None)(case).image
+    assert image.shape == (3, 8, 8, 8)
+    assert np.allclose(image.reshape(3, -1), np.array([[0.0], [0.1], [0.2]]))
+
+
+def test_two_dimensional_images(tmp_path: Path) -> None:
+    voxels = np.zeros((20, 30), dtype=np.float32)
+    voxels[9:12, 14:17] = 500
+    affine = np.diag([2.0, 1.0, 1.0, 1.0])
+    path = save(tmp_path / "a.nii.gz", voxels, affine=affine)
+    label = save(tmp_path / "l.nii.gz", (voxels > 0).astype(np.uint8), affine=affine)
+    preprocess = Preprocess(roi_size=[48, 16], spacing=[1.0, 1.0], intensity=scale(), crop_above=None)
+    prepared = preprocess(Case("a", path, label))
+    assert prepared.image.shape == (1, 48, 30)
+    mean = np.argwhere(prepared.label).mean(axis=0)
+    assert np.allclose((prepared.affine @ [*mean, 0, 1])[:2], [20, 15], atol=0.6)
+    crops = TrainingCrops(roi_size=[48, 16], num_crops=3, positive_share=1.0, augment=[])
+    for crop in crops(prepared, entropy=(0, 0)):
+        assert crop["image"].shape == (1, 48, 16)
+        assert crop["label"].any()
+
+
+def prepared_volume() -> Prepared:
+    label = np.zeros((30, 30, 30), dtype=np.uint8)
+    label[2, 27, 15] = 3
+    image = np.arange(label.size, dtype=np.float32).reshape(1, 30, 30, 30)
+    foreground = np.flatnonzero(label).astype(np.int32)
+    return Prepared(image, label, foreground, np.eye(4), Grid((30, 30, 30), 1, np.eye(4)))
+
+
+def test_positive_crops_hold_foreground_and_others_lie_anywhere() -> None:
+    prepared = prepared_volume()
+    positive = TrainingCrops(roi_size=[8, 8, 8], num_crops=20, positive_share=1.0, augment=[])
+    assert all((crop["label"] == 3).sum() == 1 for crop in positive(prepared, entropy=(0, 1)))
+    anywhere = TrainingCrops(roi_size=[8, 8, 8], num_crops=300, positive_share=0.0, augment=[])
+    first = [int(crop["image"][0, 0, 0, 0]) for crop in anywhere(prepared, entropy=(0, 1))]
+    starts = np.stack(np.unravel_index(first, (30, 30, 30)))
+    assert starts.min() == 0
+    assert starts.max() == 22
+    assert np.abs(starts.mean(axis=1) - 11).max() < 1.5
+
+
+def test_a_case_without_foreground_is_cropped_anywhere() -> None:
+    volume = prepared_volume()
+    empty = Prepared(volume.image, volume.label * 0, np.zeros(0, dtype=np.int32), volume.affine, volume.source)
+    crops = TrainingCrops(roi_size=[8, 8, 8], num_crops=4, positive_share=1.0, augment=[])
+    assert len(crops(empty, entropy=(0, 0))) == 4
+
+
+def test_the_global_meta_tensor_switch_is_put_back(tmp_path: Path) -> None:
+    before = get_track_meta()
+    case, _ = marked_case(tmp_path)
+    prepared = Preprocess(roi_size=[4, 4, 4], spacing=None, intensity=scale(), crop_above=None)(case)
+    TrainingCrops(roi_size=[4, 4, 4], num_crops=1, positive_share=0.5, augment=[])(prepared, entropy=(0, 0))
+    assert get_track_meta() == before
+    assert type(torch.from_numpy(prepared.image)) is torch.Tensor

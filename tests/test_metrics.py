@@ -1,0 +1,199 @@
+"""Metrics against brute force, and the properties that no policy on empty masks may break."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sct.metrics import Row, diagonal, dice, dice_per_class, hd95, score_case, summarize, unique_rows
+
+NAMES = ("background", "liver", "spleen", "aorta")
+
+
+def brute_surface(mask):
+    """Voxels with a face neighbour outside the mask or outside the image."""
+    found = []
+    for voxel in np.argwhere(mask):
+        for axis in range(mask.ndim):
+            for step in (-1, 1):
+                other = voxel.copy()
+                other[axis] += step
+                inside = 0 <= other[axis] < mask.shape[axis] and mask[tuple(other)]
+                if not inside:
+                    found.append(tuple(voxel))
+    return np.array(sorted(set(found)))
+
+
+def brute_hd95(pred, truth, spacing):
+    if not pred.any() and not truth.any():
+        return math.nan
+    if not pred.any() or not truth.any():
+        return math.sqrt(sum((n * s) ** 2 for n, s in zip(pred.shape, spacing, strict=True)))
+    a, b = brute_surface(pred) * np.array(spacing), brute_surface(truth) * np.array(spacing)
+    pairs = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
+    return max(np.percentile(pairs.min(1), 95), np.percentile(pairs.min(0), 95))
+
+
+def brute_dice(pred, truth):
+    a, b = {tuple(v) for v in np.argwhere(pred)}, {tuple(v) for v in np.argwhere(truth)}
+    return 2 * len(a & b) / (len(a) + len(b)) if a or b else math.nan
+
+
+def random_mask(rng, shape):
+    kind = rng.integers(5)
+    if kind == 0:
+        return np.zeros(shape, bool)
+    if kind == 1:
+        return np.ones(shape, bool)
+    if kind == 2:
+        mask = np.zeros(shape, bool)
+        mask[tuple(rng.integers(n) for n in shape)] = True
+        return mask
+    if kind == 3:
+        grid = np.indices(shape)
+        centre = [rng.uniform(0, n) for n in shape]
+        return sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) < rng.uniform(1, 4) ** 2
+    return rng.random(shape) < rng.uniform(0.05, 0.9)
+
+
+def test_equal_to_brute_force_on_1000_random_masks():
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(1000):
+        shape = tuple(rng.integers(1, 8, size=rng.integers(2, 4)))
+        spacing = tuple(rng.uniform(0.3, 5, size=len(shape)))
+        pred, truth = random_mask(rng, shape), random_mask(rng, shape)
+        seen.add((bool(pred.any()), bool(truth.any())))
+        assert dice(pred, truth) == pytest.approx(brute_dice(pred, truth), abs=1e-12, nan_ok=True)
+        want = brute_hd95(pred, truth, spacing)
+        assert hd95(pred, truth, spacing=spacing) == pytest.approx(want, abs=1e-9, nan_ok=True)
+        row = score_case(
+            pred.astype(np.uint8),
+            truth.astype(np.int64),
+            spacing=spacing,
+            names=("background", "x"),
+            case_id="a",
+        )[0]
+        assert row.dice == pytest.approx(brute_dice(pred, truth), abs=1e-12, nan_ok=True)
+        assert row.hd95_mm == pytest.approx(want, abs=1e-9, nan_ok=True)
+        assert row.missed == (truth.any() and not pred.any())
+        assert row.false_positive == (pred.any() and not truth.any())
+        assert row.absent == (not pred.any() and not truth.any())
+    assert len(seen) == 4
+
+
+def random_labels(rng, shape=(7, 6, 5)):
+    labels = np.zeros(shape, np.uint8)
+    for value in rng.permutation([1, 2, 3]):
+        if rng.random() < 0.7:
+            labels[random_mask(rng, shape)] = value
+    return labels
+
+
+def test_deleting_an_organ_never_improves_anything():
+    rng = np.random.default_rng(1)
+    spacing = (0.8, 1.5, 4.0)
+    num_deleted = 0
+    for _ in range(200):
+        cases = [(random_labels(rng), random_labels(rng)) for _ in range(3)]
+
+        def scores(cases=cases):
+            rows = [
+                row
+                for number, (pred, truth) in enumerate(cases)
+                for row in score_case(pred, truth, spacing=spacing, names=NAMES, case_id=str(number))
+            ]
+            return rows, summarize(rows, groups={"pair": ("liver", "aorta")})
+
+        rows, before = scores()
+        pred, truth = cases[0]
+        for value in set(np.unique(truth)) & set(np.unique(pred)) - {0}:
+            cases[0] = (np.where(pred == value, 0, pred), truth)
+            fewer_rows, after = scores()
+            num_deleted += 1
+            for old, new in zip(rows, fewer_rows, strict=True):
+                assert not new.dice > old.dice
+                assert not new.hd95_mm < old.hd95_mm
+            assert after["n_missed"] == before["n_missed"] + 1
+            for old, new in (
+                (before["dice"]["mean"], after["dice"]["mean"]),
+                (before["dice"]["groups"]["pair"], after["dice"]["groups"]["pair"]),
+                (after["hd95_mm"]["mean"], before["hd95_mm"]["mean"]),
+                (after["hd95_mm"]["groups"]["pair"], before["hd95_mm"]["groups"]["pair"]),
+            ):
+                assert (new is None) == (old is None)
+                assert old is None or new <= old + 1e-12
+    assert num_deleted > 100
+
+
+def test_flips_and_axis_order_change_nothing():
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        pred, truth, spacing = random_labels(rng), random_labels(rng), rng.uniform(0.5, 4, 3)
+        order, flipped = rng.permutation(3), [axis for axis in range(3) if rng.random() < 0.5]
+
+        def turn(labels, order=order, axes=flipped):
+            return np.flip(labels.transpose(order), axes)
+
+        rows = score_case(pred, truth, spacing=spacing, names=NAMES, case_id="a")
+        turned = score_case(turn(pred), turn(truth), spacing=spacing[order], names=NAMES, case_id="a")
+        for old, new in zip(rows, turned, strict=True):
+            assert new.dice == pytest.approx(old.dice, nan_ok=True)
+            assert new.hd95_mm == pytest.approx(old.hd95_mm, nan_ok=True)
+            assert (new.missed, new.false_positive) == (old.missed, old.false_positive)
+
+
+def test_agrees_with_monai_where_monai_is_defined():
+    import torch
+    from monai.metrics import compute_hausdorff_distance
+
+    rng = np.random.default_rng(3)
+    spacing = [0.7, 1.0, 3.0]
+    for _ in range(20):
+        pred, truth = rng.random((2, 9, 8, 7)) < 0.3
+        want = compute_hausdorff_distance(
+            torch.tensor(pred)[None, None], torch.tensor(truth)[None, None],
+            include_background=True, percentile=95, spacing=spacing,
+        )  # fmt: skip
+        assert hd95(pred, truth, spacing=spacing) == pytest.approx(want.item(), rel=1e-5)
+
+
+def test_the_cheap_dice_equals_the_true_one():
+    rng = np.random.default_rng(4)
+    for _ in range(50):
+        pred, truth = random_labels(rng), random_labels(rng)
+        rows = score_case(pred, truth, spacing=(1, 1, 1), names=NAMES, case_id="a", surface=False)
+        np.testing.assert_allclose(dice_per_class(pred, truth, num_classes=4), [row.dice for row in rows])
+        assert all(math.isnan(row.hd95_mm) for row in rows)
+
+
+def test_summary_means_over_cases_first_and_drops_doubles():
+    rows = [
+        Row("b", "liver", 0.5, 4.0, False, False),
+        Row("b", "spleen", 0.0, 100.0, True, False),
+        Row("a", "liver", 1.0, 0.0, False, False),
+        Row("a", "spleen", math.nan, math.nan, False, False),
+        Row("a", "aorta", math.nan, math.nan, False, False),
+        Row("b", "aorta", math.nan, math.nan, False, False),
+    ]
+    summary = summarize(rows + rows[:3], groups={"liver only": ["liver"]})
+    assert summary["dice"]["per_class"] == {"liver": 0.75, "spleen": 0.0, "aorta": None}
+    assert summary["dice"]["mean"] == 0.375
+    assert summary["hd95_mm"]["mean"] == 51.0
+    assert summary["dice"]["groups"] == {"liver only": 0.75}
+    assert {key: summary[key] for key in ("n_cases", "n_missed", "n_false_positive", "n_absent")} == {
+        "n_cases": 2, "n_missed": 1, "n_false_positive": 0, "n_absent": 3,
+    }  # fmt: skip
+    assert summary["counts_per_class"]["spleen"]["n_missed"] == 1
+    assert [row.case_id for row in unique_rows(rows + rows)] == ["a"] * 3 + ["b"] * 3
+    with pytest.raises(ValueError, match="kidney"):
+        summarize(rows, groups={"kidneys": ["kidney"]})
+
+
+def test_the_diagonal_is_physical():
+    assert diagonal((3, 4, 1), spacing=(1, 1, 12)) == 13.0
+
+
+def test_maps_on_different_grids_are_an_error():
+    with pytest.raises(ValueError, match="case x"):
+        score_case(np.zeros((2, 2), int), np.zeros((2, 3), int), spacing=(1, 1), names=NAMES, case_id="x")
