@@ -10,7 +10,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import MISSING, DictConfig, ListConfig
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
 
 from sct.errors import UserError
@@ -158,12 +158,10 @@ def check_node(node: DictConfig, *, key: str) -> None:
     """Checks target, keys and values of a `_target_` node and of all nodes in it."""
     target = resolve_target(node, key=key)
     known = [name for name in inspect.signature(target).parameters if name not in ("self", "args", "kwargs")]
-    for name in node:
+    for name in map(str, node):
         if name not in HYDRA_KEYS and name not in known:
-            raise UserError(
-                f"Unknown key {key}.{name}: {target.__name__} has no such setting. {nearest(str(name), known)}"
-            )
-    for name in node:
+            raise UserError(f"Unknown key {key}.{name}: {target.__name__} has no such setting. {nearest(name, known)}")
+    for name in map(str, node):
         try:
             child = node[name]
         except MissingMandatoryValue as error:
@@ -201,6 +199,13 @@ def resolve_target(node: DictConfig, *, key: str) -> Any:
             f"{key}._target_={path} comes from {home or 'nowhere'}; only {', '.join(ALLOWED_PACKAGES)} are allowed."
         )
     return target
+
+
+def to_dict(cfg: Any) -> dict[str, Any]:
+    """A config as plain, resolved containers."""
+    container = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
 
 
 def options_text(group: str) -> str:

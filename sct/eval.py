@@ -81,6 +81,8 @@ def evaluate_case(
 ) -> list[Row]:
     """Predicts one case on its own grid, scores it, and leaves its label map and figure in `folder`."""
     volume = data.load_case(case)
+    assert volume.label is not None
+    assert case.label is not None
     dtype = precision_dtype(cfg.precision or run_cfg.trainer.precision, key="precision")
     with autocast(device, dtype):
         stitched = build_inferer(run_cfg)(
@@ -107,7 +109,7 @@ def evaluate_case(
             title=f"{run_cfg.name}, case {case.id}",
         )
     rows = score_case(
-        labels, truth[0].astype(labels.dtype), spacing=grid.spacing, names=data.label_map.names, case_id=case.id
+        labels, truth[0].astype(labels.dtype), spacing=list(grid.spacing), names=data.label_map.names, case_id=case.id
     )
     found = [row.dice for row in rows if not row.absent]
     logger.info("%s  mean Dice %.4f", case.id, sum(found) / max(1, len(found)))

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import nibabel
 import numpy as np
@@ -19,6 +19,7 @@ from monai.inferers.utils import sliding_window_inference
 from torch import Tensor
 from torch.nn import functional
 
+from sct.data.cases import Volume
 from sct.errors import UserError
 from sct.files import atomic
 
@@ -32,15 +33,6 @@ GRID_TOLERANCE = 1e-3
 BLOCK_VOXELS = 500_000
 # The rest of the free memory is left to the forward pass.
 STITCH_SHARE = 0.5
-
-
-class PreprocessedVolume(Protocol):
-    """What inference reads of a volume: image (C, *S), its affine, and the grid of the file it came from."""
-
-    image: Tensor
-    affine: np.ndarray
-    source_shape: Sequence[int]
-    source_affine: np.ndarray
 
 
 @dataclass(kw_only=True)
@@ -125,7 +117,7 @@ def free_memory(device: torch.device) -> int:
 
 def predict_volume(
     model: Model,
-    volume: PreprocessedVolume,
+    volume: Volume,
     inferer: SlidingWindow,
     *,
     roi_size: Sequence[int],

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from sct.errors import UserError
+from sct.models.segmenter import Segmenter
 
 
 def adamw(
-    segmenter: nn.Module,
+    segmenter: Segmenter,
     *,
     lr: float,
     betas: Sequence[float] = (0.9, 0.95),

@@ -55,8 +55,8 @@ class ProfileSettings:
 class Profile:
     """The result; `profile.json` has exactly these fields.
 
-    params_by_part, macs: by "encoder", "completion", "decoder"; macs are of one image and have the "total" and
-    the "convention" too.
+    params_by_part, macs: by "encoder", "completion", "decoder"; macs are of one image and have the "total"
+    and the "convention" too.
     tokens_alive: patch tokens after every block, mean over the images.
     latency_ms: "inference" and "training" -> "total" and parts -> "median", "p10", "p90"; one batch.
     throughput: images a second by the median. peak_memory_mb: see `sct.timing.peak_memory_mb`.

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sct import checkpoint
 from sct.cli import compose_config
+from sct.config import to_dict
 from sct.distributed import Processes
 from sct.errors import UserError
 from sct.files import write_text
@@ -32,7 +33,7 @@ def open_run(cfg: DictConfig, *, processes: Processes) -> tuple[DictConfig, Path
     if processes.is_main:
         try:
             cfg, folder = choose_run(cfg)
-            decision = (OmegaConf.to_container(cfg, resolve=True), str(folder))
+            decision = (to_dict(cfg), str(folder))
         except UserError as error:
             problem = str(error)
     decision, problem = processes.broadcast((decision, problem))
@@ -96,8 +97,7 @@ def newest_unfinished(cfg: DictConfig) -> Path | None:
 
 def identity(cfg: Any) -> dict[str, Any]:
     """The resolved config without what may differ between two starts of one run."""
-    container = OmegaConf.to_container(cfg, resolve=True)
-    return {key: value for key, value in container.items() if key not in NOT_IDENTITY}
+    return {key: value for key, value in to_dict(cfg).items() if key not in NOT_IDENTITY}
 
 
 def resumed_config(run_dir: Path) -> DictConfig:

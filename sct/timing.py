@@ -3,6 +3,8 @@
 Letters: B batch, Q classes, S spatial size.
 """
 
+import ctypes
+import gc
 import platform
 import time
 from collections import defaultdict
@@ -56,7 +58,7 @@ class Stopwatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Inference:
-    """A forward pass of `image` (B, C_in, *S) in evaluation mode, and each part on what the one before gave."""
+    """A forward pass of `image` (B, C_in, *S) in evaluation mode, each part on what the one before gave."""
 
     segmenter: Segmenter
     image: Tensor
@@ -154,9 +156,12 @@ def peak_memory_mb(run: Callable[[], object], device: torch.device) -> float | N
 def reset_peak_rss() -> int | None:
     """Set the peak of our resident memory back to its present size, in KiB; None where that can't be done."""
     try:
+        # the C library keeps freed memory for later: a run that reuses it would seem to need none
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         return status_kb("VmRSS")
-    except OSError:
+    except (OSError, AttributeError):
         return None
 
 

@@ -4,7 +4,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sct import cli, distributed
-from sct.config import TrainerConfig, build, check_config
+from sct.config import TrainerConfig, build, check_config, to_dict
 from sct.factory import build_inferer, build_segmenter
 from sct.run import open_run
 from sct.trainer import Trainer
@@ -16,7 +16,7 @@ def train(cfg: DictConfig) -> float:
     try:
         check_config(cfg)
         cfg, run_dir = open_run(cfg, processes=processes)
-        settings: TrainerConfig = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainerConfig), cfg.trainer))
+        settings = trainer_settings(cfg)
         set_determinism(settings.deterministic, device=processes.device)
         data = build(cfg.data, key="data")
         # one process prepares files and checks them, the others find the result
@@ -29,7 +29,7 @@ def train(cfg: DictConfig) -> float:
             settings=settings,
             seed=cfg.seed,
             run_dir=run_dir,
-            config=OmegaConf.to_container(cfg, resolve=True),
+            config=to_dict(cfg),
             processes=processes,
             data=data,
             segmenter=build_segmenter(cfg, data=data),
@@ -47,6 +47,13 @@ def train(cfg: DictConfig) -> float:
         return best[settings.best_metric]
     finally:
         distributed.leave()
+
+
+def trainer_settings(cfg: DictConfig) -> TrainerConfig:
+    """The typed trainer section, also where the config was read back from a file."""
+    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainerConfig), cfg.trainer))
+    assert isinstance(settings, TrainerConfig)
+    return settings
 
 
 def set_determinism(on: bool, *, device: torch.device) -> None:

@@ -28,7 +28,7 @@ from sct.validation import sample_overlay, token_statistics, validate
 
 
 class Trainer:
-    """Trains a segmenter. Everything random is a function of (seed, step, process), so a resumed run repeats exactly."""
+    """Trains a segmenter; what is random is a function of (seed, step, process): a resumed run repeats exactly."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Trainer:
         # the compiled or distributed view of the same weights
         self.model: nn.Module = self.segmenter
         if settings.compile:
-            self.model = torch.compile(self.model)
+            self.model.compile()
         if processes.world_size > 1:
             self.model = DistributedDataParallel(self.model)
         self.log = RunLogger(
@@ -138,7 +138,7 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.segmenter.parameters(), self.settings.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.ema is not None:
+        if self.ema is not None and self.settings.ema_decay is not None:
             update_average(self.ema, self.segmenter, decay=self.settings.ema_decay)
         return row | statistics
 
@@ -261,8 +261,8 @@ def update_average(average: nn.Module, network: nn.Module, *, decay: float) -> N
     """Exponential moving average of the weights, in place."""
     for mean, new in zip(average.parameters(), network.parameters(), strict=True):
         mean.lerp_(new, 1 - decay)
-    for mean, new in zip(average.buffers(), network.buffers(), strict=True):
-        mean.copy_(new)
+    for mean_buffer, buffer in zip(average.buffers(), network.buffers(), strict=True):
+        mean_buffer.copy_(buffer)
 
 
 def short(row: dict[str, float]) -> str:

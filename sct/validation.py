@@ -35,6 +35,7 @@ def validate(
     rows: dict[str, np.ndarray] = {}
     for case in processes.share(data.cases("val")):
         volume = data.load_case(case)
+        assert volume.label is not None
         with autocast(processes.device, dtype):
             logits = inferer(
                 segmenter,
@@ -80,6 +81,7 @@ def sample_overlay(segmenter: Segmenter, *, data: SegmentationData, device: torc
     """Picture (H, W, 3) of one window of the first validation case: image, truth, prediction, pruning depth."""
     segmenter.eval()
     volume = data.load_case(data.cases("val")[0])
+    assert volume.label is not None
     image, label = foreground_window(volume.image, volume.label, size=data.roi_size)
     prediction = segmenter.predict(image.unsqueeze(0).to(device))
     depth = pruning_depth(prediction.encoded)[0].cpu().numpy() if prediction.encoded.dropped else None

@@ -216,8 +216,10 @@ def test_tokens_alive_is_the_mean_over_images():
 
 
 def test_peak_memory_sees_what_was_allocated_and_freed():
-    peak = peak_memory_mb(lambda: torch.ones(64 * 2**18).sum(), CPU)
-    assert peak is None or 60 <= peak <= 120
+    # in small pieces, which the C library keeps for reuse; twice, since the second time it could reuse them
+    for _ in range(2):
+        peak = peak_memory_mb(lambda: [torch.ones(2**14) for _ in range(1024)], CPU)
+        assert peak is None or 60 <= peak <= 120
 
 
 def test_stopwatch_percentiles():

@@ -20,7 +20,7 @@ class ViTEncoder(nn.Module):
     `taps` are the blocks (counted from 1) whose dense outputs are kept for skip connections: a list, or a
     number of taps spread as in the papers (3 of 12 blocks: 4, 7, 10; 2 of 12: 5, 9). A sparse encoder has
     no dense snapshots, so it publishes no taps and the completed tokens serve every skip connection.
-    `depth=0` is the identity control: embedding and positions, no transformer.
+    `transformer=false` is the identity control: embedding and positions, no block at all, whatever `depth` says.
     """
 
     def __init__(
@@ -38,11 +38,12 @@ class ViTEncoder(nn.Module):
         drop_path: float = 0.0,
         norm_eps: float = 1e-6,
         taps: int | Sequence[int] = 0,
+        transformer: bool = True,
         reducer: Callable[..., Reducer] | None = None,
     ) -> None:
         super().__init__()
         self.grid = token_grid(tuple(image_size), patch_size)
-        self.depth = depth
+        self.depth = depth = depth if transformer else 0
         convolution = {2: nn.Conv2d, 3: nn.Conv3d}[len(self.grid)]
         self.patch_embed = convolution(in_channels, dim, kernel_size=patch_size, stride=patch_size)
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
@@ -50,7 +51,7 @@ class ViTEncoder(nn.Module):
         num_tokens = torch.Size(self.grid).numel()
         self.position = nn.Parameter(torch.zeros(1, self.num_prefix + num_tokens, dim))
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList(
+        self.blocks: Sequence[Block] = nn.ModuleList(  # type: ignore[assignment]
             Block(dim, num_heads=num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, drop_path=rate, norm_eps=norm_eps)
             for rate in rates
         )
@@ -78,7 +79,8 @@ class ViTEncoder(nn.Module):
             nn.init.trunc_normal_(self.class_token, std=0.02)
         # as a linear layer on flattened patches would be initialised
         nn.init.xavier_uniform_(self.patch_embed.weight.flatten(1))
-        nn.init.zeros_(self.patch_embed.bias)
+        if self.patch_embed.bias is not None:
+            nn.init.zeros_(self.patch_embed.bias)
 
     def forward(self, image: Tensor) -> Encoded:
         """image (B, C_in, *S) -> sparse features; final tokens and prefix pass the last norm."""
@@ -106,7 +108,7 @@ class ViTEncoder(nn.Module):
         return x + self.position
 
     def run_block(
-        self, block: nn.Module, number: int, *, prefix: Tensor, tokens: Tokens, encoded: Encoded
+        self, block: Block, number: int, *, prefix: Tensor, tokens: Tokens, encoded: Encoded
     ) -> tuple[Tensor, Tokens]:
         """One block and, where the reducer acts at it, the reduction; dropped tokens go to `encoded`."""
         P, reducer = prefix.shape[1], self.reducer
@@ -137,9 +139,10 @@ class ViTEncoder(nn.Module):
 
 def tap_blocks(taps: int | Sequence[int], *, depth: int) -> tuple[int, ...]:
     """The blocks to tap, from a list or a number of them (i-th of m: 1 + i * depth // (m + 1))."""
+    if depth == 0:  # no block at all: the embedding itself serves as every tap
+        return (0,) * (taps if isinstance(taps, int) else len(taps))
     if isinstance(taps, int):
-        # with no blocks at all the embedding itself is every tap
-        return tuple(min(depth, 1 + i * depth // (taps + 1)) for i in range(1, taps + 1))
+        return tuple(1 + i * depth // (taps + 1) for i in range(1, taps + 1))
     if any(not 1 <= block <= depth for block in taps) or sorted(set(taps)) != list(taps):
         raise UserError(f"encoder.taps={list(taps)} must be ascending blocks between 1 and encoder.depth={depth}.")
     return tuple(taps)

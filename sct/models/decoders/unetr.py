@@ -3,7 +3,7 @@
 Letters: B batch, N tokens of the grid, C width, Q classes, S spatial size, f feature size.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from monai.networks.blocks.dynunet_block import UnetOutBlock
 from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
@@ -54,26 +54,18 @@ class UNETR(Decoder):
                 f"decoder=unetr with layout={layout} at patch {spec.patch_size} has {self.num_skips} token "
                 f"skips, but encoder.taps gives {spec.num_taps}; set encoder.taps={self.num_skips}."
             )
-        block = {"spatial_dims": dims, "kernel_size": 3, "norm_name": "instance", "res_block": True}
+        block: dict[str, Any] = {"spatial_dims": dims, "kernel_size": 3, "norm_name": "instance", "res_block": True}
         # channels[i] at 1 / 2^i of the full resolution
         channels = [feature_size * 2**i for i in range(levels)]
         self.image_skip = UnetrBasicBlock(in_channels=spec.in_channels, out_channels=channels[0], stride=1, **block)
         self.skips = nn.ModuleList()
         for level in range(1, levels):
-            ups = steps - level
-            if ups == 0:
-                skip = UnetrBasicBlock(in_channels=spec.dim, out_channels=channels[level], stride=1, **block)
+            ways: dict[str, Any] = {"in_channels": spec.dim, "out_channels": channels[level], "stride": 1, **block}
+            if level == steps:  # at the token grid already
+                self.skips.append(UnetrBasicBlock(**ways))
             else:
-                skip = UnetrPrUpBlock(
-                    in_channels=spec.dim,
-                    out_channels=channels[level],
-                    num_layer=ups - 1,
-                    stride=1,
-                    upsample_kernel_size=2,
-                    conv_block=True,
-                    **block,
-                )
-            self.skips.append(skip)
+                extra = steps - level - 1
+                self.skips.append(UnetrPrUpBlock(num_layer=extra, upsample_kernel_size=2, conv_block=True, **ways))
         pool = {2: nn.AvgPool2d, 3: nn.AvgPool3d}[dims]
         self.bottleneck = pool(kernel_size=3, stride=2, padding=1) if deep else nn.Identity()
         self.ups = nn.ModuleList(
