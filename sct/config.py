@@ -14,6 +14,7 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
 
 from sct.errors import UserError
+from sct.profiling import ProfileSettings
 
 PACKAGE = Path(__file__).parent
 # a wheel carries the configs inside the package, a checkout beside it
@@ -58,19 +59,6 @@ class TrainerConfig:
 
 
 @dataclass
-class ProfileConfig:
-    """What `sct.profile` measures."""
-
-    convention: str = "fvcore"
-    batch_size: int = 1
-    warmup: int = 2
-    repeats: int = 10
-    latency: bool = True
-    training: bool = True
-    trace: bool = False
-
-
-@dataclass
 class Config:
     """Root of `train` and `profile`: every group of `configs/` is one key."""
 
@@ -89,7 +77,7 @@ class Config:
     inferer: dict[str, Any] = MISSING
     pruning: PruningConfig = field(default_factory=PruningConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    profile: ProfileConfig = field(default_factory=ProfileConfig)
+    profile: ProfileSettings = field(default_factory=ProfileSettings)
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 
@@ -178,7 +166,7 @@ def target_nodes(node: Any, *, key: str) -> Iterator[tuple[str, DictConfig]]:
         yield key, node
     elif isinstance(node, DictConfig):
         for name in node:
-            yield from target_nodes(node[name], key=f"{key}.{name}")
+            yield from target_nodes(node[name], key=f"{key}.{name!s}")
     elif isinstance(node, ListConfig):
         for i, item in enumerate(node):
             yield from target_nodes(item, key=f"{key}.{i}")

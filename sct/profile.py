@@ -11,7 +11,8 @@ from sct import cli
 from sct.config import build, check_config
 from sct.distributed import pick_device
 from sct.factory import build_segmenter, load_trained
-from sct.profiling import ProfileSettings, profile_segmenter, profile_table
+from sct.profile_table import format_profile
+from sct.profiling import ProfileSettings, profile_segmenter
 from sct.run import log_to
 
 logger = logging.getLogger(__name__)
@@ -30,17 +31,19 @@ def profile(cfg: DictConfig) -> None:
         torch.manual_seed(cfg.seed)
         segmenter = build_segmenter(cfg, data=data)
         folder = Path(cfg.run_dir or f"{cfg.paths.outputs}/{cfg.name}/profile_{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    settings = OmegaConf.to_object(cfg.profile)
+    assert isinstance(settings, ProfileSettings)
     result = profile_segmenter(
         segmenter,
         image_shape=(data.num_channels, *data.roi_size),
         criterion=build(run_cfg.loss, key="loss"),
         make_optimizer=build(run_cfg.optimizer, key="optimizer"),
-        settings=OmegaConf.to_object(cfg.profile),
+        settings=settings,
         device=device,
         trace_dir=folder / "trace",
     )
     result.write(folder / "profile.json")
-    logger.info("\n%s\nWritten to %s", profile_table(result), folder / "profile.json")
+    logger.info("\n%s\nWritten to %s", format_profile(result), folder / "profile.json")
 
 
 def run_folder(ckpt: Path) -> Path:

@@ -20,12 +20,13 @@ from sct.macs import PARTS, check_convention, count_macs, count_parameters
 from sct.models.encoder import ViTEncoder
 from sct.models.segmenter import Segmenter
 from sct.models.tokens import Encoded, Tokens
-from sct.timing import PRECISIONS, Inference, Training, device_name, measure, peak_memory_mb, write_trace
+from sct.precision import precision_dtype
+from sct.timing import Inference, Training, device_name, measure, peak_memory_mb, write_trace
 
 Latency = dict[str, dict[str, float]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ProfileSettings:
     """What is profiled and how: the `profile` node of a config.
 
@@ -44,8 +45,7 @@ class ProfileSettings:
 
     def __post_init__(self) -> None:
         check_convention(self.convention)
-        if self.precision not in PRECISIONS:
-            raise UserError(f"profile.precision={self.precision!r} must be one of {', '.join(PRECISIONS)}.")
+        precision_dtype(self.precision, key="profile.precision")
         for name, least in (("batch_size", 1), ("warmup", 0), ("repeats", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"profile.{name}={getattr(self, name)} must be at least {least}.")

@@ -8,8 +8,7 @@ import gc
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,10 +20,9 @@ from torch.optim import Optimizer
 from torch.profiler import record_function
 
 from sct.models.segmenter import Segmenter
+from sct.precision import autocast, precision_dtype
 
 T = TypeVar("T")
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Stopwatch:
@@ -67,13 +65,13 @@ class Inference:
     def step(self) -> Tensor:
         """One forward pass -> logits (B, Q, *S)."""
         self.segmenter.eval()
-        with torch.inference_mode(), autocast(self.image.device, self.precision):
+        with torch.inference_mode(), autocast(self.image.device, precision_dtype(self.precision)):
             return self.segmenter(self.image)
 
     def parts(self, watch: Stopwatch) -> None:
         """One timed run of encoder, completion and decoder apart."""
         network = self.segmenter.eval()
-        with torch.inference_mode(), autocast(self.image.device, self.precision):
+        with torch.inference_mode(), autocast(self.image.device, precision_dtype(self.precision)):
             encoded = watch.time("encoder", lambda: network.encoder(self.image))
             dense = watch.time("completion", lambda: network.completion(encoded))
             watch.time("decoder", lambda: network.decoder(self.image, dense))
@@ -99,7 +97,7 @@ class Training:
         """Forward, loss, backward and the optimizer's step."""
         self.segmenter.train()
         self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.image.device, self.precision):
+        with autocast(self.image.device, precision_dtype(self.precision)):
             loss = self.criterion(self.segmenter(self.image), self.target)["loss"]
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
@@ -114,7 +112,7 @@ class Training:
         watch.time("decoder", lambda: self.there_and_back(network.decoder, self.image, dense))
 
     def there_and_back(self, part: Callable[..., T], *inputs: object) -> T:
-        with autocast(self.image.device, self.precision):
+        with autocast(self.image.device, precision_dtype(self.precision)):
             output = part(*inputs)
         ends = [tensor for tensor in tensors(output) if tensor.requires_grad]
         torch.autograd.backward(ends, [torch.ones_like(tensor) for tensor in ends])
@@ -177,13 +175,6 @@ def write_trace(runs: list[Inference | Training], folder: Path) -> None:
         for run in runs:
             with record_function(type(run).__name__.lower()):
                 measure(run, warmup=0, repeats=1)
-
-
-@contextmanager
-def autocast(device: torch.device, precision: str) -> Iterator[None]:
-    """Mixed precision for bf16 and fp16, nothing for fp32."""
-    with torch.autocast(device.type, dtype=PRECISIONS[precision], enabled=precision != "fp32"):
-        yield
 
 
 def device_name(device: torch.device) -> str:

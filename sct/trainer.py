@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -71,6 +72,7 @@ class Trainer:
             is_main=processes.is_main,
             tensorboard=settings.tensorboard,
         )
+        self.log.text("config", f"```yaml\n{OmegaConf.to_yaml(OmegaConf.create(config))}```")
 
     def fit(self) -> dict[str, float]:
         """Trains from the current step to `max_steps`; returns the best validation row."""
