@@ -23,7 +23,8 @@ FOLDER = "checkpoints"
 def save(state: dict[str, Any], path: Path) -> None:
     """Writes `state` to `path`: at any moment the file is whole, the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    # always the same name: what a killed process left is overwritten, and does not fill the disk
+    temporary = path.parent / "unfinished.tmp"
     with temporary.open("wb") as file:
         torch.save({"format": FORMAT, **state}, file)
         file.flush()
@@ -37,10 +38,16 @@ def save(state: dict[str, Any], path: Path) -> None:
 
 
 def save_step(state: dict[str, Any], run_dir: Path, *, step: int) -> None:
-    """Saves the state after `step` steps, and only then removes all but the two newest."""
-    save(state, run_dir / FOLDER / f"step_{step:08d}.pt")
-    for old in step_files(run_dir)[2:]:
-        old.unlink()
+    """Saves the state after `step` steps, and only then removes all but this one and the one before.
+
+    A later one can only be a damaged file that the run could not go on from.
+    """
+    path = run_dir / FOLDER / f"step_{step:08d}.pt"
+    save(state, path)
+    before = [other for other in step_files(run_dir) if other.name < path.name]
+    for other in step_files(run_dir):
+        if other not in (path, *before[:1]):
+            other.unlink()
 
 
 def step_files(run_dir: Path) -> list[Path]:
@@ -61,12 +68,18 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_newest(run_dir: Path) -> dict[str, Any] | None:
-    """The last state of a run, the one before when that is damaged, None when there is none."""
-    for path in step_files(run_dir):
+    """The last state of a run, the one before when that is damaged, None when there is none.
+
+    UserError when none of those that are there can be read: starting anew would write over them.
+    """
+    files = step_files(run_dir)
+    for path in files:
         try:
             return load(path)
         except UserError as error:
-            logger.warning("%s Trying the one before.", error)
+            logger.warning("%s", error)
+    if files:
+        raise UserError(f"No checkpoint in {files[0].parent} can be read. Move them away to start this run anew.")
     return None
 
 

@@ -3,6 +3,7 @@
 Hydra's own run folders and logging are switched off in `configs/hydra`: a run's folder is ours (`sct.run`).
 """
 
+import difflib
 import os
 import re
 import sys
@@ -12,12 +13,18 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from sct.config import CONFIG_DIR, nearest, register_schemas
+from sct.config import CONFIG_DIR, check_section, nearest, options
 from sct.errors import UserError
+from sct.schema import register_schemas
+
+CONFIG_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
+# folders of configs/ that are no key of a config but whole sets of settings
+APPENDED = ("experiment", "debug")
 
 
 def run(task: Callable[[DictConfig], Any], *, config_name: str) -> None:
@@ -27,50 +34,86 @@ def run(task: Callable[[DictConfig], Any], *, config_name: str) -> None:
     register_schemas()
 
     def guarded(cfg: DictConfig) -> Any:
+        # caught in here, since Hydra reports what passes through it with a line of its own
         try:
+            check_section(cfg)
             return task(cfg)
         except UserError as error:
             fail(str(error))
+        except OmegaConfBaseException as error:
+            fail(explain(error, config_name=config_name))
         except KeyboardInterrupt:
-            fail("Interrupted. A run goes on where it stopped with resume=auto.", status=130)
+            fail("Interrupted. A training run goes on where it was last saved with resume=auto.", status=130)
 
     try:
         hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base="1.3")(guarded)()
-    except (HydraException, OmegaConfBaseException) as error:
-        fail(explain(error, config_name=config_name))
+    except CONFIG_ERRORS as error:
+        # the same in every process of a run
+        fail(explain(error, config_name=config_name) if os.environ.get("RANK", "0") == "0" else "")
 
 
 def fail(message: str, *, status: int = 1) -> None:
-    sys.stderr.write(f"Error: {message}\n")
+    """Ends the command; a process of torchrun other than the first says which one it is."""
+    rank = os.environ.get("RANK", "0")
+    if message:
+        sys.stderr.write(f"Error{'' if rank == '0' else f' in process {rank}'}: {message}\n")
     sys.exit(status)
 
 
 def explain(error: Exception, *, config_name: str) -> str:
-    """Hydra's message about a config, with the nearest valid key where a key is unknown."""
-    lines = [line for cause in causes(error) for line in str(cause).splitlines() if line.strip()]
-    text = "\n".join(dict.fromkeys(lines))
-    unknown = re.search(r"Could not override '([^']+)'", text)
-    if unknown:
-        key = unknown.group(1)
-        return f"Unknown key {key} on the command line. {nearest(key, known_keys(config_name, without=key))}"
-    in_file = re.search(r"Key '([^']+)' not in '([^']+)'", text)
-    if in_file:
-        name = in_file.group(1)
-        place = re.search(r"full_key: (\S+)", text)
-        key = place.group(1) if place else name
+    """What is wrong in a config or on the command line, where, and the nearest valid key or choice."""
+    chain = list(causes(error))
+    text = str(chain[0])
+    if isinstance(error, YAMLError):
+        return f"A config file is not valid YAML: {text}"
+    if isinstance(error, OverrideParseException):
         return (
-            f"Unknown key {key} in a config file (or an experiment file that does not begin with "
-            f"'# @package _global_'). {nearest(key, known_keys(config_name))}"
+            f"{error.override!r} on the command line can't be read as KEY=VALUE ({chain[1]}). Quote lists and "
+            "special characters: 'key=[1,2]'."
         )
-    option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
-    if option:
-        group, name = option.groups()
-        names = sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
-        return f"There is no {group}={name}. {nearest(name, names)} Choices: {', '.join(names)}."
-    return text
+    if match := re.search(r"Multiple values for (\w+)", text):
+        return f"{match[1]} is chosen twice. Give it once, without a plus sign: {match[1]}=NAME."
+    if match := re.search(r"Could not override '([^']+)'", text):
+        file = re.match(r"In '([^']+)'", text)
+        return unknown_key(match[1], config_name=config_name, place=f"configs/{file[1]}.yaml" if file else "")
+    if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, name = match.groups()
+        return f"There is no {group}={name}. {nearest(name, options(group))} Choices: {', '.join(options(group))}."
+    file = re.match(r"In '([^']+)'", text)
+    place = f" in configs/{file[1]}.yaml" if file else ""
+    for cause in chain:
+        key = getattr(cause, "full_key", None)
+        if not key:
+            continue
+        if "Key '" in str(cause) and file:
+            return unknown_key(key, config_name=config_name, place=place.removeprefix(" in "))
+        return f"{key}{place}: {str(cause).splitlines()[0]}. Correct this value."
+    return f"{text.splitlines()[0]}: {chain[1]}" if len(chain) > 1 and len(text.splitlines()) == 1 else text.strip()
+
+
+def unknown_key(key: str, *, config_name: str, place: str) -> str:
+    """The message about a key that doesn't exist, on the command line or in the file `place`."""
+    if place and key in APPENDED:
+        return f"{place} must begin with the line '# @package _global_': without it its keys are not found."
+    if key in APPENDED:
+        return f"{key} is added to a command with a plus sign: +{key}=NAME, one of {', '.join(options(key))}."
+    where = f"in {place}" if place else "on the command line"
+    known = [*known_keys(config_name, without=key), *(f"+{name}" for name in APPENDED)]
+    return f"Unknown key {key} {where}. {nearest_key(key, known)}"
+
+
+def nearest_key(key: str, known: list[str]) -> str:
+    """The likeliest of all dotted keys: beside it, of the same name elsewhere, or of similar spelling."""
+    parent, _, name = key.rpartition(".")
+    siblings = [other for other in known if other.rpartition(".")[0] == parent] or [k for k in known if "." not in k]
+    same_name = [other for other in known if other.rpartition(".")[2] == name]
+    close = difflib.get_close_matches(key, siblings, n=1, cutoff=0.6) or same_name[:1]
+    close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"Did you mean {close[0]!r}?" if close else f"Known there: {', '.join(siblings)}."
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and what it was raised from, outermost first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -83,7 +126,7 @@ def known_keys(config_name: str, *, without: str = "") -> list[str]:
     for overrides in (choices, []):
         try:
             return list(all_keys(OmegaConf.to_container(compose_config(config_name, overrides=overrides))))
-        except (HydraException, OmegaConfBaseException):
+        except CONFIG_ERRORS:
             continue
     return []
 

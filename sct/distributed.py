@@ -1,14 +1,20 @@
 """The processes of a run: one alone, or several started by torchrun."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from sct.errors import UserError
+
+T = TypeVar("T")
+
+# the others wait while one process checks or caches a large data set
+PATIENCE = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,26 @@ class Processes:
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def on_main(self, task: Callable[[], T]) -> T:
+        """The result of what only the main process does; where that is the user's mistake, all processes end."""
+        result, failed, error = None, False, None
+        if self.is_main:
+            try:
+                result = task()
+            except UserError as caught:
+                failed, error = True, caught
+        result, failed = self.broadcast((result, failed))
+        if error is not None:
+            raise error
+        if failed:
+            raise SystemExit(1)  # the main process says why
+        return result  # type: ignore[return-value]
+
+    def mean(self, row: dict[str, float]) -> dict[str, float]:
+        """Numbers averaged over all processes, everywhere."""
+        rows = self.gather(row)
+        return {name: sum(other[name] for other in rows) / len(rows) for name in row}
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes in order of rank, everywhere."""
@@ -79,7 +105,7 @@ def join(device: str) -> Processes:
     if where.type == "cuda":
         torch.cuda.set_device(where)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
     return Processes(rank=dist.get_rank(), world_size=world_size, device=where)
 
 

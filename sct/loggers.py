@@ -11,6 +11,8 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from sct.files import write_text
+
 logger = logging.getLogger(__name__)
 
 
@@ -89,6 +91,4 @@ def cut_after(file: Path, *, step: int) -> None:
             break
         if row["step"] <= step:
             kept.append(line + "\n")
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, file)
+    write_text(file, "".join(kept))

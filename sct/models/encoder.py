@@ -90,8 +90,7 @@ class ViTEncoder(nn.Module):
         tokens = Tokens(x[:, P:], index)
         prefix = x[:, :P]
         encoded = Encoded(grid=self.grid, final=tokens, prefix=prefix)
-        if 0 in self.taps:
-            encoded.taps.append(tokens.x)
+        encoded.taps.extend([tokens.x] * self.taps.count(0))
         for number, block in enumerate(self.blocks, start=1):
             prefix, tokens = self.run_block(block, number, prefix=prefix, tokens=tokens, encoded=encoded)
             encoded.taps.extend([tokens.x] * self.taps.count(number))

@@ -1,0 +1,112 @@
+"""The schema of a command's config: every key that may stand outside a group, with its type and default."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from sct.errors import UserError
+from sct.precision import precision_dtype
+from sct.profiling import ProfileSettings
+
+
+@dataclass
+class PathsConfig:
+    data: str = "data"
+    outputs: str = "outputs"
+    cache: str = "${paths.outputs}/cache"
+
+
+@dataclass
+class PruningConfig:
+    """What every pruning method shares, so that swapping the encoder keeps places and ratio."""
+
+    blocks: list[int] = field(default_factory=lambda: [3, 6, 9])
+    ratio: float = 0.9
+
+
+@dataclass
+class TrainerConfig:
+    """How a run is trained. Steps are the clock: one step is one optimizer update."""
+
+    max_steps: int = 1000
+    device: str = "auto"
+    precision: str = "fp32"
+    accumulate: int = 1
+    clip_norm: float | None = None
+    ema_decay: float | None = None
+    compile: bool = False
+    deterministic: bool = True
+    log_every: int = 10
+    validate_every: int = 100
+    save_every: int = 100
+    best_metric: str = "val/dice/mean"
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        precision_dtype(self.precision)
+        for name in ("max_steps", "accumulate", "log_every", "validate_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"trainer.{name}={getattr(self, name)} must be at least 1.")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise UserError(f"trainer.clip_norm={self.clip_norm} must be above 0, or null for no clipping.")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise UserError(f"trainer.ema_decay={self.ema_decay} must lie between 0 and 1, or null for no average.")
+
+
+@dataclass
+class Config:
+    """Root of `train` and `profile`: every group of `configs/` is one key."""
+
+    name: str = MISSING
+    seed: int = 0
+    resume: str | None = None
+    run_dir: str | None = None
+    ckpt: str | None = None
+    data: dict[str, Any] = MISSING
+    encoder: dict[str, Any] = MISSING
+    completion: dict[str, Any] = MISSING
+    decoder: dict[str, Any] = MISSING
+    loss: dict[str, Any] = MISSING
+    optimizer: dict[str, Any] = MISSING
+    schedule: dict[str, Any] = MISSING
+    inferer: dict[str, Any] = MISSING
+    pruning: PruningConfig = field(default_factory=PruningConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    profile: ProfileSettings = field(default_factory=ProfileSettings)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+
+
+@dataclass
+class InferenceConfig:
+    """What evaluation and prediction share; `null` keeps what the run was trained with."""
+
+    ckpt: str = MISSING
+    weights: str = "best"
+    device: str = "auto"
+    precision: str | None = None
+    inferer: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EvalConfig(InferenceConfig):
+    split: str = "test"
+    output: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    save_predictions: bool = True
+    figures: int = 3
+
+
+@dataclass
+class PredictConfig(InferenceConfig):
+    input: str = MISSING
+    output: str = MISSING
+
+
+def register_schemas() -> None:
+    """Makes the schemas known to Hydra; the root configs name them in their defaults lists."""
+    store = ConfigStore.instance()
+    store.store(name="run_schema", node=Config)
+    store.store(name="eval_schema", node=EvalConfig)
+    store.store(name="predict_schema", node=PredictConfig)

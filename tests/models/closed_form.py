@@ -1,0 +1,112 @@
+"""What each part costs by arithmetic alone, in MACs an image: matrix products, convolutions, and norms as fvcore counts.
+
+Letters: N tokens of the grid, n tokens alive, P prefix tokens, L = P + n, C encoder width, D completion width.
+"""
+
+import math
+
+from torch import nn
+
+from sct.models.completion.mim import MIM
+from sct.models.completion.mta import MTA
+from sct.models.completion.scatter import Scatter
+from sct.models.decoders.unetr import UNETR
+from sct.models.encoder import ViTEncoder
+from sct.models.reducers.base import keep_count
+from sct.models.reducers.stp import STP
+from sct.models.segmenter import Segmenter
+
+# fvcore's operations an element
+AFFINE_NORM, PLAIN_NORM = 5, 4
+
+
+def closed_form(segmenter: Segmenter) -> dict[str, int]:
+    """MACs of an image by part; KeyError for a part whose cost is not written down here yet."""
+    parts = {
+        "encoder": FORMS[type(segmenter.encoder)](segmenter.encoder),
+        "completion": FORMS[type(segmenter.completion)](segmenter.completion, segmenter.encoder),
+        "decoder": FORMS[type(segmenter.decoder)](segmenter.decoder, segmenter),
+    }
+    return {"total": sum(parts.values()), **parts}
+
+
+def vit(encoder: ViTEncoder) -> int:
+    spec, n = encoder.spec, encoder.spec.num_tokens
+    macs = n * spec.dim * spec.in_channels * spec.patch_size**spec.spatial_dims
+    for number in range(1, encoder.depth + 1):
+        macs += block(spec.num_prefix + n, spec.dim)
+        if encoder.reducer is not None and number in encoder.reducer.blocks:
+            cost, n = FORMS[type(encoder.reducer)](encoder.reducer, n, spec.dim)
+            macs += cost
+    return macs + AFFINE_NORM * (spec.num_prefix + n) * spec.dim
+
+
+def block(L: int, C: int) -> int:
+    """Query, key, value and output; both attention products; an MLP four times as wide; two norms."""
+    return 4 * L * C**2 + 2 * L**2 * C + 8 * L * C**2 + 2 * AFFINE_NORM * L * C
+
+
+def stp(reducer: STP, n: int, C: int) -> tuple[int, int]:
+    """The scorer on the n tokens alive, and how many stay."""
+    cost = AFFINE_NORM * C + C * C + C * (C // 2) + (C // 2) * (C // 4) + C // 4
+    return n * cost, keep_count(n, ratio=reducer.ratio, rounding=reducer.rounding)
+
+
+def final_count(encoder: ViTEncoder) -> int:
+    n = encoder.spec.num_tokens
+    for _ in range(encoder.spec.num_stages):
+        n = FORMS[type(encoder.reducer)](encoder.reducer, n, encoder.spec.dim)[1]
+    return n
+
+
+def dropped_norms(encoder: ViTEncoder) -> int:
+    return AFFINE_NORM * (encoder.spec.num_tokens - final_count(encoder)) * encoder.spec.dim
+
+
+def scatter(completion: Scatter, encoder: ViTEncoder) -> int:
+    return dropped_norms(encoder)
+
+
+def mta(completion: MTA, encoder: ViTEncoder) -> int:
+    C, D, L = encoder.spec.dim, completion.restore.in_features, encoder.spec.num_prefix + encoder.spec.num_tokens
+    return dropped_norms(encoder) + L * C * D + len(completion.blocks) * block(L, D) + AFFINE_NORM * L * D + L * D * C
+
+
+def mim(completion: MIM, encoder: ViTEncoder) -> int:
+    C, D, L = encoder.spec.dim, completion.restore.in_features, encoder.spec.num_prefix + encoder.spec.num_tokens
+    given = encoder.spec.num_prefix + final_count(encoder)
+    enter = given * (AFFINE_NORM * C + C * D)
+    return enter + len(completion.blocks) * block(L, D) + AFFINE_NORM * L * D + L * D * C
+
+
+def unetr(decoder: UNETR, segmenter: Segmenter) -> int:
+    spec = segmenter.completion.spec
+    d, C, f = spec.spatial_dims, spec.dim, decoder.head.conv.in_channels
+    levels = decoder.num_skips + 1
+    steps = int(math.log2(spec.patch_size))
+    voxels = [math.prod(spec.image_size) // 2 ** (d * i) for i in range(levels + 1)]
+    channels = [f * 2**i for i in range(levels)] + [C]
+
+    def residual(level: int, cin: int, cout: int) -> int:
+        """Two convolutions of 3^d, a third of 1^d where the widths differ, a norm after each."""
+        norms = PLAIN_NORM * (2 + (cin != cout)) * cout
+        return voxels[level] * (3**d * (cin + cout) * cout + (cin != cout) * cin * cout + norms)
+
+    def doubling(level: int, cin: int, cout: int) -> int:
+        """A transposed convolution of kernel and stride 2 up to `level`: every input place meets the whole kernel."""
+        return voxels[level + 1] * 2**d * cin * cout
+
+    macs = residual(0, spec.in_channels, f) + voxels[0] * f * segmenter.num_classes
+    for level in range(levels):
+        macs += doubling(level, channels[level + 1], channels[level]) + residual(level, 2 * channels[level], channels[level])
+    for level in range(1, levels):
+        out = channels[level]
+        if level == steps:
+            macs += residual(level, C, out)
+        else:
+            macs += doubling(steps - 1, C, out)
+            macs += sum(doubling(i, out, out) + residual(i, out, out) for i in range(level, steps - 1))
+    return macs
+
+
+FORMS: dict[type[nn.Module], object] = {ViTEncoder: vit, STP: stp, Scatter: scatter, MTA: mta, MIM: mim, UNETR: unetr}

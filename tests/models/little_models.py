@@ -1,0 +1,98 @@
+"""Every network that the shipped config groups can make, in a size that takes milliseconds."""
+
+import itertools
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from sct.cli import compose_config
+from sct.config import CONFIG_DIR, build
+from sct.models.segmenter import Segmenter
+from sct.models.tokens import FeatureSpec
+
+CHANNELS, CLASSES, SIZE = 2, 3, 16
+# upper limits: what a config sets lower (such as no blocks at all) stays
+LIMITS = {
+    "encoder": {"patch_size": 4, "dim": 24, "depth": 3, "num_heads": 2},
+    "completion": {"dim": 24, "num_heads": 2},
+    "decoder": {"feature_size": 4},
+}
+PRUNING = ("pruning.blocks=[1,2]", "pruning.ratio=0.5")
+
+
+class Combination(NamedTuple):
+    encoder: str
+    completion: str
+    decoder: str
+    dims: int
+
+    def __str__(self) -> str:
+        return f"{self.encoder}-{self.completion}-{self.decoder}-{self.dims}d"
+
+    @property
+    def image_size(self) -> list[int]:
+        return [SIZE] * self.dims
+
+
+def options(group: str) -> list[str]:
+    """Names of all config files of a group."""
+    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+
+
+COMBINATIONS = [
+    Combination(*names) for names in itertools.product(*(options(group) for group in LIMITS), (2, 3))
+]
+PLAIN = Combination("stp", "mta", "unetr", 2)
+
+
+@cache
+def composed(group: str, name: str, *overrides: str) -> DictConfig:
+    return compose_config("train", overrides=[f"{group}={name}", *PRUNING, *overrides])
+
+
+@cache
+def little_config(which: Combination, *overrides: str) -> DictConfig:
+    """The config of a combination, every size limited; taps are as many as the decoder has token skips."""
+    # composing takes long: each file once, not each combination
+    cfg = composed("encoder", which.encoder, *overrides).copy()
+    cfg.completion = composed("completion", which.completion).completion
+    cfg.decoder = composed("decoder", which.decoder).decoder
+    for group, limits in LIMITS.items():
+        for name, limit in limits.items():
+            if cfg[group].get(name) is not None:
+                cfg[group][name] = min(cfg[group][name], limit)
+    if "taps" in cfg.encoder:
+        spec = FeatureSpec(tuple(which.image_size), CHANNELS, cfg.encoder.patch_size, cfg.encoder.dim, 1)
+        decoder = build(cfg.decoder, key="decoder")(spec=spec, num_classes=CLASSES)
+        cfg.encoder.taps = getattr(decoder, "num_skips", 0)
+    return cfg
+
+
+def little_network(which: Combination, *overrides: str, seed: int = 0) -> Segmenter:
+    """The network of a combination in evaluation mode, on the default device.
+
+    Noise is added to every trained parameter: tokens and biases that start at zero would hide mistakes.
+    """
+    cfg = little_config(which, *overrides)
+    torch.manual_seed(seed)
+    network = Segmenter(
+        encoder=build(cfg.encoder, key="encoder", image_size=which.image_size, in_channels=CHANNELS),
+        completion=build(cfg.completion, key="completion"),
+        decoder=build(cfg.decoder, key="decoder"),
+        num_classes=CLASSES,
+    )
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    return network.eval()
+
+
+def little_batch(which: Combination, *, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """Noise images (2, C, *S) and labels (2, *S)."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(2, CHANNELS, *which.image_size, generator=generator)
+    return image, torch.randint(CLASSES, (2, *which.image_size), generator=generator)

@@ -1,0 +1,208 @@
+"""What every combination of encoder, completion and decoder promises, in 2-D and 3-D.
+
+The combinations are the files of the config groups: a new file is tested here without a line of code, but for
+the arithmetic of its cost (closed_form.py) and, for a reducer, the setting that prunes nothing.
+"""
+
+import copy
+import io
+
+import pytest
+import torch
+from closed_form import closed_form
+from little_models import (
+    CLASSES,
+    COMBINATIONS,
+    PLAIN,
+    Combination,
+    little_batch,
+    little_config,
+    little_network,
+    options,
+)
+
+from sct.config import build
+from sct.macs import PARTS, count_macs
+from sct.models.completion.mim import MIM
+from sct.models.completion.scatter import Scatter
+from sct.models.segmenter import Segmenter
+from sct.models.tokens import Prediction
+
+# how to tell an encoder to prune nothing, where it is not this
+KEEP_ALL: dict[str, str] = {}
+KEEP_ALL_DEFAULT = "pruning.ratio=0.0"
+
+
+def changed_parts(which: Combination) -> list[int]:
+    """Positions of encoder, completion and decoder where a combination differs from the plain one."""
+    return [i for i in range(3) if which[i] != PLAIN[i]]
+
+
+def fits_together(which: Combination) -> bool:
+    """Every encoder with every completion, and every decoder."""
+    return 2 not in changed_parts(which) or changed_parts(which) == [2]
+
+
+def stands_alone(which: Combination) -> bool:
+    """The plain combination, and every change of one part in 2-D or in 3-D."""
+    changed = changed_parts(which)
+    return not changed or (len(changed) == 1 and which.dims == 2 + changed[0] % 2)
+
+
+def combinations(at_once=lambda which: True) -> pytest.MarkDecorator:
+    """Runs a test on every combination; where it is slow, only some `at_once` and the others with -m long."""
+    params = [pytest.param(w, marks=() if at_once(w) else pytest.mark.long) for w in COMBINATIONS]
+    return pytest.mark.parametrize("which", params, ids=str)
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[Combination, Segmenter]:
+    """Built once each, in evaluation mode; whoever trains takes a copy."""
+    return {which: little_network(which) for which in COMBINATIONS}
+
+
+@combinations()
+@torch.no_grad()
+def test_shapes_and_finite_values(which, networks):
+    image, _ = little_batch(which)
+    network = networks[which]
+    logits = network(image)
+    assert logits.shape == (2, CLASSES, *which.image_size)
+    assert logits.isfinite().all()
+    trained = copy.deepcopy(network).train()(image)
+    assert isinstance(trained, Prediction)
+    assert trained.logits.shape == logits.shape
+    assert trained.logits.isfinite().all()
+    spec = network.completion.spec
+    dense = network.completion(network.encoder(image))
+    assert dense.grid == spec.grid
+    assert [x.shape for x in (dense.x, *dense.taps)] == [(2, spec.num_tokens, spec.dim)] * (1 + spec.num_taps)
+
+
+@combinations()
+def test_every_parameter_gets_a_gradient(which, networks):
+    network = copy.deepcopy(networks[which]).train()
+    criterion = build(little_config(which).loss, key="loss")
+    for seed in (1, 2):
+        image, label = little_batch(which, seed=seed)
+        criterion(network(image), label)["loss"].backward()
+        trained = {name: p.grad for name, p in network.named_parameters() if p.requires_grad}
+        assert [name for name, grad in trained.items() if grad is None] == []
+    assert [name for name, grad in trained.items() if not grad.isfinite().all()] == []
+    assert {name for name, grad in trained.items() if not grad.any()} == idle(network)
+
+
+def idle(network: Segmenter) -> set[str]:
+    """What a combination has no use for: mask tokens where nothing is missing, a class token that nothing reads."""
+    names = set()
+    if isinstance(network.completion, MIM) and not network.encoder.spec.num_stages:
+        names.add("completion.mask_token")
+    if isinstance(network.completion, Scatter) and not network.encoder.depth:
+        names.add("encoder.class_token")
+    return names
+
+
+@combinations()
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@torch.no_grad()
+def test_final_and_dropped_cover_the_grid_once(which, training, networks):
+    network = copy.deepcopy(networks[which]).train(training)
+    encoded = network.encoder(little_batch(which)[0])
+    spec = network.encoder.spec
+    assert encoded.grid == spec.grid
+    assert encoded.prefix.shape == (2, spec.num_prefix, spec.dim)
+    assert len(encoded.dropped) == spec.num_stages, "one set a stage, in training as in evaluation"
+    assert len(encoded.taps) == spec.num_taps
+    for tokens in (*encoded.dropped, encoded.final):
+        assert tokens.x.shape == (*tokens.index.shape, spec.dim)
+        assert (tokens.index.diff(dim=1) > 0).all(), "spatial order"
+    index = torch.cat([tokens.index for tokens in (*encoded.dropped, encoded.final)], dim=1)
+    assert torch.equal(index.sort(dim=1).values, torch.arange(spec.num_tokens).expand(2, -1))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("encoder", options("encoder"))
+@torch.no_grad()
+def test_nothing_pruned_equals_dense(encoder, dims):
+    which = Combination(encoder, "scatter", "unetr", dims)
+    sparse = little_network(which, KEEP_ALL.get(encoder, KEEP_ALL_DEFAULT)).encoder
+    cfg = little_config(which).copy()
+    cfg.encoder.reducer = None
+    dense = build(cfg.encoder, key="encoder", image_size=which.image_size, in_channels=2).eval()
+    weights = {name: p for name, p in sparse.state_dict().items() if not name.startswith("reducer.")}
+    dense.load_state_dict(weights)
+    image, _ = little_batch(which)
+    ours, theirs = sparse(image), dense(image)
+    assert torch.equal(ours.final.x, theirs.final.x)
+    assert torch.equal(ours.prefix, theirs.prefix)
+    assert [tokens.x.shape[1] for tokens in ours.dropped] == [0] * sparse.spec.num_stages
+
+
+@combinations()
+@torch.no_grad()
+def test_evaluation_is_deterministic(which, networks):
+    image, _ = little_batch(which)
+    torch.manual_seed(0)
+    first = networks[which](image)
+    torch.manual_seed(1)
+    assert torch.equal(first, networks[which](image))
+
+
+@combinations()
+@torch.no_grad()
+def test_a_batch_of_two_is_two_batches_of_one(which, networks):
+    image, _ = little_batch(which)
+    alone = torch.cat([networks[which](image[:1]), networks[which](image[1:])])
+    torch.testing.assert_close(networks[which](image), alone, rtol=1e-5, atol=1e-5)
+
+
+@combinations(fits_together)
+def test_macs_equal_the_closed_form(which):
+    with torch.device("meta"):
+        network = little_network(which)
+        image = torch.empty(1, 2, *which.image_size)
+    expected = closed_form(network)
+    assert set(expected) == {"total", *PARTS}
+    assert count_macs(network, image) == expected
+
+
+@combinations()
+@torch.no_grad()
+def test_state_dict_round_trip(which, networks):
+    file = io.BytesIO()
+    torch.save(networks[which].state_dict(), file)
+    file.seek(0)
+    other = little_network(which, seed=1)
+    image, _ = little_batch(which)
+    assert not torch.equal(other(image), networks[which](image))
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other(image), networks[which](image))
+
+
+@combinations(fits_together)
+def test_meta_device(which):
+    with torch.device("meta"):
+        network = little_network(which)
+        image = torch.empty(1, 2, *which.image_size)
+        assert network(image).shape == (1, CLASSES, *which.image_size)
+        assert network.train()(image).logits.shape == (1, CLASSES, *which.image_size)
+    assert {p.device.type for p in network.parameters()} == {"meta"}
+
+
+@combinations(stands_alone)
+@torch.no_grad()
+def test_compile(which, networks):
+    torch.compiler.reset()
+    compiled = torch.compile(networks[which], backend="eager", fullgraph=True)
+    for seed in (1, 2):
+        image, _ = little_batch(which, seed=seed)
+        torch.testing.assert_close(compiled(image), networks[which](image))
+
+
+@combinations(stands_alone)
+@torch.no_grad()
+def test_export(which, networks):
+    exported = torch.export.export(networks[which], (little_batch(which)[0],)).module()
+    # an image that it was not traced with: nothing of the first one's choice of tokens may be baked in
+    image, _ = little_batch(which, seed=2)
+    torch.testing.assert_close(exported(image), networks[which](image))
