@@ -27,6 +27,7 @@ from sct.models.decoders.unetr import UNETR
 from sct.models.encoder import ViTEncoder
 from sct.models.reducers.stp import STP
 from sct.models.segmenter import Segmenter
+from sct.optim import adamw
 from sct.timing import Inference, Stopwatch, Training, device_name
 
 NETWORKS = ("dense", "stp")
@@ -83,7 +84,7 @@ def training(segmenter: Segmenter, options: argparse.Namespace) -> Training:
         image=torch.randn(1, 1, *shape, device=options.device),
         target=torch.randint(options.classes, (1, *shape), device=options.device),
         criterion=DiceCE(),
-        optimizer=torch.optim.AdamW(segmenter.parameters(), lr=1e-4),
+        optimizer=adamw(segmenter, lr=1e-4),
         scaler=torch.amp.GradScaler(torch.device(options.device).type, enabled=False),
     )
 

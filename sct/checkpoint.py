@@ -60,7 +60,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"{path} can't be read as a checkpoint ({reason}). Take another one.") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of sct (format {FORMAT}).")
@@ -117,3 +117,20 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, source:
             f"{source} holds weights of another model:\n  {shown}\nUse the config of that run, or start a new run."
         )
     module.load_state_dict(weights)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], *, source: str) -> None:
+    """Loads what the optimizer has accumulated; its settings stay those of the config.
+
+    UserError where the parameters are grouped differently than in `state`.
+    """
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(state)
+    except ValueError as error:
+        raise UserError(
+            f"{source} groups the parameters differently ({error}). Settings such as optimizer.layer_decay "
+            "can't change in a run that goes on; start a new one."
+        ) from error
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)

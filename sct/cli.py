@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import hydra
@@ -27,27 +27,37 @@ CONFIG_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 APPENDED = ("experiment", "debug")
 
 
-def run(task: Callable[[DictConfig], Any], *, config_name: str) -> None:
-    """Composes the config from the command line and runs the task; exits with 1 after a user's mistake."""
+def run(task: Callable[[DictConfig], Any], *, config_name: str, open_groups: Sequence[str] = ()) -> None:
+    """Composes the config from the command line and runs the task; exits with 1 after a user's mistake.
+
+    The keys of `open_groups` are those of a trained run, unknown here: the task checks them.
+    """
+    added = tuple(f"{group}." for group in open_groups)
+    sys.argv[1:] = [f"++{argument}" if argument.startswith(added) else argument for argument in sys.argv[1:]]
     # Hydra then raises instead of printing its own reports and exiting
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     register_schemas()
+    started = False
 
     def guarded(cfg: DictConfig) -> Any:
+        nonlocal started
+        started = True
         # caught in here, since Hydra reports what passes through it with a line of its own
         try:
             check_section(cfg)
             return task(cfg)
         except UserError as error:
             fail(str(error))
-        except OmegaConfBaseException as error:
+        except CONFIG_ERRORS as error:
             fail(explain(error, config_name=config_name))
         except KeyboardInterrupt:
             fail("Interrupted. A training run goes on where it was last saved with resume=auto.", status=130)
 
     try:
         hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base="1.3")(guarded)()
-    except CONFIG_ERRORS as error:
+    except (*CONFIG_ERRORS, ValueError) as error:
+        if started:
+            raise
         # the same in every process of a run
         fail(explain(error, config_name=config_name) if os.environ.get("RANK", "0") == "0" else "")
 
@@ -75,12 +85,12 @@ def explain(error: Exception, *, config_name: str) -> str:
         return f"{match[1]} is chosen twice. Give it once, without a plus sign: {match[1]}=NAME."
     if match := re.search(r"Could not override '([^']+)'", text):
         file = re.match(r"In '([^']+)'", text)
-        return unknown_key(match[1], config_name=config_name, place=f"configs/{file[1]}.yaml" if file else "")
+        return unknown_key(match[1], config_name=config_name, place=f"{file[1]}.yaml" if file else "")
     if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, name = match.groups()
         return f"There is no {group}={name}. {nearest(name, options(group))} Choices: {', '.join(options(group))}."
     file = re.match(r"In '([^']+)'", text)
-    place = f" in configs/{file[1]}.yaml" if file else ""
+    place = f" in {file[1]}.yaml" if file else ""
     for cause in chain:
         key = getattr(cause, "full_key", None)
         if not key:

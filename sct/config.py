@@ -40,7 +40,7 @@ def build(node: DictConfig, *, key: str, **runtime: Any) -> Any:
         # how torch and MONAI refuse a setting
         if isinstance(cause, TypeError | ValueError):
             raise UserError(f"{key} ({node['_target_']}) refuses its settings: {cause}") from error
-        raise
+        raise cause from None
 
 
 def check_config(cfg: DictConfig) -> None:
@@ -68,7 +68,7 @@ def check_node(node: Any, *, key: str) -> None:
     for name in map(str, node):
         if name not in HYDRA_KEYS and name not in known:
             raise UserError(
-                f"Unknown key {key}.{name}, in a config file or added with +: {target.__name__} has no such "
+                f"Unknown key {key}.{name} in a config file or on the command line: {target.__name__} has no such "
                 f"setting. {nearest(name, known)}"
             )
     for name in map(str, node):

@@ -50,7 +50,7 @@ class Processes:
             raise error
         if failed:
             raise SystemExit(1)  # the main process says why
-        return result  # type: ignore[return-value]
+        return result
 
     def mean(self, row: dict[str, float]) -> dict[str, float]:
         """Numbers averaged over all processes, everywhere."""
@@ -87,11 +87,11 @@ def pick_device(name: str, *, local_rank: int = 0) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"trainer.device={name} is no device; use auto, cpu or cuda.") from error
+        raise UserError(f"device={name} (trainer.device in training) is none; use auto, cpu or cuda.") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
-            f"trainer.device={name}: this machine has {torch.cuda.device_count()} CUDA devices. "
-            "Use trainer.device=cpu or auto."
+            f"device={name} (trainer.device in training): this machine has {torch.cuda.device_count()} CUDA "
+            "devices. Use cpu or auto."
         )
     return device
 

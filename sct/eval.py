@@ -136,7 +136,7 @@ def patch_means(depth: Tensor, *, patch_size: int) -> np.ndarray:
 
 
 def main() -> None:
-    cli.run(evaluate, config_name="eval")
+    cli.run(evaluate, config_name="eval", open_groups=("data", "inferer"))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ def adamw(
         ],
         lr=lr,
         betas=(betas[0], betas[1]),
+        fused=True,
     )
 
 

@@ -62,7 +62,7 @@ def find_inputs(path: Path) -> list[Case]:
 
 
 def main() -> None:
-    cli.run(predict, config_name="predict")
+    cli.run(predict, config_name="predict", open_groups=("inferer",))
 
 
 if __name__ == "__main__":

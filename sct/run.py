@@ -1,8 +1,12 @@
 """A run's folder: where it is, what it was started with, and which one `resume` means."""
 
+import fcntl
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sct import checkpoint
 from sct.cli import compose_config
-from sct.config import to_dict
+from sct.config import check_config, to_dict
 from sct.distributed import Processes
 from sct.errors import UserError
 from sct.files import write_text
@@ -21,96 +25,111 @@ logger = logging.getLogger(__name__)
 
 # what may differ between two starts of the same run
 NOT_IDENTITY = ("resume", "run_dir", "ckpt", "profile")
+FINISHED = "finished"
 
 
-def open_run(cfg: DictConfig, *, processes: Processes) -> tuple[DictConfig, Path]:
-    """The config and folder of the run to train: decided by the main process, the same in all.
+@dataclass(frozen=True)
+class Plan:
+    """What a command is to train: its resolved config, the overrides behind it, its folder (None: a new one)."""
 
-    `resume=null` makes a new folder, `resume=auto` goes on with the newest unfinished run of the same config
-    (or starts one), `resume=PATH` goes on with that run under its own config plus what else the command says.
+    config: dict[str, Any]
+    overrides: list[str]
+    folder: Path | None
+
+
+def plan_run(cfg: DictConfig) -> Plan:
+    """Decides what to train and where, and checks the config; writes nothing.
+
+    `resume=null` plans a new folder, `resume=auto` goes on with the newest unfinished run of the same config
+    (or plans one), `resume=PATH` goes on with that run under its own config and what the command adds to it.
     """
-    decision, problem = None, None
-    if processes.is_main:
-        try:
-            cfg, folder = choose_run(cfg)
-            decision = (to_dict(cfg), str(folder))
-        except UserError as error:
-            problem = str(error)
-    decision, problem = processes.broadcast((decision, problem))
-    if problem is not None:
-        raise UserError(problem)
-    container, folder_name = decision
-    run_dir = Path(folder_name)
-    if processes.is_main:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(container)))
-        write_text(run_dir / "overrides.json", json.dumps(task_overrides(), indent=1))
-        log_to(run_dir)
-    else:
-        log_to(None, level=logging.WARNING)
-    return OmegaConf.create(container), run_dir
+    if cfg.resume in (None, "auto"):
+        check_config(cfg)
+        return Plan(to_dict(cfg), task_overrides(), choose_folder(cfg))
+    folder = Path(cfg.resume)
+    if folder.is_file():
+        raise UserError(f"resume={folder} is a file; give the run folder, two levels above its checkpoints.")
+    if not checkpoint.step_files(folder) or not (folder / "config.yaml").exists():
+        raise UserError(f"resume={folder} is no run folder with checkpoints to go on from; give another one.")
+    if cfg.run_dir is not None and Path(cfg.run_dir).resolve() != folder.resolve():
+        raise UserError(f"resume={folder} trains in that folder; leave run_dir={cfg.run_dir} out.")
+    config, overrides = resumed_config(folder)
+    check_config(OmegaConf.create(config))
+    return Plan(config, overrides, folder)
 
 
-def choose_run(cfg: DictConfig) -> tuple[DictConfig, Path]:
-    """Which folder, and with which config."""
-    if cfg.resume is None or (cfg.resume == "auto" and cfg.run_dir is not None):
-        return cfg, new_folder(cfg)
-    if cfg.resume == "auto":
-        return cfg, newest_unfinished(cfg) or new_folder(cfg)
-    run_dir = Path(cfg.resume)
-    if run_dir.is_file():
-        raise UserError(f"resume={run_dir} is a file; give the run folder, two levels above its checkpoints.")
-    if not checkpoint.step_files(run_dir):
-        raise UserError(f"resume={run_dir} holds no {checkpoint.FOLDER}/step_*.pt to go on from.")
-    return resumed_config(run_dir), run_dir
-
-
-def new_folder(cfg: DictConfig) -> Path:
-    """`run_dir`, or outputs/<name>/<time>; never one that holds another run."""
-    if cfg.run_dir is not None:
-        folder = Path(cfg.run_dir)
-        if (folder / "config.yaml").exists() and cfg.resume != "auto":
-            raise UserError(
-                f"run_dir={folder} already holds a run. Give resume=auto to go on with it, or another run_dir."
-            )
-        if (folder / "config.yaml").exists() and identity(OmegaConf.load(folder / "config.yaml")) != identity(cfg):
-            raise UserError(
-                f"run_dir={folder} holds a run with another config. Give resume={folder} to go on with "
-                "that one, or another run_dir."
-            )
+def choose_folder(cfg: DictConfig) -> Path | None:
+    """`run_dir`, never with another run in it, or the run that `resume=auto` finds."""
+    if cfg.run_dir is None:
+        return newest_unfinished(cfg) if cfg.resume == "auto" else None
+    folder = Path(cfg.run_dir)
+    if not (folder / "config.yaml").exists() and not checkpoint.step_files(folder):
         return folder
-    base = Path(cfg.paths.outputs) / cfg.name / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    folder, number = base, 1
-    while folder.exists():
-        number += 1
-        folder = base.with_name(f"{base.name}_{number}")
+    if cfg.resume is None:
+        raise UserError(f"run_dir={folder} already holds a run. Give resume=auto to go on with it, or another run_dir.")
+    changed = changed_keys(saved_identity(folder), identity(to_dict(cfg)))
+    if changed:
+        raise UserError(
+            f"run_dir={folder} holds a run with another config ({', '.join(sorted(changed)[:8])} differ). Give "
+            f"resume={folder} to go on with that one, or another run_dir."
+        )
     return folder
 
 
 def newest_unfinished(cfg: DictConfig) -> Path | None:
     """The newest run of this name and config that has not reached its last step."""
-    for path in sorted((Path(cfg.paths.outputs) / cfg.name).glob("*/config.yaml"), reverse=True):
-        if identity(OmegaConf.load(path)) == identity(cfg) and not (path.parent / "finished").exists():
-            return path.parent
+    runs = sorted((Path(cfg.paths.outputs) / cfg.name).glob("*/config.yaml"), reverse=True)
+    unfinished = [path.parent for path in runs if not (path.parent / FINISHED).exists()]
+    own = identity(to_dict(cfg))
+    for folder in unfinished:
+        if not changed_keys(saved_identity(folder), own):
+            return folder
+    if unfinished:
+        changed = sorted(changed_keys(saved_identity(unfinished[0]), own))
+        logger.warning(
+            "resume=auto: starting anew, the unfinished %s differs in %s", unfinished[0], ", ".join(changed[:8])
+        )
     return None
 
 
-def identity(cfg: Any) -> dict[str, Any]:
+def saved_identity(folder: Path) -> dict[str, Any]:
+    return identity(to_dict(OmegaConf.load(folder / "config.yaml")))
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
     """The resolved config without what may differ between two starts of one run."""
-    return {key: value for key, value in to_dict(cfg).items() if key not in NOT_IDENTITY}
+    return {key: value for key, value in config.items() if key not in NOT_IDENTITY}
 
 
-def resumed_config(run_dir: Path) -> DictConfig:
-    """The config of a run, composed anew from what it was started with and what the command adds."""
-    if not (run_dir / "overrides.json").exists():
-        raise UserError(f"{run_dir} has no overrides.json; is it a run folder?")
-    before = json.loads((run_dir / "overrides.json").read_text())
+def resumed_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The config that a run was started with, changed where the command asks for it, and the overrides of both.
+
+    What is in the run's folder counts, not what the config files have become since: of these, only what the
+    added overrides change is taken.
+    """
+    saved = to_dict(OmegaConf.load(folder / "config.yaml"))
+    before = json.loads((folder / "overrides.json").read_text())
     added = [override for override in task_overrides() if override not in before]
-    cfg = compose_config("train", overrides=before + added)
-    saved = OmegaConf.load(run_dir / "config.yaml")
-    for key in sorted(changed_keys(identity(saved), identity(cfg))):
-        logger.warning("%s differs from what this run was started with.", key)
-    return cfg
+    if not added:
+        return saved, before
+    replaced = {key_of(override) for override in added}
+    after = [override for override in before if key_of(override) not in replaced] + added
+    old, new = (to_dict(compose_config("train", overrides=overrides)) for overrides in (before, after))
+    config = changed_like(saved, old=old, new=new)
+    for key in sorted(changed_keys(saved, config)):
+        logger.warning("%s differs from what this run was started with", key)
+    return config, after
+
+
+def changed_like(saved: dict[str, Any], *, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`saved` with every difference between `old` and `new` made to it too."""
+    result = {key: value for key, value in saved.items() if key in new or key not in old}
+    for key, value in new.items():
+        if key in old and old[key] == value:
+            continue
+        nested = all(isinstance(node.get(key), dict) for node in (saved, old, new))
+        result[key] = changed_like(saved[key], old=old[key], new=value) if nested else value
+    return result
 
 
 def changed_keys(old: Any, new: Any, *, key: str = "") -> set[str]:
@@ -121,12 +140,66 @@ def changed_keys(old: Any, new: Any, *, key: str = "") -> set[str]:
     return set() if old == new else {key}
 
 
+def key_of(override: str) -> str:
+    """The key that an override is about."""
+    return override.split("=")[0].lstrip("+~")
+
+
 def task_overrides() -> list[str]:
     """What the command line asked for, without what tells runs apart."""
     if not HydraConfig.initialized():
         return []
-    overrides = HydraConfig.get().overrides.task
-    return [override for override in overrides if override.split("=")[0].lstrip("+") not in NOT_IDENTITY]
+    return [override for override in HydraConfig.get().overrides.task if key_of(override) not in NOT_IDENTITY]
+
+
+@contextmanager
+def opened(plan: Plan, *, processes: Processes) -> Iterator[Path]:
+    """The folder of a run while it trains: made where it is new, with config and log in it, locked."""
+    with ExitStack() as stack:
+
+        def open_folder() -> Path:
+            parent = Path(plan.config["paths"]["outputs"]) / plan.config["name"]
+            try:
+                folder = plan.folder or new_folder(parent)
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"The run folder can't be made ({error}). Set run_dir or paths.outputs.") from error
+            stack.enter_context(locked(folder))
+            (folder / FINISHED).unlink(missing_ok=True)
+            write_text(folder / "overrides.json", json.dumps(plan.overrides, indent=1))
+            write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plan.config)))
+            log_to(folder)
+            logger.info("run folder %s", folder)
+            return folder
+
+        yield processes.on_main(open_folder)
+
+
+def new_folder(parent: Path) -> Path:
+    """A folder named by the time, which no other run started at the same moment can get too."""
+    now, number = f"{datetime.now():%Y-%m-%d_%H-%M-%S}", 1
+    folder = parent / now
+    while True:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            folder = parent / f"{now}_{number}"
+        else:
+            return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a second training out of the folder; however this one ends, the system frees the lock."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise UserError(f"{folder} is being trained in by another process. Wait for it, or end it.") from error
+        except OSError as error:  # some network file systems have no locks
+            logger.warning("%s can't be locked (%s): start no second training in it", folder, error)
+        yield
 
 
 def log_to(run_dir: Path | None, *, level: int = logging.INFO) -> None:

@@ -1,52 +1,61 @@
 """`python -m sct.train +experiment=NAME`: trains a segmenter."""
 
+import logging
+
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sct import cli, distributed
-from sct.config import TrainerConfig, build, check_config, to_dict
+from sct.config import build
 from sct.factory import build_inferer, build_segmenter
-from sct.run import open_run
+from sct.run import log_to, opened, plan_run
+from sct.schema import TrainerConfig
 from sct.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig) -> float:
-    """Trains what the config describes; returns the best validation score, for sweepers."""
+    """Trains what the config describes; returns the best validation score, for sweepers.
+
+    Nothing is written into a run folder before config, data, network and checkpoint have proved good.
+    """
     processes = distributed.join(cfg.trainer.device)
-    try:
-        check_config(cfg)
-        cfg, run_dir = open_run(cfg, processes=processes)
-        settings = trainer_settings(cfg)
-        set_determinism(settings.deterministic, device=processes.device)
-        data = build(cfg.data, key="data")
-        # one process prepares files and checks them, the others find the result
-        if processes.is_main:
-            data.prepare()
-        processes.broadcast(None)
-        data.prepare()
-        torch.manual_seed(cfg.seed)
-        trainer = Trainer(
-            settings=settings,
-            seed=cfg.seed,
-            run_dir=run_dir,
-            config=to_dict(cfg),
-            processes=processes,
-            data=data,
-            segmenter=build_segmenter(cfg, data=data),
-            criterion=build(cfg.loss, key="loss"),
-            make_optimizer=build(cfg.optimizer, key="optimizer"),
-            schedule=build(cfg.schedule, key="schedule"),
-            inferer=build_inferer(cfg),
-        )
-        trainer.log.tell(f"run folder {run_dir}")
-        best = trainer.fit()
-        trainer.log.tell(
-            f"best {settings.best_metric} {best[settings.best_metric]:.4f} at step {best['step']}; "
-            f"evaluate with  python -m sct.eval ckpt={run_dir}"
-        )
-        return best[settings.best_metric]
-    finally:
-        distributed.leave()
+    log_to(None, level=logging.INFO if processes.is_main else logging.WARNING)
+    plan = processes.on_main(lambda: plan_run(cfg))
+    cfg = OmegaConf.create(plan.config)
+    settings = trainer_settings(cfg)
+    set_determinism(settings.deterministic, device=processes.device)
+    data = build(cfg.data, key="data")
+    # one process prepares files and checks them, the others find the result
+    processes.on_main(data.prepare)
+    data.prepare()
+    torch.manual_seed(cfg.seed)
+    trainer = Trainer(
+        settings=settings,
+        seed=cfg.seed,
+        config=plan.config,
+        processes=processes,
+        data=data,
+        segmenter=build_segmenter(cfg, data=data),
+        criterion=build(cfg.loss, key="loss"),
+        make_optimizer=build(cfg.optimizer, key="optimizer"),
+        schedule=build(cfg.schedule, key="schedule"),
+        inferer=build_inferer(cfg),
+    )
+    if plan.folder is not None:
+        trainer.restore(plan.folder)
+    with opened(plan, processes=processes) as run_dir:
+        best = trainer.fit(run_dir)
+    logger.info(
+        "best %s %.4f at step %d; evaluate with  python -m sct.eval ckpt=%s",
+        settings.best_metric,
+        best[settings.best_metric],
+        best["step"],
+        run_dir,
+    )
+    distributed.leave()
+    return best[settings.best_metric]
 
 
 def trainer_settings(cfg: DictConfig) -> TrainerConfig:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sct import checkpoint
-from sct.config import TrainerConfig
+from sct.config import nearest
 from sct.data.cases import Batch
 from sct.data.module import SegmentationData
 from sct.distributed import Processes
@@ -25,6 +25,7 @@ from sct.loggers import RunLogger
 from sct.models.segmenter import Segmenter
 from sct.optim import set_learning_rate
 from sct.precision import autocast, precision_dtype
+from sct.schema import TrainerConfig
 from sct.validation import sample_overlay, token_statistics, validate
 
 
@@ -36,7 +37,6 @@ class Trainer:
         *,
         settings: TrainerConfig,
         seed: int,
-        run_dir: Path,
         config: dict[str, Any],
         processes: Processes,
         data: SegmentationData,
@@ -46,37 +46,34 @@ class Trainer:
         schedule: Callable[..., float],
         inferer: SlidingWindow,
     ) -> None:
-        self.settings, self.seed, self.run_dir, self.config = settings, seed, run_dir, config
+        self.settings, self.seed, self.config = settings, seed, config
         self.processes, self.data, self.criterion, self.inferer = processes, data, criterion, inferer
         self.device = processes.device
         self.segmenter = segmenter.to(self.device)
         self.optimizer = make_optimizer(self.segmenter)
         self.base_lr = self.optimizer.defaults["lr"]
         self.schedule = schedule
+        # refuses bad settings now and not at the first step
+        schedule(0, max_steps=settings.max_steps)
+        check_best_metric(settings.best_metric, data=data)
         self.dtype = precision_dtype(settings.precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.ema = copy.deepcopy(self.segmenter).requires_grad_(False) if settings.ema_decay is not None else None
         self.step = 0
         self.best: dict[str, float] = {}
-        self.restore()
         # the compiled or distributed view of the same weights
         self.model: nn.Module = self.segmenter
         if settings.compile:
             self.model.compile()
         if processes.world_size > 1:
             self.model = DistributedDataParallel(self.model)
-        self.log = RunLogger(
-            run_dir,
-            start_step=self.step,
-            max_steps=settings.max_steps,
-            is_main=processes.is_main,
-            tensorboard=settings.tensorboard,
-        )
-        self.log.text("config", f"```yaml\n{OmegaConf.to_yaml(OmegaConf.create(config))}```")
+        self.run_dir: Path
+        self.log: RunLogger
 
-    def fit(self) -> dict[str, float]:
+    def fit(self, run_dir: Path) -> dict[str, float]:
         """Trains from the current step to `max_steps`; returns the best validation row."""
         settings, parts = self.settings, {"data": 0.0, "step": 0.0}
+        self.run_dir, self.log = run_dir, self.open_log(run_dir)
         began = time.perf_counter()
         for batches in self.batches():
             parts["data"] += time.perf_counter() - began
@@ -87,6 +84,7 @@ class Trainer:
             self.log.advance(f"loss {row['train/loss']:.4f}")
             last = self.step == settings.max_steps
             if self.step % settings.log_every == 0 or last:
+                row = self.processes.mean(row)
                 self.log.log({**row, **self.speed(parts)}, step=self.step)
                 self.log.tell(f"step {self.step}/{settings.max_steps}  " + short(row))
             if self.step % settings.validate_every == 0 or last:
@@ -96,6 +94,19 @@ class Trainer:
             began = time.perf_counter()
         self.finish()
         return self.best
+
+    def open_log(self, run_dir: Path) -> RunLogger:
+        """The run's logs, cut back to the current step."""
+        settings = self.settings
+        log = RunLogger(
+            run_dir,
+            start_step=self.step,
+            max_steps=settings.max_steps,
+            is_main=self.processes.is_main,
+            tensorboard=settings.tensorboard,
+        )
+        log.text("config", f"```yaml\n{OmegaConf.to_yaml(OmegaConf.create(self.config))}```")
+        return log
 
     def batches(self) -> Iterator[list[Batch]]:
         """The micro-batches of every step that is left."""
@@ -169,9 +180,9 @@ class Trainer:
         """Every process ends together, with all cases of this step named; checkpoints stay as they are."""
         names = sorted({name for part in self.processes.gather(cases) for name in part})
         raise UserError(
-            f"{reason} at step {self.step + 1}, cases {', '.join(names)}. Nothing was saved after step "
-            f"{self.step - self.step % self.settings.save_every}. Look at these cases; a lower optimizer.lr, "
-            "trainer.clip_norm=1 or trainer.precision=fp32 may help."
+            f"{reason} at step {self.step + 1}, cases {', '.join(names)}. The checkpoints of {self.run_dir} are "
+            "untouched. Look at these cases; a lower optimizer.lr, trainer.clip_norm=1 or trainer.precision=fp32 "
+            "may help."
         )
 
     def gradient_norms(self) -> dict[str, float]:
@@ -210,7 +221,7 @@ class Trainer:
             self.log.image("val/overlay", picture, step=self.step)
         score = self.settings.best_metric
         if score not in row:
-            raise UserError(f"trainer.best_metric={score} is not measured; choose one of {', '.join(row)}.")
+            raise UserError(f"trainer.best_metric={score}: no validation case has this class; choose val/dice/mean.")
         if not self.best or row[score] > self.best[score]:
             self.best = {"step": self.step, **row}
             if self.processes.is_main:
@@ -232,17 +243,21 @@ class Trainer:
         }
         checkpoint.save_step(state, self.run_dir, step=self.step)
 
-    def restore(self) -> None:
-        """Goes on from the newest checkpoint of the run folder, if there is one."""
-        state = checkpoint.load_newest(self.run_dir)
-        if state is None:
-            return
-        checkpoint.load_weights(self.segmenter, state["model"], source=f"The checkpoint of {self.run_dir}")
-        if self.ema is not None and state["ema"] is not None:
-            self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step, self.best = state["step"], state["best"]
+    def restore(self, run_dir: Path) -> None:
+        """Goes on from the newest checkpoint of a run folder, if there is one."""
+        state = checkpoint.load_newest(run_dir)
+        if state is not None:
+            source = f"The checkpoint of {run_dir}"
+            checkpoint.load_weights(self.segmenter, state["model"], source=source)
+            if self.ema is not None:
+                # an average that is switched on now begins with the weights of now
+                self.ema.load_state_dict(state["ema"] or state["model"])
+            checkpoint.load_optimizer(self.optimizer, state["optimizer"], source=source)
+            self.scaler.load_state_dict(state["scaler"])
+            self.step, self.best = state["step"], state["best"]
+        steps = self.processes.gather(self.step)
+        if len(set(steps)) > 1:
+            raise UserError(f"The processes read different checkpoints of {run_dir} (steps {steps}); share the folder.")
 
     def finish(self) -> None:
         """Marks the run as finished, writes the hparams and closes the logs."""
@@ -251,6 +266,13 @@ class Trainer:
         results = {f"best/{name}": value for name, value in self.best.items() if name != "step"}
         self.log.hparams(flat_settings(self.config), results)
         self.log.close()
+
+
+def check_best_metric(name: str, *, data: SegmentationData) -> None:
+    """UserError unless a validation row can have this name."""
+    known = ["val/dice/mean", *(f"val/dice/{label}" for label in data.label_map.foreground)]
+    if name not in known:
+        raise UserError(f"trainer.best_metric={name} is not measured. {nearest(name, known)}")
 
 
 def draw_seed(*numbers: int) -> int:

@@ -1,26 +1,43 @@
 """Dice plus cross-entropy, the loss of the STP paper.
 
-Letters: B batch, Q classes, S spatial size.
+Letters: B batch, Q classes, S spatial size, V voxels of it.
 """
 
+import torch
 import torch.nn.functional as F
-from monai.losses.dice import DiceLoss
 from torch import Tensor, nn
 
 from sct.models.tokens import Prediction
 
+SMOOTH = 1e-5
+
 
 class DiceCE(nn.Module):
-    """dice_weight * soft Dice (squared denominator, background included) + ce_weight * cross-entropy."""
+    """dice_weight * soft Dice + ce_weight * cross-entropy; `squared` squares the terms of Dice's denominator."""
 
     def __init__(self, *, dice_weight: float = 1.0, ce_weight: float = 1.0, squared: bool = True) -> None:
         super().__init__()
-        self.dice = DiceLoss(include_background=True, to_onehot_y=True, softmax=True, squared_pred=squared)
-        self.dice_weight, self.ce_weight = dice_weight, ce_weight
+        self.dice_weight, self.ce_weight, self.squared = dice_weight, ce_weight, squared
 
     def forward(self, prediction: Prediction, target: Tensor) -> dict[str, Tensor]:
         """logits (B, Q, *S) and labels (B, *S) -> {"loss", "dice", "ce"}, scalars in float32."""
-        logits = prediction.logits.float()
-        dice = self.dice(logits, target.unsqueeze(1))
-        ce = F.cross_entropy(logits, target)
+        log_probs = prediction.logits.float().flatten(2).log_softmax(dim=1)
+        labels = target.flatten(1)
+        ce = F.nll_loss(log_probs, labels)
+        dice = dice_loss(log_probs.exp(), labels, squared=self.squared)
         return {"loss": self.dice_weight * dice + self.ce_weight * ce, "dice": dice, "ce": ce}
+
+
+def dice_loss(probs: Tensor, labels: Tensor, *, squared: bool) -> Tensor:
+    """1 - Dice of probs (B, Q, V) against labels (B, V), mean over images and classes, background included.
+
+    Equal to MONAI's DiceLoss; sums are taken without a one-hot target or other full-size copies, which at
+    14 classes of 96^3 voxels would be the peak of a training step's memory.
+    """
+    B, Q, _ = probs.shape
+    zeros = probs.new_zeros(B, Q)
+    of_truth = probs.gather(1, labels.unsqueeze(1)).squeeze(1)
+    overlap = zeros.scatter_add(1, labels, of_truth)
+    truth = zeros.scatter_add(1, labels, torch.ones_like(of_truth))
+    predicted = torch.einsum("bqv,bqv->bq", probs, probs) if squared else probs.sum(dim=2)
+    return (1 - (2 * overlap + SMOOTH) / (predicted + truth + SMOOTH)).mean()

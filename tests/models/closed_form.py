@@ -1,9 +1,10 @@
-"""What each part costs by arithmetic alone, in MACs an image: matrix products, convolutions, and norms as fvcore counts.
+"""What each part costs by arithmetic alone: MACs an image of products, convolutions, and norms as fvcore counts.
 
 Letters: N tokens of the grid, n tokens alive, P prefix tokens, L = P + n, C encoder width, D completion width.
 """
 
 import math
+from collections.abc import Callable
 
 from torch import nn
 
@@ -98,9 +99,9 @@ def unetr(decoder: UNETR, segmenter: Segmenter) -> int:
 
     macs = residual(0, spec.in_channels, f) + voxels[0] * f * segmenter.num_classes
     for level in range(levels):
-        macs += doubling(level, channels[level + 1], channels[level]) + residual(level, 2 * channels[level], channels[level])
-    for level in range(1, levels):
         out = channels[level]
+        macs += doubling(level, channels[level + 1], out) + residual(level, 2 * out, out)
+    for level, out in enumerate(channels[1:levels], start=1):
         if level == steps:
             macs += residual(level, C, out)
         else:
@@ -109,4 +110,4 @@ def unetr(decoder: UNETR, segmenter: Segmenter) -> int:
     return macs
 
 
-FORMS: dict[type[nn.Module], object] = {ViTEncoder: vit, STP: stp, Scatter: scatter, MTA: mta, MIM: mim, UNETR: unetr}
+FORMS: dict[type[nn.Module], Callable] = {ViTEncoder: vit, STP: stp, Scatter: scatter, MTA: mta, MIM: mim, UNETR: unetr}

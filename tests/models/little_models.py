@@ -42,9 +42,7 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
 
 
-COMBINATIONS = [
-    Combination(*names) for names in itertools.product(*(options(group) for group in LIMITS), (2, 3))
-]
+COMBINATIONS = [Combination(*names) for names in itertools.product(*(options(group) for group in LIMITS), (2, 3))]
 PLAIN = Combination("stp", "mta", "unetr", 2)
 
 

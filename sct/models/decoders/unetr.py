@@ -8,6 +8,7 @@ from typing import Any, Literal
 from monai.networks.blocks.dynunet_block import UnetOutBlock
 from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sct.errors import UserError
 from sct.models.decoders.base import Decoder
@@ -22,6 +23,9 @@ class UNETR(Decoder):
     the tokens to half the grid and takes m + 1 up-steps and m token skips, one of them at the token grid.
     Channels double with every halving of the resolution, from `feature_size` at full resolution. A sparse
     encoder gives no intermediate snapshots: all skips then read the completed tokens.
+
+    `recompute` forgets the activations of the image skip, a fifth of all in a full-size sparse network, and
+    computes them again in the backward pass.
     """
 
     def __init__(
@@ -31,6 +35,7 @@ class UNETR(Decoder):
         num_classes: int,
         feature_size: int = 16,
         layout: Literal["shallow", "deep"] = "shallow",
+        recompute: bool = True,
     ) -> None:
         super().__init__()
         steps = spec.patch_size.bit_length() - 1
@@ -49,6 +54,7 @@ class UNETR(Decoder):
             )
         dims, levels = spec.spatial_dims, steps + int(deep)
         self.num_skips = levels - 1
+        self.recompute = recompute
         if spec.num_taps not in (0, self.num_skips):
             raise UserError(
                 f"decoder=unetr with layout={layout} at patch {spec.patch_size} has {self.num_skips} token "
@@ -66,8 +72,7 @@ class UNETR(Decoder):
             else:
                 extra = steps - level - 1
                 self.skips.append(UnetrPrUpBlock(num_layer=extra, upsample_kernel_size=2, conv_block=True, **ways))
-        pool = {2: nn.AvgPool2d, 3: nn.AvgPool3d}[dims]
-        self.bottleneck = pool(kernel_size=3, stride=2, padding=1) if deep else nn.Identity()
+        self.bottleneck = halving_pool(dims) if deep else nn.Identity()
         self.ups = nn.ModuleList(
             UnetrUpBlock(in_channels=above, out_channels=out, upsample_kernel_size=2, **block)
             for above, out in zip([*channels[1:], spec.dim], channels, strict=True)
@@ -80,4 +85,14 @@ class UNETR(Decoder):
         x = self.bottleneck(to_grid(dense.x, dense.grid))
         for level in range(self.num_skips, 0, -1):
             x = self.ups[level](x, self.skips[level - 1](to_grid(taps[level - 1], dense.grid)))
-        return self.head(self.ups[0](x, self.image_skip(image)))
+        if self.training and self.recompute:
+            skip = checkpoint(self.image_skip, image, use_reentrant=False)
+        else:
+            skip = self.image_skip(image)
+        return self.head(self.ups[0](x, skip))
+
+
+def halving_pool(spatial_dims: int) -> nn.Module:
+    """Average pooling with kernel 3, stride 2, padding 1; in 3-D PyTorch's own padding refuses a size of 2."""
+    pad, pool = {2: (nn.ConstantPad2d, nn.AvgPool2d), 3: (nn.ConstantPad3d, nn.AvgPool3d)}[spatial_dims]
+    return nn.Sequential(pad(1, 0.0), pool(kernel_size=3, stride=2))

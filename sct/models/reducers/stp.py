@@ -4,6 +4,7 @@ Letters: B batch, n tokens alive, K tokens kept, C width.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -17,7 +18,11 @@ from sct.models.tokens import Tokens
 
 
 class Scorer(nn.Module):
-    """Importance of every token from its own and the mean feature of all (equation 1)."""
+    """Importance of every token from its own and the mean feature of all (equation 1).
+
+    Computed in the type of the weights even under mixed precision: in half precision the scores of many tokens
+    are equal, so that rounding chooses, and under fp16 the gradients vanish.
+    """
 
     def __init__(self, dim: int, *, log_sigmoid: bool) -> None:
         super().__init__()
@@ -30,10 +35,11 @@ class Scorer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, n, C), patch tokens only -> log-scores (B, n) in float32."""
-        x = self.embed(x)
-        local, pooled = x[..., : self.local_dim], x[..., self.local_dim :]
-        x = torch.cat([local, pooled.mean(dim=1, keepdim=True).expand_as(pooled)], dim=-1)
-        logits = self.score(x).squeeze(-1).float()
+        with full_precision(x.device.type):
+            x = self.embed(x)
+            local, pooled = x[..., : self.local_dim], x[..., self.local_dim :]
+            x = torch.cat([local, pooled.mean(dim=1, keepdim=True).expand_as(pooled)], dim=-1)
+            logits = self.score(x).squeeze(-1).float()
         return F.logsigmoid(logits) if self.log_sigmoid else logits
 
 
@@ -103,6 +109,12 @@ def gumbel_soft_top_k(scores: Tensor, *, k: int, tau: float, perturb: bool) -> t
         uniform = torch.rand_like(scores).clamp_min(torch.finfo(scores.dtype).tiny)
         scores = scores - (-uniform.log()).clamp_min(torch.finfo(scores.dtype).tiny).log()
     return hard_top_k(scores.detach(), k=k), (scores / tau).softmax(dim=1)
+
+
+def full_precision(device_type: str) -> AbstractContextManager:
+    """Switches mixed precision off where it is on."""
+    mixed = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if mixed else nullcontext()
 
 
 def gated(tokens: Tokens, gate: Tensor) -> Tokens:

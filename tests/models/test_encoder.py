@@ -1,0 +1,191 @@
+"""The plain ViT: taps, the identity control, drop-path, and mistakes."""
+
+from functools import partial
+
+import pytest
+import torch
+from little_models import CLASSES, little_batch, little_config, little_network, options
+from little_models import Combination as Which
+from omegaconf import open_dict
+
+from sct.config import build
+from sct.errors import UserError
+from sct.models.encoder import ViTEncoder, tap_blocks
+from sct.models.reducers.stp import STP
+from sct.models.segmenter import Segmenter
+from sct.models.tokens import FeatureSpec
+
+
+class Attentive(STP):
+    """A reducer that asks for the class token's attention."""
+
+    wants_attention = True
+
+
+class Inside(STP):
+    """A reducer that acts between attention and MLP."""
+
+    inside_block = True
+
+    def forward(self, tokens, *, stage, stats):
+        self.seen = tokens.x
+        return super().forward(tokens, stage=stage, stats=stats)
+
+
+def little_encoder(**settings):
+    torch.manual_seed(0)
+    defaults = {"image_size": (16, 24), "in_channels": 2, "patch_size": 4, "dim": 24, "depth": 4, "num_heads": 2}
+    return ViTEncoder(**{**defaults, **settings}).eval()
+
+
+@pytest.mark.parametrize(
+    ("taps", "depth", "blocks"),
+    [
+        (3, 12, (4, 7, 10)),
+        (2, 12, (5, 9)),
+        (0, 12, ()),
+        (1, 4, (3,)),
+        (2, 1, (1, 1)),
+        ([2, 3], 4, (2, 3)),
+        (2, 0, (0, 0)),
+    ],
+)
+def test_taps_spread_as_in_the_papers(taps, depth, blocks):
+    assert tap_blocks(taps, depth=depth) == blocks
+
+
+@torch.no_grad()
+def test_taps_are_the_outputs_of_their_blocks():
+    encoder = little_encoder(taps=[1, 3])
+    outputs = []
+    for block in encoder.blocks:
+        block.register_forward_hook(lambda module, args, out: outputs.append(out))
+    encoded = encoder(torch.randn(2, 2, 16, 24))
+    assert [torch.equal(tap, outputs[i][:, 1:]) for tap, i in zip(encoded.taps, (0, 2), strict=True)] == [True, True]
+    normed = encoder.norm(outputs[-1])
+    assert torch.equal(torch.cat([encoded.prefix, encoded.final.x], dim=1), normed)
+
+
+@torch.no_grad()
+def test_embedding_is_a_linear_of_flattened_patches():
+    encoder = little_encoder(depth=0, norm_eps=1e-6)
+    image = torch.randn(1, 2, 16, 24)
+    weight, bias = encoder.patch_embed.weight.flatten(1), encoder.patch_embed.bias
+    for number, (row, column) in enumerate((r, c) for r in range(4) for c in range(6)):
+        patch = image[0, :, row * 4 : row * 4 + 4, column * 4 : column * 4 + 4].flatten()
+        expected = weight @ patch + bias + encoder.position[0, 1 + number]
+        torch.testing.assert_close(encoder.embed(image)[0, 1 + number], expected)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("decoder", options("decoder"))
+def test_identity_control_works_with_every_decoder(decoder, dims):
+    """At patch 8, where decoders have more than one token skip: every tap is the embedding."""
+    cfg = little_config(Which("identity", "scatter", decoder, dims)).copy()
+    size = [16] * dims
+    cfg.encoder.patch_size = 8
+    make_decoder = build(cfg.decoder, key="decoder")
+    spec = FeatureSpec(tuple(size), 1, 8, cfg.encoder.dim, 2)
+    cfg.encoder.taps = getattr(make_decoder(spec=spec, num_classes=CLASSES), "num_skips", 0)
+    encoder = build(cfg.encoder, key="encoder", image_size=size, in_channels=1)
+    network = Segmenter(
+        encoder=encoder, completion=build(cfg.completion, key="completion"), decoder=make_decoder, num_classes=CLASSES
+    ).eval()
+    image = torch.randn(2, 1, *size)
+    encoded = encoder(image)
+    assert len(encoder.blocks) == 0
+    assert len(encoded.taps) == cfg.encoder.taps
+    embedding = encoder.embed(image)[:, 1:]
+    assert all(torch.equal(tap, embedding) for tap in encoded.taps)
+    assert network(image).shape == (2, CLASSES, *size)
+
+
+@torch.no_grad()
+def test_a_sparse_encoder_has_no_taps():
+    encoder = little_encoder(taps=2, reducer=partial(STP, blocks=(1, 2)))
+    assert encoder.spec.num_taps == 0
+    assert encoder.spec.num_stages == 2
+    assert encoder(torch.randn(1, 2, 16, 24)).taps == []
+
+
+@torch.no_grad()
+def test_a_reducer_inside_a_block_sees_attention_and_the_mlp_sees_what_is_left():
+    encoder = little_encoder(reducer=partial(Inside, blocks=(2,), ratio=0.5))
+    sizes = []
+    encoder.blocks[1].mlp.register_forward_hook(lambda module, args, out: sizes.append(out.shape[1]))
+    image = torch.randn(1, 2, 16, 24)
+    encoder(image)
+    attended = encoder.blocks[1].attend(encoder.blocks[0](encoder.embed(image)))[0]
+    torch.testing.assert_close(encoder.reducer.seen, attended[:, 1:])
+    assert sizes == [1 + 12]
+
+
+def test_drop_path_rises_linearly():
+    rates = [block.drop_path.rate for block in little_encoder(depth=5, drop_path=0.2).blocks]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+
+
+def test_published_spec():
+    assert little_encoder(taps=1).spec == FeatureSpec((16, 24), 2, 4, 24, 2, num_prefix=1, num_taps=1)
+    assert little_encoder(class_token=False).spec.num_prefix == 0
+    assert little_encoder().spec.grid == (4, 6)
+    assert little_encoder().spec.num_tokens == 24
+
+
+def test_initial_weights():
+    encoder = little_encoder(dim=96)
+    for weight in (encoder.position, encoder.blocks[0].attn.qkv.weight, encoder.blocks[0].mlp.fc2.weight):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert not encoder.blocks[0].mlp.fc1.bias.any()
+    # Xavier on flattened patches: uniform within sqrt(6 / (2 * 4 * 4 + 96))
+    assert encoder.patch_embed.weight.abs().max().item() == pytest.approx((6 / 128) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_size": (16, 22)}, r"data\.roi_size=\[16, 22\].*encoder\.patch_size=4"),
+        ({"taps": [0, 2]}, r"encoder\.taps=\[0, 2\].*between 1 and encoder\.depth=4"),
+        ({"taps": [3, 2]}, r"encoder\.taps=\[3, 2\].*ascending"),
+        ({"taps": [2, 5]}, r"encoder\.taps=\[2, 5\].*encoder\.depth=4"),
+        ({"num_heads": 5}, r"dim=24.*num_heads=5"),
+        ({"reducer": partial(STP, blocks=(2, 5))}, r"encoder\.reducer\.blocks=\[2, 5\].*encoder\.depth=4"),
+        ({"reducer": partial(STP, blocks=(0, 2))}, r"encoder\.reducer\.blocks=\[0, 2\].*between 1"),
+        ({"reducer": partial(STP, blocks=(2, 1))}, r"encoder\.reducer\.blocks=\[2, 1\].*ascending"),
+        ({"reducer": partial(STP, blocks=())}, r"encoder\.reducer\.blocks=\[\]"),
+        ({"reducer": partial(STP, blocks=(1,)), "depth": 0}, r"encoder\.reducer\.blocks=\[1\].*encoder\.depth=0"),
+        ({"reducer": partial(Attentive, blocks=(1,)), "class_token": False}, r"Attentive.*encoder\.class_token=true"),
+    ],
+)
+def test_mistakes(settings, message):
+    with pytest.raises(UserError, match=message):
+        little_encoder(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reducer.ratio": 1.5}, r"encoder\.reducer\.ratio=1\.5"),
+        ({"reducer.blocks": [9]}, r"encoder\.reducer\.blocks=\[9\]"),
+        ({"reducer.ratios": 0.5}, r"Unknown key encoder\.reducer\.ratios.*'ratio'"),
+        ({"patchsize": 4}, r"Unknown key encoder\.patchsize.*'patch_size'"),
+    ],
+)
+def test_mistakes_in_a_config(settings, message):
+    cfg = little_config(Which("stp", "mta", "unetr", 2)).copy()
+    with open_dict(cfg):
+        for key, value in settings.items():
+            *path, name = key.split(".")
+            (cfg.encoder[path[0]] if path else cfg.encoder)[name] = value
+    with pytest.raises(UserError, match=message):
+        build(cfg.encoder, key="encoder", image_size=[16, 16], in_channels=2)
+
+
+@torch.no_grad()
+def test_prediction_carries_the_sparse_features_in_both_modes():
+    which = Which("stp", "mta", "unetr", 2)
+    network, image = little_network(which), little_batch(which)[0]
+    prediction = network.predict(image)
+    assert torch.equal(prediction.logits, network(image))
+    assert len(prediction.encoded.dropped) == 2
+    assert set(prediction.encoded.aux) == {"score_1", "score_2"}
