@@ -4,6 +4,7 @@ Hydra's own run folders and logging are switched off in `configs/hydra`: a run's
 """
 
 import difflib
+import errno
 import os
 import re
 import sys
@@ -23,6 +24,8 @@ from sct.errors import UserError
 from sct.schema import register_schemas
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
+# what is wrong with a place to write to, not with the program
+DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 # folders of configs/ that are no key of a config but whole sets of settings
 APPENDED = ("experiment", "debug")
 
@@ -50,6 +53,10 @@ def run(task: Callable[[DictConfig], Any], *, config_name: str, open_groups: Seq
             fail(str(error))
         except CONFIG_ERRORS as error:
             fail(explain(error, config_name=config_name))
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            fail(f"{error}. Make room, or write elsewhere (paths.outputs, run_dir, output, data.cache_dir).")
         except KeyboardInterrupt:
             fail("Interrupted. A training run goes on where it was last saved with resume=auto.", status=130)
 

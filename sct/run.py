@@ -101,6 +101,17 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in NOT_IDENTITY}
 
 
+def resumed_arguments(arguments: list[str]) -> list[str]:
+    """A command line behind the overrides of the run that its `resume=PATH` means: their keys are then known."""
+    record = (
+        Path(next((a.removeprefix("resume=") for a in arguments if a.startswith("resume=")), "")) / "overrides.json"
+    )
+    if not record.exists():
+        return arguments
+    given = {key_of(argument) for argument in arguments}
+    return [override for override in json.loads(record.read_text()) if key_of(override) not in given] + arguments
+
+
 def resumed_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
     """The config that a run was started with, changed where the command asks for it, and the overrides of both.
 

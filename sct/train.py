@@ -1,6 +1,7 @@
 """`python -m sct.train +experiment=NAME`: trains a segmenter."""
 
 import logging
+import sys
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -8,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from sct import cli, distributed
 from sct.config import build
 from sct.factory import build_inferer, build_segmenter
-from sct.run import log_to, opened, plan_run
+from sct.run import log_to, opened, plan_run, resumed_arguments
 from sct.schema import TrainerConfig
 from sct.trainer import Trainer
 
@@ -72,6 +73,7 @@ def set_determinism(on: bool, *, device: torch.device) -> None:
 
 
 def main() -> None:
+    sys.argv[1:] = resumed_arguments(sys.argv[1:])
     cli.run(train, config_name="train")
 
 

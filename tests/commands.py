@@ -25,9 +25,10 @@ class Outcome:
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """Puts back what a command sets for its whole process: log handlers and determinism."""
+    """One thread, and what a command sets for its whole process put back: log handlers and determinism."""
     root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    handlers, level, num_threads = root.handlers[:], root.level, torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         yield
     finally:
@@ -37,6 +38,7 @@ def own_settings() -> Iterator[None]:
         root.handlers[:] = handlers
         root.setLevel(level)
         torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(num_threads)
 
 
 def run_command(main: Callable[[], None], *arguments: object) -> Outcome:

@@ -1,0 +1,168 @@
+"""Several processes: one run folder, the losses of one process with the whole batch, and no one left waiting."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from commands import SMOKE, run_command
+
+from sct import checkpoint, distributed, train
+from sct.distributed import Processes, pick_device
+from sct.errors import UserError
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+# three validation cases for two processes; the noise of STP differs between processes by design
+STP = "encoder.reducer.perturb=false"
+DENSE = ("encoder=dense", "completion=scatter", "trainer.max_steps=6")
+
+
+def places(folder: Path) -> list[str]:
+    return [f"paths.data={folder}/data", f"paths.cache={folder}/cache", f"paths.outputs={folder}/runs"]
+
+
+def common(folder: Path) -> list[str]:
+    """What all trainings here begin with."""
+    return [*SMOKE, *places(folder), "data.num_val=3"]
+
+
+def rows(run: Path, kind: str) -> list[dict[str, float]]:
+    """The training or the validation rows of a run, without times and memory."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    kept = [{k: v for k, v in row.items() if k == "step" or k.startswith(kind)} for row in lines]
+    return [row for row in kept if len(row) > 1]
+
+
+def losses(run: Path) -> np.ndarray:
+    return np.array([row["train/loss"] for row in rows(run, "train/")])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("distributed")
+
+
+def test_torchrun_trains_as_one_process_with_the_whole_batch(folder):
+    arguments = [*common(folder), *DENSE]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "sct.train"]
+    result = subprocess.run(
+        [*torchrun, *arguments, "data.batch_size=1"], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    (pair,) = (folder / "runs" / "smoke").iterdir()
+    assert (pair / "finished").exists()
+    outcome = run_command(train.main, *arguments, "data.batch_size=2", f"run_dir={folder}/one")
+    assert outcome.status == 0, outcome
+    assert len(losses(pair)) == 6
+    np.testing.assert_allclose(losses(pair), losses(folder / "one"), atol=1e-4, rtol=0)
+    of_pair, of_one = rows(pair, "val/"), rows(folder / "one", "val/")
+    assert [row["step"] for row in of_pair] == [2, 4, 6]
+    for row, other in zip(of_pair, of_one, strict=True):
+        assert row == pytest.approx(other, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def pairs(folder) -> dict[str, list]:
+    """What happened to pairs of processes, by case; all in one start of Python."""
+    spoilt = folder / "spoilt"
+    arguments = common(folder)
+    outcome = run_command(train.main, *arguments, "trainer.max_steps=1", f"run_dir={folder}/for_its_data")
+    assert outcome.status == 0, outcome
+    shutil.copytree(folder / "data" / "phantom_smoke", spoilt)
+    # the second case of the first step is read by the second process
+    image = nib.load(spoilt / "organs/RawData/Training/img/img0002.nii.gz")
+    nib.save(nib.Nifti1Image(np.full(image.shape, np.nan, np.float32), image.affine), image.get_filename())
+    cases = {
+        "stp": [*arguments, STP, f"run_dir={folder}/pair"],
+        "resumed": [f"resume={folder}/pair", "trainer.max_steps=6"],
+        "nothing pruned": [*arguments, "pruning.ratio=0", "trainer.max_steps=2", f"run_dir={folder}/whole"],
+        "bad config": [*arguments, "encoder.dimm=3", f"run_dir={folder}/bad"],
+        "bad setting": [*arguments, "trainer.best_metric=loss", f"run_dir={folder}/bad"],
+        "no data": ["+experiment=btcv_stp_mta", *places(folder), f"data.root={folder}/none", f"run_dir={folder}/bad"],
+        "not finite": [*arguments, f"data.root={spoilt}", "data.check=false", f"run_dir={folder}/nan"],
+    }
+    command = [sys.executable, str(Path(__file__).with_name("two_processes.py")), str(folder)]
+    result = subprocess.run(
+        [*command, json.dumps(list(cases.values()))], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return dict(zip(cases, json.loads(result.stdout), strict=True))
+
+
+def test_a_pair_equals_accumulation_in_one_process_and_resumes_exactly(pairs, folder):
+    assert [status for status, _ in pairs["stp"] + pairs["resumed"]] == [0, 0, 0, 0], pairs
+    arguments = [*common(folder), STP, "trainer.accumulate=2"]
+    one = folder / "accumulated"
+    assert run_command(train.main, *arguments, f"run_dir={one}").status == 0
+    assert run_command(train.main, f"resume={one}", "trainer.max_steps=6").status == 0
+    assert len(losses(folder / "pair")) == 6
+    np.testing.assert_allclose(losses(folder / "pair"), losses(one), atol=1e-5, rtol=0)
+    assert [row["step"] for row in rows(folder / "pair", "val/")] == [2, 4, 6]
+    states = [checkpoint.load_newest(run) for run in (folder / "pair", one)]
+    for name, value in states[0]["model"].items():
+        torch.testing.assert_close(value, states[1]["model"][name], atol=1e-3, rtol=0)
+
+
+def test_parameters_without_gradient_do_not_hold_a_pair_up(pairs):
+    assert [status for status, _ in pairs["nothing pruned"]] == [0, 0], pairs["nothing pruned"]
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [("bad config", "encoder.dimm"), ("no data", "syn3193805"), ("bad setting", "trainer.best_metric=loss")],
+)
+def test_a_mistake_ends_both_processes(pairs, folder, case, words):
+    (status, message), (other_status, other_message) = pairs[case]
+    assert (status, other_status) == (1, 1)
+    assert message.count("Error: ") == 1
+    assert words in message
+    assert "Traceback" not in message + other_message
+    assert not other_message or other_message.startswith("Error in process 1: ")
+    assert not (folder / "bad").exists()
+
+
+def test_a_loss_that_is_not_finite_in_one_process_ends_both(pairs, folder):
+    (status, message), (other_status, other_message) = pairs["not finite"]
+    assert (status, other_status) == (1, 1)
+    assert "not finite" in message
+    assert "at step 1, cases 0002" in message
+    assert "loss=nan" in other_message
+    assert not checkpoint.step_files(folder / "nan")
+
+
+def test_one_process_needs_no_group():
+    alone = Processes(rank=0, world_size=1, device=torch.device("cpu"))
+    assert alone.is_main
+    assert alone.broadcast(3) == 3
+    assert alone.gather("a") == ["a"]
+    assert alone.mean({"a": 1.5}) == {"a": 1.5}
+    assert alone.any(True)
+    assert not alone.any(False)
+    assert alone.share([1, 2, 3]) == [1, 2, 3]
+    assert alone.on_main(lambda: 5) == 5
+    with pytest.raises(UserError, match="bad"):
+        alone.on_main(lambda: (_ for _ in ()).throw(UserError("bad")))
+
+
+def test_cases_are_shared_out_once():
+    parts = [Processes(rank=rank, world_size=3, device=torch.device("cpu")).share(range(7)) for rank in range(3)]
+    assert parts == [[0, 3, 6], [1, 4], [2, 5]]
+
+
+def test_joining_alone(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert distributed.join("cpu") == Processes(rank=0, world_size=1, device=torch.device("cpu"))
+
+
+def test_devices():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("auto").type in ("cpu", "cuda")
+    for name in ("gpu", "cuda:99"):
+        with pytest.raises(UserError, match=f"device={name}"):
+            pick_device(name)

@@ -1,0 +1,133 @@
+"""The commands of the README on tiny phantoms: what they write is whole, consistent and where it should be."""
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from commands import assert_one_message, run_command
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sct import eval as evaluation
+from sct import predict, profile, train
+from sct.data.phantom import ORGANS
+from sct.metrics import score_case
+
+NAMES = ("background", *(organ.name for organ in ORGANS))
+
+
+@pytest.fixture(scope="module")
+def evaluated(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scores")
+    outcome = run_command(evaluation.main, f"ckpt={finished_run}", f"output={folder}")
+    assert outcome.status == 0, outcome
+    return folder
+
+
+@pytest.fixture(scope="module")
+def test_image(workplace: Path) -> Path:
+    """The image of the one test phantom, the last of the set."""
+    return sorted((workplace / "data").rglob("img/*.nii.gz"))[-1]
+
+
+def test_evaluation_scores_every_class_of_the_test_case(evaluated: Path) -> None:
+    with (evaluated / "cases.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == list(NAMES[1:])
+    summary = json.loads((evaluated / "summary.json").read_text())
+    assert summary["n_cases"] == 1
+    assert summary["dice"]["mean"] == pytest.approx(np.mean([float(row["dice"]) for row in rows]))
+    assert (evaluated / "table.md").read_text().count("| ") > len(NAMES)
+
+
+def test_exported_prediction_scores_as_in_memory(evaluated: Path, test_image: Path) -> None:
+    path = evaluated / "predictions" / test_image.name.replace("img", "")
+    prediction, source = nib.load(path), nib.load(test_image)
+    assert prediction.shape == source.shape
+    np.testing.assert_array_equal(prediction.affine, source.affine)
+    truth = nib.load(str(test_image).replace("/img/img", "/label/label"))
+    rows = score_case(
+        np.asarray(prediction.dataobj),
+        np.asarray(truth.dataobj).astype(np.uint8),
+        spacing=source.header.get_zooms()[:3],
+        names=NAMES,
+        case_id="again",
+    )
+    summary = json.loads((evaluated / "summary.json").read_text())
+    for row in rows:
+        assert summary["dice"]["per_class"][row.class_name] == pytest.approx(row.dice)
+        assert summary["hd95_mm"]["per_class"][row.class_name] == pytest.approx(row.hd95_mm)
+
+
+def test_figure_shows_something(evaluated: Path) -> None:
+    (figure,) = (evaluated / "figures").glob("*.png")
+    assert len(np.unique(np.asarray(Image.open(figure)))) > 20
+
+
+def test_prediction_is_that_of_the_evaluation(
+    finished_run: Path, evaluated: Path, test_image: Path, tmp_path: Path
+) -> None:
+    outcome = run_command(predict.main, f"ckpt={finished_run}", f"input={test_image}", f"output={tmp_path}")
+    assert outcome.status == 0, outcome
+    predicted = nib.load(tmp_path / test_image.name)
+    scored = nib.load(evaluated / "predictions" / test_image.name.replace("img", ""))
+    np.testing.assert_array_equal(np.asarray(predicted.dataobj), np.asarray(scored.dataobj))
+    np.testing.assert_array_equal(predicted.affine, nib.load(test_image).affine)
+
+
+def test_prediction_of_a_turned_image_is_turned(finished_run: Path, test_image: Path, tmp_path: Path) -> None:
+    source = nib.load(test_image)
+    turned = source.as_reoriented(nib.orientations.axcodes2ornt(("S", "L", "A"), (("L", "R"), ("P", "A"), ("I", "S"))))
+    (tmp_path / "in").mkdir()
+    nib.save(source, tmp_path / "in" / "as_it_was.nii.gz")
+    nib.save(turned, tmp_path / "in" / "turned.nii.gz")
+    outcome = run_command(predict.main, f"ckpt={finished_run}", f"input={tmp_path}/in", f"output={tmp_path}/out")
+    assert outcome.status == 0, outcome
+    plain = nib.as_closest_canonical(nib.load(tmp_path / "out" / "as_it_was.nii.gz"))
+    back = nib.as_closest_canonical(nib.load(tmp_path / "out" / "turned.nii.gz"))
+    np.testing.assert_array_equal(np.asarray(plain.dataobj), np.asarray(back.dataobj))
+
+
+def test_predict_never_writes_over_its_input(finished_run: Path, test_image: Path) -> None:
+    before = test_image.read_bytes()
+    outcome = run_command(predict.main, f"ckpt={finished_run}", f"input={test_image}", f"output={test_image.parent}")
+    assert_one_message(outcome, "overwrite", test_image.name)
+    assert test_image.read_bytes() == before
+
+
+def test_profile_of_an_experiment_and_of_a_run(smoke: list[str], finished_run: Path, tmp_path: Path) -> None:
+    settings = ("profile.repeats=1", "profile.warmup=0", f"run_dir={tmp_path}")
+    outcome = run_command(profile.main, *smoke, *settings)
+    assert outcome.status == 0, outcome
+    result = json.loads((tmp_path / "profile.json").read_text())
+    assert result["macs"]["total"] == sum(result["macs"][part] for part in ("encoder", "completion", "decoder"))
+    assert result["params"] > 0
+    assert set(result["latency_ms"]) == {"inference", "training"}
+    outcome = run_command(profile.main, f"ckpt={finished_run}", "profile.latency=false")
+    assert outcome.status == 0, outcome
+    assert json.loads((finished_run / "profile.json").read_text())["macs"] == result["macs"]
+
+
+def test_tensorboard_has_what_a_run_measures(smoke: list[str], tmp_path: Path) -> None:
+    outcome = run_command(train.main, *smoke, "trainer.tensorboard=true", f"run_dir={tmp_path}/run")
+    assert outcome.status == 0, outcome
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {name for row in rows for name in row if name != "step"} <= set(tags["scalars"])
+    wanted = {"train/dice", "train/ce", "train/lr", "train/grad_norm", "train/grad_norm_reducer", "time/data_s"}
+    wanted |= {"memory/peak_mb", "tokens/alive_1", "tokens/foreground_kept_1", "tokens/random_kept_1", "val/dice/mean"}
+    assert wanted <= set(tags["scalars"])
+    assert "val/overlay" in tags["images"]
+    assert any(tag.startswith("config") for tag in tags["tensors"])
+
+
+@pytest.mark.parametrize("swap", [("encoder=dense", "completion=scatter"), ("encoder=identity",), ("completion=mim",)])
+def test_groups_swap_on_the_command_line(smoke: list[str], tmp_path: Path, swap: tuple[str, ...]) -> None:
+    outcome = run_command(train.main, *smoke, *swap, "trainer.max_steps=1", f"run_dir={tmp_path}/run")
+    assert outcome.status == 0, outcome
+    assert (tmp_path / "run" / "checkpoints" / "best.pt").exists()
