@@ -43,6 +43,8 @@ def plan_run(cfg: DictConfig) -> Plan:
     `resume=null` plans a new folder, `resume=auto` goes on with the newest unfinished run of the same config
     (or plans one), `resume=PATH` goes on with that run under its own config and what the command adds to it.
     """
+    if cfg.ckpt is not None:
+        raise UserError(f"ckpt={cfg.ckpt} is not for training; resume=RUN_FOLDER goes on with a run.")
     if cfg.resume in (None, "auto"):
         check_config(cfg)
         return Plan(to_dict(cfg), task_overrides(), choose_folder(cfg))
@@ -65,6 +67,8 @@ def choose_folder(cfg: DictConfig) -> Path | None:
     folder = Path(cfg.run_dir)
     if not (folder / "config.yaml").exists() and not checkpoint.step_files(folder):
         return folder
+    if not (folder / "config.yaml").exists():
+        raise UserError(f"run_dir={folder} holds checkpoints but no config.yaml. Give another run_dir.")
     if cfg.resume is None:
         raise UserError(f"run_dir={folder} already holds a run. Give resume=auto to go on with it, or another run_dir.")
     changed = changed_keys(saved_identity(folder), identity(to_dict(cfg)))

@@ -1,6 +1,7 @@
 """The whole story of a run, top to bottom: fit, one step, validation, saving."""
 
 import copy
+import logging
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ from sct.optim import set_learning_rate
 from sct.precision import autocast, precision_dtype
 from sct.schema import TrainerConfig
 from sct.validation import sample_overlay, token_statistics, validate
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -239,6 +242,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best": self.best,
+            "world_size": self.processes.world_size,
             "config": self.config,
         }
         checkpoint.save_step(state, self.run_dir, step=self.step)
@@ -255,9 +259,24 @@ class Trainer:
             checkpoint.load_optimizer(self.optimizer, state["optimizer"], source=source)
             self.scaler.load_state_dict(state["scaler"])
             self.step, self.best = state["step"], state["best"]
+            self.compare_start(state, run_dir)
         steps = self.processes.gather(self.step)
         if len(set(steps)) > 1:
             raise UserError(f"The processes read different checkpoints of {run_dir} (steps {steps}); share the folder.")
+
+    def compare_start(self, state: dict[str, Any], run_dir: Path) -> None:
+        """UserError where a checkpoint is beyond the last step, a warning where other processes would go on with it."""
+        if self.step > self.settings.max_steps:
+            raise UserError(
+                f"{run_dir} is at step {self.step} already; give trainer.max_steps={self.step} or more to go on."
+            )
+        if state["world_size"] != self.processes.world_size:
+            logger.warning(
+                "%s was trained by %d processes and goes on with %d: its batches are others from here on",
+                run_dir,
+                state["world_size"],
+                self.processes.world_size,
+            )
 
     def finish(self) -> None:
         """Marks the run as finished, writes the hparams and closes the logs."""

@@ -62,6 +62,7 @@ MISTAKES = {
     "unknown best metric": (["trainer.best_metric=val/dice/livr"], ["val/dice/livr", "'val/dice/liver'"]),
     "unknown cache": (["data.cache=ram"], ["data.cache=ram", "memory"]),
     "run folder is a file": (["run_dir=/dev/null/x"], ["run folder", "run_dir"]),
+    "checkpoint of another use": (["ckpt=/nowhere"], ["ckpt=/nowhere", "resume=RUN_FOLDER"]),
     "resume from nothing": (["resume=/nowhere"], ["resume=/nowhere", "no run folder"]),
 }
 FILE_MISTAKES = {

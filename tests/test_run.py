@@ -113,6 +113,28 @@ def test_going_on_with_a_finished_run_changes_no_result(smoke, run_copy, finishe
     assert (run_copy / "finished").exists()
 
 
+def test_a_run_beyond_its_last_step_is_left_alone(run_copy):
+    before = files_of(run_copy)
+    assert_one_message(run_command(train.main, f"resume={run_copy}", "trainer.max_steps=3"), "at step 4", "max_steps=4")
+    assert files_of(run_copy) == before
+
+
+def test_other_processes_than_before_are_told(run_copy):
+    path = checkpoint.step_files(run_copy)[0]
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "world_size": 4}, path)
+    outcome = run_command(train.main, f"resume={run_copy}", "trainer.max_steps=5")
+    assert outcome.status == 0, outcome
+    assert "was trained by 4 processes and goes on with 1" in outcome.out
+
+
+def test_a_sweep_gives_every_job_its_folder(smoke, tmp_path):
+    outcome = run_command(train.main, "-m", *smoke, f"paths.outputs={tmp_path}", "trainer.max_steps=1", "seed=0,1")
+    assert outcome.status == 0, outcome
+    configs = [OmegaConf.load(path) for path in sorted((tmp_path / "smoke").glob("*/config.yaml"))]
+    assert [cfg.seed for cfg in configs] == [0, 1]
+
+
 def test_an_average_that_is_switched_on_late_begins_with_the_weights(run_copy):
     settings = ["trainer.max_steps=5", "trainer.ema_decay=0.999999"]
     before = last_state(run_copy)["model"]

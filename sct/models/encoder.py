@@ -4,12 +4,13 @@ Letters: B batch, N tokens of the grid, n tokens alive, P prefix tokens (the cla
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from sct.errors import UserError
-from sct.models.layers import Block, init_weights
+from sct.models.layers import Block, init_weights, sincos_positions
 from sct.models.reducers.base import Reducer
 from sct.models.tokens import Encoded, FeatureSpec, Tokens, token_grid
 
@@ -20,6 +21,8 @@ class ViTEncoder(nn.Module):
     `taps` are the blocks (counted from 1) whose dense outputs are kept for skip connections: a list, or a
     number of taps spread as in the papers (3 of 12 blocks: 4, 7, 10; 2 of 12: 5, 9). A sparse encoder has
     no dense snapshots, so it publishes no taps and the completed tokens serve every skip connection.
+    Positions are learned; `position_init="sincos"` starts them as sines and cosines of the place in the grid, from
+    which relations between distant places are learnt from fewer samples than from noise.
     `transformer=false` is the identity control: embedding and positions, no block at all, whatever `depth` says.
     """
 
@@ -39,6 +42,7 @@ class ViTEncoder(nn.Module):
         norm_eps: float = 1e-6,
         taps: int | Sequence[int] = 0,
         transformer: bool = True,
+        position_init: Literal["normal", "sincos"] = "normal",
         reducer: Callable[..., Reducer] | None = None,
     ) -> None:
         super().__init__()
@@ -70,11 +74,14 @@ class ViTEncoder(nn.Module):
             num_stages=len(self.reducer.blocks) if self.reducer is not None else 0,
             num_taps=len(self.taps),
         )
-        self.reset_parameters()
+        self.reset_parameters(position_init)
 
-    def reset_parameters(self) -> None:
+    def reset_parameters(self, position_init: str) -> None:
         self.apply(init_weights)
         nn.init.trunc_normal_(self.position, std=0.02)
+        if position_init == "sincos":
+            with torch.no_grad():
+                self.position[:, self.num_prefix :] = sincos_positions(self.grid, self.position.shape[2])
         if self.class_token is not None:
             nn.init.trunc_normal_(self.class_token, std=0.02)
         # as a linear layer on flattened patches would be initialised
