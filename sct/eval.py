@@ -105,7 +105,7 @@ def evaluate_case(
             names=data.label_map.names,
             path=folder / "figures" / f"{case.id}.png",
             num_stages=num_stages,
-            spacing=data.spacing,
+            spacing=volume.spacing,
             title=f"{run_cfg.name}, case {case.id}",
         )
     rows = score_case(

@@ -93,7 +93,7 @@ def sample_overlay(segmenter: Segmenter, *, data: SegmentationData, device: torc
         depth,
         names=data.label_map.names,
         num_stages=len(prediction.encoded.dropped),
-        spacing=data.spacing,
+        spacing=volume.spacing,
     )
     return np.asarray(picture)
 

@@ -62,6 +62,11 @@ class Volume:
     source_shape: tuple[int, ...]
     source_affine: np.ndarray
 
+    @property
+    def spacing(self) -> list[float]:
+        """Voxel size of the preprocessed grid along every axis, in mm."""
+        return np.linalg.norm(self.affine[:3, : self.image.ndim - 1], axis=0).tolist()
+
 
 class Batch(TypedDict):
     """One micro-batch: image (B, C, *S) float32, label (B, *S) int64, case ids (B)."""
