@@ -3,7 +3,6 @@
 import logging
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +23,7 @@ from sct.models.tokens import pruning_depth
 from sct.precision import autocast, precision_dtype
 from sct.report import markdown_table, write_report
 from sct.run import log_to
+from sct.validation import foreground_patches, kept_shares
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,9 @@ def evaluate(cfg: DictConfig) -> None:
     data.prepare()
     folder = Path(cfg.output) if cfg.output else default_folder(cfg)
     rows: list[Row] = []
+    kept: list[dict[str, float]] = []
     for number, case in enumerate(data.cases(cfg.split)):
-        rows += evaluate_case(
+        case_rows, case_kept = evaluate_case(
             case,
             data=data,
             segmenter=segmenter,
@@ -50,11 +51,14 @@ def evaluate(cfg: DictConfig) -> None:
             folder=folder,
             draw=number < cfg.figures,
         )
+        rows += case_rows
+        kept.append(case_kept)
+    tokens = {name: sum(row[name] for row in kept) / len(kept) for name in kept[0]}
     summary = write_report(
         folder,
         rows,
         title=f"{run_cfg.name}: {cfg.split}",
-        meta={"ckpt": str(cfg.ckpt), "weights": cfg.weights, "split": cfg.split, "seed": run_cfg.seed},
+        meta={"ckpt": str(cfg.ckpt), "weights": cfg.weights, "split": cfg.split, "seed": run_cfg.seed, **tokens},
         groups=data.class_groups,
     )
     logger.info("\n%s\nWritten to %s", markdown_table(summary), folder)
@@ -78,8 +82,11 @@ def evaluate_case(
     device: torch.device,
     folder: Path,
     draw: bool,
-) -> list[Row]:
-    """Predicts one case on its own grid, scores it, and leaves its label map and figure in `folder`."""
+) -> tuple[list[Row], dict[str, float]]:
+    """Predicts one case on its own grid, scores it, and leaves its label map and figure in `folder`.
+
+    Returns the rows, and what of the tokens and of the patches with foreground every pruning stage kept.
+    """
     volume = data.load_case(case)
     assert volume.label is not None
     assert case.label is not None
@@ -88,7 +95,8 @@ def evaluate_case(
         stitched = build_inferer(run_cfg)(
             WithDepth(segmenter), volume.image, roi_size=data.roi_size, num_classes=data.num_classes + 1, device=device
         )
-    logits, depth = stitched[:-1], stitched[-1]
+    patch_size, num_stages = segmenter.encoder.spec.patch_size, segmenter.encoder.spec.num_stages
+    logits, depth = stitched[:-1], patch_means(stitched[-1], patch_size=patch_size)
     labels = to_source_grid(
         logits, affine=volume.affine, source_shape=volume.source_shape, source_affine=volume.source_affine
     )
@@ -96,12 +104,11 @@ def evaluate_case(
     if cfg.save_predictions:
         save_label_map(folder / "predictions" / f"{case.id}.nii.gz", labels, like=case.image)
     if draw:
-        num_stages = segmenter.encoder.spec.num_stages
         panel(
             volume.image.numpy(),
             volume.label.numpy(),
             logits.argmax(dim=0).cpu().numpy(),
-            patch_means(depth, patch_size=segmenter.encoder.spec.patch_size) if num_stages else None,
+            depth.numpy() if num_stages else None,
             names=data.label_map.names,
             path=folder / "figures" / f"{case.id}.png",
             num_stages=num_stages,
@@ -113,7 +120,8 @@ def evaluate_case(
     )
     found = [row.dice for row in rows if not row.absent]
     logger.info("%s  mean Dice %.4f", case.id, sum(found) / max(1, len(found)))
-    return rows
+    foreground = foreground_patches(volume.label.unsqueeze(0), patch_size=patch_size)
+    return rows, kept_shares(depth.unsqueeze(0), foreground, num_stages=num_stages)
 
 
 class WithDepth:
@@ -129,10 +137,10 @@ class WithDepth:
         return torch.cat([prediction.logits, F.interpolate(depth, size=image.shape[2:])], dim=1)
 
 
-def patch_means(depth: Tensor, *, patch_size: int) -> np.ndarray:
+def patch_means(depth: Tensor, *, patch_size: int) -> Tensor:
     """Stitched depth (*S), a mean over overlapping windows, as whole stages on a grid of patches."""
     pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[depth.ndim]
-    return pool(depth[None, None].float(), patch_size, ceil_mode=True)[0, 0].round().long().cpu().numpy()
+    return pool(depth[None, None].float(), patch_size, ceil_mode=True)[0, 0].round().long().cpu()
 
 
 def main() -> None:

@@ -60,19 +60,30 @@ def dice_row(table: np.ndarray, *, names: tuple[str, ...]) -> dict[str, float]:
 
 @torch.no_grad()
 def token_statistics(encoded: Encoded, label: Tensor, *, patch_size: int) -> dict[str, float]:
-    """Per stage: tokens alive, their share (what random choice keeps of anything), share of foreground patches kept."""
+    """`kept_shares` of a batch with labels (B, *S); empty where nothing is pruned."""
     if not encoded.dropped:
         return {}
-    pool = {2: F.max_pool2d, 3: F.max_pool3d}[len(encoded.grid)]
-    foreground = pool((label > 0).float().unsqueeze(1), patch_size).flatten(1)
-    depth = pruning_depth(encoded).flatten(1)
+    foreground = foreground_patches(label, patch_size=patch_size)
+    return kept_shares(pruning_depth(encoded), foreground, num_stages=len(encoded.dropped))
+
+
+def foreground_patches(label: Tensor, *, patch_size: int) -> Tensor:
+    """Which patches of labels (B, *S) hold any foreground: bool (B, *grid)."""
+    pool = {3: F.max_pool2d, 4: F.max_pool3d}[label.ndim]
+    return pool((label > 0).float().unsqueeze(1), patch_size, ceil_mode=True).squeeze(1) > 0
+
+
+def kept_shares(depth: Tensor, foreground: Tensor, *, num_stages: int) -> dict[str, float]:
+    """Per stage: tokens alive, their share (what random choice keeps of anything), share of foreground patches kept.
+
+    depth, foreground (B, *grid); depth is the number of stages that a token survived.
+    """
     row = {}
-    for stage in range(1, len(encoded.dropped) + 1):
-        alive = (depth >= stage).float()
-        kept = (alive * foreground).sum() / foreground.sum().clamp_min(1)
-        row[f"tokens/alive_{stage}"] = alive.sum(dim=1).mean().item()
-        row[f"tokens/random_kept_{stage}"] = alive.mean().item()
-        row[f"tokens/foreground_kept_{stage}"] = kept.item()
+    for stage in range(1, num_stages + 1):
+        alive = depth >= stage
+        row[f"tokens/alive_{stage}"] = alive.sum().item() / len(depth)
+        row[f"tokens/random_kept_{stage}"] = alive.float().mean().item()
+        row[f"tokens/foreground_kept_{stage}"] = (alive & foreground).sum().item() / max(1, foreground.sum().item())
     return row
 
 

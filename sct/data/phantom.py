@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -104,7 +105,7 @@ def write_phantoms(folder: Path, *, spec: PhantomSpec) -> None:
             built = Path(temporary) / folder.name
             for index in range(spec.num_cases):
                 _write_case(built, index=index, spec=spec)
-            (built / "phantom.json").write_text(json.dumps(asdict(spec), indent=2))
+            (built / "phantom.json").write_text(json.dumps(record(spec), indent=2))
             # Where another process was first, whether it wrote the same is checked below.
             with suppress(OSError):
                 built.rename(folder)
@@ -113,8 +114,7 @@ def write_phantoms(folder: Path, *, spec: PhantomSpec) -> None:
 
 def _write_case(root: Path, *, index: int, spec: PhantomSpec) -> None:
     rng = np.random.default_rng([spec.seed, index])
-    draw = lookalike.draw if spec.lookalikes else draw_abdomen
-    image, label = draw(shape=spec.shape, voxel_size=spec.voxel_size, rng=rng)
+    image, label = _draw(spec, rng=rng)
     # Stored as scanners do, x to the left and y to the back, with an origin far from zero.
     affine = np.diag([-spec.voxel_size[0], -spec.voxel_size[1], spec.voxel_size[2], 1.0])
     affine[:3, 3] = rng.uniform(-200.0, 200.0, 3).round(2)
@@ -125,12 +125,27 @@ def _write_case(root: Path, *, index: int, spec: PhantomSpec) -> None:
         nib.save(stored, training / kind / f"{kind}{index + 1:04d}.nii.gz")
 
 
+def _draw(spec: PhantomSpec, *, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    draw = lookalike.draw if spec.lookalikes else draw_abdomen
+    return draw(shape=spec.shape, voxel_size=spec.voxel_size, rng=rng)
+
+
+def record(spec: PhantomSpec) -> dict[str, Any]:
+    """What phantom.json says: the spec, and of every label in the first case its voxels and mean HU.
+
+    A set that an older generator drew from the same spec differs in these.
+    """
+    image, label = _draw(spec, rng=np.random.default_rng([spec.seed, 0]))
+    values = np.unique(label)
+    first_case = [[int(v), int((label == v).sum()), round(float(image[label == v].mean()))] for v in values]
+    return json.loads(json.dumps({**asdict(spec), "first_case": first_case}))
+
+
 def _check_same(folder: Path, *, spec: PhantomSpec) -> None:
-    record = folder / "phantom.json"
-    if not record.is_file():
+    path = folder / "phantom.json"
+    if not path.is_file():
         raise UserError(f"{folder} exists but holds no phantoms (no phantom.json). Set data.root to another folder.")
-    stored = json.loads(record.read_text())
-    wanted = json.loads(json.dumps(asdict(spec)))
+    stored, wanted = json.loads(path.read_text()), record(spec)
     differing = sorted(key for key in wanted.keys() | stored.keys() if wanted.get(key) != stored.get(key))
     if differing:
         told = ", ".join(f"data.{key} is {wanted.get(key)}, there {stored.get(key)}" for key in differing)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from little_data import scale
 
+from sct.data import phantom
 from sct.data.phantom import Phantom
 from sct.errors import UserError
 
@@ -83,3 +84,10 @@ def test_classes_are_known_without_files(make_phantom: Callable, tmp_path: Path)
     assert make_phantom().num_classes == 7
     assert make_phantom(lookalikes=True).num_classes == 3
     assert not (tmp_path / "phantom").exists()
+
+
+def test_a_set_of_an_older_generator_is_refused(make_phantom: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_phantom().prepare()
+    monkeypatch.setattr(phantom, "FAT_HU", -60.0)
+    with pytest.raises(UserError, match="first_case"):
+        make_phantom().prepare()
