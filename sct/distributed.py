@@ -112,4 +112,6 @@ def join(device: str) -> Processes:
 def leave() -> None:
     """Leaves the group."""
     if dist.is_initialized():
+        # the main process holds the store: nobody may still need it when it goes
+        dist.barrier()
         dist.destroy_process_group()

