@@ -86,7 +86,7 @@ class Trainer:
             parts["step"] += time.perf_counter() - began
             self.log.advance(f"loss {row['train/loss']:.4f}")
             last = self.step == settings.max_steps
-            if self.step % settings.log_every == 0 or last:
+            if self.is_logged(self.step):
                 row = self.processes.mean(row)
                 self.log.log({**row, **self.speed(parts)}, step=self.step)
                 self.log.tell(f"step {self.step}/{settings.max_steps}  " + short(row))
@@ -133,7 +133,6 @@ class Trainer:
         set_learning_rate(self.optimizer, lr=lr)
         self.optimizer.zero_grad(set_to_none=True)
         row: dict[str, float] = {}
-        statistics: dict[str, float] = {}
         for number, batch in enumerate(batches):
             torch.manual_seed(draw_seed(self.seed, self.step, number, self.processes.rank))
             image, label = batch["image"].to(self.device), batch["label"].to(self.device)
@@ -146,7 +145,9 @@ class Trainer:
                 self.scaler.scale(losses["loss"] / len(batches)).backward()
             for name, value in losses.items():
                 row[f"train/{name}"] = row.get(f"train/{name}", 0.0) + value.item() / len(batches)
-            statistics = token_statistics(prediction.encoded, label, patch_size=self.data_patch)
+        if self.is_logged(self.step + 1):
+            patch_size = self.segmenter.encoder.spec.patch_size
+            row |= token_statistics(prediction.encoded, label, patch_size=patch_size)
         self.scaler.unscale_(self.optimizer)
         row |= {"train/lr": lr, **self.gradient_norms()}
         self.check_gradient(row["train/grad_norm"], batches)
@@ -156,11 +157,11 @@ class Trainer:
         self.scaler.update()
         if self.ema is not None and self.settings.ema_decay is not None:
             update_average(self.ema, self.segmenter, decay=self.settings.ema_decay)
-        return row | statistics
+        return row
 
-    @property
-    def data_patch(self) -> int:
-        return self.segmenter.encoder.spec.patch_size
+    def is_logged(self, step: int) -> bool:
+        """Whether the numbers of a step (counted from 1) are written."""
+        return step % self.settings.log_every == 0 or step == self.settings.max_steps
 
     def synchronize(self, is_last: bool) -> Any:
         """Gradients are shared between processes only after the last micro-batch."""

@@ -21,8 +21,7 @@ class ViTEncoder(nn.Module):
     `taps` are the blocks (counted from 1) whose dense outputs are kept for skip connections: a list, or a
     number of taps spread as in the papers (3 of 12 blocks: 4, 7, 10; 2 of 12: 5, 9). A sparse encoder has
     no dense snapshots, so it publishes no taps and the completed tokens serve every skip connection.
-    Positions are learned; `position_init="sincos"` starts them as sines and cosines of the place in the grid, from
-    which relations between distant places are learnt from fewer samples than from noise.
+    Positions are learned; `position_init="sincos"` starts them as sines and cosines of the place in the grid.
     `transformer=false` is the identity control: embedding and positions, no block at all, whatever `depth` says.
     """
 

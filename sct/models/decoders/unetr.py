@@ -25,7 +25,7 @@ class UNETR(Decoder):
     encoder gives no intermediate snapshots: all skips then read the completed tokens.
 
     `recompute` forgets the activations of all but the last up-step and computes them again in the backward pass:
-    a third of what a full-size sparse network keeps, for a few per cent of the time.
+    about a third of what a full-size sparse network keeps, at the price of a second forward pass through them.
     """
 
     def __init__(
