@@ -39,5 +39,6 @@ def dice_loss(probs: Tensor, labels: Tensor, *, squared: bool) -> Tensor:
     of_truth = probs.gather(1, labels.unsqueeze(1)).squeeze(1)
     overlap = zeros.scatter_add(1, labels, of_truth)
     truth = zeros.scatter_add(1, labels, torch.ones_like(of_truth))
-    predicted = torch.einsum("bqv,bqv->bq", probs, probs) if squared else probs.sum(dim=2)
+    # the norm's backward pass makes one full-size tensor, that of a product of two would make three
+    predicted = torch.linalg.vector_norm(probs, dim=2).square() if squared else probs.sum(dim=2)
     return (1 - (2 * overlap + SMOOTH) / (predicted + truth + SMOOTH)).mean()

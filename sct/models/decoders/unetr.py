@@ -5,7 +5,7 @@ Letters: B batch, N tokens of the grid, C width, Q classes, S spatial size, f fe
 
 from typing import Any, Literal
 
-from monai.networks.blocks.dynunet_block import UnetOutBlock
+from monai.networks.blocks.dynunet_block import UnetOutBlock, UnetResBlock
 from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -77,6 +77,10 @@ class UNETR(Decoder):
             UnetrUpBlock(in_channels=above, out_channels=out, upsample_kernel_size=2, **block)
             for above, out in zip([*channels[1:], spec.dim], channels, strict=True)
         )
+        # the full-resolution stage is the peak of a training step's memory
+        self.ups[0].conv_block = LeanResBlock(
+            dims, 2 * feature_size, feature_size, kernel_size=3, stride=1, norm_name="instance"
+        )
         self.head = UnetOutBlock(spatial_dims=dims, in_channels=feature_size, out_channels=num_classes)
 
     def forward(self, image: Tensor, dense: Dense) -> Tensor:
@@ -93,6 +97,24 @@ class UNETR(Decoder):
         if self.training and self.recompute:
             return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
         return block(*inputs)
+
+
+class LeanResBlock(UnetResBlock):
+    """MONAI's residual block with the same weights and output, keeping a fifth less for the backward pass.
+
+    The shortcut is computed first, so that its backward pass comes last, when the main branch has freed its
+    activations; its own (one 1x1 convolution) are then computed again. The sum is a tensor of its own: MONAI adds
+    in place into a view, which costs copies in the backward pass.
+    """
+
+    def forward(self, inp: Tensor) -> Tensor:
+        """inp (B, C_in, *S) -> (B, C_out, *S)."""
+        residual = checkpoint(self.shortcut, inp, use_reentrant=False, preserve_rng_state=False)
+        out = self.norm2(self.conv2(self.lrelu(self.norm1(self.conv1(inp)))))
+        return self.lrelu(out + residual)
+
+    def shortcut(self, inp: Tensor) -> Tensor:
+        return self.norm3(self.conv3(inp))
 
 
 def halving_pool(spatial_dims: int) -> nn.Module:

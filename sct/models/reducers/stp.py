@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sct.errors import UserError
 from sct.models.layers import AttentionStats
@@ -88,7 +89,8 @@ class STP(Reducer):
         """tokens (B, n, C) -> live (B, K, C), dropped (B, n - K, C), in spatial order."""
         n = tokens.x.shape[1]
         k = keep_count(n, ratio=self.ratio, rounding=self.rounding)
-        scores = self.scorers[stage](tokens.x)
+        # recomputed in the backward pass: what a scorer keeps is four times its input, what it computes is little
+        scores = checkpoint(self.scorers[stage], tokens.x, use_reentrant=False, preserve_rng_state=False)
         aux = {f"score_{stage + 1}": scores}
         if not self.training:
             order = split_order(hard_top_k(scores, k=k))
