@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 
 def build_segmenter(cfg: DictConfig, *, data: SegmentationData) -> Segmenter:
     """The network of a config; sizes, channels and classes come from the data set."""
-    encoder = build(cfg.encoder, key="encoder", image_size=data.roi_size, in_channels=data.num_channels)
+    sizes = {"image_size": data.roi_size, "in_channels": data.num_channels, "num_classes": data.num_classes}
+    encoder = build(cfg.encoder, key="encoder", **sizes)
     return Segmenter(
         encoder=encoder,
         completion=build(cfg.completion, key="completion"),

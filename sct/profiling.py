@@ -19,7 +19,7 @@ from sct.files import write_text
 from sct.macs import PARTS, check_convention, count_macs, count_parameters
 from sct.models.encoder import ViTEncoder
 from sct.models.segmenter import Segmenter
-from sct.models.tokens import Encoded, Tokens
+from sct.models.tokens import Encoded
 from sct.precision import precision_dtype
 from sct.timing import Inference, Training, device_name, measure, peak_memory_mb, write_trace
 
@@ -93,7 +93,7 @@ def profile_segmenter(
 ) -> Profile:
     """Profile on noise of `image_shape` (C_in, *S); the training step changes the weights of `segmenter`.
 
-    `criterion` (Prediction, target) -> {"loss": scalar}. `trace_dir` is needed for `settings.trace`. With
+    `criterion` (Prediction, target, image=image) -> {"loss": scalar}. `trace_dir` is needed for `settings.trace`. With
     `settings.latency` off the device may be meta, as long as no method looks at the values of the image.
     """
     segmenter = segmenter.to(device)
@@ -176,14 +176,9 @@ def tokens_alive(encoder: ViTEncoder, encoded: Encoded) -> list[float]:
     stages = encoder.reducer.blocks if encoder.reducer is not None else ()
     for block in range(1, encoder.depth + 1):
         if block in stages:
-            alive -= mean_count(encoded.dropped[stages.index(block)])
+            alive = encoded.alive[stages.index(block)].mean().item()
         counts.append(alive)
     return counts
-
-
-def mean_count(tokens: Tokens) -> float:
-    """Size of a set of tokens, mean over the images; where there is a mask, zeros are only filling."""
-    return float(tokens.x.shape[1]) if tokens.mask is None else tokens.mask.sum(dim=1).mean().item()
 
 
 def gain_bound(costs: Mapping[str, float]) -> float | None:

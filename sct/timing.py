@@ -98,7 +98,7 @@ class Training:
         self.segmenter.train()
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.image.device, precision_dtype(self.precision)):
-            loss = self.criterion(self.segmenter(self.image), self.target)["loss"]
+            loss = self.criterion(self.segmenter(self.image), self.target, image=self.image)["loss"]
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -50,8 +50,9 @@ class Trainer:
         inferer: SlidingWindow,
     ) -> None:
         self.settings, self.seed, self.config = settings, seed, config
-        self.processes, self.data, self.criterion, self.inferer = processes, data, criterion, inferer
+        self.processes, self.data, self.inferer = processes, data, inferer
         self.device = processes.device
+        self.criterion = criterion.to(self.device)
         self.segmenter = segmenter.to(self.device)
         self.optimizer = make_optimizer(self.segmenter)
         self.base_lr = self.optimizer.defaults["lr"]
@@ -129,6 +130,7 @@ class Trainer:
     def train_step(self, batches: list[Batch]) -> dict[str, float]:
         """One optimizer update; UserError, before any weight changes, when loss or gradients are not finite."""
         self.model.train()
+        self.segmenter.set_progress(self.step / self.settings.max_steps)
         lr = self.base_lr * self.schedule(self.step, max_steps=self.settings.max_steps)
         set_learning_rate(self.optimizer, lr=lr)
         self.optimizer.zero_grad(set_to_none=True)
@@ -140,7 +142,7 @@ class Trainer:
             with self.synchronize(is_last):
                 with autocast(self.device, self.dtype):
                     prediction = self.model(image)
-                losses = self.criterion(prediction, label)
+                losses = self.criterion(prediction, label, image=image)
                 self.check_finite(losses, batch)
                 self.scaler.scale(losses["loss"] / len(batches)).backward()
             for name, value in losses.items():

@@ -7,11 +7,6 @@ from monai.losses.dice import DiceCELoss
 from scipy.special import log_softmax
 
 from sct.losses.dice_ce import DiceCE
-from sct.models.tokens import Prediction
-
-
-def prediction(logits):
-    return Prediction(logits, encoded=None)
 
 
 def dice_by_formula(logits, target, *, squared):
@@ -37,7 +32,7 @@ def test_dice_ce_equals_its_formula(shape, squared):
     dice = dice_by_formula(logits, target, squared=squared)
     ce = -np.take_along_axis(log_softmax(logits, axis=1), target[:, None], axis=1).mean()
     criterion = DiceCE(dice_weight=0.5, ce_weight=2.0, squared=squared)
-    found = criterion(prediction(torch.tensor(logits)), torch.tensor(target))
+    found = criterion(torch.tensor(logits), torch.tensor(target))
     assert set(found) == {"loss", "dice", "ce"}
     assert found["dice"].item() == pytest.approx(dice, rel=1e-5)
     assert found["ce"].item() == pytest.approx(ce, rel=1e-5)
@@ -49,7 +44,7 @@ def test_equals_monai_in_value_and_gradient(squared):
     torch.manual_seed(0)
     target = torch.randint(4, (2, 1, 3, 4, 5))
     ours, theirs = (torch.randn(2, 4, 3, 4, 5, generator=torch.Generator().manual_seed(1)) for _ in range(2))
-    loss = DiceCE(squared=squared)(prediction(ours.requires_grad_()), target.squeeze(1))["loss"]
+    loss = DiceCE(squared=squared)(ours.requires_grad_(), target.squeeze(1))["loss"]
     monai = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=squared)(theirs.requires_grad_(), target)
     torch.testing.assert_close(loss, monai)
     loss.backward()
@@ -61,9 +56,9 @@ def test_perfect_and_worst_prediction():
     # class 2 is not there: leaving it out counts as right
     target = torch.randint(2, (1, 8, 8), generator=torch.Generator().manual_seed(0))
     right = torch.nn.functional.one_hot(target, 3).movedim(-1, 1) * 100.0
-    assert DiceCE()(prediction(right), target)["loss"].item() == pytest.approx(0, abs=1e-5)
+    assert DiceCE()(right, target)["loss"].item() == pytest.approx(0, abs=1e-5)
     wrong = torch.nn.functional.one_hot(1 - target, 3).movedim(-1, 1) * 100.0
-    found = DiceCE()(prediction(wrong), target)
+    found = DiceCE()(wrong, target)
     assert found["dice"].item() == pytest.approx(2 / 3, abs=1e-5)
     assert found["ce"].item() == pytest.approx(100)
 
@@ -74,14 +69,14 @@ def test_half_precision_logits_are_scored_in_float32(dtype):
     # 64^3 voxels: sums that overflow or stall in half precision
     logits = torch.randn(1, 2, 64, 64, 64).to(dtype)
     target = torch.randint(2, (1, 64, 64, 64))
-    half = DiceCE()(prediction(logits), target)
-    full = DiceCE()(prediction(logits.float()), target)
+    half = DiceCE()(logits, target)
+    full = DiceCE()(logits.float(), target)
     assert {value.dtype for value in half.values()} == {torch.float32}
     assert all(torch.equal(half[name], full[name]) for name in full)
 
 
 def test_gradient_reaches_every_logit():
     logits = torch.zeros(1, 3, 4, 4, requires_grad=True)
-    DiceCE()(prediction(logits), torch.zeros(1, 4, 4, dtype=torch.int64))["loss"].backward()
+    DiceCE()(logits, torch.zeros(1, 4, 4, dtype=torch.int64))["loss"].backward()
     assert logits.grad.isfinite().all()
     assert logits.grad.count_nonzero() == logits.numel()

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from sct.errors import UserError
+from sct.losses.criterion import Criterion
 from sct.losses.dice_ce import DiceCE
+from sct.losses.query import QueryLoss
 from sct.macs import PARTS, count_macs, count_parameters
 from sct.models.completion.mta import MTA
 from sct.models.completion.scatter import Scatter
@@ -21,7 +23,7 @@ from sct.models.reducers.stp import STP
 from sct.models.segmenter import Segmenter
 from sct.models.tokens import Encoded, Tokens
 from sct.profile_table import format_profile
-from sct.profiling import ProfileSettings, gain_bound, mean_count, profile_segmenter, tokens_alive
+from sct.profiling import ProfileSettings, gain_bound, profile_segmenter, tokens_alive
 from sct.timing import Stopwatch, peak_memory_mb
 
 CPU = torch.device("cpu")
@@ -209,9 +211,7 @@ def test_tokens_alive():
 def test_tokens_alive_is_the_mean_over_images():
     encoder = small(reducer=partial(STP, blocks=(2,))).encoder
     x, index = torch.zeros(2, 5, 24), torch.arange(5).expand(2, -1)
-    mask = torch.tensor([[1.0, 1, 0, 0, 0], [1, 1, 1, 1, 1]])
-    encoded = Encoded((8, 8), Tokens(x, index), x[:, :1], dropped=[Tokens(x, index, mask)])
-    assert mean_count(encoded.dropped[0]) == 3.5
+    encoded = Encoded((8, 8), Tokens(x, index), x[:, :1], alive=[torch.tensor([60.0, 61.0])])
     assert tokens_alive(encoder, encoded) == [64, 60.5, 60.5, 60.5]
 
 
@@ -242,7 +242,7 @@ def test_profile(reducer, precision, tmp_path):
     profile = profile_segmenter(
         network,
         image_shape=(1, 32, 32),
-        criterion=DiceCE(),
+        criterion=Criterion(pixel=DiceCE(), query=QueryLoss()),
         make_optimizer=lambda segmenter: torch.optim.AdamW(segmenter.parameters()),
         settings=ProfileSettings(batch_size=2, warmup=1, repeats=3, precision=precision, trace=True),
         device=CPU,
@@ -273,7 +273,7 @@ def test_counts_alone_on_the_meta_device():
     profile = profile_segmenter(
         network,
         image_shape=(1, 96, 96, 96),
-        criterion=DiceCE(),
+        criterion=Criterion(pixel=DiceCE(), query=QueryLoss()),
         make_optimizer=torch.optim.AdamW,
         settings=ProfileSettings(latency=False),
         device=torch.device("meta"),

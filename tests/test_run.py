@@ -81,20 +81,20 @@ def test_auto_goes_on_with_the_unfinished_run_of_this_config(smoke, tmp_path, mo
 def test_a_path_means_the_config_of_that_run_and_what_the_command_adds(run_copy):
     path = run_copy / "config.yaml"
     saved = OmegaConf.load(path)
-    saved.loss.dice_weight = 0.5  # as if the config files had been others when the run began
+    saved.loss.pixel.dice_weight = 0.5  # as if the config files had been others when the run began
     OmegaConf.save(saved, path)
     outcome = run_command(train.main, f"resume={run_copy}", "trainer.max_steps=6", "optimizer.weight_decay=0.2")
     assert outcome.status == 0, outcome
     assert "trainer.max_steps differs from what this run was started with" in outcome.out
     cfg = OmegaConf.load(path)
-    assert (cfg.name, cfg.encoder.dim, cfg.loss.dice_weight, cfg.trainer.max_steps) == ("smoke", 24, 0.5, 6)
+    assert (cfg.name, cfg.encoder.dim, cfg.loss.pixel.dice_weight, cfg.trainer.max_steps) == ("smoke", 24, 0.5, 6)
     state = last_state(run_copy)
     assert state["step"] == 6
     assert {group["weight_decay"] for group in state["optimizer"]["param_groups"]} == {0.0, 0.2}
     # and the next time the same, with nothing said
     assert run_command(train.main, f"resume={run_copy}", "trainer.max_steps=8").status == 0
     cfg = OmegaConf.load(path)
-    assert (cfg.name, cfg.encoder.dim, cfg.loss.dice_weight, cfg.trainer.max_steps) == ("smoke", 24, 0.5, 8)
+    assert (cfg.name, cfg.encoder.dim, cfg.loss.pixel.dice_weight, cfg.trainer.max_steps) == ("smoke", 24, 0.5, 8)
     assert [row["step"] for row in rows(run_copy)][-3:] == [7, 8, 8]
 
 

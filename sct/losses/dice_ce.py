@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sct.models.tokens import Prediction
-
 SMOOTH = 1e-5
 
 
@@ -19,9 +17,9 @@ class DiceCE(nn.Module):
         super().__init__()
         self.dice_weight, self.ce_weight, self.squared = dice_weight, ce_weight, squared
 
-    def forward(self, prediction: Prediction, target: Tensor) -> dict[str, Tensor]:
+    def forward(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """logits (B, Q, *S) and labels (B, *S) -> {"loss", "dice", "ce"}, scalars in float32."""
-        log_probs = prediction.logits.float().flatten(2).log_softmax(dim=1)
+        log_probs = logits.float().flatten(2).log_softmax(dim=1)
         labels = target.flatten(1)
         ce = F.nll_loss(log_probs, labels)
         dice = dice_loss(log_probs.exp(), labels, squared=self.squared)

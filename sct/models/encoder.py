@@ -4,15 +4,17 @@ Letters: B batch, N tokens of the grid, n tokens alive, P prefix tokens (the cla
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sct.errors import UserError
-from sct.models.layers import Block, init_weights, sincos_positions
+from sct.models.layers import AttentionStats, Block, init_weights, sincos_positions
 from sct.models.reducers.base import Reducer
-from sct.models.tokens import Encoded, FeatureSpec, Tokens, token_grid
+from sct.models.tokens import Encoded, FeatureSpec, Tokens, join, split, token_grid
 
 
 class ViTEncoder(nn.Module):
@@ -30,6 +32,7 @@ class ViTEncoder(nn.Module):
         *,
         image_size: Sequence[int],
         in_channels: int,
+        num_classes: int = 0,
         patch_size: int,
         dim: int,
         depth: int,
@@ -59,10 +62,7 @@ class ViTEncoder(nn.Module):
             for rate in rates
         )
         self.norm = nn.LayerNorm(dim, eps=norm_eps)
-        self.reducer = reducer(dim=dim, num_tokens=num_tokens) if reducer is not None else None
-        if self.reducer is not None:
-            check_stages(self.reducer, depth=depth, class_token=class_token)
-        self.taps = () if self.reducer is not None else tap_blocks(taps, depth=depth)
+        self.taps = () if reducer is not None else tap_blocks(taps, depth=depth)
         self.spec = FeatureSpec(
             image_size=tuple(image_size),
             in_channels=in_channels,
@@ -70,9 +70,15 @@ class ViTEncoder(nn.Module):
             dim=dim,
             num_heads=num_heads,
             num_prefix=self.num_prefix,
-            num_stages=len(self.reducer.blocks) if self.reducer is not None else 0,
             num_taps=len(self.taps),
+            depth=depth,
+            mlp_ratio=mlp_ratio,
+            num_classes=num_classes,
         )
+        self.reducer = reducer(spec=self.spec) if reducer is not None else None
+        if self.reducer is not None:
+            check_stages(self.reducer, depth=depth, class_token=class_token)
+            self.spec = replace(self.spec, num_stages=len(self.reducer.blocks))
         self.reset_parameters(position_init)
 
     def reset_parameters(self, position_init: str) -> None:
@@ -94,15 +100,18 @@ class ViTEncoder(nn.Module):
         B, P = x.shape[0], self.num_prefix
         index = torch.arange(x.shape[1] - P, device=x.device).expand(B, -1)
         tokens = Tokens(x[:, P:], index)
-        prefix = x[:, :P]
-        encoded = Encoded(grid=self.grid, final=tokens, prefix=prefix)
+        encoded = Encoded(grid=self.grid, final=tokens, prefix=x[:, :P])
         encoded.taps.extend([tokens.x] * self.taps.count(0))
         for number, block in enumerate(self.blocks, start=1):
-            prefix, tokens = self.run_block(block, number, prefix=prefix, tokens=tokens, encoded=encoded)
-            encoded.taps.extend([tokens.x] * self.taps.count(number))
-        x = self.norm(torch.cat([prefix, tokens.x], dim=1))
-        encoded.prefix = x[:, :P]
-        encoded.final = Tokens(x[:, P:], tokens.index, tokens.mask)
+            if self.reducer is not None and number in self.reducer.blocks:
+                x, tokens = self.reduce(block, self.reducer, x, number=number, tokens=tokens, encoded=encoded)
+            else:
+                x = self.run_block(block, x, tokens=tokens)
+            encoded.taps.extend([x[:, P:]] * self.taps.count(number))
+        encoded.prefix, x = split(self.norm(x), tokens, num_prefix=P)
+        encoded.final = replace(tokens, x=x)
+        if self.reducer is not None:
+            self.reducer.finish(encoded)
         return encoded
 
     def embed(self, image: Tensor) -> Tensor:
@@ -112,26 +121,45 @@ class ViTEncoder(nn.Module):
             x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
         return x + self.position
 
-    def run_block(
-        self, block: Block, number: int, *, prefix: Tensor, tokens: Tokens, encoded: Encoded
+    def run_block(self, block: Block, x: Tensor, *, tokens: Tokens) -> Tensor:
+        """One block on a sequence x of prefix and `tokens` (whose own features are not read)."""
+        seen, active = self.sequence_masks(tokens)
+        return block(x, seen=seen, active=active, lengths=self.sequence_lengths(tokens))
+
+    def sequence_masks(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
+        """The mask of a set with ones for the prefix (B, P + n), for attention and for MLP updates."""
+        if self.reducer is None or tokens.mask is None:
+            return None, None
+        mask = F.pad(tokens.mask, (self.num_prefix, 0), value=1.0)
+        return (mask, None) if self.reducer.masks == "attention" else (None, mask)
+
+    def sequence_lengths(self, tokens: Tokens) -> tuple[int, ...] | None:
+        """Lengths of a set's images with their prefix."""
+        return None if tokens.lengths is None else tuple(self.num_prefix + length for length in tokens.lengths)
+
+    def reduce(
+        self, block: Block, reducer: Reducer, x: Tensor, *, number: int, tokens: Tokens, encoded: Encoded
     ) -> tuple[Tensor, Tokens]:
-        """One block and, where the reducer acts at it, the reduction; dropped tokens go to `encoded`."""
-        P, reducer = prefix.shape[1], self.reducer
-        x = torch.cat([prefix, tokens.x], dim=1)
-        if reducer is None or number not in reducer.blocks:
-            x = block(x)
-            return x[:, :P], Tokens(x[:, P:], tokens.index, tokens.mask)
-        x, stats = block.attend(x, want_stats=reducer.wants_attention)
+        """A block at which the reducer acts: the sequence and the set that go on; the rest goes to `encoded`."""
+        P = self.num_prefix
+        (seen, active), lengths = self.sequence_masks(tokens), self.sequence_lengths(tokens)
+        x, stats = block.attend(x, mask=seen, lengths=lengths, want_stats=reducer.wants_attention)
         if not reducer.inside_block:
-            x = block.feed(x)
-        tokens = Tokens(x[:, P:], tokens.index, tokens.mask)
-        reduction = reducer(tokens, stage=reducer.blocks.index(number), stats=stats)
+            x = block.feed(x, mask=active, lengths=lengths)
+        prefix, patches = split(x, tokens, num_prefix=P)
+        if stats is not None:
+            row, norms = (split(values, tokens, num_prefix=P)[1] for values in (stats.class_row, stats.head_norms))
+            stats = AttentionStats(row, norms)
+        reduction = reducer(replace(tokens, x=patches), stage=reducer.blocks.index(number), stats=stats)
         encoded.dropped.append(reduction.dropped)
+        encoded.alive.append(reduction.live.count())
+        encoded.losses.update(reduction.losses)
         encoded.aux.update(reduction.aux)
-        if not reducer.inside_block:
-            return x[:, :P], reduction.live
-        x = block.feed(torch.cat([x[:, :P], reduction.live.x], dim=1))
-        return x[:, :P], Tokens(x[:, P:], reduction.live.index, reduction.live.mask)
+        x = join(prefix, reduction.live)
+        if reducer.inside_block:
+            active = self.sequence_masks(reduction.live)[1]
+            x = block.feed(x, mask=active, lengths=self.sequence_lengths(reduction.live))
+        return x, reduction.live
 
     def layer_of(self, name: str) -> int:
         """Depth of a parameter for layer-wise decay: 0 embedding, i block i, depth + 1 what comes after."""

@@ -1,6 +1,8 @@
 """Building blocks of a plain vision transformer.
 
 Letters: B batch, L sequence length (prefix and patch tokens), C width, H heads, D head width.
+Where images keep different numbers of tokens, their sequences stand one after another in a batch of one:
+`lengths` then has the length of each, and L is their sum.
 """
 
 from dataclasses import dataclass
@@ -10,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sct.errors import UserError
+from sct.models.attention import first_row, fused_attention, masked_attention, packed_attention
+
+Lengths = tuple[int, ...] | None
 
 
 class DropPath(nn.Module):
@@ -19,12 +24,14 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, ...) -> (B, ...), kept samples scaled by 1 / (1 - rate)."""
+    def forward(self, x: Tensor, *, lengths: Lengths = None) -> Tensor:
+        """x (B, L, C) -> (B, L, C), kept samples scaled by 1 / (1 - rate)."""
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
-        noise = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device, dtype=x.dtype)
+        noise = torch.rand(len(lengths or x), 1, 1, device=x.device, dtype=x.dtype)
+        if lengths is not None:
+            noise = noise.repeat_interleave(torch.tensor(lengths, device=x.device), dim=0).transpose(0, 1)
         return x * (noise < keep).to(x.dtype) / keep
 
 
@@ -43,16 +50,18 @@ class Mlp(nn.Module):
 
 @dataclass
 class AttentionStats:
-    """What a pruning rule may read from attention.
+    """What a pruning rule may read from attention, for every token of the sequence.
 
-    class_row (B, H, L): attention of the first (class) token over all tokens, from one query row.
+    class_row (B, L, H): attention of the first (class) token over all tokens, from one query row;
+    head_norms (B, L, H): norm of every head's context vector, before the output projection.
     """
 
     class_row: Tensor
+    head_norms: Tensor
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention on the fused kernel; the attention matrix is never formed."""
+    """Multi-head self-attention; the attention matrix is formed only in training of methods that mask."""
 
     def __init__(self, dim: int, *, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
@@ -62,15 +71,25 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, *, want_stats: bool = False) -> tuple[Tensor, AttentionStats | None]:
-        """x (B, L, C) -> (B, L, C), and the statistics a reducer asked for."""
+    def forward(
+        self, x: Tensor, *, mask: Tensor | None = None, lengths: Lengths = None, want_stats: bool = False
+    ) -> tuple[Tensor, AttentionStats | None]:
+        """x (B, L, C) -> (B, L, C), and the statistics a reducer asked for.
+
+        mask (B, L): tokens of mask 0 are seen by none but themselves. With `lengths` every image attends to itself.
+        """
         B, L, C = x.shape
         q, k, v = self.qkv(x).reshape(B, L, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
-        context = F.scaled_dot_product_attention(q, k, v)
+        if lengths is not None:
+            context = packed_attention(q, k, v, lengths=lengths)
+        elif mask is not None:
+            context = masked_attention(q, k, v, mask=mask)
+        else:
+            context = fused_attention(q, k, v)
         stats = None
         if want_stats:
-            row = q[:, :, :1] @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
-            stats = AttentionStats(class_row=row.softmax(dim=-1).squeeze(2))
+            row = first_row(q, k, mask=mask, lengths=lengths)
+            stats = AttentionStats(row.transpose(1, 2), context.norm(dim=-1).transpose(1, 2))
         return self.proj(context.transpose(1, 2).reshape(B, L, C)), stats
 
 
@@ -94,18 +113,26 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, hidden=int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def attend(self, x: Tensor, *, want_stats: bool = False) -> tuple[Tensor, AttentionStats | None]:
-        """Attention half: x (B, L, C) -> (B, L, C)."""
-        update, stats = self.attn(self.norm1(x), want_stats=want_stats)
-        return x + self.drop_path(update), stats
+    def attend(
+        self, x: Tensor, *, mask: Tensor | None = None, lengths: Lengths = None, want_stats: bool = False
+    ) -> tuple[Tensor, AttentionStats | None]:
+        """Attention half: x (B, L, C) -> (B, L, C); mask (B, L) and lengths as in `Attention`."""
+        update, stats = self.attn(self.norm1(x), mask=mask, lengths=lengths, want_stats=want_stats)
+        return x + self.drop_path(update, lengths=lengths), stats
 
-    def feed(self, x: Tensor) -> Tensor:
-        """MLP half: x (B, L, C) -> (B, L, C)."""
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+    def feed(self, x: Tensor, *, mask: Tensor | None = None, lengths: Lengths = None) -> Tensor:
+        """MLP half: x (B, L, C) -> (B, L, C); its update is multiplied by mask (B, L)."""
+        update = self.mlp(self.norm2(x))
+        if mask is not None:
+            update = update * mask.unsqueeze(-1).to(update.dtype)
+        return x + self.drop_path(update, lengths=lengths)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, L, C) -> (B, L, C)."""
-        return self.feed(self.attend(x)[0])
+    def forward(
+        self, x: Tensor, *, seen: Tensor | None = None, active: Tensor | None = None, lengths: Lengths = None
+    ) -> Tensor:
+        """Both halves: x (B, L, C) -> (B, L, C); seen (B, L) masks attention, active (B, L) the MLP's update."""
+        x, _ = self.attend(x, mask=seen, lengths=lengths)
+        return self.feed(x, mask=active, lengths=lengths)
 
 
 def init_weights(module: nn.Module) -> None:

@@ -35,4 +35,10 @@ class Segmenter(nn.Module):
     def predict(self, image: Tensor) -> Prediction:
         """image (B, C, *S) -> logits and the sparse features they came from, in either mode."""
         encoded = self.encoder(image)
-        return Prediction(self.decoder(image, self.completion(encoded)), encoded)
+        decoded = self.decoder(image, self.completion(encoded))
+        return Prediction(decoded.logits, encoded, decoded.head)
+
+    def set_progress(self, done: float) -> None:
+        """The share of the training that is done (0 to 1), for schedules of the pruning method."""
+        if self.encoder.reducer is not None:
+            self.encoder.reducer.progress = done

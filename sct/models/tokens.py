@@ -1,13 +1,15 @@
 """The values that flow through a segmenter: tokens, what an encoder gives, what a completion gives.
 
-Letters: B batch, N tokens of the whole grid, n tokens alive, K tokens kept, P prefix tokens, C width,
+Letters: B batch, N tokens of the whole grid, n tokens alive, K tokens kept, P prefix tokens, C and D widths,
 Q classes, S spatial size (2 or 3 dims).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sct.errors import UserError
@@ -17,19 +19,57 @@ from sct.errors import UserError
 class Tokens:
     """A set of patch tokens, each with its place in the grid.
 
-    x (B, n, C) features; index (B, n) flat place in the grid, ascending in every image;
-    mask (B, n) running product of the keep decisions (its value may be all ones: it then only carries
-    the gradient of the scorers), or None when no decision was made or none is differentiable.
+    x (B, n, C) features; index (B, n) flat place in the grid, ascending in every image. Place N is no place:
+    a fused token, which helps the others and is not part of the grid.
+    mask (B, n), in training of methods that mask: 1 for tokens of this set, 0 for those of another.
+    gate (B, n): the running product of straight-through decisions, ones that carry the scorers' gradient.
+    lengths: where images keep different numbers, x (1, T, C) and index (1, T) hold them one after another, and
+    this says how many each has (T is the sum); None where all have n.
     """
 
     x: Tensor
     index: Tensor
     mask: Tensor | None = None
+    gate: Tensor | None = None
+    lengths: tuple[int, ...] | None = None
+
+    @property
+    def batch_size(self) -> int:
+        return self.x.shape[0] if self.lengths is None else len(self.lengths)
 
     def take(self, order: Tensor) -> "Tokens":
-        """The tokens at positions `order` (B, K) of this set, in that order."""
+        """The tokens at positions `order` (B, K) of this set, in that order; all images keep K."""
+        assert self.lengths is None
         mask = None if self.mask is None else self.mask.gather(1, order)
-        return Tokens(gather_tokens(self.x, order), self.index.gather(1, order), mask)
+        gate = None if self.gate is None else self.gate.gather(1, order)
+        return Tokens(gather_tokens(self.x, order), self.index.gather(1, order), mask, gate)
+
+    def select(self, keep: Tensor) -> "Tokens":
+        """The tokens where keep (B, n) or (1, T) is true, in order; every image keeps its own number."""
+        assert self.mask is None
+        assert self.gate is None
+        counts = torch.stack([part.sum() for part in self.per_image(keep)]).tolist()
+        where = keep.flatten().nonzero().squeeze(1)
+        x = self.x.flatten(0, 1).index_select(0, where).unsqueeze(0)
+        return Tokens(x, self.index.flatten().index_select(0, where).unsqueeze(0), lengths=tuple(counts))
+
+    def per_image(self, values: Tensor) -> tuple[Tensor, ...]:
+        """values (B, n, ...) or (1, T, ...) of these tokens as one tensor (n_b, ...) an image."""
+        return values.unbind(0) if self.lengths is None else values.squeeze(0).split(self.lengths)
+
+    def images(self) -> Tensor:
+        """The number of the image of every token, in the shape of index."""
+        numbers = torch.arange(self.batch_size, device=self.index.device)
+        if self.lengths is None:
+            return numbers.unsqueeze(1).expand_as(self.index)
+        return numbers.repeat_interleave(torch.tensor(self.lengths, device=numbers.device)).unsqueeze(0)
+
+    def count(self) -> Tensor:
+        """How many tokens of this set every image has: (B,) float, on the CPU where it follows from the shapes."""
+        if self.mask is not None:
+            return self.mask.detach().sum(dim=1).float()
+        lengths = self.lengths if self.lengths is not None else (self.x.shape[1],) * self.x.shape[0]
+        return torch.tensor(lengths, dtype=torch.float32, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -37,6 +77,7 @@ class FeatureSpec:
     """What an encoder or a completion publishes; the next part is built from it.
 
     num_stages is the number of pruning stages, num_taps the number of dense snapshots for skip connections.
+    depth and mlp_ratio are the encoder's; num_classes is known where the encoder itself predicts (early exits).
     """
 
     image_size: tuple[int, ...]
@@ -48,6 +89,9 @@ class FeatureSpec:
     num_stages: int = 0
     num_taps: int = 0
     pyramid_channels: tuple[int, ...] = ()
+    depth: int = 0
+    mlp_ratio: float = 4.0
+    num_classes: int = 0
 
     @property
     def spatial_dims(self) -> int:
@@ -63,39 +107,89 @@ class FeatureSpec:
 
 
 @dataclass
+class HeadOutput:
+    """What a segmentation head says of every place of the token grid.
+
+    masks (B, Q, *grid): class logits of a pixel-wise head, or mask logits of a query head, whose classes
+    (B, Q, 2) are the logits that a class is present or not. classes is None for a pixel-wise head.
+    """
+
+    masks: Tensor
+    classes: Tensor | None = None
+
+
+@dataclass
+class Early:
+    """Predictions of tokens that left the encoder early (DToP).
+
+    canvas (B, Q, N): what the last head that saw a place said of it (`HeadOutput.masks` of all stages merged);
+    exited (B, N) bool: places whose word is final; stages: the merged output after every stage, for their losses.
+    """
+
+    canvas: Tensor
+    exited: Tensor
+    stages: list[HeadOutput] = field(default_factory=list)
+
+
+@dataclass
 class Encoded:
     """Sparse features: `final` and the `dropped` sets cover the grid exactly once.
 
     prefix (B, P, C) class token; dropped has one set per pruning stage, empty ones included;
+    alive: tokens alive after every stage, (B,) each, those without a place included;
     taps: dense snapshots (B, N, C) for skip connections; pyramid: convolutional features (B, C_i, *S_i);
-    aux: scores and losses of the reducer, by name.
+    early: predictions of tokens that left; losses: what the pruning method adds to the loss, weighted, by name;
+    aux: scores and other values for logs, by name.
     """
 
     grid: tuple[int, ...]
     final: Tokens
     prefix: Tensor
     dropped: list[Tokens] = field(default_factory=list)
+    alive: list[Tensor] = field(default_factory=list)
     taps: list[Tensor] = field(default_factory=list)
     pyramid: list[Tensor] = field(default_factory=list)
+    early: Early | None = None
+    losses: dict[str, Tensor] = field(default_factory=dict)
     aux: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def sets(self) -> list[Tokens]:
+        """The dropped sets in order of their stage, then the final one."""
+        return [*self.dropped, self.final]
 
 
 @dataclass
 class Dense:
-    """Features of the whole grid: x (B, N, C), and taps (B, N, C) for skip connections (may be empty)."""
+    """Features of the whole grid: x (B, N, C), and taps (B, N, C) for skip connections (may be empty).
+
+    early and live: predictions of tokens that left early and the tokens that did not, for decoders that predict
+    token by token; None once a completion has mixed the tokens.
+    """
 
     grid: tuple[int, ...]
     x: Tensor
     taps: list[Tensor] = field(default_factory=list)
     pyramid: list[Tensor] = field(default_factory=list)
+    early: Early | None = None
+    live: Tokens | None = None
+
+
+@dataclass
+class Decoded:
+    """What a decoder gives: logits (B, Q, *S), and the output of its head on the token grid where it has one."""
+
+    logits: Tensor
+    head: HeadOutput | None = None
 
 
 @dataclass
 class Prediction:
-    """logits (B, Q, *S), and the sparse features they came from (pruning depth, losses of a reducer)."""
+    """logits (B, Q, *S), the head they came from, and the sparse features (pruning depth, losses of a reducer)."""
 
     logits: Tensor
     encoded: Encoded
+    head: HeadOutput | None = None
 
 
 def token_grid(image_size: tuple[int, ...], patch_size: int) -> tuple[int, ...]:
@@ -113,9 +207,50 @@ def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
-def scatter_tokens(canvas: Tensor, tokens: Tensor, index: Tensor) -> Tensor:
-    """A copy of canvas (B, N, C) with tokens (B, K, C) written at index (B, K)."""
-    return canvas.scatter(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]), tokens)
+def assemble(features: Sequence[Tensor], sets: Sequence[Tokens], *, num_tokens: int) -> Tensor:
+    """Features of token sets (each shaped like its set's x, width D) at their places in the grid: (B, N, D).
+
+    Places that no set has are zero. Where a set has a mask, features are weighted by it and added up, as
+    appendix E of the STP paper does for DynamicViT; otherwise every place is written once.
+    """
+    B, D = sets[0].batch_size, features[0].shape[-1]
+    rows = torch.cat([(tokens.images() * (num_tokens + 1) + tokens.index).flatten() for tokens in sets])
+    # a last row for tokens without a place
+    canvas = features[0].new_zeros(B * (num_tokens + 1), D)
+    if any(tokens.mask is not None for tokens in sets):
+        weighted = [weigh(x, tokens).reshape(-1, D) for x, tokens in zip(features, sets, strict=True)]
+        canvas = canvas.index_add(0, rows, torch.cat(weighted))
+    else:
+        canvas = canvas.index_copy(0, rows, torch.cat([x.reshape(-1, D) for x in features]))
+    return canvas.reshape(B, num_tokens + 1, D)[:, :num_tokens]
+
+
+def weigh(x: Tensor, tokens: Tokens) -> Tensor:
+    """Features x (B, n, D) of a set times its mask."""
+    return x if tokens.mask is None else x * tokens.mask.unsqueeze(-1).to(x.dtype)
+
+
+def presence(tokens: Tokens, *, num_tokens: int) -> Tensor:
+    """1 at the places that a set has, else 0: (B, N) float; carries the gradient of its mask."""
+    ones = torch.ones_like(tokens.index, dtype=torch.float32).unsqueeze(-1)
+    return assemble([ones], [tokens], num_tokens=num_tokens).squeeze(-1)
+
+
+def join(prefix: Tensor, tokens: Tokens) -> Tensor:
+    """Prefix (B, P, C) and patch tokens of every image as one sequence: (B, P + n, C), or packed (1, B P + T, C)."""
+    if tokens.lengths is None:
+        return torch.cat([prefix, tokens.x], dim=1)
+    pieces = zip(prefix.unbind(0), tokens.per_image(tokens.x), strict=True)
+    return torch.cat([part for pair in pieces for part in pair]).unsqueeze(0)
+
+
+def split(sequence: Tensor, tokens: Tokens, *, num_prefix: int) -> tuple[Tensor, Tensor]:
+    """The inverse of `join`, for any values (B, P + n, D) or packed (1, B P + T, D) of a sequence."""
+    if tokens.lengths is None:
+        return sequence[:, :num_prefix], sequence[:, num_prefix:]
+    pieces = sequence.squeeze(0).split([num_prefix + length for length in tokens.lengths])
+    prefix = torch.stack([piece[:num_prefix] for piece in pieces])
+    return prefix, torch.cat([piece[num_prefix:] for piece in pieces]).unsqueeze(0)
 
 
 def to_grid(x: Tensor, grid: tuple[int, ...]) -> Tensor:
@@ -124,10 +259,13 @@ def to_grid(x: Tensor, grid: tuple[int, ...]) -> Tensor:
     return x.transpose(1, 2).reshape(B, C, *grid)
 
 
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """x (B, Q, *grid) interpolated linearly to (B, Q, *size)."""
+    return F.interpolate(x, size=tuple(size), mode={2: "bilinear", 3: "trilinear"}[len(size)])
+
+
 def pruning_depth(encoded: Encoded) -> Tensor:
     """How many pruning stages each place survived: int64 (B, *grid), 0 dropped first, num_stages kept to the end."""
-    depth = torch.full_like(encoded.final.index, len(encoded.dropped))
-    sets = [(tokens.index, torch.full_like(tokens.index, stage)) for stage, tokens in enumerate(encoded.dropped)]
-    index = torch.cat([encoded.final.index, *(where for where, _ in sets)], dim=1)
-    value = torch.cat([depth, *(value for _, value in sets)], dim=1)
-    return torch.empty_like(index).scatter(1, index, value).reshape(-1, *encoded.grid)
+    num_tokens = math.prod(encoded.grid)
+    depth = torch.stack([stage * presence(tokens, num_tokens=num_tokens) for stage, tokens in enumerate(encoded.sets)])
+    return depth.sum(dim=0).round().long().reshape(-1, *encoded.grid)

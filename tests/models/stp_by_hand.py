@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from sct.models.reducers.stp import STP
-from sct.models.tokens import Tokens
+from sct.models.tokens import FeatureSpec, Tokens
 
 
 class Given(nn.Module):
@@ -19,9 +19,14 @@ class Given(nn.Module):
         return self.scores if self.index is None else self.scores.gather(1, self.index)
 
 
+def spec_of(*grid, dim):
+    """What an encoder of a one-voxel patch would publish."""
+    return FeatureSpec(tuple(grid), 1, 1, dim, 2)
+
+
 def given_stp(*scores, **settings):
     """STP with known scores (B, N) a stage."""
-    stp = STP(dim=8, num_tokens=scores[0].shape[1], blocks=range(1, 1 + len(scores)), **settings)
+    stp = STP(spec=spec_of(scores[0].shape[1], dim=8), blocks=range(1, 1 + len(scores)), **settings)
     stp.scorers = nn.ModuleList(Given(s) for s in scores)
     return stp
 

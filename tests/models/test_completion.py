@@ -9,7 +9,7 @@ from sct.models.completion.mim import MIM
 from sct.models.completion.mta import MTA
 from sct.models.completion.scatter import Scatter
 from sct.models.layers import sincos_positions
-from sct.models.tokens import Encoded, FeatureSpec, Tokens, gather_tokens, scatter_tokens, to_grid
+from sct.models.tokens import Encoded, FeatureSpec, Tokens, to_grid
 
 SPEC = FeatureSpec((8, 12), 1, 2, 24, 2, num_prefix=1, num_stages=3)
 GRID, N, C = (4, 6), 24, 24
@@ -156,18 +156,6 @@ def test_mta_gets_gradients_everywhere_when_nothing_was_dropped():
     silent = {name.split(".")[0] for name in set(trained) - used}
     assert silent == {"norms", "project", "block_tokens"}
     assert {"project.2.weight", "project.2.bias"} <= used
-
-
-def test_scatter_and_gather_against_loops():
-    torch.manual_seed(0)
-    x, index = torch.randn(2, 6, 3), torch.tensor([[4, 0, 2], [1, 5, 3]])
-    picked = gather_tokens(x, index)
-    back = scatter_tokens(torch.zeros_like(x), picked, index)
-    for b in range(2):
-        for row, place in enumerate(index[b].tolist()):
-            assert torch.equal(picked[b, row], x[b, place])
-            assert torch.equal(back[b, place], x[b, place])
-    assert back.count_nonzero() == picked.numel()
 
 
 @pytest.mark.parametrize("grid", [(2, 3), (2, 3, 4)])

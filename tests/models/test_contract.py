@@ -85,7 +85,7 @@ def test_every_parameter_gets_a_gradient(which, networks):
     criterion = build(little_config(which).loss, key="loss")
     for seed in (1, 2):
         image, label = little_batch(which, seed=seed)
-        criterion(network(image), label)["loss"].backward()
+        criterion(network(image), label, image=image)["loss"].backward()
         trained = {name: p.grad for name, p in network.named_parameters() if p.requires_grad}
         assert [name for name, grad in trained.items() if grad is None] == []
     assert [name for name, grad in trained.items() if not grad.isfinite().all()] == []

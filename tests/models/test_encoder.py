@@ -126,7 +126,7 @@ def test_drop_path_rises_linearly():
 
 
 def test_published_spec():
-    assert little_encoder(taps=1).spec == FeatureSpec((16, 24), 2, 4, 24, 2, num_prefix=1, num_taps=1)
+    assert little_encoder(taps=1).spec == FeatureSpec((16, 24), 2, 4, 24, 2, num_prefix=1, num_taps=1, depth=4)
     assert little_encoder(class_token=False).spec.num_prefix == 0
     assert little_encoder().spec.grid == (4, 6)
     assert little_encoder().spec.num_tokens == 24

@@ -24,7 +24,7 @@ def test_attention_equals_softmax_of_products():
         rows.append(weights[:, 0])
     out, stats = attention(x, want_stats=True)
     torch.testing.assert_close(out, attention.proj(torch.cat(heads, dim=-1)))
-    torch.testing.assert_close(stats.class_row, torch.stack(rows, dim=1))
+    torch.testing.assert_close(stats.class_row, torch.stack(rows, dim=2))
     same, none = attention(x)
     assert torch.equal(out, same)
     assert none is None

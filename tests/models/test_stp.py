@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from little_models import PLAIN, little_batch, little_network
-from stp_by_hand import given_stp, random_tokens
+from stp_by_hand import given_stp, random_tokens, spec_of
 
 from sct.errors import UserError
 from sct.models.reducers import stp as stp_module
@@ -90,7 +90,7 @@ def test_value_is_exactly_the_kept_and_dropped_tokens(training):
 
 def test_evaluation_adds_no_noise():
     torch.manual_seed(0)
-    stp, tokens = STP(dim=8, num_tokens=16, blocks=(1,), ratio=0.75), random_tokens()
+    stp, tokens = STP(spec=spec_of(16, dim=8), blocks=(1,), ratio=0.75), random_tokens()
     found = {False: set(), True: set()}
     for training in [False, True] * 20:
         kept = stp.train(training)(tokens, stage=0, stats=None).live.index[0]
@@ -160,4 +160,4 @@ def test_class_token_is_neither_scored_nor_pruned():
 )
 def test_settings_out_of_range(settings, message):
     with pytest.raises(UserError, match=message):
-        STP(dim=8, num_tokens=16, **settings)
+        STP(spec=spec_of(16, dim=8), **settings)

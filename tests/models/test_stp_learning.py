@@ -3,7 +3,7 @@
 import pytest
 import torch
 from little_models import PLAIN, little_batch, little_config, little_network
-from stp_by_hand import given_stp, random_tokens
+from stp_by_hand import given_stp, random_tokens, spec_of
 
 from sct.config import build
 from sct.models.reducers.stp import STP
@@ -13,12 +13,12 @@ from sct.models.tokens import Tokens, gather_tokens
 def kept_and_scorer_gradient(dtype, *, loss_scale):
     """Kept places and scorers' gradient of two stages with a layer between, on the same tokens for every dtype."""
     torch.manual_seed(0)
-    stp = STP(dim=16, num_tokens=64, blocks=(1, 2), ratio=0.5, perturb=False).train()
+    stp = STP(spec=spec_of(8, 8, dim=16), blocks=(1, 2), ratio=0.5, perturb=False).train()
     layer, head = torch.nn.Linear(16, 16), torch.nn.Linear(16, 1)
     tokens = random_tokens(B=2, N=64, C=16)
     with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
         one = stp(tokens, stage=0, stats=None)
-        two = stp(Tokens(one.live.x + 0 * layer(one.live.x), one.live.index, one.live.mask), stage=1, stats=None)
+        two = stp(Tokens(one.live.x + 0 * layer(one.live.x), one.live.index, gate=one.live.gate), stage=1, stats=None)
         loss = head(layer(two.live.x)).float().square().mean()
     (loss * loss_scale).backward()
     gradient = torch.cat([p.grad.flatten() for p in stp.parameters()])
@@ -41,7 +41,7 @@ def test_a_network_in_mixed_precision_has_finite_gradients(dtype):
     image, label = little_batch(PLAIN)
     with torch.autocast("cpu", dtype=dtype):
         prediction = network(image)
-    build(little_config(PLAIN).loss, key="loss")(prediction, label)["loss"].backward()
+    build(little_config(PLAIN).loss, key="loss")(prediction, label, image=image)["loss"].backward()
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.requires_grad)
 
 
@@ -83,7 +83,7 @@ def test_straight_through_gradient_by_hand(gradient):
 def test_scorers_learn_which_tokens_are_useful():
     torch.manual_seed(0)
     N, C = 64, 16
-    stp = STP(dim=C, num_tokens=N, blocks=(1,), ratio=0.75)
+    stp = STP(spec=spec_of(N, dim=C), blocks=(1,), ratio=0.75)
     optimizer = torch.optim.AdamW(stp.parameters(), lr=1e-2, eps=1e-16)
     mark = torch.randn(C)
 
@@ -116,7 +116,7 @@ def movement(*overrides):
     for step in range(steps):
         image, label = little_batch(PLAIN, seed=step)
         optimizer.zero_grad()
-        criterion(network(image), label)["loss"].backward()
+        criterion(network(image), label, image=image)["loss"].backward()
         for p in scorers:
             p.grad *= 1e-12 / p.grad.abs().median().clamp_min(1e-30)
         optimizer.step()

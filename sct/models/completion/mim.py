@@ -11,7 +11,7 @@ from torch import nn
 from sct.models.completion.base import Completion
 from sct.models.completion.mta import fixed_positions
 from sct.models.layers import Block, init_weights
-from sct.models.tokens import Dense, Encoded, FeatureSpec, scatter_tokens
+from sct.models.tokens import Dense, Encoded, FeatureSpec, assemble, presence
 
 
 class MIM(Completion):
@@ -37,9 +37,11 @@ class MIM(Completion):
 
     def forward(self, encoded: Encoded) -> Dense:
         """Sparse tokens -> Dense with x (B, N, C)."""
-        B, P, _ = encoded.prefix.shape
+        P = encoded.prefix.shape[1]
         final, prefix = self.project(encoded.final.x), self.project(encoded.prefix)
-        canvas = self.mask_token.to(final.dtype).expand(B, self.spec.num_tokens, -1)
-        x = torch.cat([prefix, scatter_tokens(canvas, final, encoded.final.index)], dim=1) + self.position
+        N = self.spec.num_tokens
+        missing = 1 - presence(encoded.final, num_tokens=N).unsqueeze(-1).to(final.dtype)
+        canvas = assemble([final], [encoded.final], num_tokens=N) + missing * self.mask_token
+        x = torch.cat([prefix, canvas], dim=1) + self.position
         x = self.restore(self.norm(self.blocks(x)))
         return Dense(encoded.grid, x[:, P:])

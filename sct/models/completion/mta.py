@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sct.models.completion.base import Completion, SourceNorms
 from sct.models.layers import Block, init_weights, sincos_positions
-from sct.models.tokens import Dense, Encoded, FeatureSpec, scatter_tokens
+from sct.models.tokens import Dense, Encoded, FeatureSpec, assemble
 
 
 class MTA(Completion):
@@ -49,9 +49,7 @@ class MTA(Completion):
         sources = [project(x) for project, x in zip(self.project, self.norms(encoded), strict=True)]
         for i, token in enumerate(self.block_tokens):
             sources[i] = sources[i] + token
-        x = torch.cat(sources, dim=1)
-        index = torch.cat([tokens.index for tokens in (*encoded.dropped, encoded.final)], dim=1)
-        x = scatter_tokens(torch.empty_like(x), x, index)
+        x = assemble(sources, encoded.sets, num_tokens=self.spec.num_tokens)
         x = torch.cat([self.project[-1](encoded.prefix), x], dim=1) + self.position
         x = self.restore(self.norm(self.blocks(x)))
         return Dense(encoded.grid, x[:, encoded.prefix.shape[1] :])

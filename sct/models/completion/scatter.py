@@ -3,10 +3,8 @@
 Letters: B batch, N tokens of the grid, C width.
 """
 
-import torch
-
 from sct.models.completion.base import Completion, SourceNorms
-from sct.models.tokens import Dense, Encoded, FeatureSpec, scatter_tokens
+from sct.models.tokens import Dense, Encoded, FeatureSpec, assemble
 
 
 class Scatter(Completion):
@@ -22,7 +20,5 @@ class Scatter(Completion):
 
     def forward(self, encoded: Encoded) -> Dense:
         """Sparse tokens -> Dense with x (B, N, C) and the encoder's taps."""
-        x = torch.cat(self.norms(encoded), dim=1)
-        index = torch.cat([tokens.index for tokens in (*encoded.dropped, encoded.final)], dim=1)
-        x = scatter_tokens(torch.empty_like(x), x, index)
-        return Dense(encoded.grid, x, encoded.taps, encoded.pyramid)
+        x = assemble(self.norms(encoded), encoded.sets, num_tokens=self.spec.num_tokens)
+        return Dense(encoded.grid, x, encoded.taps, encoded.pyramid, encoded.early, encoded.final)

@@ -4,12 +4,12 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from sct.models.tokens import Dense
+from sct.models.tokens import Decoded, Dense
 
 
 class Decoder(nn.Module, ABC):
     """Built from the completion's `FeatureSpec` and the number of classes."""
 
     @abstractmethod
-    def forward(self, image: Tensor, dense: Dense) -> Tensor:
-        """image (B, C_in, *S) and the dense features -> logits (B, Q, *S)."""
+    def forward(self, image: Tensor, dense: Dense) -> Decoded:
+        """image (B, C_in, *S) and the dense features -> Decoded with logits (B, Q, *S)."""

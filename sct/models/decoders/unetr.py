@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sct.errors import UserError
 from sct.models.decoders.base import Decoder
-from sct.models.tokens import Dense, FeatureSpec, to_grid
+from sct.models.tokens import Decoded, Dense, FeatureSpec, to_grid
 
 
 class UNETR(Decoder):
@@ -83,14 +83,14 @@ class UNETR(Decoder):
         )
         self.head = UnetOutBlock(spatial_dims=dims, in_channels=feature_size, out_channels=num_classes)
 
-    def forward(self, image: Tensor, dense: Dense) -> Tensor:
-        """image (B, C_in, *S), dense tokens (B, N, C) -> logits (B, Q, *S)."""
+    def forward(self, image: Tensor, dense: Dense) -> Decoded:
+        """image (B, C_in, *S), dense tokens (B, N, C) -> Decoded with logits (B, Q, *S)."""
         taps = dense.taps or [dense.x] * self.num_skips
         x = self.bottleneck(to_grid(dense.x, dense.grid))
         for level in range(self.num_skips, 0, -1):
             skip = self.run(self.skips[level - 1], to_grid(taps[level - 1], dense.grid))
             x = self.run(self.ups[level], x, skip)
-        return self.head(self.ups[0](x, self.run(self.image_skip, image)))
+        return Decoded(self.head(self.ups[0](x, self.run(self.image_skip, image))))
 
     def run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
         """A block whose activations are forgotten in training where `recompute` asks for it."""

@@ -7,40 +7,50 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from sct.models.layers import AttentionStats
-from sct.models.tokens import Tokens
+from sct.models.tokens import Encoded, Tokens
 
 
 @dataclass
 class Reduction:
-    """live goes on to the next block, dropped waits for the completion, aux is for losses and logs."""
+    """live goes on to the next block, dropped waits for the completion; losses and aux as in `Encoded`."""
 
     live: Tokens
     dropped: Tokens
+    losses: dict[str, Tensor] = field(default_factory=dict)
     aux: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Reducer(nn.Module, ABC):
     """A pruning method: where it acts, what it wants from attention, and the reduction itself.
 
-    Built by the encoder with `dim` and `num_tokens`; `blocks` counts from 1. `inside_block` prunes between
-    attention and MLP instead of after the block; `wants_attention` asks for `AttentionStats` of that block.
+    Built by the encoder with its `FeatureSpec`; `blocks` counts from 1. `inside_block` prunes between attention
+    and MLP instead of after the block; `wants_attention` asks for `AttentionStats` of that block's patch tokens;
+    `masks` says what a mask of the live tokens acts on in later blocks: attention (the token is seen by none
+    but itself) or activation (its MLP update is multiplied by the mask).
     """
 
-    inside_block = False
-    wants_attention = False
+    inside_block: bool = False
+    wants_attention: bool = False
+    masks: Literal["attention", "activation"] = "attention"
 
     def __init__(self, *, blocks: Sequence[int]) -> None:
         super().__init__()
         self.blocks = tuple(blocks)
+        # the share of the training that is done, for schedules; evaluation is at the end of them
+        self.progress = 1.0
 
     @abstractmethod
     def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats | None) -> Reduction:
         """tokens (B, n, C) -> live (B, K, C) and dropped (B, n - K, C), both in spatial order."""
+
+    def finish(self, encoded: Encoded) -> None:
+        """Called with the features after the last block: what spans all stages (a budget) goes into `encoded`."""
 
 
 def keep_count(num_tokens: int, *, ratio: float, rounding: str = "nearest") -> int:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from sct.errors import UserError
 from sct.models.layers import AttentionStats
 from sct.models.reducers.base import Reducer, Reduction, hard_top_k, keep_count, split_order
-from sct.models.tokens import Tokens
+from sct.models.tokens import FeatureSpec, Tokens
 
 
 class Scorer(nn.Module):
@@ -62,8 +62,7 @@ class STP(Reducer):
     def __init__(
         self,
         *,
-        dim: int,
-        num_tokens: int,
+        spec: FeatureSpec,
         blocks: Sequence[int] = (3, 6, 9),
         ratio: float = 0.9,
         tau: float = 1.0,
@@ -83,7 +82,7 @@ class STP(Reducer):
             raise UserError(f"encoder.reducer.gradient={gradient!r} must be 'published' or 'scaled'.")
         self.ratio, self.tau, self.perturb = ratio, tau, perturb
         self.rounding, self.gradient = rounding, gradient
-        self.scorers = nn.ModuleList(Scorer(dim, log_sigmoid=log_sigmoid) for _ in self.blocks)
+        self.scorers = nn.ModuleList(Scorer(spec.dim, log_sigmoid=log_sigmoid) for _ in self.blocks)
 
     def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats | None) -> Reduction:
         """tokens (B, n, C) -> live (B, K, C), dropped (B, n - K, C), in spatial order."""
@@ -94,15 +93,15 @@ class STP(Reducer):
         aux = {f"score_{stage + 1}": scores}
         if not self.training:
             order = split_order(hard_top_k(scores, k=k))
-            return Reduction(tokens.take(order[:, :k]), tokens.take(order[:, k:]), aux)
+            return Reduction(tokens.take(order[:, :k]), tokens.take(order[:, k:]), aux=aux)
         hard, soft = gumbel_soft_top_k(scores, k=k, tau=self.tau, perturb=self.perturb)
         # zero in value, and not (hard - soft) + soft: the gates below must be exactly 1
         slope = (soft - soft.detach()) * (n if self.gradient == "scaled" else 1)
-        before = tokens.mask if tokens.mask is not None else torch.ones_like(hard)
+        before = tokens.gate if tokens.gate is not None else torch.ones_like(hard)
         order = split_order(hard)
         live = gated(tokens.take(order[:, :k]), (before * (hard + slope)).gather(1, order[:, :k]))
         dropped = gated(tokens.take(order[:, k:]), (before * (1 - hard - slope)).gather(1, order[:, k:]))
-        return Reduction(live, dropped, aux)
+        return Reduction(live, dropped, aux=aux)
 
 
 def gumbel_soft_top_k(scores: Tensor, *, k: int, tau: float, perturb: bool) -> tuple[Tensor, Tensor]:
@@ -121,4 +120,4 @@ def full_precision(device_type: str) -> AbstractContextManager:
 
 def gated(tokens: Tokens, gate: Tensor) -> Tokens:
     """Tokens multiplied by a gate (B, n) of ones, which hands their gradient to the scorers."""
-    return Tokens(tokens.x * gate.unsqueeze(-1).to(tokens.x.dtype), tokens.index, gate)
+    return Tokens(tokens.x * gate.unsqueeze(-1).to(tokens.x.dtype), tokens.index, gate=gate)

@@ -1,0 +1,73 @@
+"""The whole loss of a training step: the decoder's head, early heads, the pruning method's terms, a teacher.
+
+Letters: B batch, Q classes, S spatial size.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from sct.factory import load_trained
+from sct.models.tokens import HeadOutput, Prediction, resize
+
+
+class Criterion(nn.Module):
+    """Sums up what a prediction is judged by.
+
+    Heads that classify pixels are judged by `pixel`, (logits (B, Q, *S), target) -> parts, heads of class queries
+    by `query`, (HeadOutput, target) -> parts; each gives a "loss" and its named parts. Early heads (DToP) count
+    `early_weight` each. The pruning method's own terms (`Encoded.losses`) come weighted. `teacher`, a run folder
+    or checkpoint of a trained network, adds `distill_weight` times the KL divergence of the class
+    distributions of every voxel from the teacher's.
+    """
+
+    def __init__(
+        self,
+        *,
+        pixel: nn.Module,
+        query: nn.Module,
+        early_weight: float = 1.0,
+        teacher: str | None = None,
+        distill_weight: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.pixel, self.query = pixel, query
+        self.early_weight, self.distill_weight = early_weight, distill_weight
+        self.teacher: nn.Module | None = None
+        if teacher is not None:
+            self.teacher = load_trained(teacher, weights="best", changes={}, device=torch.device("cpu"))[2]
+            self.teacher.requires_grad_(False)
+
+    def forward(self, prediction: Prediction, target: Tensor, *, image: Tensor) -> dict[str, Tensor]:
+        """Prediction for image (B, C, *S), labels (B, *S) -> {"loss": their weighted sum, and every part}."""
+        parts = self.judge(prediction.head, target, logits=prediction.logits)
+        early = prediction.encoded.early
+        if early is not None and early.stages:
+            parts["early"] = torch.stack([self.judge(head, target)["loss"] for head in early.stages]).sum()
+            parts["loss"] = parts["loss"] + self.early_weight * parts["early"]
+        for name, value in prediction.encoded.losses.items():
+            parts[name] = value
+            parts["loss"] = parts["loss"] + value
+        if self.teacher is not None:
+            parts["distill"] = divergence(prediction.logits, self.teach(image))
+            parts["loss"] = parts["loss"] + self.distill_weight * parts["distill"]
+        return parts
+
+    def judge(self, head: HeadOutput | None, target: Tensor, *, logits: Tensor | None = None) -> dict[str, Tensor]:
+        """Loss and parts of one head; `logits` (B, Q, *S) are its masks at the size of the target, if they exist."""
+        if head is not None and head.classes is not None:
+            return self.query(head, target)
+        if logits is None:
+            assert head is not None
+            logits = resize(head.masks, target.shape[1:])
+        return self.pixel(logits, target)
+
+    @torch.no_grad()
+    def teach(self, image: Tensor) -> Tensor:
+        assert self.teacher is not None
+        return self.teacher.eval()(image)
+
+
+def divergence(logits: Tensor, teacher: Tensor) -> Tensor:
+    """KL divergence of softmax(teacher) from softmax(logits), both (B, Q, *S), mean over voxels."""
+    ours, theirs = logits.float().log_softmax(dim=1), teacher.float().log_softmax(dim=1)
+    return (theirs.exp() * (theirs - ours)).sum(dim=1).mean()

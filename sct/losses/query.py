@@ -1,0 +1,63 @@
+"""SegViT's loss for heads of class queries (ATM): is a class present, and where.
+
+Letters: B batch, Q classes, S spatial size, V voxels of it.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sct.models.tokens import HeadOutput, resize
+
+
+class QueryLoss(nn.Module):
+    """class_weight * CE of presence + focal_weight * focal + dice_weight * Dice of the masks of present classes.
+
+    Presence is decided for every class of every image; `absent_weight` is the weight of absent ones in the CE.
+    Focal loss with `alpha` and `gamma` on every voxel of a mask. Queries are the classes, so nothing is matched.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_weight: float = 1.0,
+        focal_weight: float = 20.0,
+        dice_weight: float = 1.0,
+        absent_weight: float = 0.1,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self.class_weight, self.focal_weight, self.dice_weight = class_weight, focal_weight, dice_weight
+        self.absent_weight, self.alpha, self.gamma = absent_weight, alpha, gamma
+
+    def forward(self, head: HeadOutput, target: Tensor) -> dict[str, Tensor]:
+        """Masks (B, Q, *grid) and classes (B, Q, 2), labels (B, *S) -> {"loss", "class", "focal", "mask_dice"}."""
+        assert head.classes is not None
+        logits = resize(head.masks.float(), target.shape[1:]).flatten(2)
+        Q = logits.shape[1]
+        truth = F.one_hot(target.flatten(1), Q).transpose(1, 2).to(logits.dtype)
+        present = truth.amax(dim=2) > 0
+        # index 0 of the two logits is "present"
+        labels = (~present).long()
+        weights = logits.new_tensor([1.0, self.absent_weight])
+        by_class = F.cross_entropy(head.classes.float().flatten(0, 1), labels.flatten(), weight=weights)
+        masks, truth = logits[present], truth[present]
+        focal = focal_loss(masks, truth, alpha=self.alpha, gamma=self.gamma)
+        dice = mask_dice(masks, truth)
+        loss = self.class_weight * by_class + self.focal_weight * focal + self.dice_weight * dice
+        return {"loss": loss, "class": by_class, "focal": focal, "mask_dice": dice}
+
+
+def focal_loss(logits: Tensor, truth: Tensor, *, alpha: float, gamma: float) -> Tensor:
+    """Mean focal loss of binary masks: logits and truth (M, V)."""
+    ce = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    probability = logits.sigmoid()
+    right = probability * truth + (1 - probability) * (1 - truth)
+    return ((alpha * truth + (1 - alpha) * (1 - truth)) * ce * (1 - right) ** gamma).mean()
+
+
+def mask_dice(logits: Tensor, truth: Tensor) -> Tensor:
+    """1 - Dice of binary masks, logits and truth (M, V), with the usual + 1 against empty ones; mean over masks."""
+    probability = logits.sigmoid()
+    overlap = (probability * truth).sum(dim=1)
+    return (1 - (2 * overlap + 1) / (probability.sum(dim=1) + truth.sum(dim=1) + 1)).mean()

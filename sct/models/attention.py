@@ -1,0 +1,72 @@
+"""Attention over whole, masked and packed sequences: the one place where ragged sets meet a kernel.
+
+Letters: B batch, H heads, L sequence length, D head width. A packed sequence has the images one after another in
+a batch of one; `lengths` are theirs and L is the sum.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
+from torch.utils.checkpoint import checkpoint
+
+# against rows that see nothing; the authors' 1e-6 moves the weights by as much
+EPS = 1e-8
+
+
+def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q, k, v (B, H, L, D) -> context (B, H, L, D) on the fused kernel."""
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor) -> Tensor:
+    """Attention in which a token of mask 0 is seen by none but itself; q, k, v (B, H, L, D), mask (B, L).
+
+    DynamicViT's policy softmax: exp(a - max a) is multiplied by the key's mask (by 1 on the diagonal) and
+    normalised with a guard against empty rows. The mask's gradient also reaches tokens of mask 0, which no
+    fused kernel gives, so the matrix is formed, and formed again in the backward pass instead of being kept.
+    """
+    return checkpoint(policy_attention, q, k, v, mask, use_reentrant=False, preserve_rng_state=False)
+
+
+def policy_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    L = q.shape[-2]
+    logits = (q @ k.transpose(-2, -1)).float() if q.dtype != torch.float64 else q @ k.transpose(-2, -1)
+    logits = logits * q.shape[-1] ** -0.5
+    seen = mask[:, None, None, :].to(logits.dtype)
+    identity = torch.eye(L, dtype=logits.dtype, device=logits.device)
+    weights = (logits - logits.amax(dim=-1, keepdim=True).detach()).exp() * (seen + (1 - seen) * identity)
+    weights = (weights + EPS / L) / (weights.sum(dim=-1, keepdim=True) + EPS)
+    return weights.to(v.dtype) @ v
+
+
+def packed_attention(q: Tensor, k: Tensor, v: Tensor, *, lengths: tuple[int, ...]) -> Tensor:
+    """Every image attends to itself alone; q, k, v (1, H, L, D) -> (1, H, L, D).
+
+    One fused call an image: an image's result is the same alone and in any batch, and time follows its tokens.
+    On CUDA in half precision all images go into one variable-length kernel.
+    """
+    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
+        return variable_length_attention(q, k, v, lengths=lengths)
+    parts = zip(q.split(lengths, dim=2), k.split(lengths, dim=2), v.split(lengths, dim=2), strict=True)
+    return torch.cat([fused_attention(*part) for part in parts], dim=2)
+
+
+def variable_length_attention(q: Tensor, k: Tensor, v: Tensor, *, lengths: tuple[int, ...]) -> Tensor:
+    """`packed_attention` in one kernel that knows the images' borders; CUDA, half precision."""
+    q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (q, k, v))
+    borders = torch.tensor((0, *lengths), device=q.device).cumsum(0, dtype=torch.int32)
+    context = varlen_attn(q, k, v, borders, borders, max(lengths), max(lengths))
+    assert isinstance(context, Tensor)
+    return context.transpose(0, 1).unsqueeze(0)
+
+
+def first_row(q: Tensor, k: Tensor, *, mask: Tensor | None, lengths: tuple[int, ...] | None) -> Tensor:
+    """Attention weights (B, H, L) of the first query of every sequence over its own tokens of mask 1."""
+    if lengths is not None:
+        parts = zip(q.split(lengths, dim=2), k.split(lengths, dim=2), strict=True)
+        return torch.cat([first_row(*part, mask=None, lengths=None) for part in parts], dim=2)
+    logits = (q[:, :, :1] @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).squeeze(2)
+    if mask is not None:
+        logits = logits.masked_fill(mask.unsqueeze(1) < 0.5, -torch.inf)
+    return logits.softmax(dim=-1)

@@ -1,0 +1,69 @@
+"""Whole, masked and packed attention against each other."""
+
+import torch
+import torch.nn.functional as F
+
+from sct.models.attention import first_row, fused_attention, masked_attention, packed_attention, policy_attention
+
+B, H, L, D = 2, 3, 7, 4
+# what the guard against empty rows may change
+TOLERANCE = {"rtol": 0, "atol": 1e-7}
+
+
+def random_qkv(dtype=torch.float64, *, length=L):
+    torch.manual_seed(0)
+    return [torch.randn(B, H, length, D, dtype=dtype, requires_grad=True) for _ in range(3)]
+
+
+def test_a_mask_of_ones_is_softmax():
+    q, k, v = random_qkv(length=197)
+    ones = torch.ones(B, 197, dtype=torch.float64)
+    expected = fused_attention(q, k, v)
+    torch.testing.assert_close(masked_attention(q, k, v, mask=ones), expected, **TOLERANCE)
+
+
+def test_masked_rows_equal_attention_over_the_gathered_set():
+    q, k, v = random_qkv(length=197)
+    mask = (torch.rand(1, 197) < 0.3).double().expand(B, -1)
+    kept = mask[0].nonzero().squeeze(1)
+    masked = masked_attention(q, k, v, mask=mask)[:, :, kept]
+    gathered = fused_attention(q[:, :, kept], k[:, :, kept], v[:, :, kept])
+    torch.testing.assert_close(masked, gathered, **TOLERANCE)
+
+
+def test_a_masked_token_sees_the_kept_ones_and_itself():
+    q, k, v = random_qkv()
+    mask = torch.tensor([[1.0, 1, 0, 1, 0, 0, 1]] * B, dtype=torch.float64)
+    seen = [0, 1, 3, 4, 6]
+    masked = masked_attention(q, k, v, mask=mask)[:, :, 4]
+    alone = fused_attention(q[:, :, 4:5], k[:, :, seen], v[:, :, seen]).squeeze(2)
+    torch.testing.assert_close(masked, alone, **TOLERANCE)
+
+
+def test_the_masks_gradient_reaches_masked_tokens_and_is_exact():
+    q, k, v = random_qkv()
+    mask = torch.tensor([[1.0, 1, 0, 1, 0, 0, 1]] * B, dtype=torch.float64, requires_grad=True)
+    masked_attention(q, k, v, mask=mask).square().sum().backward()
+    assert (mask.grad != 0).all()
+    small = [tensor[:1, :1, :4].detach().requires_grad_() for tensor in (q, k, v)]
+    assert torch.autograd.gradcheck(policy_attention, (*small, mask[:1, :4].detach().requires_grad_()))
+
+
+def test_packed_images_attend_to_themselves_alone():
+    q, k, v = random_qkv(torch.float32)
+    lengths = (3, 4)
+    alone = [fused_attention(*(x[:1, :, part] for x in (q, k, v))) for part in (slice(0, 3), slice(3, 7))]
+    found = packed_attention(*(x[:1] for x in (q, k, v)), lengths=lengths)
+    assert torch.equal(found, torch.cat(alone, dim=2))
+
+
+def test_first_row_is_the_first_row():
+    q, k, _ = random_qkv()
+    matrix = (q @ k.transpose(-2, -1) / D**0.5).softmax(dim=-1)
+    torch.testing.assert_close(first_row(q, k, mask=None, lengths=None), matrix[:, :, 0])
+    mask = torch.tensor([[1.0, 1, 0, 1, 0, 0, 1]] * B, dtype=torch.float64)
+    masked = F.normalize(matrix[:, :, 0] * mask.unsqueeze(1), p=1, dim=-1)
+    torch.testing.assert_close(first_row(q, k, mask=mask, lengths=None), masked)
+    packed = first_row(q[:1], k[:1], mask=None, lengths=(3, 4))
+    torch.testing.assert_close(packed[..., :3], first_row(q[:1, :, :3], k[:1, :, :3], mask=None, lengths=None))
+    torch.testing.assert_close(packed[..., 3:], first_row(q[:1, :, 3:], k[:1, :, 3:], mask=None, lengths=None))
