@@ -42,7 +42,13 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
 
 
+def makes_sense(which: Combination) -> bool:
+    """Not what start-up refuses: see test_refused.py."""
+    return True
+
+
 COMBINATIONS = [Combination(*names) for names in itertools.product(*(options(group) for group in LIMITS), (2, 3))]
+COMBINATIONS = [which for which in COMBINATIONS if makes_sense(which)]
 PLAIN = Combination("stp", "mta", "unetr", 2)
 
 
@@ -77,7 +83,9 @@ def little_network(which: Combination, *overrides: str, seed: int = 0) -> Segmen
     cfg = little_config(which, *overrides)
     torch.manual_seed(seed)
     network = Segmenter(
-        encoder=build(cfg.encoder, key="encoder", image_size=which.image_size, in_channels=CHANNELS),
+        encoder=build(
+            cfg.encoder, key="encoder", image_size=which.image_size, in_channels=CHANNELS, num_classes=CLASSES
+        ),
         completion=build(cfg.completion, key="completion"),
         decoder=build(cfg.decoder, key="decoder"),
         num_classes=CLASSES,
