@@ -82,10 +82,9 @@ def little_network(which: Combination, *overrides: str, seed: int = 0) -> Segmen
     """
     cfg = little_config(which, *overrides)
     torch.manual_seed(seed)
+    sizes = {"image_size": which.image_size, "in_channels": CHANNELS, "num_classes": CLASSES}
     network = Segmenter(
-        encoder=build(
-            cfg.encoder, key="encoder", image_size=which.image_size, in_channels=CHANNELS, num_classes=CLASSES
-        ),
+        encoder=build(cfg.encoder, key="encoder", **sizes),
         completion=build(cfg.completion, key="completion"),
         decoder=build(cfg.decoder, key="decoder"),
         num_classes=CLASSES,
