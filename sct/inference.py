@@ -40,12 +40,15 @@ class SlidingWindow:
     """Overlapping windows over an image, blended: thin over MONAI's inferer.
 
     overlap: share of a window that its neighbour covers again; blending: weight inside a window;
-    batch_size: windows in one forward pass; stitch_device: where the logits of the whole image are kept,
+    mirror_axes: spatial axes (from 0) along which each window is also predicted mirrored, over all their
+    combinations, and the logits averaged: better where training mirrored them too, at 2 to the number of axes the
+    cost; batch_size: windows in one forward pass; stitch_device: where the logits of the whole image are kept,
     `auto` being the model's device as long as they fit there.
     """
 
     overlap: float = 0.5
     blending: Literal["gaussian", "constant"] = "gaussian"
+    mirror_axes: Sequence[int] = ()
     batch_size: int = 4
     stitch_device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -68,12 +71,15 @@ class SlidingWindow:
         `model` maps (B, C, *roi_size) on `device` to (B, Q, *roi_size). An image smaller than the window is
         padded with zeros, and the padding removed again.
         """
+        spatial_dims = len(roi_size)
+        if any(not 0 <= axis < spatial_dims for axis in self.mirror_axes):
+            raise UserError(f"inferer.mirror_axes={list(self.mirror_axes)}: choose axes from 0 to {spatial_dims - 1}")
         stitch_device = self.plan(image.shape[1:], roi_size=roi_size, num_classes=num_classes, device=device)
         logits = sliding_window_inference(
             image[None].to(stitch_device, torch.float32),
             roi_size=tuple(roi_size),
             sw_batch_size=self.batch_size,
-            predictor=lambda windows: model(windows).float(),  # half precision would round the blended sum
+            predictor=lambda windows: mirrored_mean(model, windows, axes=self.mirror_axes),
             overlap=self.overlap,
             mode=self.blending,
             sw_device=device,
@@ -101,6 +107,16 @@ class SlidingWindow:
             "x".join(map(str, shape)), num_classes, needed / 2**30, device, free / 2**30, 100 * STITCH_SHARE,
         )  # fmt: skip
         return cpu
+
+
+def mirrored_mean(model: Model, windows: Tensor, *, axes: Sequence[int]) -> Tensor:
+    """Logits (B, Q, *S) of windows (B, C, *S), the mean over all mirrorings along `axes`, in float32."""
+    choices = [
+        [axis + 2 for axis in chosen] for n in range(len(axes) + 1) for chosen in itertools.combinations(axes, n)
+    ]
+    # half precision would round the sum, here and in the blending
+    logits = [model(windows.flip(dims)).float().flip(dims) for dims in choices]
+    return torch.stack(logits).mean(dim=0) if len(logits) > 1 else logits[0]
 
 
 def stitch_bytes(shape: Sequence[int], *, roi_size: Sequence[int], num_classes: int) -> int:

@@ -34,6 +34,22 @@ def test_windows_equal_the_whole_image(shape, blending):
     torch.testing.assert_close(logits, pointwise(image[None])[0])
 
 
+def test_mirroring_averages_over_every_combination_of_axes():
+    torch.manual_seed(0)
+    image, weight = torch.randn(1, 6, 8), torch.randn(2, 1, 3, 3)
+    axes = (0, 1)
+
+    def model(windows):
+        return torch.nn.functional.conv2d(windows, weight, padding=1).half()
+
+    expected = torch.zeros(2, 6, 8)
+    for dims in ((), (1,), (2,), (1, 2)):
+        expected += model(image.flip(dims)[None])[0].float().flip(dims) / 4
+    inferer = SlidingWindow(mirror_axes=axes)
+    found = inferer(model, image, roi_size=(6, 8), num_classes=2, device=torch.device("cpu"))
+    torch.testing.assert_close(found, expected)
+
+
 def test_half_precision_models_are_blended_in_float32():
     image = torch.rand(1, 12, 12)
     inferer = SlidingWindow(overlap=0.75)
