@@ -83,8 +83,8 @@ def load_newest(run_dir: Path) -> dict[str, Any] | None:
     return None
 
 
-def find(ckpt: str, *, weights: str) -> Path:
-    """The checkpoint file that `ckpt` (a file or a run folder) means."""
+def find(ckpt: str, *, weights: str, key: str = "ckpt") -> Path:
+    """The checkpoint file that `ckpt` (a file or a run folder) means; `key` is its name in messages."""
     path = Path(ckpt)
     if path.is_file():
         return path
@@ -95,7 +95,7 @@ def find(ckpt: str, *, weights: str) -> Path:
         return best
     steps = step_files(path)
     if not steps:
-        raise UserError(f"ckpt={ckpt} is neither a checkpoint file nor a run folder with {FOLDER}/*.pt in it.")
+        raise UserError(f"{key}={ckpt} is neither a checkpoint file nor a run folder with {FOLDER}/*.pt in it.")
     if weights == "best":
         logger.warning("%s was never validated, so it has no best.pt; taking %s.", path, steps[0].name)
     return steps[0]
@@ -117,6 +117,33 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, source:
             f"{source} holds weights of another model:\n  {shown}\nUse the config of that run, or start a new run."
         )
     module.load_state_dict(weights)
+
+
+def initialize(module: nn.Module, weights: dict[str, torch.Tensor], *, source: str) -> None:
+    """Starts a model from the weights of another one, where names and shapes agree; logs what does not.
+
+    UserError where less than half of the model's values are found: that is a mistake, not a start.
+    """
+    own = module.state_dict()
+    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    new = [name for name in own if name not in fitting]
+    unused = [name for name in weights if name not in fitting]
+    found = sum(value.numel() for value in fitting.values()) / sum(value.numel() for value in own.values())
+    if found < 0.5:
+        raise UserError(
+            f"init={source} has only {found:.0%} of this model's weights (new: {few(new)}; not used: {few(unused)}). "
+            "Give a run of the same encoder and decoder sizes."
+        )
+    module.load_state_dict(fitting, strict=False)
+    logger.info("started from %s: %.1f %% of the weights", source, 100 * found)
+    for what, names in (("start anew", new), ("of the file are not used", unused)):
+        if names:
+            logger.warning("%d weights %s: %s", len(names), what, few(names))
+
+
+def few(names: list[str], *, shown: int = 6) -> str:
+    """The first names of a list."""
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], *, source: str) -> None:

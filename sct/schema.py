@@ -62,6 +62,7 @@ class Config:
     name: str = MISSING
     seed: int = 0
     resume: str | None = None
+    init: str | None = None
     run_dir: str | None = None
     ckpt: str | None = None
     data: dict[str, Any] = MISSING

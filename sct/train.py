@@ -6,7 +6,7 @@ import sys
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from sct import cli, distributed
+from sct import checkpoint, cli, distributed
 from sct.config import build
 from sct.factory import build_inferer, build_segmenter
 from sct.run import log_to, opened, plan_run, resumed_arguments
@@ -32,13 +32,17 @@ def train(cfg: DictConfig) -> float:
     processes.on_main(data.prepare)
     data.prepare()
     torch.manual_seed(cfg.seed)
+    segmenter = build_segmenter(cfg, data=data)
+    if cfg.init is not None and not (plan.folder and checkpoint.step_files(plan.folder)):
+        path = checkpoint.find(cfg.init, weights="best", key="init")
+        checkpoint.initialize(segmenter, checkpoint.load(path)["model"], source=str(path))
     trainer = Trainer(
         settings=settings,
         seed=cfg.seed,
         config=plan.config,
         processes=processes,
         data=data,
-        segmenter=build_segmenter(cfg, data=data),
+        segmenter=segmenter,
         criterion=build(cfg.loss, key="loss"),
         make_optimizer=build(cfg.optimizer, key="optimizer"),
         schedule=build(cfg.schedule, key="schedule"),

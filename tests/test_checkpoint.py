@@ -118,3 +118,21 @@ def test_an_optimizer_goes_on_with_its_state_under_the_settings_of_now():
     assert torch.equal(new.state[layer.weight]["exp_avg"], old.state[layer.weight]["exp_avg"])
     with pytest.raises(UserError, match=r"run X groups the parameters differently"):
         checkpoint.load_optimizer(adam(layer, groups=2), old.state_dict(), source="run X")
+
+
+def test_a_start_from_another_model_takes_what_fits_and_names_the_rest(caplog):
+    source = {"0.weight": torch.ones(8, 8), "0.bias": torch.ones(8), "1.weight": torch.ones(3, 8), "old": torch.ones(1)}
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
+    before = model[1].weight.clone()
+    with caplog.at_level(logging.INFO):
+        checkpoint.initialize(model, source, source="run")
+    assert (model[0].weight == 1).all()
+    assert torch.equal(model[1].weight, before)
+    assert "80.0 % of the weights" in caplog.text
+    assert "start anew: 1.weight, 1.bias" in caplog.text
+    assert "not used: 1.weight, old" in caplog.text
+
+
+def test_a_start_from_something_else_is_refused():
+    with pytest.raises(UserError, match=r"init=run has only 0% .*new: weight, bias; not used: other"):
+        checkpoint.initialize(nn.Linear(2, 2), {"other": torch.ones(1)}, source="run")
