@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from sct.errors import UserError
 from sct.models.layers import AttentionStats
 from sct.models.tokens import Encoded, Tokens
 
@@ -54,13 +55,22 @@ class Reducer(nn.Module, ABC):
 
 
 def keep_count(num_tokens: int, *, ratio: float, rounding: str = "nearest") -> int:
-    """K = round((1 - r) n), halves upwards (`nearest`, the STP paper), or its floor (`floor`, its program); at least 1.
+    """K = (1 - r) n, at least 1, as a whole number.
 
+    `nearest` rounds, halves upwards (the STP paper), `floor` rounds down (its program), `ceil` up (EViT).
     Exact in decimal: floats would turn 1728 * (1 - 0.9) into 172.79999999999998 and 10 * (1 - 0.9) into 0.99...
     """
     exact = (1 - Fraction(str(ratio))) * num_tokens
-    half = Fraction(1, 2) if rounding == "nearest" else Fraction(0)
-    return max(1, int(exact + half))
+    # int, not math.ceil, which torch.compile cannot trace on a fraction
+    parts = exact.denominator
+    up = {"nearest": Fraction(1, 2), "floor": Fraction(0), "ceil": Fraction(parts - 1, parts)}[rounding]
+    return max(1, int(exact + up))
+
+
+def check_ratio(ratio: float) -> None:
+    """UserError for a share to drop that leaves nothing, or less than nothing."""
+    if not 0.0 <= ratio < 1.0:
+        raise UserError(f"encoder.reducer.ratio={ratio} must be at least 0 (keep all) and below 1.")
 
 
 def hard_top_k(scores: Tensor, *, k: int) -> Tensor:
@@ -71,3 +81,9 @@ def hard_top_k(scores: Tensor, *, k: int) -> Tensor:
 def split_order(hard: Tensor) -> Tensor:
     """Positions of the ones of a 0/1 mask (B, n), ascending, then of the zeros, ascending: (B, n)."""
     return hard.argsort(dim=1, descending=True, stable=True)
+
+
+def split_top_k(scores: Tensor, *, k: int) -> tuple[Tensor, Tensor]:
+    """Positions of the k highest of scores (B, n) and of the others, both ascending: (B, k) and (B, n - k)."""
+    order = split_order(hard_top_k(scores, k=k))
+    return order[:, :k], order[:, k:]

@@ -4,7 +4,6 @@ Letters: B batch, n tokens alive, K tokens kept, C width.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -14,33 +13,29 @@ from torch.utils.checkpoint import checkpoint
 
 from sct.errors import UserError
 from sct.models.layers import AttentionStats
-from sct.models.reducers.base import Reducer, Reduction, hard_top_k, keep_count, split_order
+from sct.models.reducers.base import (
+    Reducer,
+    Reduction,
+    check_ratio,
+    hard_top_k,
+    keep_count,
+    split_order,
+    split_top_k,
+)
+from sct.models.reducers.scorer import TokenScorer, gumbel_noise
 from sct.models.tokens import FeatureSpec, Tokens
 
 
-class Scorer(nn.Module):
-    """Importance of every token from its own and the mean feature of all (equation 1).
-
-    Computed in the type of the weights even under mixed precision: in half precision the scores of many tokens
-    are equal, so that rounding chooses, and under fp16 the gradients vanish.
-    """
+class Scorer(TokenScorer):
+    """Importance of every token (equation 1)."""
 
     def __init__(self, dim: int, *, log_sigmoid: bool) -> None:
-        super().__init__()
-        self.local_dim = dim // 2
-        self.embed = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU())
-        self.score = nn.Sequential(
-            nn.Linear(dim, dim // 2), nn.GELU(), nn.Linear(dim // 2, dim // 4), nn.GELU(), nn.Linear(dim // 4, 1)
-        )
+        super().__init__(dim)
         self.log_sigmoid = log_sigmoid
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, n, C), patch tokens only -> log-scores (B, n) in float32."""
-        with full_precision(x.device.type):
-            x = self.embed(x)
-            local, pooled = x[..., : self.local_dim], x[..., self.local_dim :]
-            x = torch.cat([local, pooled.mean(dim=1, keepdim=True).expand_as(pooled)], dim=-1)
-            logits = self.score(x).squeeze(-1).float()
+        logits = self.logits(x).squeeze(-1)
         return F.logsigmoid(logits) if self.log_sigmoid else logits
 
 
@@ -72,8 +67,7 @@ class STP(Reducer):
         gradient: Literal["published", "scaled"] = "published",
     ) -> None:
         super().__init__(blocks=blocks)
-        if not 0.0 <= ratio < 1.0:
-            raise UserError(f"encoder.reducer.ratio={ratio} must be at least 0 (keep all) and below 1.")
+        check_ratio(ratio)
         if tau <= 0:
             raise UserError(f"encoder.reducer.tau={tau} must be above 0; the paper uses 1.")
         if rounding not in ("nearest", "floor"):
@@ -92,8 +86,8 @@ class STP(Reducer):
         scores = checkpoint(self.scorers[stage], tokens.x, use_reentrant=False, preserve_rng_state=False)
         aux = {f"score_{stage + 1}": scores}
         if not self.training:
-            order = split_order(hard_top_k(scores, k=k))
-            return Reduction(tokens.take(order[:, :k]), tokens.take(order[:, k:]), aux=aux)
+            kept, rest = split_top_k(scores, k=k)
+            return Reduction(tokens.take(kept), tokens.take(rest), aux=aux)
         hard, soft = gumbel_soft_top_k(scores, k=k, tau=self.tau, perturb=self.perturb)
         # zero in value, and not (hard - soft) + soft: the gates below must be exactly 1
         slope = (soft - soft.detach()) * (n if self.gradient == "scaled" else 1)
@@ -107,15 +101,8 @@ class STP(Reducer):
 def gumbel_soft_top_k(scores: Tensor, *, k: int, tau: float, perturb: bool) -> tuple[Tensor, Tensor]:
     """Hard and soft mask of the (perturbed) scores (B, n), both (B, n): equation 2, listing 1 of the paper."""
     if perturb:
-        uniform = torch.rand_like(scores).clamp_min(torch.finfo(scores.dtype).tiny)
-        scores = scores - (-uniform.log()).clamp_min(torch.finfo(scores.dtype).tiny).log()
+        scores = scores + gumbel_noise(scores)
     return hard_top_k(scores.detach(), k=k), (scores / tau).softmax(dim=1)
-
-
-def full_precision(device_type: str) -> AbstractContextManager:
-    """Switches mixed precision off where it is on."""
-    mixed = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
-    return torch.autocast(device_type, enabled=False) if mixed else nullcontext()
 
 
 def gated(tokens: Tokens, gate: Tensor) -> Tokens:
