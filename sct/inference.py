@@ -115,7 +115,7 @@ def mirrored_mean(model: Model, windows: Tensor, *, axes: Sequence[int]) -> Tens
         [axis + 2 for axis in chosen] for n in range(len(axes) + 1) for chosen in itertools.combinations(axes, n)
     ]
     # half precision would round the sum, here and in the blending
-    logits = [model(windows.flip(dims)).float().flip(dims) for dims in choices]
+    logits = [model(windows.flip(flips)).float().flip(flips) for flips in choices]
     return torch.stack(logits).mean(dim=0) if len(logits) > 1 else logits[0]
 
 

@@ -14,6 +14,7 @@ from sct.factory import build_segmenter, load_trained
 from sct.profile_table import format_profile
 from sct.profiling import ProfileSettings, profile_segmenter
 from sct.run import log_to
+from sct.windows import sample_windows
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,10 @@ def profile(cfg: DictConfig) -> None:
         folder = Path(cfg.run_dir or f"{cfg.paths.outputs}/{cfg.name}/profile_{datetime.now():%Y-%m-%d_%H-%M-%S}")
     settings = OmegaConf.to_object(cfg.profile)
     assert isinstance(settings, ProfileSettings)
+    windows = None
+    if settings.windows:
+        data.prepare()
+        windows = sample_windows(data, count=settings.windows, split=settings.split)
     result = profile_segmenter(
         segmenter,
         image_shape=(data.num_channels, *data.roi_size),
@@ -41,6 +46,7 @@ def profile(cfg: DictConfig) -> None:
         settings=settings,
         device=device,
         trace_dir=folder / "trace",
+        windows=windows,
     )
     result.write(folder / "profile.json")
     logger.info("\n%s\nWritten to %s", format_profile(result), folder / "profile.json")

@@ -20,8 +20,12 @@ def format_profile(profile: Profile) -> str:
         "",
         f"MACs of one image, convention {profile.macs['convention']}; {profile.params_trainable / 1e6:.2f} M "
         "parameters are trained",
-        "tokens alive after every block: " + " ".join(f"{count:g}" for count in profile.tokens_alive),
+        "tokens alive after every block: " + " ".join(map(brief, profile.tokens_alive)),
     ]
+    if env["windows"]:
+        spread = zip(*profile.tokens_alive_spread.values(), strict=True)
+        counts = " ".join("/".join(map(brief, row)) for row in spread)
+        lines.append(f"p10/p50/p90 over {env['windows']} windows of the data: {counts}")
     for name, rate in profile.throughput.items():
         memory = profile.peak_memory_mb[name]
         peak = "not available here" if memory is None else f"{memory:.0f} MiB"
@@ -32,6 +36,10 @@ def format_profile(profile: Profile) -> str:
     ]
     lines.append("with a free encoder the whole would gain at most: " + ", ".join(bounds))
     return "\n".join(lines)
+
+
+def brief(number: float) -> str:
+    return f"{number:.4g}"
 
 
 def part_row(profile: Profile, part: str) -> list[str]:

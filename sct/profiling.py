@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -31,7 +32,9 @@ class ProfileSettings:
     """What is profiled and how: the `profile` node of a config.
 
     `latency=false` leaves out time and memory, `training=false` the training step. `repeats` runs are timed
-    after `warmup` untimed ones. `trace` writes a torch.profiler trace for TensorBoard.
+    after `warmup` untimed ones. `trace` writes a torch.profiler trace for TensorBoard. `windows` real windows of
+    the data set's `split`, instead of one image of noise, are what methods need whose cost depends on the image:
+    MACs are averaged over them, tokens alive are given as a distribution, time is taken on the first `batch_size`.
     """
 
     convention: str = "fvcore"
@@ -42,13 +45,17 @@ class ProfileSettings:
     latency: bool = True
     training: bool = True
     trace: bool = False
+    windows: int = 0
+    split: str = "val"
 
     def __post_init__(self) -> None:
         check_convention(self.convention)
         precision_dtype(self.precision, key="profile.precision")
-        for name, least in (("batch_size", 1), ("warmup", 0), ("repeats", 1)):
+        for name, least in (("batch_size", 1), ("warmup", 0), ("repeats", 1), ("windows", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"profile.{name}={getattr(self, name)} must be at least {least}.")
+        if 0 < self.windows < self.batch_size:
+            raise UserError(f"profile.windows={self.windows} must be 0 or at least batch_size={self.batch_size}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +64,8 @@ class Profile:
 
     params_by_part, macs: by "encoder", "completion", "decoder"; macs are of one image and have the "total"
     and the "convention" too.
-    tokens_alive: patch tokens after every block, mean over the images.
+    tokens_alive: patch tokens after every block, mean over the images; tokens_alive_spread: their "p10", "p50"
+    and "p90" over the images.
     latency_ms: "inference" and "training" -> "total" and parts -> "median", "p10", "p90"; one batch.
     throughput: images a second by the median. peak_memory_mb: see `sct.timing.peak_memory_mb`.
     gain_bound: total / (total - encoder) for "macs", "inference", "training": what an encoder that costs
@@ -70,6 +78,7 @@ class Profile:
     params_by_part: dict[str, int]
     macs: dict[str, Any]
     tokens_alive: list[float]
+    tokens_alive_spread: dict[str, list[float]]
     latency_ms: dict[str, Latency]
     throughput: dict[str, float]
     peak_memory_mb: dict[str, float | None]
@@ -90,19 +99,26 @@ def profile_segmenter(
     settings: ProfileSettings,
     device: torch.device,
     trace_dir: Path | None = None,
+    windows: Tensor | None = None,
 ) -> Profile:
-    """Profile on noise of `image_shape` (C_in, *S); the training step changes the weights of `segmenter`.
+    """Profile on noise of `image_shape` (C_in, *S), or on `windows` (W, C_in, *S); changes the weights of `segmenter`.
 
     `criterion` (Prediction, target, image=image) -> {"loss": scalar}. `trace_dir` is needed for `settings.trace`. With
     `settings.latency` off the device may be meta, as long as no method looks at the values of the image.
     """
     segmenter = segmenter.to(device)
-    shape = (settings.batch_size, *image_shape)
-    # drawn on the CPU: the same image on every device
-    image = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
-    macs = count_macs(segmenter, image, convention=settings.convention)
+    if windows is None:
+        # drawn on the CPU: the same image on every device
+        generator = torch.Generator().manual_seed(0)
+        windows = torch.randn((settings.batch_size, *image_shape), generator=generator)
+    windows = windows.to(device)
+    image = windows[: settings.batch_size]
+    batches = windows.split(settings.batch_size)
+    counts = [count_macs(segmenter, batch, convention=settings.convention) for batch in batches]
+    sizes = [len(batch) for batch in batches]
+    macs = {part: round(float(np.average([count[part] for count in counts], weights=sizes))) for part in counts[0]}
     with torch.no_grad():
-        alive = tokens_alive(segmenter.encoder, segmenter.encoder(image))
+        alive = np.hstack([tokens_alive(segmenter.encoder, segmenter.encoder(batch)) for batch in batches])
     runs: dict[str, Inference | Training] = {}
     if settings.latency:
         runs["inference"] = Inference(segmenter=segmenter, image=image, precision=settings.precision)
@@ -125,7 +141,8 @@ def profile_segmenter(
         params_trainable=count_parameters(segmenter, trainable=True),
         params_by_part={part: count_parameters(getattr(segmenter, part)) for part in PARTS},
         macs={"convention": settings.convention, **macs},
-        tokens_alive=alive,
+        tokens_alive=alive.mean(axis=1).tolist(),
+        tokens_alive_spread={f"p{q}": np.percentile(alive, q, axis=1).tolist() for q in (10, 50, 90)},
         latency_ms=latency,
         throughput={name: settings.batch_size * 1e3 / times["total"] for name, times in medians.items()},
         peak_memory_mb=memory,
@@ -139,6 +156,7 @@ def profile_segmenter(
             "batch_size": settings.batch_size,
             "warmup": settings.warmup,
             "repeats": settings.repeats,
+            "windows": settings.windows,
         },
     )
 
@@ -170,15 +188,15 @@ def training_run(
     )
 
 
-def tokens_alive(encoder: ViTEncoder, encoded: Encoded) -> list[float]:
-    """Patch tokens alive after every block, mean over the images; class tokens are not counted."""
-    alive, counts = float(encoder.spec.num_tokens), []
+def tokens_alive(encoder: ViTEncoder, encoded: Encoded) -> np.ndarray:
+    """Patch tokens alive after every block in every image, (depth, B); class tokens are not counted."""
+    alive, counts = np.full(len(encoded.prefix), float(encoder.spec.num_tokens)), []
     stages = encoder.reducer.blocks if encoder.reducer is not None else ()
     for block in range(1, encoder.depth + 1):
         if block in stages:
-            alive = encoded.alive[stages.index(block)].mean().item()
+            alive = encoded.alive[stages.index(block)].cpu().numpy()
         counts.append(alive)
-    return counts
+    return np.stack(counts) if counts else np.empty((0, len(encoded.prefix)))
 
 
 def gain_bound(costs: Mapping[str, float]) -> float | None:

@@ -1,0 +1,38 @@
+"""Real windows for measuring: what a network sees when it slides over the cases of a data set.
+
+Letters: C channels, S window size, D = len(S).
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from monai.data.utils import dense_patch_slices
+from torch import Tensor
+
+from sct.data.module import SegmentationData
+
+
+def sample_windows(data: SegmentationData, *, count: int, split: str = "val", overlap: float = 0.5) -> Tensor:
+    """`count` windows (count, C, *S), spread evenly over all windows of the cases of a split, empty ones included.
+
+    Fewer cases than `count`: several windows of each; fewer windows: some come twice.
+    """
+    cases = data.cases(split)
+    chosen = []
+    for number in range(count):
+        volume = data.load_case(cases[number % len(cases)])
+        windows = list(all_windows(volume.image, size=data.roi_size, overlap=overlap))
+        share = (number // len(cases) + 0.5) * len(cases) / count
+        chosen.append(windows[int(share * len(windows)) % len(windows)])
+    return torch.stack(chosen)
+
+
+def all_windows(image: Tensor, *, size: Sequence[int], overlap: float) -> Iterator[Tensor]:
+    """The windows (C, *S) of an image (C, ...), padded with zeros where it is smaller than one."""
+    lack = [max(0, want - have) for want, have in zip(size, image.shape[1:], strict=True)]
+    pads = [pad for missing in reversed(lack) for pad in (missing // 2, missing - missing // 2)]
+    image = F.pad(image, pads)
+    step = [max(1, int(edge * (1 - overlap))) for edge in size]
+    for window in dense_patch_slices(tuple(image.shape[1:]), tuple(size), tuple(step)):
+        yield image[(slice(None), *window)]
