@@ -14,6 +14,9 @@ from sct.models.completion.scatter import Scatter
 from sct.models.decoders.unetr import UNETR
 from sct.models.encoder import ViTEncoder
 from sct.models.reducers.base import keep_count
+from sct.models.reducers.controls import MinScore, Random
+from sct.models.reducers.dynamicvit import DynamicViT
+from sct.models.reducers.evit import EViT
 from sct.models.reducers.stp import STP
 from sct.models.segmenter import Segmenter
 
@@ -51,6 +54,33 @@ def stp(reducer: STP, n: int, C: int) -> tuple[int, int]:
     """The scorer on the n tokens alive, and how many stay."""
     cost = AFFINE_NORM * C + C * C + C * (C // 2) + (C // 2) * (C // 4) + C // 4
     return n * cost, keep_count(n, ratio=reducer.ratio, rounding=reducer.rounding)
+
+
+def class_row(n: int, C: int) -> int:
+    """One query, the class token's, on all keys once more: the fused kernel gives no weights."""
+    return (1 + n) * C
+
+
+def evit(reducer: EViT, n: int, C: int) -> tuple[int, int]:
+    """The class token's attention; pruned inside the block, its MLP and second norm see only what stays."""
+    kept = keep_count(n, ratio=reducer.ratio, rounding="ceil")
+    kept += reducer.fuse and kept < n
+    saved = (n - kept) * (8 * C**2 + AFFINE_NORM * C) if reducer.inside_block else 0
+    return class_row(n, C) - saved, kept
+
+
+def minscore(reducer: MinScore, n: int, C: int) -> tuple[int, int]:
+    return class_row(n, C), keep_count(n, ratio=reducer.ratio, rounding=reducer.rounding)
+
+
+def random(reducer: Random, n: int, C: int) -> tuple[int, int]:
+    return 0, keep_count(n, ratio=reducer.ratio, rounding=reducer.rounding)
+
+
+def dynamicvit(reducer: DynamicViT, n: int, C: int) -> tuple[int, int]:
+    """STP's scorer with two logits; the count of the next stage is the first below n."""
+    cost = AFFINE_NORM * C + C * C + C * (C // 2) + (C // 2) * (C // 4) + 2 * (C // 4)
+    return n * cost, max((count for count in reducer.counts if count < n), default=n)
 
 
 def final_count(encoder: ViTEncoder) -> int:
@@ -110,4 +140,15 @@ def unetr(decoder: UNETR, segmenter: Segmenter) -> int:
     return macs
 
 
-FORMS: dict[type[nn.Module], Callable] = {ViTEncoder: vit, STP: stp, Scatter: scatter, MTA: mta, MIM: mim, UNETR: unetr}
+FORMS: dict[type[nn.Module], Callable] = {
+    ViTEncoder: vit,
+    STP: stp,
+    EViT: evit,
+    MinScore: minscore,
+    Random: random,
+    DynamicViT: dynamicvit,
+    Scatter: scatter,
+    MTA: mta,
+    MIM: mim,
+    UNETR: unetr,
+}

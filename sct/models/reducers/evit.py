@@ -1,0 +1,85 @@
+"""EViT: tokens are kept by the class token's attention. "Not all patches are what you need" (Liang et al., 2022).
+
+Letters: B batch, N tokens of the grid, n tokens alive, K tokens kept, C width, H heads.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sct.errors import UserError
+from sct.models.layers import AttentionStats
+from sct.models.reducers.base import Reducer, Reduction, check_ratio, keep_count, split_top_k
+from sct.models.tokens import FeatureSpec, Tokens
+
+
+class EViT(Reducer):
+    """Keeps the K = ceil((1 - r) n) tokens that the class token attends to most, mean over the heads.
+
+    The attention is that of the block that prunes; top-K without noise, no gradient through the choice. The
+    defaults are the STP paper's adaptation (appendix E): after the block, dropped tokens wait for the completion.
+    EViT itself has `inside_block=true`, between attention and MLP, and `fuse=true`: the sum of the dropped
+    tokens, each times its attention, goes on as one more token. It has no place in the grid (index N), comes last,
+    is counted and scored by the next stage like any other, and when dropped no completion reads it.
+
+    `schedule="cosine"` lets the share kept fall from 1 to 1 - r by half a cosine over the first `schedule_share`
+    of the training; evaluation always has r. EViT's own blocks are 4, 7, 10 of 12.
+    """
+
+    wants_attention = True
+
+    def __init__(
+        self,
+        *,
+        spec: FeatureSpec,
+        blocks: Sequence[int] = (4, 7, 10),
+        ratio: float = 0.3,
+        inside_block: bool = False,
+        fuse: bool = False,
+        schedule: Literal["constant", "cosine"] = "constant",
+        schedule_share: float = 0.5,
+    ) -> None:
+        super().__init__(blocks=blocks)
+        check_ratio(ratio)
+        if not 0.0 < schedule_share <= 1.0:
+            raise UserError(
+                f"encoder.reducer.schedule_share={schedule_share} must be a share of the training, "
+                "above 0 and at most 1."
+            )
+        self.ratio, self.inside_block, self.fuse = ratio, inside_block, fuse
+        self.schedule, self.schedule_share = schedule, schedule_share
+        self.num_tokens = spec.num_tokens
+
+    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats | None) -> Reduction:
+        """tokens (B, n, C) -> live (B, K, C), or (B, K + 1, C) with a fused token, and dropped (B, n - K, C)."""
+        attention = class_attention(stats)
+        n = tokens.x.shape[1]
+        k = keep_count(n, ratio=self.current_ratio(), rounding="ceil")
+        kept, rest = split_top_k(attention.detach(), k=k)
+        live, dropped = tokens.take(kept), tokens.take(rest)
+        if self.fuse and k < n:
+            live = append_fused(live, dropped, weight=attention.gather(1, rest), place=self.num_tokens)
+        return Reduction(live, dropped, aux={f"score_{stage + 1}": attention.detach()})
+
+    def current_ratio(self) -> float:
+        """The share to drop now: `ratio`, or less in the first part of a training with a schedule."""
+        done = self.progress / self.schedule_share
+        if not self.training or self.schedule == "constant" or done >= 1:
+            return self.ratio
+        return self.ratio * (1 - math.cos(math.pi * done)) / 2
+
+
+def class_attention(stats: AttentionStats | None) -> Tensor:
+    """What share of the class token's attention every token gets, mean over the heads: (B, n)."""
+    assert stats is not None
+    return stats.class_row.mean(dim=2)
+
+
+def append_fused(live: Tokens, dropped: Tokens, *, weight: Tensor, place: int) -> Tokens:
+    """`live` and, last, one token at index `place`: the sum of the dropped tokens times weight (B, n - K)."""
+    fused = (dropped.x * weight.unsqueeze(-1).to(dropped.x.dtype)).sum(dim=1, keepdim=True)
+    index = torch.full_like(live.index[:, :1], place)
+    return Tokens(torch.cat([live.x, fused], dim=1), torch.cat([live.index, index], dim=1))
