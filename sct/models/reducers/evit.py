@@ -69,7 +69,8 @@ class EViT(Reducer):
         done = self.progress / self.schedule_share
         if not self.training or self.schedule == "constant" or done >= 1:
             return self.ratio
-        return self.ratio * (1 - math.cos(math.pi * done)) / 2
+        # without the last digits, in which cos(pi / 2) is above 0 and would keep a token more
+        return round(self.ratio * (1 - math.cos(math.pi * done)) / 2, 9)
 
 
 def class_attention(stats: AttentionStats | None) -> Tensor:
