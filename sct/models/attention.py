@@ -1,7 +1,7 @@
 """Attention over whole, masked and packed sequences: the one place where ragged sets meet a kernel.
 
-Letters: B batch, H heads, L sequence length, D head width. A packed sequence has the images one after another in
-a batch of one; `lengths` are theirs and L is the sum.
+Letters: B batch, H heads, L sequence length, Q queries, n tokens, D head width. A packed sequence has the images
+one after another in a batch of one; `lengths` are theirs and L (or T) is the sum.
 """
 
 import torch
@@ -70,3 +70,29 @@ def first_row(q: Tensor, k: Tensor, *, mask: Tensor | None, lengths: tuple[int, 
     if mask is not None:
         logits = logits.masked_fill(mask.unsqueeze(1) < 0.5, -torch.inf)
     return logits.softmax(dim=-1)
+
+
+def cross_attention(q: Tensor, k: Tensor, v: Tensor, *, lengths: tuple[int, ...] | None) -> Tensor:
+    """Queries q (B, H, Q, D) read the tokens k, v (B, H, n, D) of their image, or packed (1, H, T, D): (B, H, Q, D).
+
+    Queries of an image without a token read zeros.
+    """
+    if lengths is None:
+        return fused_attention(q, k, v)
+    parts = zip(q.split(1), k.split(lengths, dim=2), v.split(lengths, dim=2), strict=True)
+    return torch.cat([fused_attention(*part) for part in parts])
+
+
+def mean_products(q: Tensor, k: Tensor, *, lengths: tuple[int, ...] | None) -> Tensor:
+    """Mean over heads of the scaled query-key products, in the shape of the keys' tokens.
+
+    q (B, H, Q, D), k (B, H, n, D) or packed (1, H, T, D) -> (B, n, Q) or (1, T, Q). A mean of products over heads
+    is one product over the channels of all heads, so no map a head is formed.
+    """
+    H, D = q.shape[1], q.shape[3]
+    queries = q.transpose(1, 2).flatten(2).transpose(1, 2) * (D**-0.5 / H)
+    keys = k.transpose(1, 2).flatten(2)
+    if lengths is None:
+        return keys @ queries
+    parts = zip(keys.split(lengths, dim=1), queries.split(1), strict=True)
+    return torch.cat([image @ its_queries for image, its_queries in parts], dim=1)

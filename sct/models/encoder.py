@@ -80,6 +80,9 @@ class ViTEncoder(nn.Module):
             check_stages(self.reducer, depth=depth, class_token=class_token)
             self.spec = replace(self.spec, num_stages=len(self.reducer.blocks))
         self.reset_parameters(position_init)
+        if self.reducer is not None and self.reducer.freezes_encoder:
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(name.startswith("reducer."))
 
     def reset_parameters(self, position_init: str) -> None:
         self.apply(init_weights)
@@ -153,6 +156,8 @@ class ViTEncoder(nn.Module):
         reduction = reducer(replace(tokens, x=patches), stage=reducer.blocks.index(number), stats=stats)
         encoded.dropped.append(reduction.dropped)
         encoded.alive.append(reduction.live.count())
+        if reduction.said is not None:
+            encoded.said.append(reduction.said)
         encoded.losses.update(reduction.losses)
         encoded.aux.update(reduction.aux)
         x = join(prefix, reduction.live)

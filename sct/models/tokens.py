@@ -119,15 +119,26 @@ class HeadOutput:
 
 
 @dataclass
+class TokenOutput:
+    """What a segmentation head says of a token set: `HeadOutput` with masks (B, n, Q) in the shape of the set."""
+
+    tokens: Tokens
+    masks: Tensor
+    classes: Tensor | None = None
+
+
+@dataclass
 class Early:
     """Predictions of tokens that left the encoder early (DToP).
 
     canvas (B, Q, N): what the last head that saw a place said of it (`HeadOutput.masks` of all stages merged);
+    present (B, Q, N): log-probability of every class by that head, None for heads that classify pixels;
     exited (B, N) bool: places whose word is final; stages: the merged output after every stage, for their losses.
     """
 
     canvas: Tensor
     exited: Tensor
+    present: Tensor | None = None
     stages: list[HeadOutput] = field(default_factory=list)
 
 
@@ -138,8 +149,8 @@ class Encoded:
     prefix (B, P, C) class token; dropped has one set per pruning stage, empty ones included;
     alive: tokens alive after every stage, (B,) each, those without a place included;
     taps: dense snapshots (B, N, C) for skip connections; pyramid: convolutional features (B, C_i, *S_i);
-    early: predictions of tokens that left; losses: what the pruning method adds to the loss, weighted, by name;
-    aux: scores and other values for logs, by name.
+    said: what the pruning method's own head said of the tokens that it saw, one a stage; early: that merged;
+    losses: what the pruning method adds to the loss, weighted, by name; aux: scores and other values for logs, by name.
     """
 
     grid: tuple[int, ...]
@@ -149,6 +160,7 @@ class Encoded:
     alive: list[Tensor] = field(default_factory=list)
     taps: list[Tensor] = field(default_factory=list)
     pyramid: list[Tensor] = field(default_factory=list)
+    said: list[TokenOutput] = field(default_factory=list)
     early: Early | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     aux: dict[str, Tensor] = field(default_factory=dict)

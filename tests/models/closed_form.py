@@ -11,6 +11,9 @@ from torch import nn
 from sct.models.completion.mim import MIM
 from sct.models.completion.mta import MTA
 from sct.models.completion.scatter import Scatter
+from sct.models.decoders.atm import ATM
+from sct.models.decoders.fcn import FCN
+from sct.models.decoders.setr_pup import SETRPUP
 from sct.models.decoders.unetr import UNETR
 from sct.models.encoder import ViTEncoder
 from sct.models.reducers.base import keep_count
@@ -21,7 +24,7 @@ from sct.models.reducers.stp import STP
 from sct.models.segmenter import Segmenter
 
 # fvcore's operations an element
-AFFINE_NORM, PLAIN_NORM = 5, 4
+AFFINE_NORM, PLAIN_NORM, BATCH_NORM, BILINEAR = 5, 4, 2, 4
 
 
 def closed_form(segmenter: Segmenter) -> dict[str, int]:
@@ -140,6 +143,43 @@ def unetr(decoder: UNETR, segmenter: Segmenter) -> int:
     return macs
 
 
+def fcn(decoder: FCN, segmenter: Segmenter) -> int:
+    """Two linears and a batch norm a token, and the interpolation."""
+    N, C, h = segmenter.completion.spec.num_tokens, segmenter.completion.spec.dim, decoder.head.embed.out_features
+    return N * (C * h + BATCH_NORM * h + h * segmenter.num_classes) + interpolation(segmenter)
+
+
+def atm(decoder: ATM, segmenter: Segmenter) -> int:
+    """Projection of the tokens; layers of class tokens among themselves and on the tokens; masks; classes."""
+    N, C, Q = segmenter.completion.spec.num_tokens, segmenter.completion.spec.dim, segmenter.num_classes
+    d = decoder.head.classify.in_features
+    among = 4 * Q * d**2 + 2 * Q**2 * d
+    on_tokens = 2 * Q * d**2 + 2 * N * d**2 + 2 * Q * N * d
+    layer = among + on_tokens + 8 * Q * d**2 + 3 * AFFINE_NORM * Q * d
+    macs = N * (C * d + AFFINE_NORM * d) + len(decoder.head.layers) * layer + Q * N * d + 2 * Q * d
+    return macs + interpolation(segmenter)
+
+
+def interpolation(segmenter: Segmenter) -> int:
+    """To the image; fvcore counts the bilinear one only."""
+    spec = segmenter.completion.spec
+    return (spec.spatial_dims == 2) * BILINEAR * segmenter.num_classes * math.prod(spec.image_size)
+
+
+def setr_pup(decoder: SETRPUP, segmenter: Segmenter) -> int:
+    """A convolution of 3^d and a norm at every resolution from the grid to half the image, then 1^d there."""
+    spec = segmenter.completion.spec
+    d, h, width = spec.spatial_dims, decoder.classify.in_channels, spec.dim
+    macs, voxels = interpolation(segmenter), spec.num_tokens
+    for number in range(len(decoder.steps)):
+        if number:
+            voxels *= 2**d
+            macs += (d == 2) * BILINEAR * voxels * h
+        macs += voxels * (3**d * width * h + BATCH_NORM * h)
+        width = h
+    return macs + voxels * h * segmenter.num_classes
+
+
 FORMS: dict[type[nn.Module], Callable] = {
     ViTEncoder: vit,
     STP: stp,
@@ -151,4 +191,7 @@ FORMS: dict[type[nn.Module], Callable] = {
     MTA: mta,
     MIM: mim,
     UNETR: unetr,
+    FCN: fcn,
+    ATM: atm,
+    SETRPUP: setr_pup,
 }

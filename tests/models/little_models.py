@@ -18,9 +18,16 @@ CHANNELS, CLASSES, SIZE = 2, 3, 16
 LIMITS = {
     "encoder": {"patch_size": 4, "dim": 24, "depth": 3, "num_heads": 2},
     "completion": {"dim": 24, "num_heads": 2},
-    "decoder": {"feature_size": 4},
+    "decoder": {"feature_size": 4, "hidden": 8},
 }
 PRUNING = ("pruning.blocks=[1,2]", "pruning.ratio=0.5")
+# encoder and dimensions -> what makes every stage keep some tokens and drop some: thresholds among the scores
+SETTINGS = {
+    ("asvit", 2): ("encoder.reducer.thresholds=[0.004786,0.010204]", "encoder.reducer.threshold_rate=0.1"),
+    ("dtop", 2): ("encoder.reducer.head=fcn", "encoder.reducer.p0=0.4", "encoder.reducer.k=1"),
+    ("dtop", 3): ("encoder.reducer.head=fcn", "encoder.reducer.p0=0.4", "encoder.reducer.k=1"),
+    ("asvit", 3): ("encoder.reducer.thresholds=[0.005026,0.010714]", "encoder.reducer.threshold_rate=0.1"),
+}
 
 
 class Combination(NamedTuple):
@@ -61,7 +68,8 @@ def composed(group: str, name: str, *overrides: str) -> DictConfig:
 def little_config(which: Combination, *overrides: str) -> DictConfig:
     """The config of a combination, every size limited; taps are as many as the decoder has token skips."""
     # composing takes long: each file once, not each combination
-    cfg = composed("encoder", which.encoder, *overrides).copy()
+    settings = SETTINGS.get((which.encoder, which.dims), ())
+    cfg = composed("encoder", which.encoder, *settings, *overrides).copy()
     cfg.completion = composed("completion", which.completion).completion
     cfg.decoder = composed("decoder", which.decoder).decoder
     for group, limits in LIMITS.items():

@@ -25,14 +25,17 @@ from sct.config import build
 from sct.macs import PARTS, count_macs
 from sct.models.completion.mim import MIM
 from sct.models.completion.scatter import Scatter
+from sct.models.decoders.atm import ATM
+from sct.models.decoders.fcn import FCN
+from sct.models.reducers.dtop import DToP
 from sct.models.segmenter import Segmenter
 from sct.models.tokens import Prediction, presence
 
 # how to tell an encoder to prune nothing, where it is not this
-KEEP_ALL: dict[str, str] = {}
+KEEP_ALL: dict[str, str] = {"asvit": "encoder.reducer.thresholds=[-1,-1]", "dtop": "encoder.reducer.p0=1.0"}
 KEEP_ALL_DEFAULT = "pruning.ratio=0.0"
 # methods that keep a different number of tokens of every image: no fixed graph, cost, or result without values
-DATA_DEPENDENT: set[str] = set()
+DATA_DEPENDENT: set[str] = {"asvit", "dtop"}
 
 
 def changed_parts(which: Combination) -> list[int]:
@@ -104,12 +107,18 @@ def test_every_parameter_gets_a_gradient(which, networks):
 
 
 def idle(network: Segmenter) -> set[str]:
-    """What a combination has no use for: mask tokens where nothing is missing, a class token that nothing reads."""
+    """What a combination has no use for: mask tokens where nothing is missing, a class token that nothing reads.
+
+    And norms of exited tokens, which keep the prediction of an early head.
+    """
     names = set()
     if isinstance(network.completion, MIM) and not network.encoder.spec.num_stages:
         names.add("completion.mask_token")
     if isinstance(network.completion, Scatter) and not network.encoder.depth:
         names.add("encoder.class_token")
+    keeps_predictions = isinstance(network.encoder.reducer, DToP) and isinstance(network.decoder, FCN | ATM)
+    if isinstance(network.completion, Scatter) and keeps_predictions:
+        names |= {f"completion.{name}" for name, _ in network.completion.named_parameters()}
     return names
 
 

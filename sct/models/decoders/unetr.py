@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sct.errors import UserError
-from sct.models.decoders.base import Decoder
+from sct.models.decoders.base import Decoder, doubling_steps
 from sct.models.tokens import Decoded, Dense, FeatureSpec, to_grid
 
 
@@ -38,12 +38,7 @@ class UNETR(Decoder):
         recompute: bool = True,
     ) -> None:
         super().__init__()
-        steps = spec.patch_size.bit_length() - 1
-        if spec.patch_size != 2**steps or steps == 0:
-            raise UserError(
-                f"decoder=unetr doubles the resolution step by step; encoder.patch_size={spec.patch_size} "
-                "must be a power of two, at least 2."
-            )
+        steps = doubling_steps(spec.patch_size, decoder="unetr")
         if layout not in ("shallow", "deep"):
             raise UserError(f"decoder.layout={layout!r} must be 'shallow' or 'deep'.")
         deep = layout == "deep"

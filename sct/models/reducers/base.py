@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from sct.errors import UserError
 from sct.models.layers import AttentionStats
-from sct.models.tokens import Encoded, Tokens
+from sct.models.tokens import Encoded, TokenOutput, Tokens
 
 
 @dataclass
 class Reduction:
-    """live goes on to the next block, dropped waits for the completion; losses and aux as in `Encoded`."""
+    """live goes on to the next block, dropped waits for the completion; said, losses and aux as in `Encoded`."""
 
     live: Tokens
     dropped: Tokens
+    said: TokenOutput | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     aux: dict[str, Tensor] = field(default_factory=dict)
 
@@ -33,12 +34,14 @@ class Reducer(nn.Module, ABC):
     Built by the encoder with its `FeatureSpec`; `blocks` counts from 1. `inside_block` prunes between attention
     and MLP instead of after the block; `wants_attention` asks for `AttentionStats` of that block's patch tokens;
     `masks` says what a mask of the live tokens acts on in later blocks: attention (the token is seen by none
-    but itself) or activation (its MLP update is multiplied by the mask).
+    but itself) or activation (its MLP update is multiplied by the mask). `freezes_encoder` trains the method and
+    what follows the encoder, and leaves the encoder's own weights as they are.
     """
 
     inside_block: bool = False
     wants_attention: bool = False
     masks: Literal["attention", "activation"] = "attention"
+    freezes_encoder: bool = False
 
     def __init__(self, *, blocks: Sequence[int]) -> None:
         super().__init__()

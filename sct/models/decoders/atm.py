@@ -1,0 +1,43 @@
+"""The decoder of SegViT: attention-to-mask (ATM), with one layer of the encoder as DToP has it.
+
+Letters: B batch, N tokens of the grid, C width, Q classes, S spatial size.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from sct.models.decoders.base import Decoder
+from sct.models.exits import mask_canvas, predict
+from sct.models.heads import ATMHead
+from sct.models.layers import init_weights
+from sct.models.tokens import Decoded, Dense, FeatureSpec, resize
+
+
+class ATM(Decoder):
+    """`ATMHead` on the tokens; its masks are interpolated linearly and multiplied by the presence of their class.
+
+    logits = log(softmax(class)[present] x sigmoid(mask)). Tokens that left early (DToP, completion=scatter) keep
+    the masks that they left with, and the class scores of this head multiply those too.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: FeatureSpec,
+        num_classes: int,
+        width: int | None = None,
+        num_heads: int = 6,
+        num_layers: int = 3,
+    ) -> None:
+        super().__init__()
+        self.head = ATMHead(spec.dim, num_classes=num_classes, width=width, num_heads=num_heads, num_layers=num_layers)
+        self.apply(init_weights)
+
+    def forward(self, image: Tensor, dense: Dense) -> Decoded:
+        """image (B, C_in, *S), dense tokens (B, N, C) -> logits (B, Q, *S), masks on the grid and class scores."""
+        head = predict(self.head, dense, canvas=mask_canvas)
+        assert head.classes is not None
+        present = head.classes.log_softmax(dim=-1)[..., 0]
+        # a sum of logarithms: finite wherever the product would round to zero
+        masks = F.logsigmoid(resize(head.masks, image.shape[2:]))
+        return Decoded(masks + present.reshape(*present.shape, *[1] * len(dense.grid)), head)

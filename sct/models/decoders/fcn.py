@@ -1,0 +1,33 @@
+"""The naive decoder of SETR: every token classified on its own, then interpolation.
+
+Letters: B batch, N tokens of the grid, C width, Q classes, S spatial size.
+"""
+
+from typing import Literal
+
+from torch import Tensor
+
+from sct.models.decoders.base import Decoder
+from sct.models.exits import class_canvas, predict
+from sct.models.heads import FCNHead
+from sct.models.layers import init_weights
+from sct.models.tokens import Decoded, Dense, FeatureSpec, resize
+
+
+class FCN(Decoder):
+    """`FCNHead` on the tokens, class logits interpolated linearly to the image; it sees nothing but the tokens.
+
+    Tokens that left early (DToP, completion=scatter) keep the logits that they left with.
+    """
+
+    def __init__(
+        self, *, spec: FeatureSpec, num_classes: int, hidden: int = 256, norm: Literal["batch", "layer"] = "batch"
+    ) -> None:
+        super().__init__()
+        self.head = FCNHead(spec.dim, num_classes=num_classes, hidden=hidden, norm=norm)
+        self.apply(init_weights)
+
+    def forward(self, image: Tensor, dense: Dense) -> Decoded:
+        """image (B, C_in, *S), dense tokens (B, N, C) -> logits (B, Q, *S), and masks on the grid."""
+        head = predict(self.head, dense, canvas=class_canvas)
+        return Decoded(resize(head.masks, image.shape[2:]), head)

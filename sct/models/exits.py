@@ -1,0 +1,81 @@
+"""The canvas of early exits (DToP): what heads say of fewer and fewer tokens, put together on the grid.
+
+Letters: B batch, N tokens of the grid, n tokens alive, C width, Q classes.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sct.models.tokens import Dense, Early, Encoded, HeadOutput, TokenOutput, Tokens, assemble, presence, to_grid
+
+Head = Callable[[Tokens], TokenOutput]
+
+
+def merge_stages(encoded: Encoded, *, losses: bool) -> Early:
+    """All that was `said`, on one canvas: a later head overwrites the tokens that it still saw.
+
+    `losses` keeps the merged output of every stage. In it the word of an earlier head is a constant: a head is
+    trained on the tokens that it saw.
+    """
+    first, N = encoded.said[0], math.prod(encoded.grid)
+    B, Q = first.tokens.batch_size, first.masks.shape[-1]
+    canvas = first.masks.new_zeros(B, Q, N)
+    present = None if first.classes is None else canvas
+    exited = torch.zeros(B, N, dtype=torch.bool, device=canvas.device)
+    stages = []
+    for said, dropped in zip(encoded.said, encoded.dropped, strict=True):
+        canvas = overwrite(canvas, said, exited=exited)
+        if said.classes is not None and present is not None:
+            scores = said.classes.detach().log_softmax(dim=-1)[..., :1]
+            present = torch.where(exited.unsqueeze(1), present, scores)
+        if losses:
+            stages.append(HeadOutput(canvas.reshape(B, Q, *encoded.grid), said.classes))
+        exited = exited | (presence(dropped, num_tokens=N) > 0)
+    return Early(canvas.detach(), exited, present, stages)
+
+
+def overwrite(canvas: Tensor, said: TokenOutput, *, exited: Tensor) -> Tensor:
+    """canvas (B, Q, N) with what is said of the tokens alive; the places that exited (B, N) stay, as constants."""
+    fresh = assemble([said.masks], [said.tokens], num_tokens=exited.shape[1]).transpose(1, 2)
+    return torch.where(exited.unsqueeze(1), canvas.detach(), fresh)
+
+
+def predict(head: Head, dense: Dense, *, canvas: Callable[[Early], Tensor]) -> HeadOutput:
+    """A decoder's head on the whole grid; where tokens left early, on the others, over the `canvas` of the early."""
+    if dense.early is None:
+        B, N, _ = dense.x.shape
+        said = head(Tokens(dense.x, torch.arange(N, device=dense.x.device).expand(B, -1)))
+        return HeadOutput(to_grid(said.masks, dense.grid), said.classes)
+    said = head(live_tokens(dense))
+    masks = overwrite(canvas(dense.early), said, exited=dense.early.exited)
+    return HeadOutput(masks.unflatten(2, dense.grid), said.classes)
+
+
+def live_tokens(dense: Dense) -> Tokens:
+    """The tokens alive, their features read from the grid, but for those that have no place in it.
+
+    The same values as `dense.live`. Read from there, the completion's parameters for exited tokens have no part
+    in the prediction and a gradient; it is zero, and not missing, which data-parallel training would wait for.
+    """
+    assert dense.live is not None
+    live, N = dense.live, dense.x.shape[1]
+    rows = live.images() * N + live.index.clamp(max=N - 1)
+    x = dense.x.flatten(0, 1).index_select(0, rows.flatten()).reshape(live.x.shape)
+    return replace(live, x=torch.where((live.index < N).unsqueeze(-1), x, live.x))
+
+
+def class_canvas(early: Early) -> Tensor:
+    """What early heads said as class logits (B, Q, N): of a query head, the log of softmax(class) x sigmoid(mask)."""
+    return early.canvas if early.present is None else F.logsigmoid(early.canvas) + early.present
+
+
+def mask_canvas(early: Early) -> Tensor:
+    """What early heads said as mask logits (B, Q, N): their sigmoid is the softmax of class logits."""
+    if early.present is not None:
+        return early.canvas
+    return torch.logit(early.canvas.float().softmax(dim=1), eps=1e-6)

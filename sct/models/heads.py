@@ -1,0 +1,124 @@
+"""Segmentation heads on token sets, for the end of a network (FCN, ATM) and for early exits (DToP).
+
+Letters: B batch, n tokens of a set (T where images are packed one after another), C encoder width, d head width,
+h hidden width, H heads, Q classes.
+"""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sct.errors import UserError
+from sct.models.attention import cross_attention, mean_products
+from sct.models.layers import Attention
+from sct.models.tokens import TokenOutput, Tokens
+
+
+class FCNHead(nn.Module):
+    """SETR's naive head, token by token: Linear(C, h), norm, ReLU, Linear(h, Q).
+
+    `norm="batch"` is the paper's, over the tokens of the batch; `norm="layer"` is an option for small batches.
+    """
+
+    def __init__(
+        self, dim: int, *, num_classes: int, hidden: int = 256, norm: Literal["batch", "layer"] = "batch"
+    ) -> None:
+        super().__init__()
+        # the norm subtracts a bias again
+        self.embed = nn.Linear(dim, hidden, bias=False)
+        self.norm = nn.BatchNorm1d(hidden) if norm == "batch" else nn.LayerNorm(hidden)
+        self.classify = nn.Linear(hidden, num_classes)
+
+    def forward(self, tokens: Tokens) -> TokenOutput:
+        """tokens (B, n, C) or packed (1, T, C) -> class logits as masks (B, n, Q) or (1, T, Q)."""
+        x = self.embed(tokens.x)
+        return TokenOutput(tokens, self.classify(F.relu(self.normalise(x.flatten(0, 1)).reshape(x.shape))))
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """x (T, h), all tokens of the batch; one token has no variance, so it takes the running one."""
+        norm = self.norm
+        if isinstance(norm, nn.BatchNorm1d) and norm.training and len(x) < 2:
+            return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        return norm(x)
+
+
+class ATMHead(nn.Module):
+    """Attention-to-mask (SegViT, with DToP's changes): every class has a learned token that asks where it is.
+
+    Tokens pass Linear(C, d) and LayerNorm; `num_layers` decoder layers let class tokens exchange and read the
+    image. Masks are the last layer's query-key products, scaled, before the softmax, mean over heads; the class
+    tokens then say by Linear(d, 2) whether their class is present (index 0) or not. `width` d is half the
+    encoder's if not given.
+    """
+
+    def __init__(
+        self, dim: int, *, num_classes: int, width: int | None = None, num_heads: int = 6, num_layers: int = 3
+    ) -> None:
+        super().__init__()
+        width = width or dim // 2
+        if width % num_heads or num_layers < 1:
+            raise UserError(
+                f"An ATM head of width={width} with num_heads={num_heads} and num_layers={num_layers} is not possible: "
+                "the heads must divide the width (half the encoder's if null) and there must be a layer."
+            )
+        self.project = nn.Sequential(nn.Linear(dim, width), nn.LayerNorm(width))
+        self.class_tokens = nn.Embedding(num_classes, width)
+        self.layers = nn.ModuleList(QueryLayer(width, num_heads=num_heads) for _ in range(num_layers))
+        self.classify = nn.Linear(width, 2)
+
+    def forward(self, tokens: Tokens) -> TokenOutput:
+        """tokens (B, n, C) or packed (1, T, C) -> mask logits (B, n, Q) or (1, T, Q), class logits (B, Q, 2)."""
+        memory = self.project(tokens.x)
+        queries = self.class_tokens.weight.expand(tokens.batch_size, -1, -1)
+        for layer in self.layers:
+            queries, q, k = layer(queries, memory, lengths=tokens.lengths)
+        return TokenOutput(tokens, mean_products(q, k, lengths=tokens.lengths), self.classify(queries))
+
+
+class QueryLayer(nn.Module):
+    """Post-norm decoder layer: queries attend to each other, then to tokens, then an MLP four times as wide."""
+
+    def __init__(self, width: int, *, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.exchange = Attention(width, num_heads=num_heads)
+        self.ask = nn.Linear(width, width)
+        self.answer = nn.Linear(width, 2 * width)
+        self.merge = nn.Linear(width, width)
+        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+
+    def forward(
+        self, queries: Tensor, memory: Tensor, *, lengths: tuple[int, ...] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """queries (B, Q, d), memory (B, n, d) or packed (1, T, d) -> queries (B, Q, d), and what met in attention.
+
+        These are the projected queries (B, H, Q, d / H) and keys (B, H, n, d / H) or packed (1, H, T, d / H).
+        """
+        queries = self.norms[0](queries + self.exchange(queries)[0])
+        q = self.to_heads(self.ask(queries))
+        k, v = (self.to_heads(part) for part in self.answer(memory).chunk(2, dim=-1))
+        context = cross_attention(q, k, v, lengths=lengths).transpose(1, 2).flatten(2)
+        queries = self.norms[1](queries + self.merge(context))
+        return self.norms[2](queries + self.feed(queries)), q, k
+
+    def to_heads(self, x: Tensor) -> Tensor:
+        """x (B, L, d) -> (B, H, L, d / H)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def grade(output: TokenOutput) -> tuple[Tensor, Tensor]:
+    """Confidence and class of every token, each in the shape of the set; carries no gradient.
+
+    Confidence is the probability of the likeliest class: softmax of class logits, or softmax(class) x
+    sigmoid(mask) of a query head.
+    """
+    masks = output.masks.detach().float()
+    if output.classes is None:
+        probability = masks.softmax(dim=-1)
+    else:
+        present = output.classes.detach().float().softmax(dim=-1)[..., 0]
+        probability = masks.sigmoid() * present[output.tokens.images()]
+    confidence, predicted = probability.max(dim=-1)
+    return confidence, predicted
