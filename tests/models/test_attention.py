@@ -3,7 +3,15 @@
 import torch
 import torch.nn.functional as F
 
-from sct.models.attention import first_row, fused_attention, masked_attention, packed_attention, policy_attention
+from sct.models.attention import (
+    cross_attention,
+    first_row,
+    fused_attention,
+    masked_attention,
+    mean_products,
+    packed_attention,
+    policy_attention,
+)
 
 B, H, L, D = 2, 3, 7, 4
 # what the guard against empty rows may change
@@ -67,3 +75,28 @@ def test_first_row_is_the_first_row():
     packed = first_row(q[:1], k[:1], mask=None, lengths=(3, 4))
     torch.testing.assert_close(packed[..., :3], first_row(q[:1, :, :3], k[:1, :, :3], mask=None, lengths=None))
     torch.testing.assert_close(packed[..., 3:], first_row(q[:1, :, 3:], k[:1, :, 3:], mask=None, lengths=None))
+
+
+def test_queries_read_the_tokens_of_their_image_alone():
+    q, k, v = random_qkv()
+    q = q[:, :, :2]
+    lengths = (3, 0, 4)
+    packed_q = torch.cat([q, q[:1]])
+    context = cross_attention(packed_q, k[:1], v[:1], lengths=lengths)
+    products = mean_products(packed_q, k[:1], lengths=lengths)
+    assert context.shape == (3, H, 2, D)
+    assert products.shape == (1, L, 2)
+    for image, part in enumerate((slice(0, 3), slice(0, 0), slice(3, 7))):
+        logits = packed_q[image] @ k[0, :, part].transpose(-2, -1) / D**0.5
+        torch.testing.assert_close(context[image], logits.softmax(dim=-1) @ v[0, :, part])
+        torch.testing.assert_close(products[0, part], logits.mean(dim=0).T)
+    assert not context[1].any(), "an image without a token reads zeros"
+
+
+def test_mean_products_of_whole_sets():
+    q, k, v = random_qkv()
+    q = q[:, :, :2]
+    logits = q @ k.transpose(-2, -1) / D**0.5
+    torch.testing.assert_close(mean_products(q, k, lengths=None), logits.mean(dim=1).transpose(1, 2))
+    expected = logits.softmax(dim=-1) @ v
+    torch.testing.assert_close(cross_attention(q, k, v, lengths=None), expected)

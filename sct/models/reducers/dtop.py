@@ -15,7 +15,7 @@ from sct.models.exits import merge_stages
 from sct.models.heads import ATMHead, FCNHead, grade
 from sct.models.layers import AttentionStats
 from sct.models.reducers.base import Reducer, Reduction, keep_count, split_top_k
-from sct.models.tokens import Encoded, FeatureSpec, TokenOutput, Tokens
+from sct.models.tokens import Encoded, FeatureSpec, Tokens
 
 HEADS = ("atm", "fcn")
 CONTEXTS = ("remove", "top_share", "average", "topk", "average_topk")
@@ -73,21 +73,21 @@ class DToP(Reducer):
     def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats | None) -> Reduction:
         """tokens (B, n, C) or packed -> live and dropped, packed where images exit different numbers."""
         prunes = (self.p0 < 1 or self.context == "top_share") and not (self.training and self.mode == "direct")
-        everything = Reduction(tokens, tokens.take(tokens.index[:, :0])) if not prunes else None
-        if everything is not None and not self.training:
-            return everything
-        said: TokenOutput = self.heads[stage](tokens)
-        if everything is not None:
-            everything.said = said
-            return everything
+        if not prunes:
+            # the very same tensors, not packed: nothing changes by a bit
+            said = self.heads[stage](tokens) if self.training else None
+            return Reduction(tokens, tokens.take(tokens.index[:, :0]), said)
+        said = self.heads[stage](tokens)
         confidence, predicted = grade(said)
+        # means of earlier stages neither exit nor compete
+        confidence = confidence.masked_fill(tokens.index == self.num_tokens, 0.0)
         aux = {f"confidence_{stage + 1}": confidence}
         if self.context == "top_share":
             n = tokens.x.shape[1]
             stay, go = split_top_k(-confidence, k=keep_count(n, ratio=self.share))
             return Reduction(tokens.take(stay), tokens.take(go), said, aux=aux)
         group = tokens.images() * self.num_classes + predicted
-        exits = (confidence >= self.p0) & (tokens.index < self.num_tokens)
+        exits = confidence >= self.p0
         if self.context in ("topk", "average_topk"):
             exits &= rank_in_group(confidence, group) >= self.k
         live, dropped = tokens.select(~exits), tokens.select(exits)
