@@ -202,7 +202,11 @@ def test_mta_sums_the_masked_sets_of_all_stages():
 
 
 def movement(*overrides):
-    """How far every matrix of the scorers moves in five steps, in units of what weight decay alone would do."""
+    """How far scorers move in five steps beyond weight decay, in units of that decay, with gradients of full size.
+
+    In ViT-S on 1728 tokens at ratio 0.9 and at the start, the segmentation loss alone gives medians of 4e-9 to 2e-8
+    (STP: 6e-12 to 2e-11; blocks: 5e-6), the ratio loss 1e-7 to 1e-6: the smallest is taken.
+    """
     cfg = little_config(DYNAMIC, *overrides)
     network = little_network(DYNAMIC, *overrides).train()
     optimizer = build(cfg.optimizer, key="optimizer")(network)
@@ -213,6 +217,8 @@ def movement(*overrides):
         image, label = little_batch(DYNAMIC, seed=step)
         optimizer.zero_grad()
         criterion(network(image), label, image=image)["loss"].backward()
+        for p in scorers:
+            p.grad *= 4e-9 / p.grad.abs().median()
         optimizer.step()
     decay = (1 - cfg.optimizer.lr * cfg.optimizer.weight_decay) ** steps
     return [
@@ -221,11 +227,10 @@ def movement(*overrides):
     ]
 
 
-@pytest.mark.parametrize("weight", ["2.0", "0.0"], ids=["with ratio loss", "without"])
-def test_scorers_move_by_more_than_weight_decay_at_any_epsilon(weight):
-    """Unlike STP's: masked attention and the masked sum hand them a gradient of the size of any other."""
-    for eps in ("1e-16", "1e-8"):
-        assert min(movement(f"encoder.reducer.ratio_weight={weight}", f"optimizer.reducer_eps={eps}")) > 50
+@pytest.mark.parametrize("eps", ["1e-16", "1e-8"], ids=["shipped", "usual"])
+def test_scorers_move_by_more_than_weight_decay(eps):
+    """Also at the usual eps, unlike STP's."""
+    assert min(movement("encoder.reducer.ratio_weight=0.0", f"optimizer.reducer_eps={eps}")) > 20
 
 
 def test_scorers_learn_which_tokens_are_useful_through_masked_attention():

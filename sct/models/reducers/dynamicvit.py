@@ -99,7 +99,6 @@ def gumbel_keep(scores: Tensor, *, tau: float, perturb: bool) -> Tensor:
         scores = scores + gumbel_noise(scores)
     hard = (scores[..., 0] >= scores[..., 1]).to(scores.dtype)
     soft = (scores / tau).softmax(dim=-1)[..., 0]
-    # zero in value, and not (hard - soft) + soft: decisions must be exact
     return hard + (soft - soft.detach())
 
 
