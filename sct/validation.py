@@ -60,11 +60,25 @@ def dice_row(table: np.ndarray, *, names: tuple[str, ...]) -> dict[str, float]:
 
 @torch.no_grad()
 def token_statistics(encoded: Encoded, label: Tensor, *, patch_size: int) -> dict[str, float]:
-    """`kept_shares` of a batch with labels (B, *S); empty where nothing is pruned."""
+    """`kept_shares` and `alive_spread` of a batch with labels (B, *S), and the reducer's own numbers, such as
+    thresholds; of those that it has for every image the mean.
+
+    Empty where nothing is pruned.
+    """
     if not encoded.dropped:
         return {}
     foreground = foreground_patches(label, patch_size=patch_size)
-    return kept_shares(pruning_depth(encoded), foreground, num_stages=len(encoded.dropped))
+    numbers = {f"reducer/{name}": value.mean().item() for name, value in encoded.aux.items() if value.ndim <= 1}
+    shares = kept_shares(pruning_depth(encoded), foreground, num_stages=len(encoded.dropped))
+    return {**shares, **alive_spread(encoded.alive), **numbers}
+
+
+def alive_spread(alive: list[Tensor]) -> dict[str, float]:
+    """Fewest and most tokens alive in an image of the batch after every stage; alive: (B,) a stage."""
+    row = {}
+    for stage, counts in enumerate(alive, start=1):
+        row |= {f"tokens/fewest_{stage}": counts.min().item(), f"tokens/most_{stage}": counts.max().item()}
+    return row
 
 
 def foreground_patches(label: Tensor, *, patch_size: int) -> Tensor:

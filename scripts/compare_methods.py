@@ -1,0 +1,210 @@
+"""Every pruning method in one table: trained, scored on unseen cases, counted, and timed side by side.
+
+    python scripts/compare_methods.py +experiment=hippocampus_stp_mta data.root=PATH/Task04_Hippocampus
+    python scripts/compare_methods.py +experiment=lookalike_stp_mta --decoders unetr_thin fcn --jobs 2
+
+What is done already is not done again: call it once more after an interruption, or with more methods or seeds.
+Everything but the method is that of the experiment and its overrides. Dice, HD95 and the share of patches with
+foreground that the last stage keeps are of the test cases, MACs and tokens of real validation windows. Throughput
+is relative to dense, the methods taking turns in one process. Results: <output>/table.md and table.json.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median, stdev
+
+import torch
+
+from sct.config import build
+from sct.factory import load_trained
+from sct.profiling import ProfileSettings, training_run
+from sct.timing import Inference, Stopwatch
+from sct.windows import sample_windows
+
+# what makes a method of the experiment: everything else stays
+METHODS: dict[str, list[str]] = {
+    "dense": ["encoder=dense", "completion=scatter"],
+    "stp": ["encoder=stp"],
+    "evit": ["encoder=evit"],
+    "dynamicvit": ["encoder=dynamicvit"],
+    "asvit": ["encoder=asvit"],
+    "dtop": ["encoder=dtop", "encoder.reducer.head=fcn"],
+    "random": ["encoder=random"],
+    "minscore": ["encoder=minscore"],
+    "identity": ["encoder=identity", "completion=scatter"],
+}
+# decoders that keep the predictions of tokens that left early
+CANVAS = ("fcn", "atm")
+MASKS_IN_TRAINING = ("dynamicvit", "asvit")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network of the table."""
+
+    decoder: str
+    method: str
+    seed: int
+    folder: Path
+
+    @property
+    def overrides(self) -> list[str]:
+        canvas = ["completion=scatter"] if self.method == "dtop" and self.decoder in CANVAS else []
+        name = f"name={self.decoder}_{self.method}"
+        return [f"decoder={self.decoder}", *METHODS[self.method], *canvas, f"seed={self.seed}", name]
+
+
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--decoders", nargs="+", default=["unetr_thin", "fcn"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--output", type=Path, default=Path("outputs/compare_methods"))
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once, each on its share of the cores")
+    parser.add_argument("--windows", type=int, default=16, help="validation windows that MACs are averaged over")
+    parser.add_argument("--repeats", type=int, default=7, help="timed rounds")
+    parser.add_argument("--device", default="cpu", help="of the timing; trainings take trainer.device")
+    parser.add_argument("overrides", nargs="*", help="the experiment and any other setting, as for sct.train")
+    options = parser.parse_intermixed_args(argv)
+    return options, options.overrides
+
+
+def run(command: str, *arguments: str, log: Path, threads: int) -> None:
+    """`python -m sct.<command>`; its output goes to `log`, an error stops the script with that file's name."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        line = [sys.executable, "-m", f"sct.{command}", *arguments]
+        status = subprocess.run(line, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+    if status:
+        raise SystemExit(f"sct.{command} failed, see the end of {log}")
+
+
+def fill(cell: Cell, *, overrides: list[str], options: argparse.Namespace, threads: int) -> None:
+    """Trains, scores and profiles one network, as far as that is not done."""
+    log = cell.folder.with_suffix(".log")
+    if not (cell.folder / "finished").exists():
+        arguments = [*overrides, *cell.overrides, f"run_dir={cell.folder}", "resume=auto"]
+        run("train", *arguments, log=log, threads=threads)
+    if not (cell.folder / "eval/test/summary.json").exists():
+        run("eval", f"ckpt={cell.folder}", "split=test", "save_predictions=false", log=log, threads=threads)
+    if not (cell.folder / "profile.json").exists():
+        settings = (f"ckpt={cell.folder}", f"profile.windows={options.windows}", "profile.latency=false")
+        run("profile", *settings, log=log, threads=threads)
+
+
+def time_cells(cells: Sequence[Cell], *, options: argparse.Namespace) -> dict[Cell, dict[str, float]]:
+    """Median milliseconds of a forward pass and a training step of every network, taking turns."""
+    device = torch.device(options.device)
+    runs, watches = {}, {cell: Stopwatch(device) for cell in cells}
+    for cell in cells:
+        cfg, data, segmenter = load_trained(str(cell.folder), weights="best", changes={}, device=device)
+        data.prepare()
+        image = sample_windows(data, count=max(4, cfg.data.batch_size)).to(device)
+        criterion = build(cfg.loss, key="loss")
+        optimizer = build(cfg.optimizer, key="optimizer")(segmenter)
+        train = training_run(
+            segmenter, image=image, criterion=criterion, optimizer=optimizer, settings=ProfileSettings()
+        )
+        runs[cell] = (Inference(segmenter=segmenter, image=image), train)
+    for number in range(options.repeats + 1):
+        if number == 1:  # the first round only warms up
+            watches = {cell: Stopwatch(device) for cell in cells}
+        for cell, (inference, train) in runs.items():
+            watches[cell].time("inference", inference.step)
+            watches[cell].time("training", train.step)
+    return {cell: {name: median(values) for name, values in watch.samples.items()} for cell, watch in watches.items()}
+
+
+def table(cells: Sequence[Cell], times: dict[Cell, dict[str, float]]) -> list[dict[str, object]]:
+    """A row a decoder and method, over its seeds."""
+    rows = []
+    for decoder, method in dict.fromkeys((cell.decoder, cell.method) for cell in cells):
+        own = [cell for cell in cells if (cell.decoder, cell.method) == (decoder, method)]
+        scores = [json.loads((cell.folder / "eval/test/summary.json").read_text()) for cell in own]
+        profiles = [json.loads((cell.folder / "profile.json").read_text()) for cell in own]
+        dice = [score["dice"]["mean"] for score in scores]
+        kept = [last_kept(score["meta"]) for score in scores]
+        dense = [cell for cell in cells if (cell.decoder, cell.method) == (decoder, "dense")]
+        row: dict[str, object] = {
+            "decoder": decoder,
+            "method": method,
+            "training": "masks" if method in MASKS_IN_TRAINING else "drops",
+            "seeds": len(own),
+            "dice": mean(dice),
+            "dice_std": stdev(dice) if len(dice) > 1 else None,
+            "hd95_mm": mean(score["hd95_mm"]["mean"] for score in scores),
+            "missed": sum(score["n_missed"] for score in scores),
+            "foreground_kept": mean(of[0] for of in kept) if kept[0] else None,
+            "tokens_kept": mean(of[1] for of in kept) if kept[0] else None,
+            "macs_g": mean(profile["macs"]["total"] for profile in profiles) / 1e9,
+            "encoder_macs_g": mean(profile["macs"]["encoder"] for profile in profiles) / 1e9,
+        }
+        for name in ("inference", "training"):
+            ours = mean(times[cell][name] for cell in own)
+            row[f"{name}_ms"] = ours
+            row[f"{name}_speed"] = mean(times[cell][name] for cell in dense) / ours if dense else None
+        rows.append(row)
+    return rows
+
+
+def last_kept(meta: dict[str, float]) -> tuple[float, float] | None:
+    """Share of foreground patches, and of all, that the last stage keeps; None where nothing is pruned."""
+    stages = [name.rsplit("_", 1)[1] for name in meta if name.startswith("tokens/foreground_kept_")]
+    if not stages:
+        return None
+    last = max(stages, key=int)
+    return meta[f"tokens/foreground_kept_{last}"], meta[f"tokens/random_kept_{last}"]
+
+
+def markdown(rows: list[dict[str, object]]) -> str:
+    head = (
+        "decoder", "method", "training", "Dice", "HD95 mm", "missed", "fg kept", "kept",
+        "MACs G", "encoder G", "inference x", "training x",
+    )  # fmt: skip
+    lines = [head, tuple("---" for _ in head)]
+    for row in rows:
+        spread = "" if row["dice_std"] is None else f" ± {row['dice_std']:.4f}"
+        lines.append((
+            str(row["decoder"]), str(row["method"]), str(row["training"]), f"{row['dice']:.4f}{spread}",
+            f"{row['hd95_mm']:.2f}", str(row["missed"]), percent(row["foreground_kept"]), percent(row["tokens_kept"]),
+            f"{row['macs_g']:.3f}", f"{row['encoder_macs_g']:.3f}", factor(row["inference_speed"]),
+            factor(row["training_speed"]),
+        ))  # fmt: skip
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def percent(value: object) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def factor(value: object) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options, overrides = parse(argv)
+    cells = [
+        Cell(decoder, method, seed, (options.output / f"{decoder}_{method}_seed{seed}").resolve())
+        for decoder in options.decoders
+        for method in options.methods
+        for seed in options.seeds
+    ]
+    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(lambda cell: fill(cell, overrides=overrides, options=options, threads=threads), cells))
+    rows = table(cells, time_cells(cells, options=options))
+    (options.output / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (options.output / "table.md").write_text(markdown(rows))
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""What a run measures about its tokens."""
+
+import pytest
+import torch
+
+from sct.models.tokens import Encoded, Tokens
+from sct.validation import token_statistics
+
+
+def test_token_statistics_by_hand():
+    """Two images of 2 x 2 patches: the first keeps places 1 and 3, the second place 0."""
+    everything = Tokens(torch.zeros(2, 4, 1), torch.arange(4).expand(2, -1))
+    keep = torch.tensor([[False, True, False, True], [True, False, False, False]])
+    final, dropped = everything.select(keep), everything.select(~keep)
+    encoded = Encoded(
+        (2, 2),
+        final,
+        torch.zeros(2, 1, 1),
+        dropped=[dropped],
+        alive=[final.count()],
+        aux={"threshold_1": torch.tensor(0.5), "share": torch.tensor([0.25, 0.75]), "scores": torch.zeros(2, 4)},
+    )
+    label = torch.zeros(2, 4, 4, dtype=torch.long)
+    label[0, 0, 3] = 1  # patch 1 of image 0: kept
+    label[1, 0, 0] = 2  # patch 0 of image 1: kept
+    label[1, 3, 0] = 1  # patch 2 of image 1: lost
+    row = token_statistics(encoded, label, patch_size=2)
+    assert row == {
+        "tokens/alive_1": 1.5,
+        "tokens/random_kept_1": 3 / 8,
+        "tokens/foreground_kept_1": pytest.approx(2 / 3),
+        "tokens/fewest_1": 1,
+        "tokens/most_1": 2,
+        "reducer/threshold_1": 0.5,
+        "reducer/share": 0.5,
+    }
+
+
+def test_a_dense_encoder_has_no_token_statistics():
+    tokens = Tokens(torch.zeros(1, 4, 1), torch.arange(4).expand(1, -1))
+    encoded = Encoded((2, 2), tokens, torch.zeros(1, 1, 1))
+    assert token_statistics(encoded, torch.zeros(1, 4, 4, dtype=torch.long), patch_size=2) == {}
