@@ -49,13 +49,7 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
 
 
-def makes_sense(which: Combination) -> bool:
-    """Not what start-up refuses: see test_refused.py."""
-    return True
-
-
 COMBINATIONS = [Combination(*names) for names in itertools.product(*(options(group) for group in LIMITS), (2, 3))]
-COMBINATIONS = [which for which in COMBINATIONS if makes_sense(which)]
 PLAIN = Combination("stp", "mta", "unetr", 2)
 
 
