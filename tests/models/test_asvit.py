@@ -183,6 +183,8 @@ def test_a_dropped_token_never_comes_back():
     after = method(live, stage=1, stats=stats_of(second))
     assert after.live.mask.tolist() == [[0, 0, 0, 1]]
     assert after.dropped.mask.tolist() == [[0, 0, 1, 0]], "dropped before is not dropped here"
+    (slope,) = torch.autograd.grad(after.live.mask[:, :2].sum(), method.thresholds)
+    assert slope[1] == 0, "the second threshold has no say in what the first dropped"
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
