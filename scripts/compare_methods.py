@@ -24,7 +24,8 @@ import torch
 
 from sct.config import build
 from sct.factory import load_trained
-from sct.profiling import ProfileSettings, training_run
+from sct.profiling import training_run
+from sct.schema import ProfileConfig
 from sct.timing import Inference, Stopwatch
 from sct.windows import sample_windows
 
@@ -110,9 +111,7 @@ def time_cells(cells: Sequence[Cell], *, options: argparse.Namespace) -> dict[Ce
         image = sample_windows(data, count=max(4, cfg.data.batch_size)).to(device)
         criterion = build(cfg.loss, key="loss")
         optimizer = build(cfg.optimizer, key="optimizer")(segmenter)
-        train = training_run(
-            segmenter, image=image, criterion=criterion, optimizer=optimizer, settings=ProfileSettings()
-        )
+        train = training_run(segmenter, image=image, criterion=criterion, optimizer=optimizer, settings=ProfileConfig())
         runs[cell] = (Inference(segmenter=segmenter, image=image), train)
     for number in range(options.repeats + 1):
         if number == 1:  # the first round only warms up

@@ -11,9 +11,11 @@ from sct import cli
 from sct.config import build, check_config
 from sct.distributed import pick_device
 from sct.factory import build_segmenter, load_trained
+from sct.macs import check_convention
 from sct.profile_table import format_profile
-from sct.profiling import ProfileSettings, profile_segmenter
+from sct.profiling import profile_segmenter
 from sct.run import log_to
+from sct.schema import ProfileConfig
 from sct.windows import sample_windows
 
 logger = logging.getLogger(__name__)
@@ -22,6 +24,7 @@ logger = logging.getLogger(__name__)
 def profile(cfg: DictConfig) -> None:
     """Writes profile.json (and a trace) into the run folder, or a new folder, and prints the table."""
     log_to(None)
+    check_convention(cfg.profile.convention)
     device = pick_device(cfg.trainer.device)
     if cfg.ckpt is not None:
         run_cfg, data, segmenter = load_trained(cfg.ckpt, weights="best", changes={}, device=device)
@@ -33,7 +36,7 @@ def profile(cfg: DictConfig) -> None:
         segmenter = build_segmenter(cfg, data=data)
         folder = Path(cfg.run_dir or f"{cfg.paths.outputs}/{cfg.name}/profile_{datetime.now():%Y-%m-%d_%H-%M-%S}")
     settings = OmegaConf.to_object(cfg.profile)
-    assert isinstance(settings, ProfileSettings)
+    assert isinstance(settings, ProfileConfig)
     windows = None
     if settings.windows:
         data.prepare()

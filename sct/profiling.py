@@ -15,47 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sct.errors import UserError
 from sct.files import write_text
-from sct.macs import PARTS, check_convention, count_macs, count_parameters
+from sct.macs import PARTS, count_macs, count_parameters
 from sct.models.encoder import ViTEncoder
 from sct.models.segmenter import Segmenter
 from sct.models.tokens import Encoded
-from sct.precision import precision_dtype
+from sct.schema import ProfileConfig
 from sct.timing import Inference, Training, device_name, measure, peak_memory_mb, write_trace
 
 Latency = dict[str, dict[str, float]]
-
-
-@dataclass(kw_only=True)
-class ProfileSettings:
-    """What is profiled and how: the `profile` node of a config.
-
-    `latency=false` leaves out time and memory, `training=false` the training step. `repeats` runs are timed
-    after `warmup` untimed ones. `trace` writes a torch.profiler trace for TensorBoard. `windows` real windows of
-    the data set's `split`, instead of one image of noise, are what methods need whose cost depends on the image:
-    MACs are averaged over them, tokens alive are given as a distribution, time is taken on the first `batch_size`.
-    """
-
-    convention: str = "fvcore"
-    batch_size: int = 1
-    warmup: int = 2
-    repeats: int = 10
-    precision: str = "fp32"
-    latency: bool = True
-    training: bool = True
-    trace: bool = False
-    windows: int = 0
-    split: str = "val"
-
-    def __post_init__(self) -> None:
-        check_convention(self.convention)
-        precision_dtype(self.precision, key="profile.precision")
-        for name, least in (("batch_size", 1), ("warmup", 0), ("repeats", 1), ("windows", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"profile.{name}={getattr(self, name)} must be at least {least}.")
-        if 0 < self.windows < self.batch_size:
-            raise UserError(f"profile.windows={self.windows} must be 0 or at least batch_size={self.batch_size}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +64,7 @@ def profile_segmenter(
     image_shape: Sequence[int],
     criterion: nn.Module,
     make_optimizer: Callable[[Segmenter], Optimizer],
-    settings: ProfileSettings,
+    settings: ProfileConfig,
     device: torch.device,
     trace_dir: Path | None = None,
     windows: Tensor | None = None,
@@ -173,7 +141,7 @@ def training_run(
     image: Tensor,
     criterion: nn.Module,
     optimizer: Optimizer,
-    settings: ProfileSettings,
+    settings: ProfileConfig,
 ) -> Training:
     """A training step on `image` (B, C_in, *S) and random labels (B, *S)."""
     target = torch.randint(segmenter.num_classes, (image.shape[0], *image.shape[2:]), device=image.device)

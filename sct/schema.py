@@ -8,7 +8,6 @@ from omegaconf import MISSING
 
 from sct.errors import UserError
 from sct.precision import precision_dtype
-from sct.profiling import ProfileSettings
 
 
 @dataclass
@@ -56,6 +55,36 @@ class TrainerConfig:
 
 
 @dataclass
+class ProfileConfig:
+    """What is profiled and how: the `profile` node of a config.
+
+    `latency=false` leaves out time and memory, `training=false` the training step. `repeats` runs are timed
+    after `warmup` untimed ones. `trace` writes a torch.profiler trace for TensorBoard. `windows` real windows of
+    the data set's `split`, instead of one image of noise, are what methods need whose cost depends on the image:
+    MACs are averaged over them, tokens alive are given as a distribution, time is taken on the first `batch_size`.
+    """
+
+    convention: str = "fvcore"
+    batch_size: int = 1
+    warmup: int = 2
+    repeats: int = 10
+    precision: str = "fp32"
+    latency: bool = True
+    training: bool = True
+    trace: bool = False
+    windows: int = 0
+    split: str = "val"
+
+    def __post_init__(self) -> None:
+        precision_dtype(self.precision, key="profile.precision")
+        for name, least in (("batch_size", 1), ("warmup", 0), ("repeats", 1), ("windows", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"profile.{name}={getattr(self, name)} must be at least {least}.")
+        if 0 < self.windows < self.batch_size:
+            raise UserError(f"profile.windows={self.windows} must be 0 or at least batch_size={self.batch_size}.")
+
+
+@dataclass
 class Config:
     """Root of `train` and `profile`: every group of `configs/` is one key."""
 
@@ -75,7 +104,7 @@ class Config:
     inferer: dict[str, Any] = MISSING
     pruning: PruningConfig = field(default_factory=PruningConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    profile: ProfileSettings = field(default_factory=ProfileSettings)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
 
 

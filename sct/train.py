@@ -2,12 +2,15 @@
 
 import logging
 import sys
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sct import checkpoint, cli, distributed
 from sct.config import build
+from sct.data.module import SegmentationData
+from sct.distributed import Processes
 from sct.factory import build_inferer, build_segmenter
 from sct.run import log_to, opened, plan_run, resumed_arguments
 from sct.schema import TrainerConfig
@@ -31,23 +34,10 @@ def train(cfg: DictConfig) -> float:
     # one process prepares files and checks them, the others find the result
     processes.on_main(data.prepare)
     data.prepare()
-    torch.manual_seed(cfg.seed)
-    segmenter = build_segmenter(cfg, data=data)
+    trainer = build_trainer(cfg, data=data, processes=processes, config=plan.config)
     if cfg.init is not None and not (plan.folder and checkpoint.step_files(plan.folder)):
         path = checkpoint.find(cfg.init, weights="best", key="init")
-        checkpoint.initialize(segmenter, checkpoint.load(path)["model"], source=str(path))
-    trainer = Trainer(
-        settings=settings,
-        seed=cfg.seed,
-        config=plan.config,
-        processes=processes,
-        data=data,
-        segmenter=segmenter,
-        criterion=build(cfg.loss, key="loss"),
-        make_optimizer=build(cfg.optimizer, key="optimizer"),
-        schedule=build(cfg.schedule, key="schedule"),
-        inferer=build_inferer(cfg),
-    )
+        trainer.start_from(checkpoint.load(path)["model"], source=str(path))
     if plan.folder is not None:
         trainer.restore(plan.folder)
     with opened(plan, processes=processes) as run_dir:
@@ -61,6 +51,23 @@ def train(cfg: DictConfig) -> float:
     )
     distributed.leave()
     return best[settings.best_metric]
+
+
+def build_trainer(cfg: DictConfig, *, data: SegmentationData, processes: Processes, config: dict[str, Any]) -> Trainer:
+    """A trainer before its first step, its network drawn from `cfg.seed`; `config` is what checkpoints carry."""
+    torch.manual_seed(cfg.seed)
+    return Trainer(
+        settings=trainer_settings(cfg),
+        seed=cfg.seed,
+        config=config,
+        processes=processes,
+        data=data,
+        segmenter=build_segmenter(cfg, data=data),
+        criterion=build(cfg.loss, key="loss"),
+        make_optimizer=build(cfg.optimizer, key="optimizer"),
+        schedule=build(cfg.schedule, key="schedule"),
+        inferer=build_inferer(cfg),
+    )
 
 
 def trainer_settings(cfg: DictConfig) -> TrainerConfig:

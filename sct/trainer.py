@@ -14,6 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from sct import checkpoint
 from sct.config import nearest
@@ -151,10 +152,11 @@ class Trainer:
             patch_size = self.segmenter.encoder.spec.patch_size
             row |= token_statistics(prediction.encoded, label, patch_size=patch_size)
         self.scaler.unscale_(self.optimizer)
-        row |= {"train/lr": lr, **self.gradient_norms()}
+        norms = self.gradient_norms()
+        row |= {"train/lr": lr, **{f"train/{name}": norm.item() for name, norm in norms.items()}}
         self.check_gradient(row["train/grad_norm"], batches)
         if self.settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.segmenter.parameters(), self.settings.clip_norm)
+            clip_grads_with_norm_(self.segmenter.parameters(), self.settings.clip_norm, norms["grad_norm"])
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema is not None and self.settings.ema_decay is not None:
@@ -191,7 +193,7 @@ class Trainer:
             "may help."
         )
 
-    def gradient_norms(self) -> dict[str, float]:
+    def gradient_norms(self) -> dict[str, Tensor]:
         """Norm of all gradients, and of the reducer's where there is one."""
         reducers, all_gradients = [], []
         for name, parameter in self.segmenter.named_parameters():
@@ -200,9 +202,9 @@ class Trainer:
             all_gradients.append(parameter.grad)
             if name.startswith("encoder.reducer."):
                 reducers.append(parameter.grad)
-        norms = {"train/grad_norm": nn.utils.get_total_norm(all_gradients).item()}
+        norms = {"grad_norm": get_total_norm(all_gradients)}
         if reducers:
-            norms["train/grad_norm_reducer"] = nn.utils.get_total_norm(reducers).item()
+            norms["grad_norm_reducer"] = get_total_norm(reducers)
         return norms
 
     def speed(self, parts: dict[str, float]) -> dict[str, float]:
@@ -249,6 +251,12 @@ class Trainer:
             "config": self.config,
         }
         checkpoint.save_step(state, self.run_dir, step=self.step)
+
+    def start_from(self, weights: dict[str, Tensor], *, source: str) -> None:
+        """Takes another run's weights where they fit, before the first step."""
+        checkpoint.initialize(self.segmenter, weights, source=source)
+        if self.ema is not None:
+            self.ema.load_state_dict(self.segmenter.state_dict())
 
     def restore(self, run_dir: Path) -> None:
         """Goes on from the newest checkpoint of a run folder, if there is one."""

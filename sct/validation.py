@@ -75,7 +75,7 @@ def token_statistics(encoded: Encoded, label: Tensor, *, patch_size: int) -> dic
 
 def alive_spread(alive: list[Tensor]) -> dict[str, float]:
     """Fewest and most tokens alive in an image of the batch after every stage; alive: (B,) a stage."""
-    row = {}
+    row: dict[str, float] = {}
     for stage, counts in enumerate(alive, start=1):
         row |= {f"tokens/fewest_{stage}": counts.min().item(), f"tokens/most_{stage}": counts.max().item()}
     return row

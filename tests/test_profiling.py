@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import run_command
 from torch import nn
 
 from sct.errors import UserError
@@ -22,8 +23,10 @@ from sct.models.layers import Block
 from sct.models.reducers.stp import STP
 from sct.models.segmenter import Segmenter
 from sct.models.tokens import Encoded, Tokens
+from sct.profile import main as profile_main
 from sct.profile_table import format_profile
-from sct.profiling import ProfileSettings, gain_bound, profile_segmenter, tokens_alive
+from sct.profiling import gain_bound, profile_segmenter, tokens_alive
+from sct.schema import ProfileConfig
 from sct.timing import Stopwatch, peak_memory_mb
 
 CPU = torch.device("cpu")
@@ -244,7 +247,7 @@ def test_profile(reducer, precision, tmp_path):
         image_shape=(1, 32, 32),
         criterion=Criterion(pixel=DiceCE(), query=QueryLoss()),
         make_optimizer=lambda segmenter: torch.optim.AdamW(segmenter.parameters()),
-        settings=ProfileSettings(batch_size=2, warmup=1, repeats=3, precision=precision, trace=True),
+        settings=ProfileConfig(batch_size=2, warmup=1, repeats=3, precision=precision, trace=True),
         device=CPU,
         trace_dir=tmp_path / "trace",
     )
@@ -275,7 +278,7 @@ def test_counts_alone_on_the_meta_device():
         image_shape=(1, 96, 96, 96),
         criterion=Criterion(pixel=DiceCE(), query=QueryLoss()),
         make_optimizer=torch.optim.AdamW,
-        settings=ProfileSettings(latency=False),
+        settings=ProfileConfig(latency=False),
         device=torch.device("meta"),
     )
     assert profile.params == pytest.approx(107.58e6, rel=1e-4)
@@ -287,14 +290,19 @@ def test_counts_alone_on_the_meta_device():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"convention": "flops"}, "profile.convention"),
         ({"precision": "fp8"}, "profile.precision"),
         ({"repeats": 0}, "profile.repeats"),
     ],
 )
 def test_mistakes_in_the_settings(settings, message):
     with pytest.raises(UserError, match=message):
-        ProfileSettings(**settings)
+        ProfileConfig(**settings)
+
+
+def test_an_unknown_convention_is_one_message(smoke):
+    outcome = run_command(profile_main, *smoke, "profile.convention=flops")
+    assert outcome.status == 1
+    assert "profile.convention='flops' is unknown; choose one of fvcore, paper, modules" in outcome.err
 
 
 def test_benchmark_script(tmp_path, capsys):

@@ -15,12 +15,12 @@ from sct.cli import compose_config
 from sct.config import build, to_dict
 from sct.distributed import Processes
 from sct.errors import UserError
-from sct.factory import build_inferer, build_segmenter
-from sct.train import trainer_settings
+from sct.train import build_trainer
 from sct.trainer import Trainer, draw_seed, flat_settings, update_average
 
 ONE_PROCESS = Processes(rank=0, world_size=1, device=torch.device("cpu"))
-DENSE = ("encoder=dense", "completion=scatter")
+# few channels: rounding grows slowly enough to compare several steps
+DENSE = ("encoder=dense", "completion=scatter", "decoder.feature_size=4")
 
 
 @pytest.fixture(autouse=True)
@@ -33,19 +33,7 @@ def make_trainer(smoke: list[str], *overrides: str) -> Trainer:
     """A trainer as `sct.train` makes it, before its first step."""
     cfg = compose_config("train", overrides=[*smoke, *overrides])
     data = build(cfg.data, key="data")
-    torch.manual_seed(cfg.seed)
-    return Trainer(
-        settings=trainer_settings(cfg),
-        seed=cfg.seed,
-        config=to_dict(cfg),
-        processes=ONE_PROCESS,
-        data=data,
-        segmenter=build_segmenter(cfg, data=data),
-        criterion=build(cfg.loss, key="loss"),
-        make_optimizer=build(cfg.optimizer, key="optimizer"),
-        schedule=build(cfg.schedule, key="schedule"),
-        inferer=build_inferer(cfg),
-    )
+    return build_trainer(cfg, data=data, processes=ONE_PROCESS, config=to_dict(cfg))
 
 
 def steps(trainer: Trainer, *, number: int) -> list[dict[str, float]]:
