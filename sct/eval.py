@@ -18,8 +18,8 @@ from sct.factory import build_inferer, load_trained
 from sct.figures import panel
 from sct.inference import save_label_map, to_source_grid
 from sct.metrics import Row, score_case
+from sct.models.grid import pruning_depth
 from sct.models.segmenter import Segmenter
-from sct.models.tokens import pruning_depth
 from sct.precision import autocast, precision_dtype
 from sct.report import markdown_table, write_report
 from sct.run import log_to

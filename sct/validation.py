@@ -13,8 +13,9 @@ from sct.distributed import Processes
 from sct.figures import figure
 from sct.inference import SlidingWindow
 from sct.metrics import dice_per_class
+from sct.models.grid import pruning_depth
 from sct.models.segmenter import Segmenter
-from sct.models.tokens import Encoded, pruning_depth
+from sct.models.tokens import Encoded
 from sct.precision import autocast
 
 

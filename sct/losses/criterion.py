@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from sct.factory import load_trained
-from sct.models.tokens import HeadOutput, Prediction, resize
+from sct.models.grid import resize
+from sct.models.tokens import HeadOutput, Prediction
 
 
 class Criterion(nn.Module):

@@ -6,7 +6,8 @@ Letters: B batch, Q classes, S spatial size, V voxels of it.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sct.models.tokens import HeadOutput, resize
+from sct.models.grid import resize
+from sct.models.tokens import HeadOutput
 
 
 class QueryLoss(nn.Module):

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sct.errors import UserError
+from sct.models.grid import join, split, token_grid
 from sct.models.layers import AttentionStats, Block, init_weights, sincos_positions
 from sct.models.reducers.base import Reducer
-from sct.models.tokens import Encoded, FeatureSpec, Tokens, join, split, token_grid
+from sct.models.tokens import Encoded, FeatureSpec, Tokens
 
 
 class ViTEncoder(nn.Module):

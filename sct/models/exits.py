@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sct.models.tokens import Dense, Early, Encoded, HeadOutput, TokenOutput, Tokens, assemble, presence, to_grid
+from sct.models.grid import assemble, presence, to_grid
+from sct.models.tokens import Dense, Early, Encoded, HeadOutput, TokenOutput, Tokens
 
 Head = Callable[[Tokens], TokenOutput]
 

@@ -5,14 +5,10 @@ Q classes, S spatial size (2 or 3 dims).
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-from sct.errors import UserError
 
 
 @dataclass
@@ -204,80 +200,6 @@ class Prediction:
     head: HeadOutput | None = None
 
 
-def token_grid(image_size: tuple[int, ...], patch_size: int) -> tuple[int, ...]:
-    """The grid of patches of an image; UserError when the patch does not divide the size."""
-    if any(size % patch_size for size in image_size):
-        raise UserError(
-            f"data.roi_size={list(image_size)} is not divisible by encoder.patch_size={patch_size}. "
-            f"Choose a roi_size of multiples of {patch_size}, or another patch_size."
-        )
-    return tuple(size // patch_size for size in image_size)
-
-
 def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     """Tokens of x (B, N, C) at index (B, K): (B, K, C)."""
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-
-
-def assemble(features: Sequence[Tensor], sets: Sequence[Tokens], *, num_tokens: int) -> Tensor:
-    """Features of token sets (each shaped like its set's x, width D) at their places in the grid: (B, N, D).
-
-    Places that no set has are zero. Where a set has a mask, features are weighted by it and added up, as
-    appendix E of the STP paper does for DynamicViT; otherwise every place is written once.
-    """
-    B, D = sets[0].batch_size, features[0].shape[-1]
-    rows = torch.cat([(tokens.images() * (num_tokens + 1) + tokens.index).flatten() for tokens in sets])
-    # a last row for tokens without a place
-    canvas = features[0].new_zeros(B * (num_tokens + 1), D)
-    if any(tokens.mask is not None for tokens in sets):
-        weighted = [weigh(x, tokens).reshape(-1, D) for x, tokens in zip(features, sets, strict=True)]
-        canvas = canvas.index_add(0, rows, torch.cat(weighted))
-    else:
-        canvas = canvas.index_copy(0, rows, torch.cat([x.reshape(-1, D) for x in features]))
-    return canvas.reshape(B, num_tokens + 1, D)[:, :num_tokens]
-
-
-def weigh(x: Tensor, tokens: Tokens) -> Tensor:
-    """Features x (B, n, D) of a set times its mask."""
-    return x if tokens.mask is None else x * tokens.mask.unsqueeze(-1).to(x.dtype)
-
-
-def presence(tokens: Tokens, *, num_tokens: int) -> Tensor:
-    """1 at the places that a set has, else 0: (B, N) float; carries the gradient of its mask."""
-    ones = torch.ones_like(tokens.index, dtype=torch.float32).unsqueeze(-1)
-    return assemble([ones], [tokens], num_tokens=num_tokens).squeeze(-1)
-
-
-def join(prefix: Tensor, tokens: Tokens) -> Tensor:
-    """Prefix (B, P, C) and patch tokens of every image as one sequence: (B, P + n, C), or packed (1, B P + T, C)."""
-    if tokens.lengths is None:
-        return torch.cat([prefix, tokens.x], dim=1)
-    pieces = zip(prefix.unbind(0), tokens.per_image(tokens.x), strict=True)
-    return torch.cat([part for pair in pieces for part in pair]).unsqueeze(0)
-
-
-def split(sequence: Tensor, tokens: Tokens, *, num_prefix: int) -> tuple[Tensor, Tensor]:
-    """The inverse of `join`, for any values (B, P + n, D) or packed (1, B P + T, D) of a sequence."""
-    if tokens.lengths is None:
-        return sequence[:, :num_prefix], sequence[:, num_prefix:]
-    pieces = sequence.squeeze(0).split([num_prefix + length for length in tokens.lengths])
-    prefix = torch.stack([piece[:num_prefix] for piece in pieces])
-    return prefix, torch.cat([piece[num_prefix:] for piece in pieces]).unsqueeze(0)
-
-
-def to_grid(x: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Tokens (B, N, C) as a feature map (B, C, *grid)."""
-    B, _, C = x.shape
-    return x.transpose(1, 2).reshape(B, C, *grid)
-
-
-def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """x (B, Q, *grid) interpolated linearly to (B, Q, *size)."""
-    return F.interpolate(x, size=tuple(size), mode={2: "bilinear", 3: "trilinear"}[len(size)])
-
-
-def pruning_depth(encoded: Encoded) -> Tensor:
-    """How many pruning stages each place survived: int64 (B, *grid), 0 dropped first, num_stages kept to the end."""
-    num_tokens = math.prod(encoded.grid)
-    depth = torch.stack([stage * presence(tokens, num_tokens=num_tokens) for stage, tokens in enumerate(encoded.sets)])
-    return depth.sum(dim=0).round().long().reshape(-1, *encoded.grid)

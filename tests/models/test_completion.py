@@ -8,8 +8,9 @@ from torch import nn
 from sct.models.completion.mim import MIM
 from sct.models.completion.mta import MTA
 from sct.models.completion.scatter import Scatter
+from sct.models.grid import to_grid
 from sct.models.layers import sincos_positions
-from sct.models.tokens import Encoded, FeatureSpec, Tokens, to_grid
+from sct.models.tokens import Encoded, FeatureSpec, Tokens
 
 SPEC = FeatureSpec((8, 12), 1, 2, 24, 2, num_prefix=1, num_stages=3)
 GRID, N, C = (4, 6), 24, 24

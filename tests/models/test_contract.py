@@ -27,9 +27,10 @@ from sct.models.completion.mim import MIM
 from sct.models.completion.scatter import Scatter
 from sct.models.decoders.atm import ATM
 from sct.models.decoders.fcn import FCN
+from sct.models.grid import presence
 from sct.models.reducers.dtop import DToP
 from sct.models.segmenter import Segmenter
-from sct.models.tokens import Prediction, presence
+from sct.models.tokens import Prediction
 
 # how to tell an encoder to prune nothing, where it is not this
 KEEP_ALL: dict[str, str] = {"asvit": "encoder.reducer.thresholds=[-1,-1]", "dtop": "encoder.reducer.p0=1.0"}

@@ -13,8 +13,9 @@ from sct.models.decoders.atm import ATM
 from sct.models.decoders.fcn import FCN
 from sct.models.decoders.setr_pup import SETRPUP
 from sct.models.encoder import ViTEncoder
+from sct.models.grid import resize
 from sct.models.segmenter import Segmenter
-from sct.models.tokens import Dense, FeatureSpec, Tokens, resize
+from sct.models.tokens import Dense, FeatureSpec, Tokens
 
 DECODERS = {"fcn": FCN, "atm": ATM, "setr_pup": SETRPUP}
 

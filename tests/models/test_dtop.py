@@ -9,8 +9,9 @@ from sct.cli import compose_config
 from sct.config import build
 from sct.errors import UserError
 from sct.macs import count_macs
+from sct.models.grid import presence, pruning_depth
 from sct.models.reducers.dtop import CONTEXTS, DToP, append_means, rank_in_group
-from sct.models.tokens import FeatureSpec, Tokens, presence, pruning_depth
+from sct.models.tokens import FeatureSpec, Tokens
 
 RAGGED = tuple(context for context in CONTEXTS if context != "top_share")
 

@@ -12,9 +12,10 @@ from stp_by_hand import random_tokens, spec_of
 from sct.config import build
 from sct.errors import UserError
 from sct.macs import count_macs
+from sct.models.grid import presence
 from sct.models.layers import AttentionStats
 from sct.models.reducers.evit import EViT
-from sct.models.tokens import gather_tokens, presence
+from sct.models.tokens import gather_tokens
 
 FUSED = ("encoder.reducer.inside_block=true", "encoder.reducer.fuse=true")
 MTA_2D = Combination("evit", "mta", "unetr", 2)

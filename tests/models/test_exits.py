@@ -3,7 +3,8 @@
 import torch
 
 from sct.models.exits import class_canvas, live_tokens, mask_canvas, merge_stages, overwrite, predict
-from sct.models.tokens import Dense, Early, Encoded, TokenOutput, Tokens, assemble
+from sct.models.grid import assemble
+from sct.models.tokens import Dense, Early, Encoded, TokenOutput, Tokens
 
 B, N, C, Q = 2, 4, 3, 2
 GRID = (2, 2)

@@ -8,10 +8,11 @@ from little_models import PLAIN, little_batch, little_network
 from stp_by_hand import given_stp, random_tokens, spec_of
 
 from sct.errors import UserError
+from sct.models.grid import pruning_depth
 from sct.models.reducers import stp as stp_module
 from sct.models.reducers.base import hard_top_k, keep_count, split_order
 from sct.models.reducers.stp import STP, Scorer, gumbel_soft_top_k
-from sct.models.tokens import gather_tokens, pruning_depth
+from sct.models.tokens import gather_tokens
 
 
 @pytest.mark.parametrize(

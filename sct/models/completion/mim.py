@@ -10,8 +10,9 @@ from torch import nn
 
 from sct.models.completion.base import Completion
 from sct.models.completion.mta import fixed_positions
+from sct.models.grid import assemble, presence
 from sct.models.layers import Block, init_weights
-from sct.models.tokens import Dense, Encoded, FeatureSpec, assemble, presence
+from sct.models.tokens import Dense, Encoded, FeatureSpec
 
 
 class MIM(Completion):

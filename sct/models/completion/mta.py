@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sct.models.completion.base import Completion, SourceNorms
+from sct.models.grid import assemble
 from sct.models.layers import Block, init_weights, sincos_positions
-from sct.models.tokens import Dense, Encoded, FeatureSpec, assemble
+from sct.models.tokens import Dense, Encoded, FeatureSpec
 
 
 class MTA(Completion):

@@ -4,7 +4,8 @@ Letters: B batch, N tokens of the grid, C width.
 """
 
 from sct.models.completion.base import Completion, SourceNorms
-from sct.models.tokens import Dense, Encoded, FeatureSpec, assemble
+from sct.models.grid import assemble
+from sct.models.tokens import Dense, Encoded, FeatureSpec
 
 
 class Scatter(Completion):

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from sct.models.decoders.base import Decoder
 from sct.models.exits import mask_canvas, predict
+from sct.models.grid import resize
 from sct.models.heads import ATMHead
 from sct.models.layers import init_weights
-from sct.models.tokens import Decoded, Dense, FeatureSpec, resize
+from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 
 class ATM(Decoder):

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sct.models.decoders.base import Decoder, doubling_steps
-from sct.models.tokens import Decoded, Dense, FeatureSpec, resize, to_grid
+from sct.models.grid import resize, to_grid
+from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 
 class SETRPUP(Decoder):

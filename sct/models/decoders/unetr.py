@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from sct.errors import UserError
 from sct.models.decoders.base import Decoder, doubling_steps
-from sct.models.tokens import Decoded, Dense, FeatureSpec, to_grid
+from sct.models.grid import to_grid
+from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 
 class UNETR(Decoder):

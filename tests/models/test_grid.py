@@ -2,7 +2,8 @@
 
 import torch
 
-from sct.models.tokens import Encoded, Tokens, assemble, gather_tokens, join, presence, pruning_depth, split
+from sct.models.grid import assemble, join, presence, pruning_depth, split
+from sct.models.tokens import Encoded, Tokens, gather_tokens
 
 
 def packed(*counts, width=3, start=0):
