@@ -17,7 +17,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from sct.models.layers import Block
+from sct.models.layers import Block, Layout
 from sct.models.reducers.asvit import block_macs
 from sct.timing import Stopwatch, device_name
 
@@ -40,7 +40,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def forward(blocks: Sequence[Block], x: Tensor, lengths: tuple[int, ...] | None = None) -> Tensor:
     """x (B, L, C), or the images of `lengths` one after another (1, T, C), through all blocks."""
     for block in blocks:
-        x = block(x, lengths=lengths)
+        x = block(x, Layout(lengths=lengths))
     return x
 
 

@@ -39,7 +39,8 @@ def build(node: DictConfig, *, key: str, **runtime: Any) -> Any:
             raise cause from error
         # how torch and MONAI refuse a setting
         if isinstance(cause, TypeError | ValueError):
-            raise UserError(f"{key} ({node['_target_']}) refuses its settings: {cause}") from error
+            hint = " A part that is built later needs _partial_: true." if "required keyword-only" in str(cause) else ""
+            raise UserError(f"{key} ({node['_target_']}) refuses its settings: {cause}{hint}") from error
         raise cause from None
 
 

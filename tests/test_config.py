@@ -148,3 +148,9 @@ def test_hints(hint, good, bad, words):
 def test_nearest_suggests_or_lists():
     assert nearest("rato", ["ratio", "tau"]) == "Did you mean 'ratio'?"
     assert nearest("zzz", ["ratio", "tau"]) == "Known: ratio, tau."
+
+
+def test_a_forgotten_partial_is_hinted_at():
+    cfg = compose_config("train", overrides=["encoder=stp", "encoder.reducer._partial_=false"])
+    with pytest.raises(UserError, match=r"missing 1 required keyword-only argument: 'spec'.* needs _partial_: true"):
+        build(cfg.encoder, key="encoder", image_size=[16, 16], in_channels=1)

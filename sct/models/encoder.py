@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sct.errors import UserError
 from sct.models.grid import join, split, token_grid
-from sct.models.layers import AttentionStats, Block, init_weights, sincos_positions
+from sct.models.layers import WHOLE, Block, Layout, init_weights, sincos_positions
 from sct.models.reducers.base import Reducer
 from sct.models.tokens import Encoded, FeatureSpec, Tokens
 
@@ -110,7 +110,7 @@ class ViTEncoder(nn.Module):
             if self.reducer is not None and number in self.reducer.blocks:
                 x, tokens = self.reduce(block, self.reducer, x, number=number, tokens=tokens, encoded=encoded)
             else:
-                x = self.run_block(block, x, tokens=tokens)
+                x = block(x, self.layout(tokens))
             encoded.taps.extend([x[:, P:]] * self.taps.count(number))
         encoded.prefix, x = split(self.norm(x), tokens, num_prefix=P)
         encoded.final = replace(tokens, x=x)
@@ -125,35 +125,25 @@ class ViTEncoder(nn.Module):
             x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
         return x + self.position
 
-    def run_block(self, block: Block, x: Tensor, *, tokens: Tokens) -> Tensor:
-        """One block on a sequence x of prefix and `tokens` (whose own features are not read)."""
-        seen, active = self.sequence_masks(tokens)
-        return block(x, seen=seen, active=active, lengths=self.sequence_lengths(tokens))
-
-    def sequence_masks(self, tokens: Tokens) -> tuple[Tensor | None, Tensor | None]:
-        """The mask of a set with ones for the prefix (B, P + n), for attention and for MLP updates."""
+    def layout(self, tokens: Tokens) -> Layout:
+        """How the sequence of prefix and `tokens` stands in a block."""
+        if tokens.lengths is not None:
+            return Layout(lengths=tuple(self.num_prefix + length for length in tokens.lengths))
         if self.reducer is None or tokens.mask is None:
-            return None, None
+            return WHOLE
         mask = F.pad(tokens.mask, (self.num_prefix, 0), value=1.0)
-        return (mask, None) if self.reducer.masks == "attention" else (None, mask)
-
-    def sequence_lengths(self, tokens: Tokens) -> tuple[int, ...] | None:
-        """Lengths of a set's images with their prefix."""
-        return None if tokens.lengths is None else tuple(self.num_prefix + length for length in tokens.lengths)
+        return Layout(seen=mask) if self.reducer.masks == "attention" else Layout(active=mask)
 
     def reduce(
         self, block: Block, reducer: Reducer, x: Tensor, *, number: int, tokens: Tokens, encoded: Encoded
     ) -> tuple[Tensor, Tokens]:
         """A block at which the reducer acts: the sequence and the set that go on; the rest goes to `encoded`."""
-        P = self.num_prefix
-        (seen, active), lengths = self.sequence_masks(tokens), self.sequence_lengths(tokens)
-        x, stats = block.attend(x, mask=seen, lengths=lengths, want_stats=reducer.wants_attention)
+        P, layout = self.num_prefix, self.layout(tokens)
+        x, stats = block.attend(x, layout, wants=reducer.wants)
         if not reducer.inside_block:
-            x = block.feed(x, mask=active, lengths=lengths)
+            x = block.feed(x, layout)
         prefix, patches = split(x, tokens, num_prefix=P)
-        if stats is not None:
-            row, norms = (split(values, tokens, num_prefix=P)[1] for values in (stats.class_row, stats.head_norms))
-            stats = AttentionStats(row, norms)
+        stats = stats.map(lambda values: split(values, tokens, num_prefix=P)[1])
         reduction = reducer(replace(tokens, x=patches), stage=reducer.blocks.index(number), stats=stats)
         encoded.dropped.append(reduction.dropped)
         encoded.alive.append(reduction.live.count())
@@ -163,8 +153,7 @@ class ViTEncoder(nn.Module):
         encoded.aux.update(reduction.aux)
         x = join(prefix, reduction.live)
         if reducer.inside_block:
-            active = self.sequence_masks(reduction.live)[1]
-            x = block.feed(x, mask=active, lengths=self.sequence_lengths(reduction.live))
+            x = block.feed(x, self.layout(reduction.live))
         return x, reduction.live
 
     def layer_of(self, name: str) -> int:
@@ -194,5 +183,5 @@ def check_stages(reducer: Reducer, *, depth: int, class_token: bool) -> None:
         raise UserError(
             f"encoder.reducer.blocks={blocks} must be ascending block numbers between 1 and encoder.depth={depth}."
         )
-    if reducer.wants_attention and not class_token:
+    if "class_row" in reducer.wants and not class_token:
         raise UserError(f"{type(reducer).__name__} scores tokens by the class token; set encoder.class_token=true.")

@@ -1,10 +1,9 @@
 """Building blocks of a plain vision transformer.
 
 Letters: B batch, L sequence length (prefix and patch tokens), C width, H heads, D head width.
-Where images keep different numbers of tokens, their sequences stand one after another in a batch of one:
-`lengths` then has the length of each, and L is their sum.
 """
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +13,22 @@ from torch import Tensor, nn
 from sct.errors import UserError
 from sct.models.attention import first_row, fused_attention, masked_attention, packed_attention
 
-Lengths = tuple[int, ...] | None
+
+@dataclass(frozen=True)
+class Layout:
+    """How the tokens (B, L) of a sequence stand to each other and to a block.
+
+    lengths: where images keep different numbers of tokens, their sequences stand one after another in a batch of
+    one; these are the length of each, and L is their sum. seen (B, L): a token of 0 is seen by none but itself;
+    active (B, L): what the MLP's update of a token is multiplied by.
+    """
+
+    lengths: tuple[int, ...] | None = None
+    seen: Tensor | None = None
+    active: Tensor | None = None
+
+
+WHOLE = Layout()
 
 
 class DropPath(nn.Module):
@@ -24,7 +38,7 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor, *, lengths: Lengths = None) -> Tensor:
+    def forward(self, x: Tensor, *, lengths: tuple[int, ...] | None = None) -> Tensor:
         """x (B, L, C) -> (B, L, C), kept samples scaled by 1 / (1 - rate)."""
         if not self.training or self.rate == 0.0:
             return x
@@ -50,14 +64,21 @@ class Mlp(nn.Module):
 
 @dataclass
 class AttentionStats:
-    """What a pruning rule may read from attention, for every token of the sequence.
+    """What a pruning rule may read from attention, for every token of the sequence; None where it did not ask.
 
     class_row (B, L, H): attention of the first (class) token over all tokens, from one query row;
-    head_norms (B, L, H): norm of every head's context vector, before the output projection.
+    head_norms (B, L, H): norm of every head's context vector, before the output projection;
+    keys (B, L, D): mean over heads.
     """
 
-    class_row: Tensor
-    head_norms: Tensor
+    class_row: Tensor | None = None
+    head_norms: Tensor | None = None
+    keys: Tensor | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "AttentionStats":
+        """The same statistics, each passed through `function`."""
+        values = (self.class_row, self.head_norms, self.keys)
+        return AttentionStats(*(None if value is None else function(value) for value in values))
 
 
 class Attention(nn.Module):
@@ -72,24 +93,24 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(
-        self, x: Tensor, *, mask: Tensor | None = None, lengths: Lengths = None, want_stats: bool = False
-    ) -> tuple[Tensor, AttentionStats | None]:
-        """x (B, L, C) -> (B, L, C), and the statistics a reducer asked for.
-
-        mask (B, L): tokens of mask 0 are seen by none but themselves. With `lengths` every image attends to itself.
-        """
+        self, x: Tensor, layout: Layout = WHOLE, *, wants: Collection[str] = ()
+    ) -> tuple[Tensor, AttentionStats]:
+        """x (B, L, C) -> (B, L, C), and the fields of `AttentionStats` that are wanted."""
         B, L, C = x.shape
         q, k, v = self.qkv(x).reshape(B, L, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
-        if lengths is not None:
-            context = packed_attention(q, k, v, lengths=lengths)
-        elif mask is not None:
-            context = masked_attention(q, k, v, mask=mask)
+        if layout.lengths is not None:
+            context = packed_attention(q, k, v, lengths=layout.lengths)
+        elif layout.seen is not None:
+            context = masked_attention(q, k, v, mask=layout.seen)
         else:
             context = fused_attention(q, k, v)
-        stats = None
-        if want_stats:
-            row = first_row(q, k, mask=mask, lengths=lengths)
-            stats = AttentionStats(row.transpose(1, 2), context.norm(dim=-1).transpose(1, 2))
+        stats = AttentionStats()
+        if "class_row" in wants:
+            stats.class_row = first_row(q, k, mask=layout.seen, lengths=layout.lengths).transpose(1, 2)
+        if "head_norms" in wants:
+            stats.head_norms = context.norm(dim=-1).transpose(1, 2)
+        if "keys" in wants:
+            stats.keys = k.mean(dim=1)
         return self.proj(context.transpose(1, 2).reshape(B, L, C)), stats
 
 
@@ -114,25 +135,22 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def attend(
-        self, x: Tensor, *, mask: Tensor | None = None, lengths: Lengths = None, want_stats: bool = False
-    ) -> tuple[Tensor, AttentionStats | None]:
-        """Attention half: x (B, L, C) -> (B, L, C); mask (B, L) and lengths as in `Attention`."""
-        update, stats = self.attn(self.norm1(x), mask=mask, lengths=lengths, want_stats=want_stats)
-        return x + self.drop_path(update, lengths=lengths), stats
+        self, x: Tensor, layout: Layout = WHOLE, *, wants: Collection[str] = ()
+    ) -> tuple[Tensor, AttentionStats]:
+        """Attention half: x (B, L, C) -> (B, L, C), and the wanted fields of `AttentionStats`."""
+        update, stats = self.attn(self.norm1(x), layout, wants=wants)
+        return x + self.drop_path(update, lengths=layout.lengths), stats
 
-    def feed(self, x: Tensor, *, mask: Tensor | None = None, lengths: Lengths = None) -> Tensor:
-        """MLP half: x (B, L, C) -> (B, L, C); its update is multiplied by mask (B, L)."""
+    def feed(self, x: Tensor, layout: Layout = WHOLE) -> Tensor:
+        """MLP half: x (B, L, C) -> (B, L, C)."""
         update = self.mlp(self.norm2(x))
-        if mask is not None:
-            update = update * mask.unsqueeze(-1).to(update.dtype)
-        return x + self.drop_path(update, lengths=lengths)
+        if layout.active is not None:
+            update = update * layout.active.unsqueeze(-1).to(update.dtype)
+        return x + self.drop_path(update, lengths=layout.lengths)
 
-    def forward(
-        self, x: Tensor, *, seen: Tensor | None = None, active: Tensor | None = None, lengths: Lengths = None
-    ) -> Tensor:
-        """Both halves: x (B, L, C) -> (B, L, C); seen (B, L) masks attention, active (B, L) the MLP's update."""
-        x, _ = self.attend(x, mask=seen, lengths=lengths)
-        return self.feed(x, mask=active, lengths=lengths)
+    def forward(self, x: Tensor, layout: Layout = WHOLE) -> Tensor:
+        """Both halves: x (B, L, C) -> (B, L, C)."""
+        return self.feed(self.attend(x, layout)[0], layout)
 
 
 def init_weights(module: nn.Module) -> None:

@@ -140,7 +140,7 @@ class Early:
 
 @dataclass
 class Encoded:
-    """Sparse features: `final` and the `dropped` sets cover the grid exactly once.
+    """Sparse features: `final`, behind the encoder's last norm, and the `dropped` sets cover the grid exactly once.
 
     prefix (B, P, C) class token; dropped has one set per pruning stage, empty ones included;
     alive: tokens alive after every stage, (B,) each, those without a place included;

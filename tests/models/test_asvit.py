@@ -38,7 +38,7 @@ def test_scores_of_all_tokens_sum_to_one(head_importance):
     encoder = ViTEncoder(image_size=(224, 224), in_channels=1, patch_size=16, dim=48, depth=2, num_heads=6).eval()
     x = encoder.embed(torch.randn(2, 1, 224, 224))
     for block in encoder.blocks:
-        x, stats = block.attend(x, want_stats=True)
+        x, stats = block.attend(x, wants=("class_row", "head_norms"))
         # the class token's own share is the first
         total = token_scores(stats, head_importance=head_importance).sum(dim=1)
         torch.testing.assert_close(total, torch.ones(2), rtol=0, atol=0.01)

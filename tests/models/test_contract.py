@@ -70,10 +70,17 @@ def combinations(at_once=usual, *, fixed: bool = False) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("which", params, ids=str)
 
 
+class Networks(dict[Combination, Segmenter]):
+    """The network of a combination in evaluation mode, built when it is first asked for; who trains takes a copy."""
+
+    def __missing__(self, which: Combination) -> Segmenter:
+        self[which] = little_network(which)
+        return self[which]
+
+
 @pytest.fixture(scope="module")
-def networks() -> dict[Combination, Segmenter]:
-    """Built once each, in evaluation mode; whoever trains takes a copy."""
-    return {which: little_network(which) for which in COMBINATIONS}
+def networks() -> Networks:
+    return Networks()
 
 
 @combinations()

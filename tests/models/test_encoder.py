@@ -19,7 +19,7 @@ from sct.models.tokens import FeatureSpec
 class Attentive(STP):
     """A reducer that asks for the class token's attention."""
 
-    wants_attention = True
+    wants = ("class_row",)
 
 
 class Inside(STP):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sct.errors import UserError
-from sct.models.layers import Attention, Block, DropPath, sincos_positions
+from sct.models.layers import Attention, AttentionStats, Block, DropPath, sincos_positions
 
 
 def test_attention_equals_softmax_of_products():
@@ -22,12 +22,14 @@ def test_attention_equals_softmax_of_products():
         weights = (q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(D)).softmax(dim=-1)
         heads.append(weights @ v[..., part])
         rows.append(weights[:, 0])
-    out, stats = attention(x, want_stats=True)
+    out, stats = attention(x, wants=("class_row", "keys"))
     torch.testing.assert_close(out, attention.proj(torch.cat(heads, dim=-1)))
     torch.testing.assert_close(stats.class_row, torch.stack(rows, dim=2))
+    keys = torch.stack([k[..., h * D : (h + 1) * D] for h in range(H)]).mean(dim=0)
+    torch.testing.assert_close(stats.keys, keys)
     same, none = attention(x)
     assert torch.equal(out, same)
-    assert none is None
+    assert none == AttentionStats()
 
 
 def test_width_must_be_divisible_by_heads():

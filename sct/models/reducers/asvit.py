@@ -46,7 +46,7 @@ class ASViT(Reducer):
     result depends on the other images.
     """
 
-    wants_attention = True
+    wants = ("class_row", "head_norms")
 
     def __init__(
         self,
@@ -92,12 +92,11 @@ class ASViT(Reducer):
                 f"encoder.depth={self.spec.depth} keep one token; prune earlier or raise the budget."
             )
 
-    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats | None) -> Reduction:
+    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
         """tokens (B, n, C) -> in training all of them twice, with complementary masks; else packed live and dropped.
 
         With `batch_rule=mean`, evaluation gives live (B, K, C) and dropped (B, n - K, C) instead.
         """
-        assert stats is not None
         scores = token_scores(stats, head_importance=self.head_importance)
         # both in units of 1/N, the mean score of the whole grid
         threshold = self.thresholds[stage] * self.threshold_rate
@@ -140,6 +139,8 @@ def token_scores(stats: AttentionStats, *, head_importance: bool) -> Tensor:
 
     Those of all tokens of an image, class token included, sum to about 1.
     """
+    assert stats.class_row is not None
+    assert stats.head_norms is not None
     dtype = torch.promote_types(stats.class_row.dtype, torch.float32)
     row, norms = stats.class_row.to(dtype), stats.head_norms.to(dtype)
     if not head_importance:

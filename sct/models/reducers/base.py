@@ -32,14 +32,16 @@ class Reducer(nn.Module, ABC):
     """A pruning method: where it acts, what it wants from attention, and the reduction itself.
 
     Built by the encoder with its `FeatureSpec`; `blocks` counts from 1. `inside_block` prunes between attention
-    and MLP instead of after the block; `wants_attention` asks for `AttentionStats` of that block's patch tokens;
-    `masks` says what a mask of the live tokens acts on in later blocks: attention (the token is seen by none
-    but itself) or activation (its MLP update is multiplied by the mask). `freezes_encoder` trains the method and
-    what follows the encoder, and leaves the encoder's own weights as they are.
+    and MLP instead of after the block; `wants` names the fields of `AttentionStats` that it reads, of that block's
+    patch tokens; `masks` says what a mask of the live tokens acts on in later blocks: attention (the token is seen
+    by none but itself) or activation (its MLP update is multiplied by the mask). `freezes_encoder` trains the
+    method and what follows the encoder, and leaves the encoder as it is.
+
+    Features of live tokens may be changed too (merged); every place must end in exactly one set.
     """
 
     inside_block: bool = False
-    wants_attention: bool = False
+    wants: tuple[str, ...] = ()
     masks: Literal["attention", "activation"] = "attention"
     freezes_encoder: bool = False
 
@@ -50,7 +52,7 @@ class Reducer(nn.Module, ABC):
         self.progress = 1.0
 
     @abstractmethod
-    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats | None) -> Reduction:
+    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
         """tokens (B, n, C) -> live (B, K, C) and dropped (B, n - K, C), both in spatial order."""
 
     def finish(self, encoded: Encoded) -> None:

@@ -41,7 +41,7 @@ class Random(Reducer):
         # the config's seed and grid say what it is: not part of the weights
         self.register_buffer("order", torch.tensor(order, dtype=torch.float32), persistent=False)
 
-    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats | None) -> Reduction:
+    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
         """tokens (B, n, C) -> live (B, K, C), dropped (B, n - K, C), in spatial order."""
         scores = torch.rand_like(tokens.index, dtype=torch.float32) if self.training else self.order[tokens.index]
         kept, rest = split_top_k(scores, k=keep_count(tokens.x.shape[1], ratio=self.ratio, rounding=self.rounding))
@@ -51,7 +51,7 @@ class Random(Reducer):
 class MinScore(Reducer):
     """Keeps the K tokens that the class token attends to least: EViT turned round, K = round((1 - r) n) as in STP."""
 
-    wants_attention = True
+    wants = ("class_row",)
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class MinScore(Reducer):
         check_ratio(ratio)
         self.ratio, self.rounding = ratio, rounding
 
-    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats | None) -> Reduction:
+    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
         """tokens (B, n, C) -> live (B, K, C), dropped (B, n - K, C), in spatial order."""
         scores = class_attention(stats).detach()
         kept, rest = split_top_k(-scores, k=keep_count(tokens.x.shape[1], ratio=self.ratio, rounding=self.rounding))

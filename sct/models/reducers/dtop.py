@@ -70,7 +70,7 @@ class DToP(Reducer):
         make = {"atm": atm, "fcn": fcn}[head]
         self.heads = nn.ModuleList(make(spec.dim, num_classes=spec.num_classes) for _ in self.blocks)
 
-    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats | None) -> Reduction:
+    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
         """tokens (B, n, C) or packed -> live and dropped, packed where images exit different numbers."""
         prunes = (self.p0 < 1 or self.context == "top_share") and not (self.training and self.mode == "direct")
         if not prunes:

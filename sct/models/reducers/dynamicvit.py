@@ -62,7 +62,7 @@ class DynamicViT(Reducer):
         self.counts = counts_kept(spec.num_tokens, ratio=ratio, num_stages=len(self.blocks))
         self.scorers = nn.ModuleList(KeepScorer(spec.dim) for _ in self.blocks)
 
-    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats | None) -> Reduction:
+    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
         """tokens (B, n, C) -> in training live and dropped (B, N, C) with masks, else (B, K, C) and (B, n - K, C)."""
         if not self.training:
             keep = self.scorers[stage](tokens.x)[..., 0]

@@ -29,7 +29,7 @@ class EViT(Reducer):
     of the training; evaluation always has r. EViT's own blocks are 4, 7, 10 of 12.
     """
 
-    wants_attention = True
+    wants = ("class_row",)
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class EViT(Reducer):
         self.schedule, self.schedule_share = schedule, schedule_share
         self.num_tokens = spec.num_tokens
 
-    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats | None) -> Reduction:
+    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
         """tokens (B, n, C) -> live (B, K, C), or (B, K + 1, C) with a fused token, and dropped (B, n - K, C)."""
         attention = class_attention(stats)
         n = tokens.x.shape[1]
@@ -73,9 +73,9 @@ class EViT(Reducer):
         return round(self.ratio * (1 - math.cos(math.pi * done)) / 2, 9)
 
 
-def class_attention(stats: AttentionStats | None) -> Tensor:
+def class_attention(stats: AttentionStats) -> Tensor:
     """What share of the class token's attention every token gets, mean over the heads: (B, n)."""
-    assert stats is not None
+    assert stats.class_row is not None
     return stats.class_row.mean(dim=2)
 
 

@@ -78,7 +78,7 @@ class STP(Reducer):
         self.rounding, self.gradient = rounding, gradient
         self.scorers = nn.ModuleList(Scorer(spec.dim, log_sigmoid=log_sigmoid) for _ in self.blocks)
 
-    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats | None) -> Reduction:
+    def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
         """tokens (B, n, C) -> live (B, K, C), dropped (B, n - K, C), in spatial order."""
         n = tokens.x.shape[1]
         k = keep_count(n, ratio=self.ratio, rounding=self.rounding)
