@@ -43,7 +43,8 @@ METHODS: dict[str, list[str]] = {
 }
 # decoders that keep the predictions of tokens that left early
 CANVAS = ("fcn", "atm")
-MASKS_IN_TRAINING = ("dynamicvit", "asvit")
+# what becomes of tokens in training; every other method drops them for real
+IN_TRAINING = {"dense": "-", "identity": "-", "dynamicvit": "masks", "asvit": "masks"}
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def table(cells: Sequence[Cell], times: dict[Cell, dict[str, float]]) -> list[di
         row: dict[str, object] = {
             "decoder": decoder,
             "method": method,
-            "training": "masks" if method in MASKS_IN_TRAINING else "drops",
+            "training": IN_TRAINING.get(method, "drops"),
             "seeds": len(own),
             "dice": mean(dice),
             "dice_std": stdev(dice) if len(dice) > 1 else None,
