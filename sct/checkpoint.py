@@ -112,7 +112,7 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, source:
         if name in weights and own[name].shape != weights[name].shape
     ]
     if problems:
-        shown = "\n  ".join(problems[:6]) + (f"\n  and {len(problems) - 6} more" if len(problems) > 6 else "")
+        shown = few(problems, separator="\n  ")
         raise UserError(
             f"{source} holds weights of another model:\n  {shown}\nUse the config of that run, or start a new run."
         )
@@ -141,9 +141,10 @@ def initialize(module: nn.Module, weights: dict[str, torch.Tensor], *, source: s
             logger.warning("%d weights %s: %s", len(names), what, few(names))
 
 
-def few(names: list[str], *, shown: int = 6) -> str:
-    """The first names of a list."""
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+def few(names: list[str], *, shown: int = 6, separator: str = ", ") -> str:
+    """The first names of a list, and how many more there are."""
+    more = [f"and {len(names) - shown} more"] if len(names) > shown else []
+    return separator.join(names[:shown] + more)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], *, source: str) -> None:

@@ -96,7 +96,7 @@ class UNETR(Decoder):
 
 
 class LeanResBlock(UnetResBlock):
-    """MONAI's residual block with the same weights and output, keeping a fifth less for the backward pass.
+    """MONAI's residual block with the same weights and output, keeping a seventh less for the backward pass.
 
     The shortcut is computed first, so that its backward pass comes last, when the main branch has freed its
     activations; its own (one 1x1 convolution) are then computed again. The sum is a tensor of its own: MONAI adds

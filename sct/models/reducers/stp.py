@@ -82,7 +82,7 @@ class STP(Reducer):
         """tokens (B, n, C) -> live (B, K, C), dropped (B, n - K, C), in spatial order."""
         n = tokens.x.shape[1]
         k = keep_count(n, ratio=self.ratio, rounding=self.rounding)
-        # recomputed in the backward pass: what a scorer keeps is four times its input, what it computes is little
+        # recomputed in the backward pass: what a scorer keeps is five times its input, what it computes is little
         scores = checkpoint(self.scorers[stage], tokens.x, use_reentrant=False, preserve_rng_state=False)
         aux = {f"score_{stage + 1}": scores}
         if not self.training:
