@@ -59,8 +59,9 @@ def evaluate(cfg: DictConfig) -> None:
         title=f"{run_cfg.name}: {cfg.split}",
         meta={"ckpt": str(cfg.ckpt), "weights": cfg.weights, "split": cfg.split, "seed": run_cfg.seed, **tokens},
         groups=data.class_groups,
+        scores=data.scores,
     )
-    logger.info("\n%s\nWritten to %s", markdown_table(summary), folder)
+    logger.info("\n%s\nWritten to %s", markdown_table(summary, scores=data.scores), folder)
 
 
 def default_folder(cfg: DictConfig) -> Path:
@@ -117,7 +118,12 @@ def evaluate_case(
             slices_first=volume.label.ndim > data.spatial_dims,
         )
     rows = score_case(
-        labels, truth.astype(labels.dtype), spacing=list(grid.spacing), names=data.label_map.names, case_id=case.id
+        labels,
+        truth.astype(labels.dtype),
+        spacing=list(grid.spacing),
+        unit=grid.unit,
+        names=data.label_map.names,
+        case_id=case.id,
     )
     found = [row.dice for row in rows if not row.absent]
     logger.info("%s  mean Dice %.4f", case.id, sum(found) / max(1, len(found)))

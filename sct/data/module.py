@@ -101,6 +101,11 @@ class SegmentationData(ABC):
         return Nifti(self.spatial_dims)
 
     @property
+    def scores(self) -> tuple[str, ...]:
+        """Columns of the table of an evaluation: of `sct.metrics.OVERLAPS`, and hd95; its files hold all."""
+        return ("dice", "hd95")
+
+    @property
     def num_classes(self) -> int:
         """Classes with the background."""
         return len(self.label_map)
