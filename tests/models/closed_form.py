@@ -12,8 +12,10 @@ from sct.models.completion.mim import MIM
 from sct.models.completion.mta import MTA
 from sct.models.completion.scatter import Scatter
 from sct.models.decoders.atm import ATM
+from sct.models.decoders.cup import CUP
 from sct.models.decoders.fcn import FCN
 from sct.models.decoders.setr_pup import SETRPUP
+from sct.models.decoders.unet import UNet
 from sct.models.decoders.unetr import UNETR
 from sct.models.encoder import ViTEncoder
 from sct.models.reducers.base import keep_count
@@ -180,6 +182,40 @@ def setr_pup(decoder: SETRPUP, segmenter: Segmenter) -> int:
     return macs + voxels * h * segmenter.num_classes
 
 
+def conv_bn(voxels: int, d: int, cin: int, cout: int) -> int:
+    """A convolution of 3^d and a batch norm."""
+    return voxels * (3**d * cin * cout + BATCH_NORM * cout)
+
+
+def cup(decoder: CUP, segmenter: Segmenter) -> int:
+    """Doublings to the image, two convolutions each, the first also on the pyramid's map where there is one."""
+    spec = segmenter.completion.spec
+    d, voxels, above = spec.spatial_dims, spec.num_tokens, decoder.enter[0].out_channels
+    skips = [*spec.pyramid_channels[::-1], *[0] * len(decoder.steps)]
+    macs = conv_bn(voxels, d, spec.dim, above)
+    for step, skip in zip(decoder.steps, skips, strict=False):
+        width = step[1][0].out_channels
+        voxels *= 2**d
+        macs += (d == 2) * BILINEAR * voxels * above
+        macs += conv_bn(voxels, d, above + skip, width) + conv_bn(voxels, d, width, width)
+        above = width
+    return macs + voxels * 3**d * above * segmenter.num_classes
+
+
+def unet(decoder: UNet, segmenter: Segmenter) -> int:
+    """Doublings to the finest map of the pyramid, two convolutions each; interpolation where that is not the image."""
+    spec = segmenter.completion.spec
+    d, voxels, widths = spec.spatial_dims, spec.num_tokens, spec.pyramid_channels
+    macs = voxels * spec.dim * widths[-1]
+    for level in reversed(range(len(widths))):
+        width, finer = widths[level], widths[max(level - 1, 0)]
+        voxels *= 2**d
+        macs += (d == 2) * BILINEAR * voxels * width
+        macs += conv_bn(voxels, d, 2 * width, width) + conv_bn(voxels, d, width, finer)
+    macs += voxels * widths[0] * segmenter.num_classes
+    return macs + (voxels < math.prod(spec.image_size)) * interpolation(segmenter)
+
+
 class Forms(dict[type[nn.Module], Callable]):
     """By class; of a reducer (reducer, tokens alive n, width C) -> (its cost, tokens kept)."""
 
@@ -202,5 +238,7 @@ FORMS = Forms(
         FCN: fcn,
         ATM: atm,
         SETRPUP: setr_pup,
+        CUP: cup,
+        UNet: unet,
     }
 )
