@@ -100,12 +100,19 @@ def fold_layer_scales(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], li
 
 
 def check_width(found: dict[str, Tensor], encoder: ViTEncoder, *, source: str) -> None:
-    """UserError where the attention of the file has another width than the encoder's."""
-    qkv = found.get("blocks.0.attn.qkv.weight")
-    if qkv is not None and qkv.shape[1] != encoder.spec.dim:
+    """UserError where tokens or attention of the file have another width than the encoder's."""
+    qkv, own = (weights.get("blocks.0.attn.qkv.weight") for weights in (found, encoder.state_dict()))
+    if qkv is None:
+        return
+    if qkv.shape[1] != encoder.spec.dim:
         raise UserError(
-            f"pretrained={source} has attention of width {qkv.shape[1]}, the encoder has encoder.dim="
-            f"{encoder.spec.dim}. Set encoder.dim and encoder.num_heads to those of the file, or take another file."
+            f"pretrained={source} has tokens of width {qkv.shape[1]}, the encoder has encoder.dim={encoder.spec.dim}. "
+            "Set encoder.dim and encoder.num_heads to those of the file, or take another file."
+        )
+    if own is not None and own.shape != qkv.shape:
+        raise UserError(
+            f"pretrained={source} has attention of width {qkv.shape[0] // 3}, the encoder has {own.shape[0] // 3}. "
+            "Set encoder.attention.head_dim=null, or take another file."
         )
 
 
@@ -131,8 +138,7 @@ def fit_patch_embed(found: dict[str, Tensor], encoder: ViTEncoder) -> tuple[dict
     if kernel is None:
         return found, []
     p, q = kernel.shape[-1], spec.patch_size
-    on_pixels = kernel.ndim == 4 and p > 1
-    if not on_pixels or encoder.patch_embed.weight.shape[1:] != (spec.in_channels, q, q):
+    if kernel.ndim != 4 or p == 1 or encoder.stem is not None:
         kept = {name: value for name, value in found.items() if not name.startswith("patch_embed.")}
         return kept, ["the patch embedding is not taken: the file's or the encoder's is not on the image's pixels"]
     notes = []
@@ -173,7 +179,7 @@ def fit_positions(found: dict[str, Tensor], encoder: ViTEncoder) -> tuple[dict[s
     A table of no square grid, with at most a class and a distillation token in front, is not taken.
     """
     table = found.get("position")
-    if table is None:
+    if table is None or encoder.position is None:
         return found, []
     n = math.isqrt(table.shape[1])
     P = table.shape[1] - n * n

@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from published_weights import autoencoder, distilled, layer_scaled, little_vit, published
-from torch import nn
 
 from sct.errors import UserError
+from sct.models.adaptive.attention import AdaptiveAttention
 from sct.models.published import map_weights, mix_channels, resize_kernel, resize_positions
 from sct.models.reducers.stp import STP
+from sct.models.stems.unet import UNetStem
 
 
 def take(weights, encoder):
@@ -88,6 +89,13 @@ def test_positions_of_no_square_grid_are_not_taken():
     assert any("29 rows are no square grid" in note for note in report.notes)
 
 
+def test_an_encoder_without_positions_takes_none():
+    encoder, report = take(published(little_vit()), little_vit(seed=1, position_init="none"))
+    assert encoder.position is None
+    assert report.unexpected == ["pos_embed"]
+    assert report.share == 1
+
+
 def test_positions_are_resized_by_hand():
     """Keys' cubic (a = -1/2) from 2 to 3 places: weights 81/76 and -5/76 at the borders, 1/2 and 1/2 in the middle."""
     row = torch.tensor([[81.0, -5.0], [38.0, 38.0], [-5.0, 81.0]]) / 76
@@ -138,17 +146,17 @@ def test_another_patch_size_and_other_channels_are_taken_and_said():
     assert any(note.startswith("every one of 1 input channels") for note in report.notes)
 
 
-@pytest.mark.parametrize("side", ["file", "encoder"])
-def test_a_patch_embedding_on_features_is_not_taken(side):
-    weights, encoder = published(little_vit()), little_vit(seed=1)
-    if side == "file":
+@pytest.mark.parametrize("stem", [None, partial(UNetStem, widths=(4, 5, 6))])
+def test_a_patch_embedding_on_features_is_not_taken(stem):
+    """Neither 1 x 1 kernels of a published hybrid, nor any for an encoder with a stem, whose own are 1 x 1 then."""
+    weights, encoder = published(little_vit()), little_vit(seed=1, stem=stem)
+    if stem is None:
         weights["patch_embed.proj.weight"] = torch.randn(24, 3, 1, 1)
-    else:
-        encoder.patch_embed = nn.Conv2d(64, 24, kernel_size=1)
     before = encoder.patch_embed.weight.clone()
     encoder, report = take(weights, encoder)
     assert torch.equal(encoder.patch_embed.weight, before)
-    assert report.missing == ["patch_embed.weight", "patch_embed.bias"]
+    of_stem = [name for name, _ in encoder.named_parameters() if name.startswith("stem.")]
+    assert sorted(report.missing) == sorted(["patch_embed.weight", "patch_embed.bias", *of_stem])
     assert report.unexpected == ["patch_embed.proj.weight", "patch_embed.proj.bias"]
     assert any("not on the image's pixels" in note for note in report.notes)
     assert report.transformer_share == 1
@@ -197,8 +205,11 @@ def test_heads_of_unusual_width_are_said():
 
 
 def test_another_width_is_refused_with_both_figures():
-    with pytest.raises(UserError, match=r"pretrained=FILE has attention of width 48.*encoder\.dim=24"):
+    with pytest.raises(UserError, match=r"pretrained=FILE has tokens of width 48.*encoder\.dim=24"):
         map_weights(published(little_vit(dim=48)), little_vit(), source="FILE")
+    wide = partial(AdaptiveAttention, head_dim=16)
+    with pytest.raises(UserError, match=r"pretrained=FILE has attention of width 24, the encoder has 32.*head_dim"):
+        map_weights(published(little_vit()), little_vit(attention=wide, class_token=False), source="FILE")
 
 
 @pytest.mark.parametrize(
