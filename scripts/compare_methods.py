@@ -130,6 +130,7 @@ def table(cells: Sequence[Cell], times: dict[Cell, dict[str, float]]) -> list[di
         own = [cell for cell in cells if (cell.decoder, cell.method) == (decoder, method)]
         scores = [json.loads((cell.folder / "eval/test/summary.json").read_text()) for cell in own]
         profiles = [json.loads((cell.folder / "profile.json").read_text()) for cell in own]
+        distance = "hd95_mm" if "hd95_mm" in scores[0] else "hd95_voxel"
         dice = [score["dice"]["mean"] for score in scores]
         kept = [last_kept(score["meta"]) for score in scores]
         dense = [cell for cell in cells if (cell.decoder, cell.method) == (decoder, "dense")]
@@ -140,7 +141,7 @@ def table(cells: Sequence[Cell], times: dict[Cell, dict[str, float]]) -> list[di
             "seeds": len(own),
             "dice": mean(dice),
             "dice_std": stdev(dice) if len(dice) > 1 else None,
-            "hd95_mm": mean(score["hd95_mm"]["mean"] for score in scores),
+            distance: mean(score[distance]["mean"] for score in scores),
             "missed": sum(score["n_missed"] for score in scores),
             "foreground_kept": mean(of[0] for of in kept) if kept[0] else None,
             "tokens_kept": mean(of[1] for of in kept) if kept[0] else None,
@@ -165,8 +166,9 @@ def last_kept(meta: dict[str, float]) -> tuple[float, float] | None:
 
 
 def markdown(rows: list[dict[str, object]]) -> str:
+    distance = "hd95_mm" if "hd95_mm" in rows[0] else "hd95_voxel"
     head = (
-        "decoder", "method", "training", "Dice", "HD95 mm", "missed", "fg kept", "kept",
+        "decoder", "method", "training", "Dice", distance.replace("hd95_", "HD95 "), "missed", "fg kept", "kept",
         "MACs G", "encoder G", "inference x", "training x",
     )  # fmt: skip
     lines = [head, tuple("---" for _ in head)]
@@ -174,7 +176,7 @@ def markdown(rows: list[dict[str, object]]) -> str:
         spread = "" if row["dice_std"] is None else f" ± {row['dice_std']:.4f}"
         lines.append((
             str(row["decoder"]), str(row["method"]), str(row["training"]), f"{row['dice']:.4f}{spread}",
-            f"{row['hd95_mm']:.2f}", str(row["missed"]), percent(row["foreground_kept"]), percent(row["tokens_kept"]),
+            f"{row[distance]:.2f}", str(row["missed"]), percent(row["foreground_kept"]), percent(row["tokens_kept"]),
             f"{row['macs_g']:.3f}", f"{row['encoder_macs_g']:.3f}", factor(row["inference_speed"]),
             factor(row["training_speed"]),
         ))  # fmt: skip

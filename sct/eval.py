@@ -9,14 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from sct import checkpoint, cli
-from sct.data.cases import Case
+from sct.data.cases import Case, window_shape
 from sct.data.module import SegmentationData
-from sct.data.nifti import read_voxels
 from sct.distributed import pick_device
 from sct.errors import UserError
 from sct.factory import build_inferer, load_trained
 from sct.figures import panel
-from sct.inference import save_label_map, to_source_grid
+from sct.inference import to_source_grid
 from sct.metrics import Row, score_case
 from sct.models.grid import foreground_patches, pruning_depth
 from sct.models.segmenter import Segmenter
@@ -60,8 +59,9 @@ def evaluate(cfg: DictConfig) -> None:
         title=f"{run_cfg.name}: {cfg.split}",
         meta={"ckpt": str(cfg.ckpt), "weights": cfg.weights, "split": cfg.split, "seed": run_cfg.seed, **tokens},
         groups=data.class_groups,
+        scores=data.scores,
     )
-    logger.info("\n%s\nWritten to %s", markdown_table(summary), folder)
+    logger.info("\n%s\nWritten to %s", markdown_table(summary, scores=data.scores), folder)
 
 
 def default_folder(cfg: DictConfig) -> Path:
@@ -95,14 +95,15 @@ def evaluate_case(
         stitched = build_inferer(run_cfg)(
             WithDepth(segmenter), volume.image, roi_size=data.roi_size, num_classes=data.num_classes + 1, device=device
         )
-    patch_size, num_stages = segmenter.encoder.spec.patch_size, segmenter.encoder.spec.num_depths
+    num_stages = segmenter.encoder.spec.num_depths
+    patch_size = window_shape([segmenter.encoder.spec.patch_size] * data.spatial_dims, num_dims=volume.label.ndim)
     logits, depth = stitched[:-1], patch_means(stitched[-1], patch_size=patch_size)
     labels = to_source_grid(
         logits, affine=volume.affine, source_shape=volume.source_shape, source_affine=volume.source_affine
     )
-    truth, grid = read_voxels(case.label, spatial_dims=data.spatial_dims)
+    truth, grid = data.format.read_label(case.label)
     if cfg.save_predictions:
-        save_label_map(folder / "predictions" / f"{case.id}.nii.gz", labels, like=case.image)
+        data.format.save_labels(folder / "predictions" / case.id, labels, like=case.image)
     if draw:
         panel(
             volume.image.numpy(),
@@ -114,9 +115,15 @@ def evaluate_case(
             num_stages=num_stages,
             spacing=volume.spacing,
             title=f"{run_cfg.name}, case {case.id}",
+            slices_first=volume.label.ndim > data.spatial_dims,
         )
     rows = score_case(
-        labels, truth[0].astype(labels.dtype), spacing=list(grid.spacing), names=data.label_map.names, case_id=case.id
+        labels,
+        truth.astype(labels.dtype),
+        spacing=list(grid.spacing),
+        unit=grid.unit,
+        names=data.label_map.names,
+        case_id=case.id,
     )
     found = [row.dice for row in rows if not row.absent]
     logger.info("%s  mean Dice %.4f", case.id, sum(found) / max(1, len(found)))
@@ -137,7 +144,7 @@ class WithDepth:
         return torch.cat([prediction.logits, F.interpolate(depth, size=image.shape[2:])], dim=1)
 
 
-def patch_means(depth: Tensor, *, patch_size: int) -> Tensor:
+def patch_means(depth: Tensor, *, patch_size: tuple[int, ...]) -> Tensor:
     """Stitched depth (*S), a mean over overlapping windows, as whole stages on a grid of patches."""
     pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[depth.ndim]
     return pool(depth[None, None].float(), patch_size, ceil_mode=True)[0, 0].round().long().cpu()

@@ -1,7 +1,8 @@
 """Pictures of an image, its labels and the depth to which each patch was kept. Pillow only.
 
 Legend: C channels, S spatial size. 3-D arrays are in RAS order and shown as an axial slice in radiological
-convention (front up, the patient's right on the left); 2-D arrays (H, W) are shown as they are.
+convention (front up, the patient's right on the left); 2-D arrays (H, W), and slices of volumes that a 2-D network
+sees slice by slice (slices first), are shown as they are.
 """
 
 import math
@@ -72,15 +73,24 @@ def figure(
     num_stages: int | None = None,
     spacing: Sequence[float] | None = None,
     title: str = "",
+    slices_first: bool = False,
 ) -> Image.Image:
     """Image, truth, prediction and pruning depth side by side on the slice with most foreground, and legends.
 
     Image (C, *S) or (*S); truth and prediction (*S), values indexing `names`; depth (*grid): how many pruning
     stages the token of a patch survived, 0..num_stages (the largest one seen if None). Truth and depth may be
-    missing. Spacing in mm a voxel.
+    missing. Spacing in mm a voxel. `slices_first`: a volume of slices (D, H, W), of which one is shown as it is.
     """
     image = image[None] if image.ndim == prediction.ndim else image
     reference = truth if truth is not None and truth.any() else prediction
+    note = ""
+    if slices_first:
+        place = busiest_slice(np.moveaxis(reference, 0, -1))
+        note = f"slice {place + 1} of {len(reference)}"
+        image, prediction, reference = image[:, place], prediction[place], reference[place]
+        truth = truth if truth is None else truth[place]
+        depth = depth if depth is None else depth[place]
+        spacing = spacing if spacing is None else spacing[1:]
     index = busiest_slice(reference)
     draw = partial(overlay, image, index=index, spacing=spacing, height=PANEL_HEIGHT)
     panels = [("Image", draw())]
@@ -96,7 +106,8 @@ def figure(
     seen = [int(value) for value in np.unique(np.concatenate([v.ravel() for v in values])) if value > 0]
     legend = [(_color(value), names[value]) for value in seen]
     shades = [_stage_entry(stage, num_stages=stages) for stage in range(stages + 1 if depth is not None else 0)]
-    note = f"axial slice {index + 1} of {prediction.shape[-1]}" if prediction.ndim == 3 else ""
+    if prediction.ndim == 3:
+        note = f"axial slice {index + 1} of {prediction.shape[-1]}"
     return _compose(panels, legend=legend, shades=shades, title=title, note=note)
 
 
@@ -111,9 +122,20 @@ def panel(
     num_stages: int | None = None,
     spacing: Sequence[float] | None = None,
     title: str = "",
+    slices_first: bool = False,
 ) -> None:
     """Write `figure` of the same arguments as PNG."""
-    picture = figure(image, truth, prediction, depth, names=names, num_stages=num_stages, spacing=spacing, title=title)
+    picture = figure(
+        image,
+        truth,
+        prediction,
+        depth,
+        names=names,
+        num_stages=num_stages,
+        spacing=spacing,
+        title=title,
+        slices_first=slices_first,
+    )
     with atomic(path) as temporary:
         picture.save(temporary, format="PNG")
 

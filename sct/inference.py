@@ -9,19 +9,16 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-import nibabel
 import numpy as np
 import torch
 from monai.inferers.utils import sliding_window_inference
 from torch import Tensor
 from torch.nn import functional
 
-from sct.data.cases import Volume
+from sct.data.cases import Volume, window_shape
 from sct.errors import UserError
-from sct.files import atomic
 
 logger = logging.getLogger(__name__)
 
@@ -69,17 +66,23 @@ class SlidingWindow:
         """Logits (Q, *S) of an image (C, *S), float32, on the device they were stitched on.
 
         `model` maps (B, C, *roi_size) on `device` to (B, Q, *roi_size). An image smaller than the window is
-        padded with zeros, and the padding removed again.
+        padded with zeros, and the padding removed again. A volume before a window of 2 numbers is predicted
+        slice by slice along its first axis.
         """
-        spatial_dims = len(roi_size)
+        spatial_dims, window = len(roi_size), window_shape(roi_size, num_dims=image.ndim - 1)
         if any(not 0 <= axis < spatial_dims for axis in self.mirror_axes):
             raise UserError(f"inferer.mirror_axes={list(self.mirror_axes)}: choose axes from 0 to {spatial_dims - 1}")
-        stitch_device = self.plan(image.shape[1:], roi_size=roi_size, num_classes=num_classes, device=device)
+        stitch_device = self.plan(image.shape[1:], roi_size=window, num_classes=num_classes, device=device)
+
+        def predictor(windows: Tensor) -> Tensor:
+            logits = mirrored_mean(model, windows.reshape(*windows.shape[:2], *roi_size), axes=self.mirror_axes)
+            return logits.reshape(*logits.shape[:2], *window)
+
         logits = sliding_window_inference(
             image[None].to(stitch_device, torch.float32),
-            roi_size=tuple(roi_size),
+            roi_size=window,
             sw_batch_size=self.batch_size,
-            predictor=lambda windows: mirrored_mean(model, windows, axes=self.mirror_axes),
+            predictor=predictor,
             overlap=self.overlap,
             mode=self.blending,
             sw_device=device,
@@ -173,24 +176,6 @@ def to_source_grid(
         values = _pick(logits, *place) if whole else _interpolate(logits, *place)
         labels[tuple(slice(*bounds) for bounds in block)] = values.cpu().numpy().astype(labels.dtype)
     return labels
-
-
-def save_label_map(path: Path, labels: np.ndarray, *, like: Path) -> None:
-    """Write labels (*source_shape) as NIfTI in the grid of the file `like`, whole or not at all.
-
-    Affines, their codes, spacing and units stay as they are in `like`, channels are dropped, and the scaling
-    of intensities and the display window are reset.
-    """
-    source = nibabel.load(like)
-    assert isinstance(source, nibabel.Nifti1Image)
-    header = source.header.copy()
-    header.set_data_dtype(labels.dtype)
-    header.set_data_shape(labels.shape)
-    header.set_slope_inter(1, 0)
-    header["cal_min"] = header["cal_max"] = 0
-    with atomic(path) as temporary:
-        # The class of the source keeps NIfTI-2 as NIfTI-2; the unchanged affine leaves qform and sform alone.
-        nibabel.save(type(source)(labels, source.affine, header), temporary)
 
 
 def _overlap(

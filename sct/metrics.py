@@ -1,19 +1,24 @@
-"""Dice and Hausdorff distance per case and class, and the means over them.
+"""Overlap, accuracy and Hausdorff distance per case and class, and the means over them.
 
 Legend: S spatial size (2 or 3 dims), Q classes with the background as class 0.
 
 The policy on empty masks, the same in every function:
 
 * organ in neither mask: nothing to measure, nan, left out of every mean and counted as absent;
-* organ missed (in the truth, not in the prediction): Dice 0, HD95 = the physical diagonal of the image;
-* false positive (in the prediction, not in the truth): the same two values.
+* organ missed (in the truth, not in the prediction): every score has its worst value, which is 0, and for HD95 the
+  diagonal of the image;
+* false positive (in the prediction, not in the truth): the same values.
 
-No distance within an image reaches its diagonal, so leaving an organ out never pays.
+No distance within an image reaches its diagonal, so leaving an organ out never pays. Accuracy and specificity by
+their counts alone would break that: they reward marking nothing where little is to be marked.
+
+HD95 is in mm where the spacing of the image is known and in voxels otherwise, under another name.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,16 +28,29 @@ from scipy.spatial import cKDTree
 Box = tuple[slice, ...]
 
 
-@dataclass(frozen=True)
+OVERLAPS = ("dice", "iou", "accuracy", "sensitivity", "specificity")
+DISTANCES = ("hd95_mm", "hd95_voxel")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """The scores of one class in one case; nan where there is nothing to measure."""
+    """The scores of one class in one case; nan where there is nothing to measure. One of the distances is nan.
+
+    Of the voxels of the class, against all others: dice 2 TP / (2 TP + FP + FN), iou TP / (TP + FP + FN),
+    accuracy (TP + TN) / all, sensitivity TP / (TP + FN), specificity TN / (TN + FP), 1 if the class fills the image
+    """
 
     case_id: str
     class_name: str
-    dice: float
-    hd95_mm: float
     missed: bool
     false_positive: bool
+    dice: float
+    iou: float = math.nan
+    accuracy: float = math.nan
+    sensitivity: float = math.nan
+    specificity: float = math.nan
+    hd95_mm: float = math.nan
+    hd95_voxel: float = math.nan
 
     @property
     def absent(self) -> bool:
@@ -46,7 +64,7 @@ def dice(pred: np.ndarray, truth: np.ndarray) -> float:
 
 
 def hd95(pred: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float]) -> float:
-    """95 % Hausdorff distance of two masks (*S) in mm, spacing in mm a voxel; empty masks as the policy says.
+    """95 % Hausdorff distance of two masks (*S) in the unit of `spacing`; empty masks as the policy says.
 
     MONAI's definition: the surface is the mask without its erosion by the 4- or 6-neighbourhood, what lies
     beyond the image's border counts as outside; the larger of the two directions' 95th percentiles.
@@ -61,7 +79,7 @@ def hd95(pred: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float]) -> fl
 
 
 def diagonal(shape: Sequence[int], *, spacing: Sequence[float]) -> float:
-    """Physical diagonal of an image: what a missed organ costs."""
+    """Diagonal of an image in the unit of `spacing`: what a missed organ costs."""
     return float(np.linalg.norm(np.asarray(shape) * np.asarray(spacing)))
 
 
@@ -72,9 +90,10 @@ def score_case(
     spacing: Sequence[float],
     names: Sequence[str],
     case_id: str,
+    unit: Literal["mm", "voxel"] = "mm",
     surface: bool = True,
 ) -> list[Row]:
-    """Score classes 1..Q-1 of two label maps (*S), Q = len(names), spacing in mm.
+    """Score classes 1..Q-1 of two label maps (*S), Q = len(names), spacing in `unit`.
 
     `surface=False` saves the time of HD95 and leaves it nan. Raises ValueError if the shapes differ.
     """
@@ -89,18 +108,41 @@ def score_case(
     rows = []
     for value in range(1, num_classes):
         box_pred, box_truth = boxes_pred[value - 1], boxes_truth[value - 1]
-        overlap, distance = 0.0, worst
+        overlaps, distance = (0.0,) * len(OVERLAPS), worst
         if box_pred is not None and box_truth is not None:
             box = _join(box_pred, box_truth)
             pred, truth = pred_labels[box] == value, truth_labels[box] == value
-            overlap = dice(pred, truth)
+            overlaps = _overlaps(pred, truth, num_voxels=truth_labels.size)
             distance = _surface_distance(pred, truth, spacing=spacing) if surface else math.nan
         elif box_pred is None and box_truth is None:
-            overlap, distance = math.nan, math.nan
+            overlaps, distance = (math.nan,) * len(OVERLAPS), math.nan
         missed = box_truth is not None and box_pred is None
         false_positive = box_truth is None and box_pred is not None
-        rows.append(Row(case_id, names[value], overlap, distance, missed, false_positive))
+        rows.append(
+            Row(
+                case_id=case_id,
+                class_name=names[value],
+                missed=missed,
+                false_positive=false_positive,
+                **dict(zip(OVERLAPS, overlaps, strict=True)),
+                **{f"hd95_{unit}": distance},
+            )
+        )
     return rows
+
+
+def _overlaps(pred: np.ndarray, truth: np.ndarray, *, num_voxels: int) -> tuple[float, ...]:
+    """The scores `OVERLAPS` of two masks, neither of them empty, cut out of an image of `num_voxels`."""
+    hit = int(np.count_nonzero(pred & truth))
+    wrong, lost = int(np.count_nonzero(pred)) - hit, int(np.count_nonzero(truth)) - hit
+    rest = num_voxels - hit - wrong - lost
+    return (
+        2 * hit / (2 * hit + wrong + lost),
+        hit / (hit + wrong + lost),
+        (hit + rest) / num_voxels,
+        hit / (hit + lost),
+        rest / (rest + wrong) if rest + wrong else 1.0,
+    )
 
 
 def dice_per_class(
@@ -125,7 +167,8 @@ def summarize(rows: Iterable[Row], *, groups: Mapping[str, Sequence[str]] | None
     """Means and counts of rows, doubles removed: over the cases of a class first, then over classes.
 
     `groups` asks for further means over named lists of classes. A mean of nothing is None (null in JSON).
-    Raises ValueError if a group names an unknown class.
+    HD95 is there in the units that the rows have, in mm if they have none. Raises ValueError if a group names an
+    unknown class.
     """
     rows = unique_rows(rows)
     by_class: dict[str, list[Row]] = {}
@@ -144,9 +187,9 @@ def summarize(rows: Iterable[Row], *, groups: Mapping[str, Sequence[str]] | None
             "groups": {group: _mean(per_class[name] for name in members) for group, members in groups.items()},
         }
 
+    distances = [name for name in DISTANCES if any(not math.isnan(getattr(row, name)) for row in rows)]
     return {
-        "dice": means("dice"),
-        "hd95_mm": means("hd95_mm"),
+        **{name: means(name) for name in (*OVERLAPS, *(distances or DISTANCES[:1]))},
         **_counts(rows),
         "counts_per_class": {name: _counts(own) for name, own in by_class.items()},
     }

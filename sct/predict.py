@@ -1,4 +1,4 @@
-"""`python -m sct.predict ckpt=RUN input=FILE_OR_FOLDER output=FOLDER`: label maps for NIfTI images."""
+"""`python -m sct.predict ckpt=RUN input=FILE_OR_FOLDER output=FOLDER`: label maps for new images."""
 
 import logging
 from pathlib import Path
@@ -7,28 +7,28 @@ from omegaconf import DictConfig, OmegaConf
 
 from sct import cli
 from sct.data.cases import Case
+from sct.data.formats import FileFormat
 from sct.distributed import pick_device
 from sct.errors import UserError
 from sct.factory import build_inferer, load_trained
-from sct.inference import predict_volume, save_label_map
+from sct.inference import predict_volume
 from sct.precision import autocast, precision_dtype
 from sct.run import log_to
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".nii.gz", ".nii")
-
 
 def predict(cfg: DictConfig) -> None:
-    """Writes one label map per input, on the grid and with the affine of its input, never over an input."""
+    """Writes one label map per input, on the grid and in the format of its input, never over an input."""
     log_to(None)
     device = pick_device(cfg.device)
-    cases, output = find_inputs(Path(cfg.input)), Path(cfg.output)
-    taken = [case.image for case in cases if target(output, case).resolve() == case.image.resolve()]
-    if taken:
-        raise UserError(f"output={output} would overwrite the input {taken[0]}; give another folder.")
     changes = {"inferer": OmegaConf.to_container(cfg.inferer)}
     run_cfg, data, segmenter = load_trained(cfg.ckpt, weights=cfg.weights, changes=changes, device=device)
+    cases, output = find_inputs(Path(cfg.input), file_format=data.format), Path(cfg.output)
+    targets = {data.format.label_path(output / case.id).resolve() for case in cases}
+    taken = [case.image for case in cases if case.image.resolve() in targets]
+    if taken:
+        raise UserError(f"output={output} would overwrite the input {taken[0]}; give another folder.")
     data.check_files(cases)
     dtype = precision_dtype(cfg.precision or run_cfg.trainer.precision, key="precision")
     inferer = build_inferer(run_cfg)
@@ -38,27 +38,24 @@ def predict(cfg: DictConfig) -> None:
             labels = predict_volume(
                 segmenter, volume, inferer, roi_size=data.roi_size, num_classes=data.num_classes, device=device
             )
-        save_label_map(target(output, case), labels, like=case.image)
-        logger.info("%s -> %s", case.image, target(output, case))
+        logger.info("%s -> %s", case.image, data.format.save_labels(output / case.id, labels, like=case.image))
 
 
-def target(output: Path, case: Case) -> Path:
-    return output / f"{case.id}.nii.gz"
-
-
-def find_inputs(path: Path) -> list[Case]:
-    """The NIfTI file, or all of a folder, as cases without label."""
+def find_inputs(path: Path, *, file_format: FileFormat) -> list[Case]:
+    """The file, or all of a folder that are of this format, as cases without label."""
+    name, suffixes = file_format.name, " or ".join(file_format.suffixes)
     if not path.exists():
-        raise UserError(f"input={path} does not exist. Give a NIfTI file or a folder of them.")
+        raise UserError(f"input={path} does not exist. Give a {name} file or a folder of them.")
     files = [path] if path.is_file() else sorted(path.iterdir())
-    files = [file for file in files if file.name.endswith(SUFFIXES) and not file.name.startswith(".")]
+    files = [file for file in files if file_format.is_image(file)]
     if not files:
-        raise UserError(f"input={path} holds no NIfTI file ({' or '.join(SUFFIXES)}).")
-    cases = [Case(id=file.name.removesuffix(".gz").removesuffix(".nii"), image=file, label=None) for file in files]
-    doubles = {case.id for case in cases if [other.id for other in cases].count(case.id) > 1}
-    if doubles:
-        raise UserError(f"input={path} holds {sorted(doubles)[0]} as .nii and as .nii.gz; remove one of them.")
-    return cases
+        raise UserError(f"input={path} holds no {name} file ({suffixes}).")
+    by_id: dict[str, Path] = {}
+    for file in files:
+        other = by_id.setdefault(file_format.stem(file), file)
+        if other != file:
+            raise UserError(f"input={path} holds both {other.name} and {file.name}; remove one of them.")
+    return [Case(id=stem, image=file, label=None) for stem, file in by_id.items()]
 
 
 def main() -> None:

@@ -113,13 +113,19 @@ def sample_overlay(segmenter: Segmenter, *, data: SegmentationData, device: torc
         depth,
         names=data.label_map.names,
         num_stages=num_stages,
-        spacing=volume.spacing,
+        spacing=volume.spacing[-data.spatial_dims :],
     )
     return np.asarray(picture)
 
 
 def foreground_window(image: Tensor, label: Tensor, *, size: list[int]) -> tuple[Tensor, Tensor]:
-    """The window of image (C, *S) and label (*S) around the middle of the foreground."""
+    """The window of image (C, *S) and label (*S) around the middle of the foreground.
+
+    A 2-D window of a volume is of the slice, along the first axis, with most of it.
+    """
+    if label.ndim > len(size):
+        fullest = int((label > 0).flatten(1).sum(dim=1).argmax())
+        image, label = image[:, fullest], label[fullest]
     where = (label > 0).nonzero().float()
     centre = where.mean(dim=0) if len(where) else torch.tensor(label.shape).float() / 2
     window = []

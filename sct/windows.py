@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from monai.data.utils import dense_patch_slices
 from torch import Tensor
 
+from sct.data.cases import window_shape
 from sct.data.module import SegmentationData
 
 
@@ -29,10 +30,14 @@ def sample_windows(data: SegmentationData, *, count: int, split: str = "val", ov
 
 
 def all_windows(image: Tensor, *, size: Sequence[int], overlap: float) -> Iterator[Tensor]:
-    """The windows (C, *S) of an image (C, ...), padded with zeros where it is smaller than one."""
-    lack = [max(0, want - have) for want, have in zip(size, image.shape[1:], strict=True)]
+    """The windows (C, *S) of an image (C, ...), padded with zeros where it is smaller than one.
+
+    2-D windows of a volume are those of its slices along the first axis.
+    """
+    shape = window_shape(size, num_dims=image.ndim - 1)
+    lack = [max(0, want - have) for want, have in zip(shape, image.shape[1:], strict=True)]
     pads = [pad for missing in reversed(lack) for pad in (missing // 2, missing - missing // 2)]
     image = F.pad(image, pads)
-    step = [max(1, int(edge * (1 - overlap))) for edge in size]
-    for window in dense_patch_slices(tuple(image.shape[1:]), tuple(size), tuple(step)):
-        yield image[(slice(None), *window)]
+    step = [max(1, int(edge * (1 - overlap))) for edge in shape]
+    for window in dense_patch_slices(tuple(image.shape[1:]), shape, tuple(step)):
+        yield image[(slice(None), *window)].reshape(-1, *size)

@@ -83,3 +83,17 @@ def test_class_colors_are_distinct():
     distances = np.linalg.norm(PALETTE[:, None] - PALETTE[None], axis=-1)
     assert len(PALETTE) >= 14
     assert distances[~np.eye(len(PALETTE), dtype=bool)].min() > 50
+
+
+def test_slices_first_are_shown_as_they_are():
+    labels, depth = np.zeros((3, 10, 20), int), np.zeros((3, 5, 10), int)
+    labels[1, :2, 18:] = 2
+    depth[1] = 3
+    volume = np.random.default_rng(0).normal(size=(1, 3, 10, 20))
+    settings = {"names": NAMES, "num_stages": 3, "title": "case"}
+    shown = figure(volume, labels, labels, depth, spacing=(9.0, 1.0, 1.0), slices_first=True, **settings)
+    alone = figure(volume[:, 1], labels[1], labels[1], depth[1], spacing=(1.0, 1.0), **settings)
+    assert shown.size == alone.size
+    different = np.argwhere((np.asarray(shown) != np.asarray(alone)).any(axis=-1))
+    assert different.size  # the note that says which slice it is
+    assert different[:, 0].max() < 40

@@ -3,7 +3,6 @@
 import logging
 from dataclasses import dataclass
 
-import nibabel
 import numpy as np
 import pytest
 import torch
@@ -12,7 +11,7 @@ from monai.transforms import Compose, Orientation, Spacing, SpatialCrop, Spatial
 
 import sct.inference as inference
 from sct.errors import UserError
-from sct.inference import SlidingWindow, predict_volume, save_label_map, to_source_grid
+from sct.inference import SlidingWindow, predict_volume, to_source_grid
 
 CPU = torch.device("cpu")
 
@@ -198,49 +197,18 @@ def test_monai_preprocessing_is_undone_to_the_voxel(axis):
     np.testing.assert_array_equal(labels[inside], (place > cut)[inside])
 
 
-@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
-@pytest.mark.parametrize("channels", [(), (2,)])
-def test_label_maps_keep_the_grid_of_their_source(tmp_path, kind, channels):
-    shape = (6, 5, 4)
-    source = kind(np.random.default_rng(0).normal(size=(*shape, *channels)) * 300, rotation(3))
-    source.header.set_data_dtype(np.int16)
-    source.set_qform(np.diag([-2.0, 2.0, 3.0, 1.0]), code=1)
-    source.set_sform(rotation(3), code=4)
-    source.header.set_xyzt_units("mm", "sec")
-    source.header["cal_max"] = 400
-    nibabel.save(source, tmp_path / "image.nii.gz")
-    assert np.isfinite(nibabel.load(tmp_path / "image.nii.gz").dataobj.slope)
-
-    labels = np.random.default_rng(1).integers(0, 200, shape).astype(np.uint8)
-    target = tmp_path / "made" / "labels.nii.gz"
-    save_label_map(target, labels, like=tmp_path / "image.nii.gz")
-    source, back = nibabel.load(tmp_path / "image.nii.gz"), nibabel.load(target)
-    np.testing.assert_array_equal(np.asarray(back.dataobj), labels)
-    assert back.get_data_dtype() == np.uint8
-    assert back.shape == shape
-    assert type(back) is kind
-    assert (back.dataobj.slope, back.dataobj.inter) == (1, 0)
-    np.testing.assert_array_equal(back.affine, source.affine)
-    for form in ("get_qform", "get_sform"):
-        (old, old_code), (new, new_code) = (getattr(file, form)(coded=True) for file in (source, back))
-        np.testing.assert_array_equal(new, old)
-        assert new_code == old_code
-    assert back.header.get_zooms() == source.header.get_zooms()[:3]
-    assert back.header.get_xyzt_units() == source.header.get_xyzt_units() == ("mm", "sec")
-    assert back.header["cal_max"] == 0
-    assert [path.name for path in target.parent.iterdir()] == ["labels.nii.gz"]
+def in_plane(windows):
+    """A 2-D model that mixes neighbours within a slice only: a shift to the left."""
+    assert windows.ndim == 4
+    return torch.cat([windows, windows.roll(1, dims=3)], dim=1)
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
-    nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "old.nii")
-    before = (tmp_path / "old.nii").read_bytes()
-
-    def fail(image, path):
-        path.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(inference.nibabel, "save", fail)
-    with pytest.raises(OSError, match="disk full"):
-        save_label_map(tmp_path / "old.nii", np.ones((2, 2, 2), np.uint8), like=tmp_path / "old.nii")
-    assert (tmp_path / "old.nii").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["old.nii"]
+@pytest.mark.parametrize("mirror_axes", [(), (1,)])
+def test_a_volume_before_a_2d_network_is_predicted_slice_by_slice(mirror_axes):
+    volume = torch.randn(1, 5, 9, 11)
+    inferer = SlidingWindow(batch_size=3, mirror_axes=mirror_axes)
+    settings = {"roi_size": [6, 6], "num_classes": 2, "device": CPU}
+    logits = inferer(in_plane, volume, **settings)
+    assert logits.shape == (2, 5, 9, 11)
+    for index in range(5):
+        torch.testing.assert_close(logits[:, index], inferer(in_plane, volume[:, index], **settings))

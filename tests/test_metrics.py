@@ -5,9 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from sct.metrics import Row, diagonal, dice, dice_per_class, hd95, score_case, summarize, unique_rows
+from sct.metrics import OVERLAPS, Row, diagonal, dice, dice_per_class, hd95, score_case, summarize, unique_rows
 
 NAMES = ("background", "liver", "spleen", "aorta")
+
+
+def row(case_id, class_name, dice, hd95_mm, *, missed=False):
+    return Row(case_id=case_id, class_name=class_name, dice=dice, hd95_mm=hd95_mm, missed=missed, false_positive=False)
 
 
 def brute_surface(mask):
@@ -37,6 +41,24 @@ def brute_hd95(pred, truth, spacing):
 def brute_dice(pred, truth):
     a, b = {tuple(v) for v in np.argwhere(pred)}, {tuple(v) for v in np.argwhere(truth)}
     return 2 * len(a & b) / (len(a) + len(b)) if a or b else math.nan
+
+
+def brute_counts(pred, truth):
+    """The policy and the confusion counts, voxel by voxel."""
+    if not pred.any() and not truth.any():
+        return dict.fromkeys(OVERLAPS, math.nan)
+    if not pred.any() or not truth.any():
+        return dict.fromkeys(OVERLAPS, 0.0)
+    pairs = list(zip(pred.ravel().tolist(), truth.ravel().tolist(), strict=True))
+    tp, tn = pairs.count((True, True)), pairs.count((False, False))
+    fp, fn = pairs.count((True, False)), pairs.count((False, True))
+    return {
+        "dice": 2 * tp / (2 * tp + fp + fn),
+        "iou": tp / (tp + fp + fn),
+        "accuracy": (tp + tn) / len(pairs),
+        "sensitivity": tp / (tp + fn),
+        "specificity": tn / (tn + fp) if tn + fp else 1.0,
+    }
 
 
 def random_mask(rng, shape):
@@ -75,7 +97,10 @@ def test_equal_to_brute_force_on_1000_random_masks():
             case_id="a",
         )[0]
         assert row.dice == pytest.approx(brute_dice(pred, truth), abs=1e-12, nan_ok=True)
+        for name, value in brute_counts(pred, truth).items():
+            assert getattr(row, name) == pytest.approx(value, abs=1e-12, nan_ok=True), name
         assert row.hd95_mm == pytest.approx(want, abs=1e-9, nan_ok=True)
+        assert math.isnan(row.hd95_voxel)
         assert row.missed == (truth.any() and not pred.any())
         assert row.false_positive == (pred.any() and not truth.any())
         assert row.absent == (not pred.any() and not truth.any())
@@ -112,12 +137,13 @@ def test_deleting_an_organ_never_improves_anything():
             fewer_rows, after = scores()
             num_deleted += 1
             for old, new in zip(rows, fewer_rows, strict=True):
-                assert not new.dice > old.dice
+                for name in OVERLAPS:
+                    assert not getattr(new, name) > getattr(old, name), name
                 assert not new.hd95_mm < old.hd95_mm
             assert after["n_missed"] == before["n_missed"] + 1
             for old, new in (
-                (before["dice"]["mean"], after["dice"]["mean"]),
-                (before["dice"]["groups"]["pair"], after["dice"]["groups"]["pair"]),
+                *((before[name]["mean"], after[name]["mean"]) for name in OVERLAPS),
+                *((before[name]["groups"]["pair"], after[name]["groups"]["pair"]) for name in OVERLAPS),
                 (after["hd95_mm"]["mean"], before["hd95_mm"]["mean"]),
                 (after["hd95_mm"]["groups"]["pair"], before["hd95_mm"]["groups"]["pair"]),
             ):
@@ -169,12 +195,12 @@ def test_the_cheap_dice_equals_the_true_one():
 
 def test_summary_means_over_cases_first_and_drops_doubles():
     rows = [
-        Row("b", "liver", 0.5, 4.0, False, False),
-        Row("b", "spleen", 0.0, 100.0, True, False),
-        Row("a", "liver", 1.0, 0.0, False, False),
-        Row("a", "spleen", math.nan, math.nan, False, False),
-        Row("a", "aorta", math.nan, math.nan, False, False),
-        Row("b", "aorta", math.nan, math.nan, False, False),
+        row("b", "liver", 0.5, 4.0),
+        row("b", "spleen", 0.0, 100.0, missed=True),
+        row("a", "liver", 1.0, 0.0),
+        row("a", "spleen", math.nan, math.nan),
+        row("a", "aorta", math.nan, math.nan),
+        row("b", "aorta", math.nan, math.nan),
     ]
     summary = summarize(rows + rows[:3], groups={"liver only": ["liver"]})
     assert summary["dice"]["per_class"] == {"liver": 0.75, "spleen": 0.0, "aorta": None}
@@ -188,6 +214,21 @@ def test_summary_means_over_cases_first_and_drops_doubles():
     assert [row.case_id for row in unique_rows(rows + rows)] == ["a"] * 3 + ["b"] * 3
     with pytest.raises(ValueError, match="kidney"):
         summarize(rows, groups={"kidneys": ["kidney"]})
+
+
+def test_a_distance_in_voxels_never_stands_under_mm():
+    truth = np.zeros((6, 8), np.uint8)
+    truth[1:3, 1:3] = 1
+    rows = score_case(
+        np.roll(truth, 3, axis=1), truth, spacing=(1, 1), unit="voxel", names=("background", "x"), case_id="a"
+    )
+    assert rows[0].hd95_voxel == 3.0
+    assert math.isnan(rows[0].hd95_mm)
+    summary = summarize(rows)
+    assert summary["hd95_voxel"]["mean"] == 3.0
+    assert "hd95_mm" not in summary
+    mixed = summarize([*rows, row("b", "x", 0.5, 7.5)])
+    assert (mixed["hd95_voxel"]["mean"], mixed["hd95_mm"]["mean"]) == (3.0, 7.5)
 
 
 def test_the_diagonal_is_physical():

@@ -7,11 +7,16 @@ import math
 from sct.metrics import Row, summarize
 from sct.report import markdown_table, read_cases_csv, write_report
 
+
+def row(case_id, class_name, *, missed=False, **scores):
+    return Row(case_id=case_id, class_name=class_name, missed=missed, false_positive=False, **scores)
+
+
 ROWS = [
-    Row("case1", "liver, left", 1 / 3, 0.1 + 0.2, False, False),
-    Row("case1", "spleen", 0.0, 412.5, True, False),
-    Row("case2", "liver, left", 0.9, 2.0, False, False),
-    Row("case2", "spleen", math.nan, math.nan, False, False),
+    row("case1", "liver, left", dice=1 / 3, hd95_mm=0.1 + 0.2, missed=False),
+    row("case1", "spleen", dice=0.0, hd95_mm=412.5, missed=True),
+    row("case2", "liver, left", dice=0.9, hd95_mm=2.0, missed=False),
+    row("case2", "spleen", dice=math.nan, hd95_mm=math.nan, missed=False),
 ]
 
 
@@ -21,7 +26,9 @@ def test_rows_survive_the_file(tmp_path):
     assert repr(back) == repr(ROWS)
     assert summarize(back) == summarize(ROWS)
     with (tmp_path / "eval" / "val" / "cases.csv").open(newline="") as file:
-        assert next(csv.reader(file))[:5] == ["case_id", "class", "dice", "hd95_mm", "missed"]
+        header = next(csv.reader(file))
+    assert header[:3] == ["case_id", "class", "dice"]
+    assert {"iou", "accuracy", "sensitivity", "specificity", "hd95_mm", "hd95_voxel", "missed"} < set(header)
 
 
 def test_summary_and_table_are_complete(tmp_path):
@@ -49,7 +56,23 @@ def test_table_lines_are_aligned():
 
 
 def test_nothing_to_measure_is_null(tmp_path):
-    rows = [Row("a", "liver", math.nan, math.nan, False, False)]
+    rows = [row("a", "liver", dice=math.nan, hd95_mm=math.nan)]
     summary = write_report(tmp_path, rows, title="empty")
     assert summary["dice"]["mean"] is None
     assert markdown_table(summary).splitlines()[2].replace(" ", "") == "|liver|-|-|1|0|0|1|"
+
+
+def test_a_data_set_chooses_the_columns():
+    worst = dict.fromkeys(("dice", "iou", "accuracy", "sensitivity", "specificity"), 0.0)
+    rows = [
+        row("a", "lesion", dice=0.5, iou=1 / 3, accuracy=0.9, sensitivity=0.4, specificity=0.95, hd95_voxel=12.5),
+        row("b", "lesion", **worst, hd95_voxel=50.0, missed=True),
+    ]
+    lines = markdown_table(summarize(rows), scores=tuple(worst)).splitlines()
+    heads = [head.strip() for head in lines[0].split("|")[2:7]]
+    assert heads == ["Dice", "IoU", "accuracy", "sensitivity", "specificity"]
+    assert lines[2].replace(" ", "") == "|lesion|0.2500|0.1667|0.4500|0.2000|0.4750|2|1|0|0|"
+    usual = markdown_table(summarize(rows))
+    assert "HD95 (voxels)" in usual
+    assert "31.25" in usual
+    assert "mm" not in usual

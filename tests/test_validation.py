@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sct.models.tokens import Encoded, Tokens
-from sct.validation import token_statistics
+from sct.validation import foreground_patches, foreground_window, token_statistics
 
 
 def test_token_statistics_by_hand():
@@ -40,3 +40,16 @@ def test_a_dense_encoder_has_no_token_statistics():
     tokens = Tokens(torch.zeros(1, 4, 1), torch.arange(4).expand(1, -1))
     encoded = Encoded((2, 2), tokens, torch.zeros(1, 1, 1))
     assert token_statistics(encoded, torch.zeros(1, 4, 4, dtype=torch.long), patch_size=2) == {}
+
+
+def test_patches_and_window_of_slices():
+    label = torch.zeros(3, 8, 8, dtype=torch.long)
+    label[1, 0, 7], label[2, 4:6, 4:6] = 1, 2
+    found = foreground_patches(label.unsqueeze(0), patch_size=(1, 4, 4))
+    assert found.shape == (1, 3, 2, 2)
+    assert found.nonzero()[:, 1:].tolist() == [[1, 0, 1], [2, 1, 1]]
+    image = torch.arange(3.0).reshape(1, 3, 1, 1).expand(1, 3, 8, 8)
+    window, truth = foreground_window(image, label, size=[4, 4])
+    assert window.shape == (1, 4, 4)
+    assert (window == 2).all()
+    assert (truth == 2).sum() == 4

@@ -13,15 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sct.data.cases import Case
-from sct.data.nifti import Grid, read_grid, to_ras
+from sct.data.cases import Case, Grid, window_shape
 from sct.data.transforms import Prepared, Preprocess
 from sct.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 KINDS = ("none", "memory", "disk")
-_LAYOUT = 1  # raise when the stored files or the preprocessing code change their meaning
+_LAYOUT = 2  # raise when the stored files or the preprocessing code change their meaning
 _USABLE = 0.8  # share of the free memory or disk that a cache may take
 
 
@@ -91,12 +90,9 @@ class VolumeCache:
 
     def estimate(self, case: Case) -> int:
         """Upper bound in bytes of one prepared case, from its header: image, label, a tenth of foreground."""
-        roi_size = self.preprocess.roi_size
-        grid = read_grid(case.image, spatial_dims=len(roi_size))
-        shape = np.array(grid.shape)
-        if self.preprocess.spacing is not None:
-            shape = np.ceil(_ras_extent(grid) / np.array(self.preprocess.spacing)).astype(int) + 1
-        voxels = int(np.prod(np.maximum(shape, roi_size)))
+        grid = self.preprocess.file_format.read_grid(case.image)
+        shape = self.preprocess.largest_shape(grid)
+        voxels = int(np.prod(np.maximum(shape, window_shape(self.preprocess.roi_size, num_dims=len(shape)))))
         return int(voxels * (4 * grid.num_channels + 1 + 0.4))
 
     def _check_space(self) -> None:
@@ -145,15 +141,6 @@ def available_memory() -> int:
     return int(line.split()[1]) * 1024
 
 
-def _ras_extent(grid: Grid) -> np.ndarray:
-    """Physical size in mm along the axes of the network's grid, (len(S),)."""
-    size = np.array(grid.shape) * grid.spacing
-    if len(grid.shape) == 2:
-        return size
-    turned, affine = to_ras(np.empty((1, *grid.shape), dtype=np.bool_), affine=grid.affine)
-    return np.array(turned.shape[1:]) * np.linalg.norm(affine[:3, :3], axis=0)
-
-
 def _write(prepared: Prepared, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     source = prepared.source
@@ -163,6 +150,7 @@ def _write(prepared: Prepared, folder: Path) -> None:
             "shape": source.shape,
             "num_channels": source.num_channels,
             "affine": source.affine.tolist(),
+            "unit": source.unit,
         },
     }
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary:
@@ -187,5 +175,5 @@ def _read(folder: Path) -> Prepared:
         label=arrays.get("label"),
         foreground=arrays.get("foreground"),
         affine=np.array(meta["affine"]),
-        source=Grid(tuple(source["shape"]), source["num_channels"], np.array(source["affine"])),
+        source=Grid(tuple(source["shape"]), source["num_channels"], np.array(source["affine"]), unit=source["unit"]),
     )

@@ -3,9 +3,10 @@
 Letters: B crops of a batch, C channels, S spatial size (2 or 3 numbers).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -48,10 +49,33 @@ class LabelMap:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Where the voxels of a file are: shape (*S) in file order, number of channels, affine (4, 4) to `unit`.
+
+    unit: `voxel` where the file knows no spacing; its affine is then the identity
+    """
+
+    shape: tuple[int, ...]
+    num_channels: int
+    affine: np.ndarray
+    unit: Literal["mm", "voxel"] = "mm"
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """Voxel size along every axis in `unit`, (len(shape),)."""
+        return np.linalg.norm(self.affine[:3, : len(self.shape)], axis=0)
+
+
+def window_shape(window: Sequence[int], *, num_dims: int) -> tuple[int, ...]:
+    """A window on an image of `num_dims` axes: one of 2 numbers is a single slice, of the first axis, of a volume."""
+    return (*[1] * (num_dims - len(window)), *window)
+
+
+@dataclass(frozen=True)
 class Volume:
     """One case after the deterministic transforms, as plain tensors.
 
-    image (C, *S) float32 · label (*S) int64 or None · affine (4, 4) float64, voxel of this grid to world mm
+    image (C, *S) float32 · label (*S) int64 or None · affine (4, 4) float64, voxel of this grid to world
     source_shape, source_affine: the spatial grid of the image file, in the file's own axis order
     """
 
@@ -64,7 +88,7 @@ class Volume:
 
     @property
     def spacing(self) -> list[float]:
-        """Voxel size of the preprocessed grid along every axis, in mm."""
+        """Voxel size of the preprocessed grid along every axis, in the unit of the source's grid."""
         return np.linalg.norm(self.affine[:3, : self.image.ndim - 1], axis=0).tolist()
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sct.data.cache import file_signature
-from sct.data.cases import Case, LabelMap
-from sct.data.nifti import Grid, read_voxels
+from sct.data.cache import describe, file_signature
+from sct.data.cases import Case, Grid, LabelMap
+from sct.data.formats import FileFormat
 from sct.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -20,21 +20,21 @@ _TOLERANCE = 0.1  # in voxels: how far the grids of image and label may be apart
 
 
 def check_cases(
-    cases: Sequence[Case], *, label_map: LabelMap, num_channels: int, spatial_dims: int, memory: Path | None
+    cases: Sequence[Case], *, label_map: LabelMap, num_channels: int, file_format: FileFormat, memory: Path | None
 ) -> None:
     """Read all cases and raise one `UserError` that lists every bad file with reason and remedy.
 
     memory: a JSON file in which good cases are remembered by path, size and time; None reads all every time
     """
     known = set(json.loads(memory.read_text())) if memory and memory.exists() else set()
-    expected = [list(label_map.names), num_channels, spatial_dims]
+    expected = [list(label_map.names), num_channels, describe(file_format)]
     faults: list[str] = []
     good: list[str] = []
     for case in cases:
         key = _key(case, expected)
         if key is not None and key in known:
             continue
-        found = find_faults(case, label_map=label_map, num_channels=num_channels, spatial_dims=spatial_dims)
+        found = find_faults(case, label_map=label_map, num_channels=num_channels, file_format=file_format)
         faults += found
         if not found and key is not None:
             good.append(key)
@@ -50,12 +50,12 @@ def check_cases(
         )
 
 
-def find_faults(case: Case, *, label_map: LabelMap, num_channels: int, spatial_dims: int) -> list[str]:
+def find_faults(case: Case, *, label_map: LabelMap, num_channels: int, file_format: FileFormat) -> list[str]:
     """What is wrong with one case, a line for each fault; every line names file, reason and remedy."""
     faults: list[str] = []
     image_grid = None
     try:
-        image, image_grid = read_voxels(case.image, spatial_dims=spatial_dims)
+        image, image_grid = file_format.read_image(case.image)
     except UserError as error:
         faults.append(str(error))
     else:
@@ -65,7 +65,7 @@ def find_faults(case: Case, *, label_map: LabelMap, num_channels: int, spatial_d
     if not case.label.exists():
         return [*faults, f"{case.image}: has no label; expected {case.label}. Add it or remove the image."]
     try:
-        label, label_grid = read_voxels(case.label, spatial_dims=spatial_dims)
+        label, label_grid = file_format.read_label(case.label)
     except UserError as error:
         return [*faults, str(error)]
     faults += _label_faults(case.label, label=label, label_map=label_map)
@@ -91,8 +91,6 @@ def _image_faults(path: Path, *, image: np.ndarray, grid: Grid, num_channels: in
 
 
 def _label_faults(path: Path, *, label: np.ndarray, label_map: LabelMap) -> list[str]:
-    if label.shape[0] != 1:
-        return [f"{path}: is a label with {label.shape[0]} channels. Store one volume of class values."]
     values = np.unique(label)
     if not np.isfinite(values).all() or (values != np.rint(values)).any():
         shown = [float(v) for v in values if not np.isfinite(v) or v != np.rint(v)][:5]

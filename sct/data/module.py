@@ -11,6 +11,7 @@ import torch
 from sct.data.cache import KINDS, VolumeCache
 from sct.data.cases import Batch, Case, LabelMap, Volume
 from sct.data.check import check_cases
+from sct.data.formats import FileFormat, Nifti
 from sct.data.loader import CropDataset, StepSampler, make_loader
 from sct.data.splits import SPLITS, split_at_random, split_by_file
 from sct.data.transforms import DictTransform, Preprocess, TrainingCrops
@@ -24,6 +25,7 @@ class SegmentationData(ABC):
     root: folder of the data set
     roi_size: voxels of a training crop and of the sliding window, 2 or 3 numbers
     spacing: mm to resample to, None keeps each file's own
+    resize_to: 2 numbers of voxels to resize every picture or slice to, whatever its spacing; None keeps its size
     intensity: MONAI dictionary transform that normalises the whole volume, key `image`
     crop_above: crop to the voxels above this normalised value, None keeps the volume
     augment: named MONAI dictionary transforms of a crop, keys `image` and `label`; a null is skipped
@@ -40,6 +42,7 @@ class SegmentationData(ABC):
     intensity: DictTransform
     cache_dir: str
     spacing: list[float] | None = None
+    resize_to: list[int] | None = None
     crop_above: float | None = None
     augment: dict[str, DictTransform | None] = field(default_factory=dict)
     batch_size: int = 2
@@ -65,6 +68,13 @@ class SegmentationData(ABC):
             raise UserError(
                 f"data.spacing={self.spacing} must be {len(self.roi_size)} positive numbers in mm, or null."
             )
+        if self.resize_to is not None and (
+            self.spacing is not None or (len(self.resize_to), len(self.roi_size)) != (2, 2) or min(self.resize_to) < 1
+        ):
+            raise UserError(
+                f"data.resize_to={self.resize_to} must be 2 positive numbers of voxels for pictures or slices "
+                f"(data.roi_size={self.roi_size}) without data.spacing ({self.spacing}), or null."
+            )
         if self.batch_size < 1 or self.crops_per_volume < 1 or not 0 <= self.positive_share <= 1:
             raise UserError(
                 f"data.batch_size={self.batch_size} and data.crops_per_volume={self.crops_per_volume} must "
@@ -86,13 +96,23 @@ class SegmentationData(ABC):
         """All labelled cases below `root`; raises `UserError` that says what was expected where."""
 
     @property
+    def format(self) -> FileFormat:
+        """How its files are read, and predictions written."""
+        return Nifti(self.spatial_dims)
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Columns of the table of an evaluation: of `sct.metrics.OVERLAPS`, and hd95; its files hold all."""
+        return ("dice", "hd95")
+
+    @property
     def num_classes(self) -> int:
         """Classes with the background."""
         return len(self.label_map)
 
     @property
     def spatial_dims(self) -> int:
-        """2 or 3."""
+        """Axes of the network's window, 2 or 3; a volume before a window of 2 is seen as slices of its first axis."""
         return len(self.roi_size)
 
     def split_cases(self, cases: list[Case]) -> dict[str, list[Case]]:
@@ -119,7 +139,7 @@ class SegmentationData(ABC):
             cases,
             label_map=self.label_map,
             num_channels=self.num_channels,
-            spatial_dims=self.spatial_dims,
+            file_format=self.format,
             memory=Path(self.cache_dir) / "checked.json",
         )
 
@@ -183,7 +203,12 @@ class SegmentationData(ABC):
     @property
     def _preprocess(self) -> Preprocess:
         return Preprocess(
-            roi_size=self.roi_size, spacing=self.spacing, intensity=self.intensity, crop_above=self.crop_above
+            roi_size=self.roi_size,
+            spacing=self.spacing,
+            intensity=self.intensity,
+            crop_above=self.crop_above,
+            file_format=self.format,
+            resize_to=self.resize_to,
         )
 
     @cached_property

@@ -1,9 +1,8 @@
-"""Reading NIfTI files: header or voxels, in file order or turned to RAS, with errors that name the file."""
+"""NIfTI files: header or voxels, in file order or turned to RAS, with errors that name the file; label maps."""
 
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -11,21 +10,9 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import SpatialImage
 
+from sct.data.cases import Grid
 from sct.errors import UserError
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where the voxels of a file are: shape (*S) in file order, number of channels, affine (4, 4) to mm."""
-
-    shape: tuple[int, ...]
-    num_channels: int
-    affine: np.ndarray
-
-    @property
-    def spacing(self) -> np.ndarray:
-        """Voxel size along every axis in mm, (len(shape),)."""
-        return np.linalg.norm(self.affine[:3, : len(self.shape)], axis=0)
+from sct.files import atomic
 
 
 @contextmanager
@@ -86,3 +73,21 @@ def to_ras(voxels: np.ndarray, *, affine: np.ndarray) -> tuple[np.ndarray, np.nd
     turned = nib.orientations.apply_orientation(np.moveaxis(voxels, 0, -1), orientation)
     inverse = nib.orientations.inv_ornt_aff(orientation, voxels.shape[1:])
     return np.ascontiguousarray(np.moveaxis(turned, -1, 0)), affine @ inverse
+
+
+def save_label_map(path: Path, labels: np.ndarray, *, like: Path) -> None:
+    """Write labels (*source_shape) as NIfTI in the grid of the file `like`, whole or not at all.
+
+    Affines, their codes, spacing and units stay as they are in `like`, channels are dropped, and the scaling
+    of intensities and the display window are reset.
+    """
+    source = nib.load(like)
+    assert isinstance(source, nib.Nifti1Image)
+    header = source.header.copy()
+    header.set_data_dtype(labels.dtype)
+    header.set_data_shape(labels.shape)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0
+    with atomic(path) as temporary:
+        # The class of the source keeps NIfTI-2 as NIfTI-2; the unchanged affine leaves qform and sform alone.
+        nib.save(type(source)(labels, source.affine, header), temporary)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from monai.data import MetaTensor, get_track_meta, set_track_meta
 from monai.transforms import Randomizable, Spacing
 
-from sct.data.cases import Case
-from sct.data.nifti import Grid, read_voxels, to_ras
+from sct.data.cases import Case, Grid, window_shape
+from sct.data.formats import FileFormat
+from sct.data.nifti import to_ras
 
 DictTransform = Callable[[Mapping], Mapping]
 
@@ -46,10 +48,12 @@ def plain_tensors() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Read a case, turn it to RAS, resample, normalise, crop to the foreground, pad to at least `roi_size`.
+    """Read a case, turn it to RAS, resample or resize, normalise, crop to the foreground, pad to `roi_size`.
 
-    roi_size: 2 or 3 numbers, voxels; 2-D images keep their orientation
-    spacing: mm along R, A, S, or None to keep the file's
+    roi_size: 3 numbers, voxels; or 2, and then pictures, or volumes seen as slices along their first axis, keep
+    their orientation and whatever acts on places acts within a slice
+    spacing: mm along R, A, S (of 2 numbers: along the last two axes), or None to keep the file's
+    resize_to: voxels of the last two axes, whatever the spacing; images with antialiasing, labels nearest
     intensity: a MONAI dictionary transform on the key `image`, a tensor (C, *S)
     crop_above: keep the box of voxels in which any channel exceeds this *normalised* value; None keeps all
     Padding takes the minimum of each channel (air in CT) and label 0, evenly on both sides.
@@ -59,39 +63,68 @@ class Preprocess:
     spacing: Sequence[float] | None
     intensity: DictTransform
     crop_above: float | None
+    file_format: FileFormat
+    resize_to: Sequence[int] | None = None
 
     def __call__(self, case: Case) -> Prepared:
-        spatial_dims = len(self.roi_size)
-        voxels, source = read_voxels(case.image, spatial_dims=spatial_dims)
+        voxels, source = self.file_format.read_image(case.image)
+        num_dims = len(source.shape)
         image, affine = self._resample(voxels, grid=source, mode="bilinear")
         with plain_tensors():
             image = np.asarray(self.intensity({"image": torch.from_numpy(image)})["image"], dtype=np.float32)
         label = None
         if case.label is not None:
-            values, grid = read_voxels(case.label, spatial_dims=spatial_dims)
-            label = np.rint(self._resample(values, grid=grid, mode="nearest")[0][0]).astype(np.uint8)
+            values, grid = self.file_format.read_label(case.label)
+            label = np.rint(self._resample(values[None], grid=grid, mode="nearest")[0][0]).astype(np.uint8)
         start, stop = self._box(image)
         box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-        lack = [max(0, roi - (b - a)) for roi, a, b in zip(self.roi_size, start, stop, strict=True)]
+        window = window_shape(self.roi_size, num_dims=num_dims)
+        lack = [max(0, roi - (b - a)) for roi, a, b in zip(window, start, stop, strict=True)]
         pads = [(missing // 2, missing - missing // 2) for missing in lack]
         image = _pad(image[(slice(None), *box)], pads=pads)
         offset = start - np.array([before for before, _ in pads])
         affine = affine.copy()
-        affine[:3, 3] += affine[:3, :spatial_dims] @ offset
+        affine[:3, 3] += affine[:3, :num_dims] @ offset
         foreground = None
         if label is not None:
             label = np.ascontiguousarray(np.pad(label[box], pads))
             foreground = np.flatnonzero(label).astype(np.int32)
         return Prepared(image, label, foreground, affine, source)
 
+    def largest_shape(self, grid: Grid) -> np.ndarray:
+        """Voxels along every axis before cropping and padding, at most, (len(S),)."""
+        shape = np.array(grid.shape)
+        if self.resize_to is not None:
+            shape[-2:] = self.resize_to
+        if self.spacing is None:
+            return shape
+        spacing = grid.spacing
+        if self._turns:
+            turned, affine = to_ras(np.empty((1, *grid.shape), dtype=np.bool_), affine=grid.affine)
+            shape, spacing = np.array(turned.shape[1:]), np.linalg.norm(affine[:3, :3], axis=0)
+        resampled = np.arange(len(shape)) >= len(shape) - len(self.spacing)
+        shape[resampled] = np.ceil((shape * spacing)[resampled] / self.spacing) + 1
+        return shape
+
+    @property
+    def _turns(self) -> bool:
+        """Whether volumes are turned to RAS; slices are predicted as they lie in the file."""
+        return len(self.roi_size) == 3
+
     def _resample(self, voxels: np.ndarray, *, grid: Grid, mode: str) -> tuple[np.ndarray, np.ndarray]:
-        """Turn to RAS and resample; returns voxels (C, *S) and their affine (4, 4)."""
+        """Turn to RAS and resample or resize; returns voxels (C, *S) and their affine (4, 4)."""
         affine = grid.affine
-        if len(grid.shape) == 3:
+        if self._turns:
             voxels, affine = to_ras(voxels, affine=affine)
+        if self.resize_to is not None:
+            return resize(voxels, size=self.resize_to, mode=mode), affine @ resized_to_source(
+                grid.shape, size=self.resize_to
+            )
         if self.spacing is None:
             return np.ascontiguousarray(voxels), affine
-        resample = Spacing(pixdim=self.spacing, mode=mode, padding_mode="border", dtype=np.float32)
+        # MONAI takes -1 for the file's own spacing.
+        pixdim = [*[-1.0] * (len(grid.shape) - len(self.spacing)), *self.spacing]
+        resample = Spacing(pixdim=pixdim, mode=mode, padding_mode="border", dtype=np.float32)
         tensor = MetaTensor(torch.from_numpy(np.ascontiguousarray(voxels)), affine=torch.from_numpy(affine))
         resampled = resample(tensor)
         assert isinstance(resampled, MetaTensor)
@@ -110,6 +143,28 @@ class Preprocess:
         return np.array([p[0] for p in places]), np.array([p[-1] + 1 for p in places])
 
 
+def resize(voxels: np.ndarray, *, size: Sequence[int], mode: str) -> np.ndarray:
+    """Voxels (C, ..., H, W) float32 with the last two axes at `size`; mode: bilinear (antialiased) or nearest."""
+    planes = torch.from_numpy(np.ascontiguousarray(voxels)).reshape(1, -1, *voxels.shape[-2:])
+    if mode == "nearest":
+        planes = F.interpolate(planes, size=tuple(size), mode="nearest-exact")
+    else:
+        planes = F.interpolate(planes, size=tuple(size), mode="bilinear", antialias=True)
+    return planes.reshape(*voxels.shape[:-2], *size).numpy()
+
+
+def resized_to_source(shape: Sequence[int], *, size: Sequence[int]) -> np.ndarray:
+    """Affine (4, 4) from voxels of the resized grid to voxels of the source of `shape` (*S).
+
+    The outer faces of both grids coincide, so the centre of resized voxel i lies at scale * i + (scale - 1) / 2.
+    """
+    affine = np.eye(4)
+    for axis, wanted in enumerate(size, start=len(shape) - len(size)):
+        scale = shape[axis] / wanted
+        affine[axis, axis], affine[axis, 3] = scale, (scale - 1) / 2
+    return affine
+
+
 def _pad(image: np.ndarray, *, pads: list[tuple[int, int]]) -> np.ndarray:
     if not any(before or after for before, after in pads):
         return np.ascontiguousarray(image)
@@ -118,7 +173,7 @@ def _pad(image: np.ndarray, *, pads: list[tuple[int, int]]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TrainingCrops:
-    """Cut random crops out of a prepared case and augment each.
+    """Cut random crops out of a prepared case and augment each; 2-D crops of a volume are slices of it.
 
     With probability `positive_share` a crop is centred on a random foreground voxel (moved inwards where it
     would leave the volume), otherwise it lies anywhere, uniformly. Then the `augment` transforms run in turn.
@@ -143,19 +198,20 @@ class TrainingCrops:
     def _crop(self, prepared: Prepared, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         assert prepared.label is not None
         assert prepared.foreground is not None
-        room = np.array(prepared.image.shape[1:]) - np.array(self.roi_size)
+        window = np.array(window_shape(self.roi_size, num_dims=prepared.label.ndim))
+        room = np.array(prepared.label.shape) - window
         positive = rng.random() < self.positive_share
         if positive and prepared.foreground.size:
             flat = prepared.foreground[rng.integers(prepared.foreground.size)]
             centre = np.array(np.unravel_index(int(flat), prepared.image.shape[1:]))
-            start = np.clip(centre - np.array(self.roi_size) // 2, 0, room)
+            start = np.clip(centre - window // 2, 0, room)
         else:
             start = rng.integers(0, room + 1)
-        box = tuple(slice(a, a + size) for a, size in zip(start, self.roi_size, strict=True))
+        box = tuple(slice(a, a + size) for a, size in zip(start, window, strict=True))
         # The copies also take the crop out of read-only memory maps.
         sample: Mapping = {
-            "image": torch.from_numpy(np.array(prepared.image[(slice(None), *box)])),
-            "label": torch.from_numpy(np.array(prepared.label[box])[None]),
+            "image": torch.from_numpy(np.array(prepared.image[(slice(None), *box)])).reshape(-1, *self.roi_size),
+            "label": torch.from_numpy(np.array(prepared.label[box])).reshape(1, *self.roi_size),
         }
         for transform in self.augment:
             sample = transform(sample)

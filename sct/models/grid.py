@@ -94,7 +94,7 @@ def pruning_depth(encoded: Encoded) -> Tensor:
     return depth.sum(dim=0).round().long().reshape(-1, *encoded.grid)
 
 
-def foreground_patches(label: Tensor, *, patch_size: int) -> Tensor:
-    """Which patches of labels (B, *S) hold any foreground: bool (B, *grid)."""
+def foreground_patches(label: Tensor, *, patch_size: int | tuple[int, ...]) -> Tensor:
+    """Which patches of labels (B, *S) hold any foreground: bool (B, *grid); patch_size may differ by axis."""
     pool = {3: F.max_pool2d, 4: F.max_pool3d}[label.ndim]
     return pool((label > 0).float().unsqueeze(1), patch_size, ceil_mode=True).squeeze(1) > 0

@@ -9,9 +9,14 @@ import torch
 from little_data import save, scale
 from monai.data import get_track_meta
 
-from sct.data.cases import Case
-from sct.data.nifti import Grid
+from sct.data.cases import Case, Grid
+from sct.data.formats import Nifti
 from sct.data.transforms import Prepared, Preprocess, TrainingCrops
+
+
+def prepare(**settings: object) -> Preprocess:
+    """`Preprocess` of NIfTI files with as many axes as `roi_size`."""
+    return Preprocess(file_format=Nifti(len(settings["roi_size"])), **settings)
 
 
 def rotated_affine() -> np.ndarray:
@@ -54,7 +59,7 @@ def test_affine_of_the_network_grid_is_exact(
     tmp_path: Path, spacing: list | None, crop_above: float | None, roi_size: list
 ) -> None:
     case, world = marked_case(tmp_path)
-    preprocess = Preprocess(roi_size=roi_size, spacing=spacing, intensity=scale(), crop_above=crop_above)
+    preprocess = prepare(roi_size=roi_size, spacing=spacing, intensity=scale(), crop_above=crop_above)
     prepared = preprocess(case)
     assert "".join(nib.aff2axcodes(prepared.affine)) == "RAS"
     if spacing is not None:
@@ -73,7 +78,7 @@ def test_orientation_crop_and_pad_move_voxels_without_changing_them(tmp_path: Pa
     voxels = rng.integers(-900, 900, (9, 7, 5)).astype(np.int16)
     affine = rotated_affine()
     case = Case("a", save(tmp_path / "a.nii.gz", voxels, affine=affine), None)
-    prepared = Preprocess(roi_size=[12, 12, 12], spacing=None, intensity=scale(), crop_above=0.6)(case)
+    prepared = prepare(roi_size=[12, 12, 12], spacing=None, intensity=scale(), crop_above=0.6)(case)
     assert prepared.label is None
     to_network = np.linalg.inv(prepared.affine) @ prepared.source.affine
     for place in np.argwhere(voxels > 700):
@@ -86,7 +91,7 @@ def test_channels_come_first_and_padding_is_each_channels_minimum(tmp_path: Path
     voxels = np.zeros((6, 5, 4, 3), dtype=np.float32)
     voxels[..., 1], voxels[..., 2] = 100, 200
     case = Case("a", save(tmp_path / "a.nii.gz", voxels, affine=np.eye(4)), None)
-    image = Preprocess(roi_size=[8, 8, 8], spacing=None, intensity=scale(), crop_above=None)(case).image
+    image = prepare(roi_size=[8, 8, 8], spacing=None, intensity=scale(), crop_above=None)(case).image
     assert image.shape == (3, 8, 8, 8)
     assert np.allclose(image.reshape(3, -1), np.array([[0.0], [0.1], [0.2]]))
 
@@ -97,7 +102,7 @@ def test_two_dimensional_images(tmp_path: Path) -> None:
     affine = np.diag([2.0, 1.0, 1.0, 1.0])
     path = save(tmp_path / "a.nii.gz", voxels, affine=affine)
     label = save(tmp_path / "l.nii.gz", (voxels > 0).astype(np.uint8), affine=affine)
-    preprocess = Preprocess(roi_size=[48, 16], spacing=[1.0, 1.0], intensity=scale(), crop_above=None)
+    preprocess = prepare(roi_size=[48, 16], spacing=[1.0, 1.0], intensity=scale(), crop_above=None)
     prepared = preprocess(Case("a", path, label))
     assert prepared.image.shape == (1, 48, 30)
     mean = np.argwhere(prepared.label).mean(axis=0)
@@ -138,7 +143,7 @@ def test_a_case_without_foreground_is_cropped_anywhere() -> None:
 def test_the_global_meta_tensor_switch_is_put_back(tmp_path: Path) -> None:
     before = get_track_meta()
     case, _ = marked_case(tmp_path)
-    prepared = Preprocess(roi_size=[4, 4, 4], spacing=None, intensity=scale(), crop_above=None)(case)
+    prepared = prepare(roi_size=[4, 4, 4], spacing=None, intensity=scale(), crop_above=None)(case)
     TrainingCrops(roi_size=[4, 4, 4], num_crops=1, positive_share=0.5, augment=[])(prepared, entropy=(0, 0))
     assert get_track_meta() == before
     assert type(torch.from_numpy(prepared.image)) is torch.Tensor

@@ -1,0 +1,58 @@
+"""Label maps as NIfTI files."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from sct.data import nifti
+from sct.data.nifti import save_label_map
+
+TURNED = np.array([[0.0, -1.3, 0.0, 12.0], [0.9, 0.0, 0.0, -4.0], [0.0, 0.0, 2.5, 7.5], [0.0, 0.0, 0.0, 1.0]])
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("channels", [(), (2,)])
+def test_label_maps_keep_the_grid_of_their_source(tmp_path, kind, channels):
+    shape = (6, 5, 4)
+    source = kind(np.random.default_rng(0).normal(size=(*shape, *channels)) * 300, TURNED)
+    source.header.set_data_dtype(np.int16)
+    source.set_qform(np.diag([-2.0, 2.0, 3.0, 1.0]), code=1)
+    source.set_sform(TURNED, code=4)
+    source.header.set_xyzt_units("mm", "sec")
+    source.header["cal_max"] = 400
+    nib.save(source, tmp_path / "image.nii.gz")
+    assert np.isfinite(nib.load(tmp_path / "image.nii.gz").dataobj.slope)
+
+    labels = np.random.default_rng(1).integers(0, 200, shape).astype(np.uint8)
+    target = tmp_path / "made" / "labels.nii.gz"
+    save_label_map(target, labels, like=tmp_path / "image.nii.gz")
+    source, back = nib.load(tmp_path / "image.nii.gz"), nib.load(target)
+    np.testing.assert_array_equal(np.asarray(back.dataobj), labels)
+    assert back.get_data_dtype() == np.uint8
+    assert back.shape == shape
+    assert type(back) is kind
+    assert (back.dataobj.slope, back.dataobj.inter) == (1, 0)
+    np.testing.assert_array_equal(back.affine, source.affine)
+    for form in ("get_qform", "get_sform"):
+        (old, old_code), (new, new_code) = (getattr(file, form)(coded=True) for file in (source, back))
+        np.testing.assert_array_equal(new, old)
+        assert new_code == old_code
+    assert back.header.get_zooms() == source.header.get_zooms()[:3]
+    assert back.header.get_xyzt_units() == source.header.get_xyzt_units() == ("mm", "sec")
+    assert back.header["cal_max"] == 0
+    assert [path.name for path in target.parent.iterdir()] == ["labels.nii.gz"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4)), tmp_path / "old.nii")
+    before = (tmp_path / "old.nii").read_bytes()
+
+    def fail(image, path):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(nifti.nib, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_label_map(tmp_path / "old.nii", np.ones((2, 2, 2), np.uint8), like=tmp_path / "old.nii")
+    assert (tmp_path / "old.nii").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["old.nii"]
