@@ -22,6 +22,7 @@ LIMITS: dict[str, dict[str, Any]] = {
         "depth": 3,
         "num_heads": 2,
         "stem": {"units": [1], "width": 8, "widths": [4, 6, 8]},
+        "attention": {"head_dim": 6},
     },
     "completion": {"dim": 24, "num_heads": 2},
     "decoder": {"feature_size": 4, "hidden": 8, "widths": [8, 4]},
@@ -32,6 +33,8 @@ SETTINGS = {
     ("asvit", 2): ("encoder.reducer.thresholds=[0.004786,0.010204]", "encoder.reducer.threshold_rate=0.1"),
     ("dtop", 2): ("encoder.reducer.head=fcn", "encoder.reducer.p0=0.4", "encoder.reducer.k=1"),
     ("dtop", 3): ("encoder.reducer.head=fcn", "encoder.reducer.p0=0.4", "encoder.reducer.k=1"),
+    # half of the patches ask nothing
+    **{(encoder, dims): ("encoder.gate.threshold=0.5",) for encoder in ("apformer", "ap_transunet") for dims in (2, 3)},
     ("asvit", 3): ("encoder.reducer.thresholds=[0.005026,0.010714]", "encoder.reducer.threshold_rate=0.1"),
 }
 

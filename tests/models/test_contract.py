@@ -38,7 +38,9 @@ from sct.models.tokens import Prediction
 KEEP_ALL: dict[str, str] = {"asvit": "encoder.reducer.thresholds=[-1,-1]", "dtop": "encoder.reducer.p0=1.0"}
 KEEP_ALL_DEFAULT = "pruning.ratio=0.0"
 # methods that keep a different number of tokens of every image: no fixed graph, cost, or result without values
-DATA_DEPENDENT: set[str] = {"asvit", "dtop"}
+DATA_DEPENDENT: set[str] = {"asvit", "dtop", "apformer", "ap_transunet"}
+# every token stays: completions have nothing to complete
+KEEPING: set[str] = {"setr", "ap_setr", "transunet", "ap_transunet", "apformer"}
 # the plain combination of a decoder that refuses the plain encoder
 OWN_PLAIN = {"unet": Combination("apformer", "scatter", "unet", 2)}
 # decoder -> why it refuses an encoder
@@ -63,7 +65,9 @@ def stands_alone(which: Combination) -> bool:
 
 
 def usual(which: Combination) -> bool:
-    """Variants of one decoder differ from it with one encoder as with any other."""
+    """Variants of one decoder differ from it with one encoder as with any other; so do completions of whole grids."""
+    if which.encoder in KEEPING and which.completion != "scatter":
+        return False
     return which.decoder in ("unetr", "unet", "fcn", "atm") or which.encoder == PLAIN.encoder
 
 
