@@ -42,7 +42,7 @@ DATA_DEPENDENT: set[str] = {"asvit", "dtop", "apformer", "ap_transunet"}
 # every token stays: completions have nothing to complete
 KEEPING: set[str] = {"setr", "ap_setr", "transunet", "ap_transunet", "apformer"}
 # the plain combination of a decoder that refuses the plain encoder
-OWN_PLAIN = {"unet": Combination("apformer", "scatter", "unet", 2)}
+OWN_PLAIN = {"unet": Combination("transunet", "scatter", "unet", 2)}
 # decoder -> why it refuses an encoder
 REASONS = {"unet": r"decoder=unet joins the pyramid.*this encoder has none: take encoder="}
 

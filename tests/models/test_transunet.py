@@ -1,10 +1,7 @@
 """TransUNet as published, R50 + ViT-B/16 and CUP: its parameters and its cost."""
 
-from dataclasses import replace
-
 import pytest
 import torch
-from torch import nn
 
 from sct.macs import count_macs, count_parameters
 from sct.models.completion.scatter import Scatter
@@ -16,29 +13,20 @@ from sct.models.stems.resnet import ResNetStem
 SIZE, CLASSES = 224, 9
 
 
-# TODO: to be replaced by ViTEncoder(stem=ResNetStem, ...), once it has that setting
-class Hybrid(ViTEncoder):
-    """The plain ViT behind a stem."""
-
-    def __init__(self):
-        super().__init__(
-            image_size=(SIZE, SIZE), in_channels=3, patch_size=16, dim=768, depth=12, num_heads=12, class_token=False
-        )
-        self.stem = ResNetStem(spatial_dims=2, in_channels=3)
-        self.patch_embed = nn.Conv2d(self.stem.out_channels, 768, 1)
-        self.spec = replace(self.spec, pyramid_channels=self.stem.pyramid_channels)
-
-    def forward(self, image):
-        x, pyramid = self.stem(image)
-        encoded = super().forward(x)
-        encoded.pyramid = pyramid
-        return encoded
-
-
 @pytest.fixture(scope="module")
 def transunet():
     with torch.device("meta"):
-        return Segmenter(encoder=Hybrid(), completion=Scatter, decoder=CUP, num_classes=CLASSES)
+        encoder = ViTEncoder(
+            image_size=(SIZE, SIZE),
+            in_channels=3,
+            patch_size=16,
+            dim=768,
+            depth=12,
+            num_heads=12,
+            class_token=False,
+            stem=ResNetStem,
+        )
+        return Segmenter(encoder=encoder, completion=Scatter, decoder=CUP, num_classes=CLASSES)
 
 
 def test_parameters_of_the_paper(transunet):

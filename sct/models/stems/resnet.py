@@ -20,8 +20,8 @@ class ResNetStem(Stem):
 
     A stage puts out four times its width. Root, pooling and every stage but the first halve the resolution: 16
     in all with three stages. The pooling windows at the far border reach beyond the map and take the maximum of
-    what is inside, so that sizes halve exactly; TransUNet leaves these windows out and puts zeros in their place,
-    which changes the last row and column at stride 4.
+    what is inside, so that sizes halve exactly. TransUNet's program leaves these windows out (at 224, 55 places of
+    56 go through the first stage) and puts zeros in their place in its skip connection.
     """
 
     def __init__(
