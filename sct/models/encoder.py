@@ -28,8 +28,8 @@ class ViTEncoder(nn.Module):
     no dense snapshots, so it publishes no taps and the completed tokens serve every skip connection.
     Positions are learned; `position_init="sincos"` starts them as sines and cosines of the place in the grid,
     "none" leaves them out. `transformer=false` is the identity control: embedding and positions, no block at all,
-    whatever `depth` says. A hybrid has a `stem`: patches are then taken of its output, and its pyramid goes to the
-    decoder. `attention` is another attention for all blocks; `gate` says by the stem's output which tokens ask
+    whatever `depth` says. A hybrid has a `stem`: every place of its output is then a patch, and its pyramid goes to
+    the decoder. `attention` is another attention for all blocks; `gate` says by the stem's output which tokens ask
     nothing in it (APFormer, and its pruning on other networks).
     """
 
@@ -66,9 +66,14 @@ class ViTEncoder(nn.Module):
         self.stem = stem(spatial_dims=dims, in_channels=in_channels) if stem is not None else None
         channels, patch = in_channels, patch_size
         if self.stem is not None:
-            channels, patch = self.stem.out_channels, stem_patch(patch_size, stride=self.stem.stride)
+            if patch_size != self.stem.stride:
+                raise UserError(
+                    f"encoder.patch_size={patch_size} must be {self.stem.stride}, the stride of encoder.stem; set it "
+                    "to that, or change the stem."
+                )
+            channels, patch = self.stem.out_channels, 1
         self.patch_embed = CONVOLUTION[dims](channels, dim, kernel_size=patch, stride=patch)
-        self.gate = gate(spatial_dims=dims, in_channels=channels, patch_size=patch) if gate is not None else None
+        self.gate = gate(spatial_dims=dims, in_channels=channels) if gate is not None else None
         self.dropout = make_dropout(dropout)
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
         self.num_prefix = int(class_token)
@@ -222,16 +227,6 @@ def tap_blocks(taps: int | Sequence[int], *, depth: int) -> tuple[int, ...]:
     if any(not 1 <= block <= depth for block in taps) or sorted(set(taps)) != list(taps):
         raise UserError(f"encoder.taps={list(taps)} must be ascending blocks between 1 and encoder.depth={depth}.")
     return tuple(taps)
-
-
-def stem_patch(patch_size: int, *, stride: int) -> int:
-    """Patch size on the output of a stem with that stride; UserError where there is none."""
-    if patch_size % stride:
-        raise UserError(
-            f"encoder.patch_size={patch_size} is not a multiple of {stride}, the stride of encoder.stem; set it to "
-            f"{stride}, or change the stem."
-        )
-    return patch_size // stride
 
 
 def check_pruning(

@@ -259,7 +259,7 @@ def test_every_parameter_gets_a_gradient():
 
 
 def test_gate_prunes_what_is_background_for_sure():
-    gate = QueryGate(spatial_dims=2, in_channels=1, patch_size=1, threshold=0.9)
+    gate = QueryGate(spatial_dims=2, in_channels=1, threshold=0.9)
     with torch.no_grad():
         gate.classify.weight.copy_(torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1))
         gate.classify.bias.zero_()

@@ -15,12 +15,12 @@ class QueryGate(nn.Module):
     the gate by "any foreground in the patch"; the choice itself carries no gradient.
     """
 
-    def __init__(self, *, spatial_dims: int, in_channels: int, patch_size: int, threshold: float = 0.9) -> None:
+    def __init__(self, *, spatial_dims: int, in_channels: int, threshold: float = 0.9) -> None:
         super().__init__()
         self.threshold = threshold
-        self.classify = CONVOLUTION[spatial_dims](in_channels, 2, kernel_size=patch_size, stride=patch_size)
+        self.classify = CONVOLUTION[spatial_dims](in_channels, 2, kernel_size=1)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """features (B, C, *S) -> logits of background and foreground (B, 2, *grid), and which patches ask (B, N)."""
+        """features (B, C, *grid) -> logits of background and foreground (B, 2, *grid), and which patches ask (B, N)."""
         logits = self.classify(features)
         return logits, logits.detach().float().softmax(dim=1)[:, 0].flatten(1) < self.threshold

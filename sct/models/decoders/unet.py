@@ -25,7 +25,7 @@ class UNet(Decoder):
         if not spec.pyramid_channels:
             raise UserError(
                 "decoder=unet joins the pyramid of an encoder with a convolutional stem, and this encoder has none: "
-                "take encoder=apformer or transunet, or with this encoder decoder=unetr or cup."
+                "take encoder=apformer, transunet or ap_transunet, or with this encoder decoder=unetr or cup."
             )
         dims, widths = spec.spatial_dims, spec.pyramid_channels
         self.enter = CONVOLUTION[dims](spec.dim, widths[-1], 1, bias=False)
