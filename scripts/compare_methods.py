@@ -226,7 +226,7 @@ def percent(value: object) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options, overrides = parse(argv)
-    changes, output = TABLES[options.table], options.output.resolve()
+    changes = TABLES[options.table]
     cells = [
         Cell(
             decoder, method, tuple(changes[method]), seed, (options.output / f"{decoder}_{method}_seed{seed}").resolve()
