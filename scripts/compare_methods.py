@@ -2,11 +2,12 @@
 
     python scripts/compare_methods.py +experiment=hippocampus_stp_mta data.root=PATH/Task04_Hippocampus
     python scripts/compare_methods.py +experiment=lookalike_stp_mta --decoders unetr_thin fcn --jobs 2
+    python scripts/compare_methods.py +experiment=isic_apformer --table apformer --seeds 0 1 2   # its table IV
 
 What is done already is not done again: call it once more after an interruption, or with more methods or seeds.
 Everything but the method is that of the experiment and its overrides. Dice, HD95 and the share of patches with
 foreground that the last stage keeps are of the test cases, MACs and tokens of real validation windows. Throughput
-is relative to dense, the methods taking turns in one process. Results: <output>/table.md and table.json.
+is relative to the first row, the networks taking turns in one process. Results: <output>/table.md and table.json.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median, stdev
+from typing import Any
 
 import torch
 
@@ -41,10 +43,29 @@ METHODS: dict[str, list[str]] = {
     "minscore": ["encoder=minscore"],
     "identity": ["encoder=identity", "completion=scatter"],
 }
+WITHOUT_SSA = ["encoder.attention.ssa=null"]
+WITHOUT_GRPE = ["encoder.attention.positions=null", "encoder.position_init=normal"]
+WITHOUT_PRUNING = ["encoder.gate=null", "encoder.attention.dependencies=null"]
+# the parts of APFormer, as in its table IV: ssa is the baseline with SSA, and so on
+PARTS: dict[str, list[str]] = {
+    "baseline": [*WITHOUT_SSA, *WITHOUT_GRPE, *WITHOUT_PRUNING],
+    "ssa": [*WITHOUT_GRPE, *WITHOUT_PRUNING],
+    "grpe": [*WITHOUT_SSA, *WITHOUT_PRUNING],
+    "pruning": [*WITHOUT_SSA, *WITHOUT_GRPE],
+    "apformer-": WITHOUT_PRUNING,
+    "apformer": [],
+}
+TABLES = {"methods": METHODS, "apformer": PARTS}
+DECODERS = {"methods": ["unetr_thin", "fcn"], "apformer": ["unet"]}
+SCORES = {"methods": ("dice", "hd95"), "apformer": ("dice", "iou", "accuracy", "sensitivity", "specificity")}
 # decoders that keep the predictions of tokens that left early
 CANVAS = ("fcn", "atm")
 # what becomes of tokens in training; every other method drops them for real
-IN_TRAINING = {"dense": "-", "identity": "-", "dynamicvit": "masks", "asvit": "masks"}
+IN_TRAINING = {
+    **dict.fromkeys(("dense", "identity", "baseline", "ssa", "grpe", "apformer-"), "-"),
+    **dict.fromkeys(("dynamicvit", "asvit"), "masks"),
+    **dict.fromkeys(("pruning", "apformer"), "drops rows"),
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +74,7 @@ class Cell:
 
     decoder: str
     method: str
+    changes: tuple[str, ...]
     seed: int
     folder: Path
 
@@ -60,13 +82,16 @@ class Cell:
     def overrides(self) -> list[str]:
         canvas = ["completion=scatter"] if self.method == "dtop" and self.decoder in CANVAS else []
         name = f"name={self.decoder}_{self.method}"
-        return [f"decoder={self.decoder}", *METHODS[self.method], *canvas, f"seed={self.seed}", name]
+        return [f"decoder={self.decoder}", *self.changes, *canvas, f"seed={self.seed}", name]
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--decoders", nargs="+", default=["unetr_thin", "fcn"])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument(
+        "--table", choices=TABLES, default="methods", help="the rows: pruning methods, or APFormer's parts"
+    )
+    parser.add_argument("--decoders", nargs="+", help="unetr_thin and fcn, for APFormer's parts unet, if not given")
+    parser.add_argument("--methods", nargs="+", help="some rows only; the first is what speed is relative to")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--output", type=Path, default=Path("outputs/compare_methods"))
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once, each on its share of the cores")
@@ -75,6 +100,10 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--device", default="cpu", help="of the timing; trainings take trainer.device")
     parser.add_argument("overrides", nargs="*", help="the experiment and any other setting, as for sct.train")
     options = parser.parse_intermixed_args(argv)
+    options.decoders = options.decoders or DECODERS[options.table]
+    options.methods = options.methods or list(TABLES[options.table])
+    if unknown := set(options.methods) - set(TABLES[options.table]):
+        parser.error(f"unknown rows {sorted(unknown)}; --table {options.table} has {', '.join(TABLES[options.table])}")
     return options, options.overrides
 
 
@@ -123,26 +152,28 @@ def time_cells(cells: Sequence[Cell], *, options: argparse.Namespace) -> dict[Ce
     return {cell: {name: median(values) for name, values in watch.samples.items()} for cell, watch in watches.items()}
 
 
-def table(cells: Sequence[Cell], times: dict[Cell, dict[str, float]]) -> list[dict[str, object]]:
-    """A row a decoder and method, over its seeds."""
+def table(cells: Sequence[Cell], times: dict[Cell, dict[str, float]]) -> list[dict[str, Any]]:
+    """A row a decoder and method, over its seeds; `scores` and `scores_std` by name."""
     rows = []
     for decoder, method in dict.fromkeys((cell.decoder, cell.method) for cell in cells):
         own = [cell for cell in cells if (cell.decoder, cell.method) == (decoder, method)]
-        scores = [json.loads((cell.folder / "eval/test/summary.json").read_text()) for cell in own]
+        first = [cell for cell in cells if (cell.decoder, cell.method) == (decoder, cells[0].method)]
+        summaries = [json.loads((cell.folder / "eval/test/summary.json").read_text()) for cell in own]
         profiles = [json.loads((cell.folder / "profile.json").read_text()) for cell in own]
-        distance = "hd95_mm" if "hd95_mm" in scores[0] else "hd95_voxel"
-        dice = [score["dice"]["mean"] for score in scores]
-        kept = [last_kept(score["meta"]) for score in scores]
-        dense = [cell for cell in cells if (cell.decoder, cell.method) == (decoder, "dense")]
-        row: dict[str, object] = {
+        scores = {
+            name: [summary[name]["mean"] for summary in summaries]
+            for name in summaries[0]
+            if isinstance(summaries[0][name], dict) and "mean" in summaries[0][name]
+        }
+        kept = [last_kept(summary["meta"]) for summary in summaries]
+        row: dict[str, Any] = {
             "decoder": decoder,
             "method": method,
             "training": IN_TRAINING.get(method, "drops"),
             "seeds": len(own),
-            "dice": mean(dice),
-            "dice_std": stdev(dice) if len(dice) > 1 else None,
-            distance: mean(score[distance]["mean"] for score in scores),
-            "missed": sum(score["n_missed"] for score in scores),
+            "scores": {name: mean(values) for name, values in scores.items()},
+            "scores_std": {name: stdev(values) for name, values in scores.items() if len(values) > 1},
+            "missed": sum(summary["n_missed"] for summary in summaries),
             "foreground_kept": mean(of[0] for of in kept) if kept[0] else None,
             "tokens_kept": mean(of[1] for of in kept) if kept[0] else None,
             "macs_g": mean(profile["macs"]["total"] for profile in profiles) / 1e9,
@@ -151,7 +182,7 @@ def table(cells: Sequence[Cell], times: dict[Cell, dict[str, float]]) -> list[di
         for name in ("inference", "training"):
             ours = mean(times[cell][name] for cell in own)
             row[f"{name}_ms"] = ours
-            row[f"{name}_speed"] = mean(times[cell][name] for cell in dense) / ours if dense else None
+            row[f"{name}_speed"] = mean(times[cell][name] for cell in first) / ours
         rows.append(row)
     return rows
 
@@ -165,36 +196,41 @@ def last_kept(meta: dict[str, float]) -> tuple[float, float] | None:
     return meta[f"tokens/foreground_kept_{last}"], meta[f"tokens/random_kept_{last}"]
 
 
-def markdown(rows: list[dict[str, object]]) -> str:
-    distance = "hd95_mm" if "hd95_mm" in rows[0] else "hd95_voxel"
+def markdown(rows: list[dict[str, Any]], *, scores: Sequence[str]) -> str:
+    """The rows as a table with the columns `scores`; hd95 is in whatever unit it was measured in."""
+    known = rows[0]["scores"]
+    names = [name for want in scores for name in known if name == want or name.startswith(f"{want}_")]
     head = (
-        "decoder", "method", "training", "Dice", distance.replace("hd95_", "HD95 "), "missed", "fg kept", "kept",
+        "decoder", "method", "training", *names, "missed", "fg kept", "kept",
         "MACs G", "encoder G", "inference x", "training x",
     )  # fmt: skip
     lines = [head, tuple("---" for _ in head)]
     for row in rows:
-        spread = "" if row["dice_std"] is None else f" ± {row['dice_std']:.4f}"
         lines.append((
-            str(row["decoder"]), str(row["method"]), str(row["training"]), f"{row['dice']:.4f}{spread}",
-            f"{row[distance]:.2f}", str(row["missed"]), percent(row["foreground_kept"]), percent(row["tokens_kept"]),
-            f"{row['macs_g']:.3f}", f"{row['encoder_macs_g']:.3f}", factor(row["inference_speed"]),
-            factor(row["training_speed"]),
+            row["decoder"], row["method"], row["training"], *(score(row, name) for name in names), str(row["missed"]),
+            percent(row["foreground_kept"]), percent(row["tokens_kept"]), f"{row['macs_g']:.3f}",
+            f"{row['encoder_macs_g']:.3f}", f"{row['inference_speed']:.2f}", f"{row['training_speed']:.2f}",
         ))  # fmt: skip
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def score(row: dict[str, Any], name: str) -> str:
+    digits = 2 if name.startswith("hd95") else 4
+    spread = f" ± {row['scores_std'][name]:.{digits}f}" if name in row["scores_std"] else ""
+    return f"{row['scores'][name]:.{digits}f}{spread}"
 
 
 def percent(value: object) -> str:
     return "-" if value is None else f"{value:.0%}"
 
 
-def factor(value: object) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     options, overrides = parse(argv)
+    changes = TABLES[options.table]
     cells = [
-        Cell(decoder, method, seed, (options.output / f"{decoder}_{method}_seed{seed}").resolve())
+        Cell(
+            decoder, method, tuple(changes[method]), seed, (options.output / f"{decoder}_{method}_seed{seed}").resolve()
+        )
         for decoder in options.decoders
         for method in options.methods
         for seed in options.seeds
@@ -204,8 +240,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         list(pool.map(lambda cell: fill(cell, overrides=overrides, options=options, threads=threads), cells))
     rows = table(cells, time_cells(cells, options=options))
     (options.output / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
-    (options.output / "table.md").write_text(markdown(rows))
-    print(markdown(rows))
+    text = markdown(rows, scores=SCORES[options.table])
+    (options.output / "table.md").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -55,13 +55,18 @@ def step_files(run_dir: Path) -> list[Path]:
     return sorted((run_dir / FOLDER).glob("step_*.pt"), reverse=True)
 
 
-def load(path: Path) -> dict[str, Any]:
-    """A checkpoint on the CPU; UserError when the file is not one."""
+def read(path: Path) -> Any:
+    """What a .pt file holds, on the CPU; UserError when it can't be read."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"{path} can't be read as a checkpoint ({reason}). Take another one.") from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint on the CPU; UserError when the file is not one."""
+    state = read(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of sct (format {FORMAT}).")
     return state

@@ -17,12 +17,12 @@ from sct.factory import build_inferer, load_trained
 from sct.figures import panel
 from sct.inference import to_source_grid
 from sct.metrics import Row, score_case
-from sct.models.grid import pruning_depth
+from sct.models.grid import foreground_patches, pruning_depth
 from sct.models.segmenter import Segmenter
 from sct.precision import autocast, precision_dtype
 from sct.report import markdown_table, write_report
 from sct.run import log_to
-from sct.validation import foreground_patches, kept_shares
+from sct.validation import kept_shares
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def evaluate_case(
         stitched = build_inferer(run_cfg)(
             WithDepth(segmenter), volume.image, roi_size=data.roi_size, num_classes=data.num_classes + 1, device=device
         )
-    num_stages = segmenter.encoder.spec.num_stages
+    num_stages = segmenter.encoder.spec.num_depths
     patch_size = window_shape([segmenter.encoder.spec.patch_size] * data.spatial_dims, num_dims=volume.label.ndim)
     logits, depth = stitched[:-1], patch_means(stitched[-1], patch_size=patch_size)
     labels = to_source_grid(

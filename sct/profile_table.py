@@ -18,8 +18,9 @@ def format_profile(profile: Profile) -> str:
         "",
         *aligned(rows),
         "",
-        f"MACs of one image, convention {profile.macs['convention']}; {profile.params_trainable / 1e6:.2f} M "
-        "parameters are trained",
+        f"MACs of one image, convention {profile.macs['convention']}; linear and convolution layers alone: "
+        f"{profile.macs_layers / 1e9:.2f} G",
+        f"{profile.params_trainable / 1e6:.2f} M parameters are trained",
         "tokens alive after every block: " + " ".join(map(brief, profile.tokens_alive)),
     ]
     if env["windows"]:

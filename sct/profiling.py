@@ -31,7 +31,7 @@ class Profile:
     """The result; `profile.json` has exactly these fields.
 
     params_by_part, macs: by "encoder", "completion", "decoder"; macs are of one image and have the "total"
-    and the "convention" too.
+    and the "convention" too. macs_layers: the total of linear and convolution layers alone.
     tokens_alive: patch tokens after every block, mean over the images; tokens_alive_spread: their "p10", "p50"
     and "p90" over the images.
     latency_ms: "inference" and "training" -> "total" and parts -> "median", "p10", "p90"; one batch.
@@ -45,6 +45,7 @@ class Profile:
     params_trainable: int
     params_by_part: dict[str, int]
     macs: dict[str, Any]
+    macs_layers: int
     tokens_alive: list[float]
     tokens_alive_spread: dict[str, list[float]]
     latency_ms: dict[str, Latency]
@@ -82,9 +83,8 @@ def profile_segmenter(
     windows = windows.to(device)
     image = windows[: settings.batch_size]
     batches = windows.split(settings.batch_size)
-    counts = [count_macs(segmenter, batch, convention=settings.convention) for batch in batches]
-    sizes = [len(batch) for batch in batches]
-    macs = {part: round(float(np.average([count[part] for count in counts], weights=sizes))) for part in counts[0]}
+    macs = mean_macs(segmenter, batches, convention=settings.convention)
+    macs_layers = mean_macs(segmenter, batches, convention="modules")["total"]
     with torch.no_grad():
         alive = np.hstack([tokens_alive(segmenter.encoder, segmenter.encoder(batch)) for batch in batches])
     runs: dict[str, Inference | Training] = {}
@@ -109,6 +109,7 @@ def profile_segmenter(
         params_trainable=count_parameters(segmenter, trainable=True),
         params_by_part={part: count_parameters(getattr(segmenter, part)) for part in PARTS},
         macs={"convention": settings.convention, **macs},
+        macs_layers=macs_layers,
         tokens_alive=alive.mean(axis=1).tolist(),
         tokens_alive_spread={f"p{q}": np.percentile(alive, q, axis=1).tolist() for q in (10, 50, 90)},
         latency_ms=latency,
@@ -127,6 +128,13 @@ def profile_segmenter(
             "windows": settings.windows,
         },
     )
+
+
+def mean_macs(segmenter: Segmenter, batches: Sequence[Tensor], *, convention: str) -> dict[str, int]:
+    """`count_macs` as a mean over all images of batches (B, C_in, *S)."""
+    counts = [count_macs(segmenter, batch, convention=convention) for batch in batches]
+    sizes = [len(batch) for batch in batches]
+    return {part: round(float(np.average([count[part] for count in counts], weights=sizes))) for part in counts[0]}
 
 
 def two_steps(run: Inference | Training) -> None:

@@ -86,12 +86,17 @@ class ProfileConfig:
 
 @dataclass
 class Config:
-    """Root of `train` and `profile`: every group of `configs/` is one key."""
+    """Root of `train` and `profile`: every group of `configs/` is one key.
+
+    A new training starts from random weights, from those of another run (`init`), or with published 2-D weights in
+    its encoder (`pretrained`: a local state dict, or timm:NAME).
+    """
 
     name: str = MISSING
     seed: int = 0
     resume: str | None = None
     init: str | None = None
+    pretrained: str | None = None
     run_dir: str | None = None
     ckpt: str | None = None
     data: dict[str, Any] = MISSING

@@ -11,6 +11,7 @@ from sct import checkpoint, cli, distributed
 from sct.config import build
 from sct.data.module import SegmentationData
 from sct.distributed import Processes
+from sct.errors import UserError
 from sct.factory import build_inferer, build_segmenter
 from sct.run import log_to, opened, plan_run, resumed_arguments
 from sct.schema import TrainerConfig
@@ -35,9 +36,8 @@ def train(cfg: DictConfig) -> float:
     processes.on_main(data.prepare)
     data.prepare()
     trainer = build_trainer(cfg, data=data, processes=processes, config=plan.config)
-    if cfg.init is not None and not (plan.folder and checkpoint.step_files(plan.folder)):
-        path = checkpoint.find(cfg.init, weights="best", key="init")
-        trainer.start_from(checkpoint.load(path)["model"], source=str(path))
+    if not (plan.folder and checkpoint.step_files(plan.folder)):
+        start(trainer, cfg)
     if plan.folder is not None:
         trainer.restore(plan.folder)
     with opened(plan, processes=processes) as run_dir:
@@ -51,6 +51,17 @@ def train(cfg: DictConfig) -> float:
     )
     distributed.leave()
     return best[settings.best_metric]
+
+
+def start(trainer: Trainer, cfg: DictConfig) -> None:
+    """The weights that a new run begins with, where its config names any."""
+    if cfg.init is not None and cfg.pretrained is not None:
+        raise UserError(f"init={cfg.init} and pretrained={cfg.pretrained} both give the first weights; keep one.")
+    if cfg.init is not None:
+        path = checkpoint.find(cfg.init, weights="best", key="init")
+        trainer.start_from(checkpoint.load(path)["model"], source=str(path))
+    if cfg.pretrained is not None:
+        trainer.start_pretrained(cfg.pretrained)
 
 
 def build_trainer(cfg: DictConfig, *, data: SegmentationData, processes: Processes, config: dict[str, Any]) -> Trainer:

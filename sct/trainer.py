@@ -24,6 +24,7 @@ from sct.distributed import Processes
 from sct.errors import UserError
 from sct.inference import SlidingWindow
 from sct.loggers import RunLogger
+from sct.models.pretrained import load_pretrained
 from sct.models.segmenter import Segmenter
 from sct.optim import set_learning_rate
 from sct.precision import autocast, precision_dtype
@@ -255,6 +256,15 @@ class Trainer:
     def start_from(self, weights: dict[str, Tensor], *, source: str) -> None:
         """Takes another run's weights where they fit, before the first step."""
         checkpoint.initialize(self.segmenter, weights, source=source)
+        self.begin_average()
+
+    def start_pretrained(self, source: str) -> None:
+        """Takes published weights into the encoder, before the first step."""
+        load_pretrained(self.segmenter.encoder, source)
+        self.begin_average()
+
+    def begin_average(self) -> None:
+        """The moving average begins with the weights of now."""
         if self.ema is not None:
             self.ema.load_state_dict(self.segmenter.state_dict())
 

@@ -5,7 +5,6 @@ Letters: B batch, N tokens of the grid, n tokens alive, C width, Q classes, S sp
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sct.data.module import SegmentationData
@@ -13,7 +12,7 @@ from sct.distributed import Processes
 from sct.figures import figure
 from sct.inference import SlidingWindow
 from sct.metrics import dice_per_class
-from sct.models.grid import pruning_depth
+from sct.models.grid import foreground_patches, pruning_depth
 from sct.models.segmenter import Segmenter
 from sct.models.tokens import Encoded
 from sct.precision import autocast
@@ -61,16 +60,16 @@ def dice_row(table: np.ndarray, *, names: tuple[str, ...]) -> dict[str, float]:
 
 @torch.no_grad()
 def token_statistics(encoded: Encoded, label: Tensor, *, patch_size: int) -> dict[str, float]:
-    """`kept_shares` and `alive_spread` of a batch with labels (B, *S), and the reducer's own numbers, such as
-    thresholds; of those that it has for every image the mean.
+    """`kept_shares` and `alive_spread` of a batch with labels (B, *S), and the pruning method's own numbers, such
+    as thresholds; of those that it has for every image the mean.
 
     Empty where nothing is pruned.
     """
-    if not encoded.dropped:
-        return {}
-    foreground = foreground_patches(label, patch_size=patch_size)
     numbers = {f"reducer/{name}": value.mean().item() for name, value in encoded.aux.items() if value.ndim <= 1}
-    shares = kept_shares(pruning_depth(encoded), foreground, num_stages=len(encoded.dropped))
+    if not encoded.num_depths:
+        return numbers
+    foreground = foreground_patches(label, patch_size=patch_size)
+    shares = kept_shares(pruning_depth(encoded), foreground, num_stages=encoded.num_depths)
     return {**shares, **alive_spread(encoded.alive), **numbers}
 
 
@@ -80,12 +79,6 @@ def alive_spread(alive: list[Tensor]) -> dict[str, float]:
     for stage, counts in enumerate(alive, start=1):
         row |= {f"tokens/fewest_{stage}": counts.min().item(), f"tokens/most_{stage}": counts.max().item()}
     return row
-
-
-def foreground_patches(label: Tensor, *, patch_size: int | tuple[int, ...]) -> Tensor:
-    """Which patches of labels (B, *S) hold any foreground: bool (B, *grid); patch_size may differ by axis."""
-    pool = {3: F.max_pool2d, 4: F.max_pool3d}[label.ndim]
-    return pool((label > 0).float().unsqueeze(1), patch_size, ceil_mode=True).squeeze(1) > 0
 
 
 def kept_shares(depth: Tensor, foreground: Tensor, *, num_stages: int) -> dict[str, float]:
@@ -110,7 +103,8 @@ def sample_overlay(segmenter: Segmenter, *, data: SegmentationData, device: torc
     assert volume.label is not None
     image, label = foreground_window(volume.image, volume.label, size=data.roi_size)
     prediction = segmenter.predict(image.unsqueeze(0).to(device))
-    depth = pruning_depth(prediction.encoded)[0].cpu().numpy() if prediction.encoded.dropped else None
+    num_stages = prediction.encoded.num_depths
+    depth = pruning_depth(prediction.encoded)[0].cpu().numpy() if num_stages else None
     labels = prediction.logits[0].argmax(dim=0).cpu().numpy()
     picture = figure(
         image.numpy(),
@@ -118,7 +112,7 @@ def sample_overlay(segmenter: Segmenter, *, data: SegmentationData, device: torc
         labels,
         depth,
         names=data.label_map.names,
-        num_stages=len(prediction.encoded.dropped),
+        num_stages=num_stages,
         spacing=volume.spacing[-data.spatial_dims :],
     )
     return np.asarray(picture)

@@ -3,11 +3,7 @@
 Arrays are (X, Y, Z) in RAS order while drawn; positions and sizes are in mm from the volume's centre.
 """
 
-import json
-import logging
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +16,8 @@ from sct.data import lookalike
 from sct.data.btcv import raw_cases
 from sct.data.cases import Case, LabelMap
 from sct.data.module import SegmentationData
-from sct.errors import UserError
-
-logger = logging.getLogger(__name__)
+from sct.data.splits import split_in_order
+from sct.data.written import write_once
 
 AIR_HU, FAT_HU, BONE_HU, NOISE_HU = -1000.0, -90.0, 600.0, 15.0
 
@@ -94,22 +89,13 @@ def draw_abdomen(
 
 
 def write_phantoms(folder: Path, *, spec: PhantomSpec) -> None:
-    """Write the set in BTCV's raw layout at once (built aside, then renamed), or reuse an equal one.
+    """Write the set in BTCV's raw layout, or reuse an equal one; see `write_once`."""
 
-    Raises `UserError` when `folder` holds a set of another spec, or something else.
-    """
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        logger.info("writing %d phantoms to %s", spec.num_cases, folder)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary:
-            built = Path(temporary) / folder.name
-            for index in range(spec.num_cases):
-                _write_case(built, index=index, spec=spec)
-            (built / "phantom.json").write_text(json.dumps(record(spec), indent=2))
-            # Where another process was first, whether it wrote the same is checked below.
-            with suppress(OSError):
-                built.rename(folder)
-    _check_same(folder, spec=spec)
+    def write(built: Path) -> None:
+        for index in range(spec.num_cases):
+            _write_case(built, index=index, spec=spec)
+
+    write_once(folder, record=record(spec), write=write)
 
 
 def _write_case(root: Path, *, index: int, spec: PhantomSpec) -> None:
@@ -138,21 +124,7 @@ def record(spec: PhantomSpec) -> dict[str, Any]:
     image, label = _draw(spec, rng=np.random.default_rng([spec.seed, 0]))
     values = np.unique(label)
     first_case = [[int(v), int((label == v).sum()), round(float(image[label == v].mean()))] for v in values]
-    return json.loads(json.dumps({**asdict(spec), "first_case": first_case}))
-
-
-def _check_same(folder: Path, *, spec: PhantomSpec) -> None:
-    path = folder / "phantom.json"
-    if not path.is_file():
-        raise UserError(f"{folder} exists but holds no phantoms (no phantom.json). Set data.root to another folder.")
-    stored, wanted = json.loads(path.read_text()), record(spec)
-    differing = sorted(key for key in wanted.keys() | stored.keys() if wanted.get(key) != stored.get(key))
-    if differing:
-        told = ", ".join(f"data.{key} is {wanted.get(key)}, there {stored.get(key)}" for key in differing)
-        raise UserError(
-            f"{folder} holds phantoms of other parameters: {told}. Set data.root to another folder, delete "
-            "this one, or use its parameters."
-        )
+    return {**asdict(spec), "first_case": first_case}
 
 
 @dataclass(kw_only=True)
@@ -200,9 +172,4 @@ class Phantom(SegmentationData):
     def split_cases(self, cases: list[Case]) -> dict[str, list[Case]]:
         if self.split is not None:
             return super().split_cases(cases)
-        first_test = self.num_train + self.num_val
-        return {
-            "train": cases[: self.num_train],
-            "val": cases[self.num_train : first_test],
-            "test": cases[first_test:],
-        }
+        return split_in_order(cases, num_train=self.num_train, num_val=self.num_val)

@@ -16,6 +16,7 @@ from sct.errors import UserError
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
+_SHOWN = 40  # ids in a message
 _SHIPPED = Path(__file__).parent / "splits"
 
 
@@ -39,16 +40,20 @@ def split_by_file(cases: Sequence[Case], *, split: str) -> dict[str, list[Case]]
     if absent:
         raise UserError(
             f"The split {path} names {len(absent)} case(s) that the data folder lacks: "
-            f"{', '.join(absent)} (it has {', '.join(sorted(by_id)[:40])}). Complete the data, or set "
+            f"{_some(absent)} (it has {_some(sorted(by_id))}). Complete the data, or set "
             "data.split=null for a random split or data.split=same to train, validate and test on the very "
             "same cases (overfitting on purpose)."
         )
     unused = sorted(by_id.keys() - {i for ids in named.values() for i in ids})
     if unused:
-        logger.warning("split %s leaves %d case(s) of the folder out: %s", path.stem, len(unused), ", ".join(unused))
+        logger.warning("split %s leaves %d case(s) of the folder out: %s", path.stem, len(unused), _some(unused))
     if set(named["train"]) & {*named["val"], *named["test"]}:
         logger.warning("split %s validates or tests on cases it trains on: its figures mean nothing", path.stem)
     return {name: [by_id[i] for i in ids] for name, ids in named.items()}
+
+
+def _some(ids: list[str]) -> str:
+    return ", ".join(ids[:_SHOWN]) + (", ..." if len(ids) > _SHOWN else "")
 
 
 def _read_split(path: Path) -> dict[str, list[str] | str]:
@@ -87,3 +92,9 @@ def split_at_random(cases: Sequence[Case], *, val_share: float, test_share: floa
         "train": shuffled[num_test + num_val :],
     }
     return {name: sorted(parts[name], key=lambda case: case.id) for name in SPLITS}
+
+
+def split_in_order(cases: list[Case], *, num_train: int, num_val: int) -> dict[str, list[Case]]:
+    """The first cases train, the next validate, the rest test."""
+    first_test = num_train + num_val
+    return {"train": cases[:num_train], "val": cases[num_train:first_test], "test": cases[first_test:]}

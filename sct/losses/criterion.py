@@ -4,10 +4,11 @@ Letters: B batch, Q classes, S spatial size.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sct.factory import load_trained
-from sct.models.grid import resize
+from sct.models.grid import foreground_patches, resize
 from sct.models.tokens import HeadOutput, Prediction
 
 
@@ -16,7 +17,9 @@ class Criterion(nn.Module):
 
     Heads that classify pixels are judged by `pixel`, (logits (B, Q, *S), target) -> parts, heads of class queries
     by `query`, (HeadOutput, target) -> parts; each gives a "loss" and its named parts. Early heads (DToP) count
-    `early_weight` each. The pruning method's own terms (`Encoded.losses`) come weighted. `teacher`, a run folder
+    `early_weight` each. A gate that says which patches are background (APFormer) is judged by cross-entropy with
+    "any foreground in the patch", times `gate_weight`. The pruning method's own terms (`Encoded.losses`) come
+    weighted. `teacher`, a run folder
     or checkpoint of a trained network, adds `distill_weight` times the KL divergence of the class
     distributions of every voxel from the teacher's.
     """
@@ -27,12 +30,13 @@ class Criterion(nn.Module):
         pixel: nn.Module,
         query: nn.Module,
         early_weight: float = 1.0,
+        gate_weight: float = 0.1,
         teacher: str | None = None,
         distill_weight: float = 0.5,
     ) -> None:
         super().__init__()
         self.pixel, self.query = pixel, query
-        self.early_weight, self.distill_weight = early_weight, distill_weight
+        self.early_weight, self.gate_weight, self.distill_weight = early_weight, gate_weight, distill_weight
         self.teacher: nn.Module | None = None
         if teacher is not None:
             self.teacher = load_trained(teacher, weights="best", changes={}, device=torch.device("cpu"))[2]
@@ -45,6 +49,11 @@ class Criterion(nn.Module):
         if early is not None and early.stages:
             parts["early"] = torch.stack([self.judge(head, target)["loss"] for head in early.stages]).sum()
             parts["loss"] = parts["loss"] + self.early_weight * parts["early"]
+        if (gate := prediction.encoded.gate) is not None:
+            patch_size = target.shape[-1] // gate.shape[-1]
+            foreground = foreground_patches(target, patch_size=patch_size)
+            parts["gate"] = F.cross_entropy(gate.float(), foreground.long())
+            parts["loss"] = parts["loss"] + self.gate_weight * parts["gate"]
         for name, value in prediction.encoded.losses.items():
             parts[name] = value
             parts["loss"] = parts["loss"] + value

@@ -1,4 +1,4 @@
-"""The plain vision transformer, dense or sparse: one encoder for every pruning method on it.
+"""The vision transformer, dense or sparse, with or without convolutions in front: one encoder for every method.
 
 Letters: B batch, N tokens of the grid, n tokens alive, P prefix tokens (the class token), C width, S spatial size.
 """
@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sct.errors import UserError
+from sct.models.convolutions import CONVOLUTION
 from sct.models.grid import join, split, token_grid
-from sct.models.layers import WHOLE, Block, Layout, init_weights, sincos_positions
+from sct.models.layers import WHOLE, AttentionStats, Block, Layout, init_weights, make_dropout, sincos_positions
 from sct.models.reducers.base import Reducer
+from sct.models.stems.base import Stem
 from sct.models.tokens import Encoded, FeatureSpec, Tokens
 
 
@@ -24,8 +26,11 @@ class ViTEncoder(nn.Module):
     `taps` are the blocks (counted from 1) whose dense outputs are kept for skip connections: a list, or a
     number of taps spread as in the papers (3 of 12 blocks: 4, 7, 10; 2 of 12: 5, 9). A sparse encoder has
     no dense snapshots, so it publishes no taps and the completed tokens serve every skip connection.
-    Positions are learned; `position_init="sincos"` starts them as sines and cosines of the place in the grid.
-    `transformer=false` is the identity control: embedding and positions, no block at all, whatever `depth` says.
+    Positions are learned; `position_init="sincos"` starts them as sines and cosines of the place in the grid,
+    "none" leaves them out. `transformer=false` is the identity control: embedding and positions, no block at all,
+    whatever `depth` says. A hybrid has a `stem`: every place of its output is then a patch, and its pyramid goes to
+    the decoder. `attention` is another attention for all blocks; `gate` says by the stem's output which tokens ask
+    nothing in it (APFormer, and its pruning on other networks).
     """
 
     def __init__(
@@ -41,25 +46,54 @@ class ViTEncoder(nn.Module):
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         class_token: bool = True,
+        activation: Literal["gelu", "relu"] = "gelu",
+        dropout: float = 0.0,
         drop_path: float = 0.0,
         norm_eps: float = 1e-6,
         taps: int | Sequence[int] = 0,
         transformer: bool = True,
-        position_init: Literal["normal", "sincos"] = "normal",
+        position_init: Literal["normal", "sincos", "none"] = "normal",
+        stem: Callable[..., Stem] | None = None,
+        gate: Callable[..., nn.Module] | None = None,
+        attention: Callable[..., nn.Module] | None = None,
         reducer: Callable[..., Reducer] | None = None,
     ) -> None:
         super().__init__()
         self.grid = token_grid(tuple(image_size), patch_size)
         self.depth = depth = depth if transformer else 0
-        convolution = {2: nn.Conv2d, 3: nn.Conv3d}[len(self.grid)]
-        self.patch_embed = convolution(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+        check_pruning(gate=gate, stem=stem, attention=attention, reducer=reducer, class_token=class_token)
+        dims = len(self.grid)
+        self.stem = stem(spatial_dims=dims, in_channels=in_channels) if stem is not None else None
+        channels, patch = in_channels, patch_size
+        if self.stem is not None:
+            if patch_size != self.stem.stride:
+                raise UserError(
+                    f"encoder.patch_size={patch_size} must be {self.stem.stride}, the stride of encoder.stem; set it "
+                    "to that, or change the stem."
+                )
+            channels, patch = self.stem.out_channels, 1
+        self.patch_embed = CONVOLUTION[dims](channels, dim, kernel_size=patch, stride=patch)
+        self.gate = gate(spatial_dims=dims, in_channels=channels) if gate is not None else None
+        self.dropout = make_dropout(dropout)
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
         self.num_prefix = int(class_token)
         num_tokens = torch.Size(self.grid).numel()
-        self.position = nn.Parameter(torch.zeros(1, self.num_prefix + num_tokens, dim))
+        self.position = None
+        if position_init != "none":
+            self.position = nn.Parameter(torch.zeros(1, self.num_prefix + num_tokens, dim))
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         self.blocks: Sequence[Block] = nn.ModuleList(  # type: ignore[assignment]
-            Block(dim, num_heads=num_heads, mlp_ratio=mlp_ratio, qkv_bias=qkv_bias, drop_path=rate, norm_eps=norm_eps)
+            Block(
+                dim,
+                num_heads=num_heads,
+                mlp_ratio=mlp_ratio,
+                qkv_bias=qkv_bias,
+                activation=activation,
+                dropout=dropout,
+                drop_path=rate,
+                norm_eps=norm_eps,
+                attention=attention(dim, num_heads=num_heads, qkv_bias=qkv_bias, grid=self.grid) if attention else None,
+            )
             for rate in rates
         )
         self.norm = nn.LayerNorm(dim, eps=norm_eps)
@@ -72,9 +106,11 @@ class ViTEncoder(nn.Module):
             num_heads=num_heads,
             num_prefix=self.num_prefix,
             num_taps=len(self.taps),
+            pyramid_channels=self.stem.pyramid_channels if self.stem is not None else (),
             depth=depth,
             mlp_ratio=mlp_ratio,
             num_classes=num_classes,
+            prunes_rows=gate is not None,
         )
         self.reducer = reducer(spec=self.spec) if reducer is not None else None
         if self.reducer is not None:
@@ -87,10 +123,11 @@ class ViTEncoder(nn.Module):
 
     def reset_parameters(self, position_init: str) -> None:
         self.apply(init_weights)
-        nn.init.trunc_normal_(self.position, std=0.02)
-        if position_init == "sincos":
-            with torch.no_grad():
-                self.position[:, self.num_prefix :] = sincos_positions(self.grid, self.position.shape[2])
+        if self.position is not None:
+            nn.init.trunc_normal_(self.position, std=0.02)
+            if position_init == "sincos":
+                with torch.no_grad():
+                    self.position[:, self.num_prefix :] = sincos_positions(self.grid, self.position.shape[2])
         if self.class_token is not None:
             nn.init.trunc_normal_(self.class_token, std=0.02)
         # as a linear layer on flattened patches would be initialised
@@ -100,17 +137,24 @@ class ViTEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Encoded:
         """image (B, C_in, *S) -> sparse features; final tokens and prefix pass the last norm."""
-        x = self.embed(image)
+        features, pyramid = self.stem(image) if self.stem is not None else (image, [])
+        x = self.embed(features)
         B, P = x.shape[0], self.num_prefix
         index = torch.arange(x.shape[1] - P, device=x.device).expand(B, -1)
         tokens = Tokens(x[:, P:], index)
-        encoded = Encoded(grid=self.grid, final=tokens, prefix=x[:, :P])
+        encoded = Encoded(grid=self.grid, final=tokens, prefix=x[:, :P], pyramid=pyramid)
+        if self.gate is not None:
+            encoded.gate, encoded.asking = self.gate(features)
+            encoded.aux["queries_pruned"] = 1 - encoded.asking.float().mean(dim=1)
         encoded.taps.extend([tokens.x] * self.taps.count(0))
         for number, block in enumerate(self.blocks, start=1):
             if self.reducer is not None and number in self.reducer.blocks:
                 x, tokens = self.reduce(block, self.reducer, x, number=number, tokens=tokens, encoded=encoded)
             else:
-                x = block(x, self.layout(tokens))
+                layout = self.layout(tokens, asking=encoded.asking)
+                x, stats = block.attend(x, layout)
+                self.note(stats, number=number, encoded=encoded)
+                x = block.feed(x, layout)
             encoded.taps.extend([x[:, P:]] * self.taps.count(number))
         encoded.prefix, x = split(self.norm(x), tokens, num_prefix=P)
         encoded.final = replace(tokens, x=x)
@@ -118,15 +162,24 @@ class ViTEncoder(nn.Module):
             self.reducer.finish(encoded)
         return encoded
 
-    def embed(self, image: Tensor) -> Tensor:
-        """image (B, C_in, *S) -> prefix and patch tokens with positions (B, P + N, C)."""
-        x = self.patch_embed(image).flatten(2).transpose(1, 2)
+    def embed(self, features: Tensor) -> Tensor:
+        """Image (B, C_in, *S), or what a stem made of it -> prefix and patch tokens with positions (B, P + N, C)."""
+        x = self.patch_embed(features).flatten(2).transpose(1, 2)
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
-        return x + self.position
+        return self.dropout(x + self.position if self.position is not None else x)
 
-    def layout(self, tokens: Tokens) -> Layout:
-        """How the sequence of prefix and `tokens` stands in a block."""
+    def note(self, stats: AttentionStats, *, number: int, encoded: Encoded) -> None:
+        """Keeps what attention that prunes itself says of block `number`: its loss (mean over blocks), its share."""
+        if stats.loss is not None:
+            encoded.losses["attention"] = encoded.losses.get("attention", 0) + stats.loss / self.depth
+        if stats.pruned is not None:
+            encoded.aux[f"dependencies_pruned_{number}"] = stats.pruned
+
+    def layout(self, tokens: Tokens, *, asking: Tensor | None = None) -> Layout:
+        """How the sequence of prefix and `tokens` stands in a block; asking (B, N) where a gate decided."""
+        if asking is not None:
+            return Layout(asking=asking)
         if tokens.lengths is not None:
             return Layout(lengths=tuple(self.num_prefix + length for length in tokens.lengths))
         if self.reducer is None or tokens.mask is None:
@@ -143,7 +196,7 @@ class ViTEncoder(nn.Module):
         if not reducer.inside_block:
             x = block.feed(x, layout)
         prefix, patches = split(x, tokens, num_prefix=P)
-        stats = stats.map(lambda values: split(values, tokens, num_prefix=P)[1])
+        stats = stats.of_tokens(lambda values: split(values, tokens, num_prefix=P)[1])
         reduction = reducer(replace(tokens, x=patches), stage=reducer.blocks.index(number), stats=stats)
         encoded.dropped.append(reduction.dropped)
         encoded.alive.append(reduction.live.count())
@@ -158,7 +211,7 @@ class ViTEncoder(nn.Module):
 
     def layer_of(self, name: str) -> int:
         """Depth of a parameter for layer-wise decay: 0 embedding, i block i, depth + 1 what comes after."""
-        if name.startswith(("patch_embed.", "class_token", "position")):
+        if name.startswith(("stem.", "gate.", "patch_embed.", "class_token", "position")):
             return 0
         if name.startswith("blocks."):
             return int(name.split(".")[1]) + 1
@@ -174,6 +227,29 @@ def tap_blocks(taps: int | Sequence[int], *, depth: int) -> tuple[int, ...]:
     if any(not 1 <= block <= depth for block in taps) or sorted(set(taps)) != list(taps):
         raise UserError(f"encoder.taps={list(taps)} must be ascending blocks between 1 and encoder.depth={depth}.")
     return tuple(taps)
+
+
+def check_pruning(
+    *,
+    gate: Callable[..., nn.Module] | None,
+    stem: Callable[..., Stem] | None,
+    attention: Callable[..., nn.Module] | None,
+    reducer: Callable[..., Reducer] | None,
+    class_token: bool,
+) -> None:
+    """UserError where gate, attention and reducer do not go together."""
+    if gate is not None and (stem is None or attention is None):
+        raise UserError(
+            "encoder.gate judges the features of a stem and prunes rows of an attention that can skip them: set "
+            "encoder.stem and encoder.attention (see configs/encoder/apformer.yaml), or encoder.gate=null."
+        )
+    if attention is not None and reducer is not None:
+        raise UserError(
+            "encoder.attention prunes inside attention and encoder.reducer drops tokens; together they are not "
+            "supported: set one of them to null."
+        )
+    if attention is not None and class_token:
+        raise UserError("encoder.attention works on the patches of a whole grid; set encoder.class_token=false.")
 
 
 def check_stages(reducer: Reducer, *, depth: int, class_token: bool) -> None:

@@ -83,7 +83,18 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def pruning_depth(encoded: Encoded) -> Tensor:
-    """How many pruning stages each place survived: int64 (B, *grid), 0 dropped first, num_stages kept to the end."""
+    """How many pruning stages each place survived: int64 (B, *grid), 0 dropped first, num_stages kept to the end.
+
+    Where a gate tells tokens to ask nothing, those have 0 and the others 1.
+    """
+    if encoded.asking is not None:
+        return encoded.asking.long().reshape(-1, *encoded.grid)
     num_tokens = math.prod(encoded.grid)
     depth = torch.stack([stage * presence(tokens, num_tokens=num_tokens) for stage, tokens in enumerate(encoded.sets)])
     return depth.sum(dim=0).round().long().reshape(-1, *encoded.grid)
+
+
+def foreground_patches(label: Tensor, *, patch_size: int | tuple[int, ...]) -> Tensor:
+    """Which patches of labels (B, *S) hold any foreground: bool (B, *grid); patch_size may differ by axis."""
+    pool = {3: F.max_pool2d, 4: F.max_pool3d}[label.ndim]
+    return pool((label > 0).float().unsqueeze(1), patch_size, ceil_mode=True).squeeze(1) > 0

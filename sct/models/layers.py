@@ -5,6 +5,7 @@ Letters: B batch, L sequence length (prefix and patch tokens), C width, H heads,
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +21,14 @@ class Layout:
 
     lengths: where images keep different numbers of tokens, their sequences stand one after another in a batch of
     one; these are the length of each, and L is their sum. seen (B, L): a token of 0 is seen by none but itself;
-    active (B, L): what the MLP's update of a token is multiplied by.
+    active (B, L): what the MLP's update of a token is multiplied by. asking (B, L) bool: a token of false asks
+    nothing, attention does not update it (understood by `AdaptiveAttention`).
     """
 
     lengths: tuple[int, ...] | None = None
     seen: Tensor | None = None
     active: Tensor | None = None
+    asking: Tensor | None = None
 
 
 WHOLE = Layout()
@@ -49,36 +52,62 @@ class DropPath(nn.Module):
         return x * (noise < keep).to(x.dtype) / keep
 
 
-class Mlp(nn.Module):
-    """Linear, GELU, Linear."""
+class Scheduled(nn.Module):
+    """A module that follows a schedule: `progress` is the share of the training that is done.
 
-    def __init__(self, dim: int, *, hidden: int) -> None:
+    The segmenter sets it before every step; evaluation is at the end of every schedule.
+    """
+
+    progress: float = 1.0
+
+
+class Mlp(nn.Module):
+    """Linear, activation, Linear, each linear followed by dropout."""
+
+    def __init__(
+        self, dim: int, *, hidden: int, activation: Literal["gelu", "relu"] = "gelu", dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
+        self.activation = nn.GELU() if activation == "gelu" else nn.ReLU()
+        self.dropout = make_dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, L, C) -> (B, L, C)."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.dropout(self.fc2(self.dropout(self.activation(self.fc1(x)))))
+
+
+def make_dropout(rate: float) -> nn.Module:
+    """Dropout, or nothing at all, which draws no random numbers."""
+    return nn.Dropout(rate) if rate else nn.Identity()
 
 
 @dataclass
 class AttentionStats:
-    """What a pruning rule may read from attention, for every token of the sequence; None where it did not ask.
+    """What may be read from attention; None where nobody asked, or where this attention has no such thing.
 
-    class_row (B, L, H): attention of the first (class) token over all tokens, from one query row;
-    head_norms (B, L, H): norm of every head's context vector, before the output projection;
-    keys (B, L, D): mean over heads.
+    Of every token of the sequence, for pruning rules: class_row (B, L, H), attention of the first (class) token
+    over all tokens, from one query row; head_norms (B, L, H), norm of every head's context vector, before the
+    output projection; keys (B, L, D), mean over heads.
+    Of attention that prunes itself: loss, its own loss term, weighted; pruned (B,), share of the entries of the
+    attention matrix that it pruned; matrices, the matrix (B, H, L, L) before and after, rows of tokens that ask
+    nothing being zero.
     """
 
     class_row: Tensor | None = None
     head_norms: Tensor | None = None
     keys: Tensor | None = None
+    loss: Tensor | None = None
+    pruned: Tensor | None = None
+    matrices: tuple[Tensor, Tensor] | None = None
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> "AttentionStats":
-        """The same statistics, each passed through `function`."""
-        values = (self.class_row, self.head_norms, self.keys)
-        return AttentionStats(*(None if value is None else function(value) for value in values))
+    def of_tokens(self, function: Callable[[Tensor], Tensor]) -> "AttentionStats":
+        """The statistics of tokens, each passed through `function`."""
+        row, norms, keys = (
+            None if value is None else function(value) for value in (self.class_row, self.head_norms, self.keys)
+        )
+        return AttentionStats(row, norms, keys)
 
 
 class Attention(nn.Module):
@@ -115,7 +144,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block in two halves, so that a reducer can act between them."""
+    """Pre-norm transformer block in two halves, so that a reducer can act between them.
+
+    `attention` is another attention than the plain one, with the same forward.
+    """
 
     def __init__(
         self,
@@ -124,14 +156,17 @@ class Block(nn.Module):
         num_heads: int,
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
+        activation: Literal["gelu", "relu"] = "gelu",
+        dropout: float = 0.0,
         drop_path: float = 0.0,
         norm_eps: float = 1e-6,
+        attention: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
-        self.attn = Attention(dim, num_heads=num_heads, qkv_bias=qkv_bias)
+        self.attn = attention or Attention(dim, num_heads=num_heads, qkv_bias=qkv_bias)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = Mlp(dim, hidden=int(dim * mlp_ratio))
+        self.mlp = Mlp(dim, hidden=int(dim * mlp_ratio), activation=activation, dropout=dropout)
         self.drop_path = DropPath(drop_path)
 
     def attend(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from sct.models.completion.base import Completion
 from sct.models.decoders.base import Decoder
 from sct.models.encoder import ViTEncoder
+from sct.models.layers import Scheduled
 from sct.models.tokens import Prediction
 
 
@@ -40,5 +41,6 @@ class Segmenter(nn.Module):
 
     def set_progress(self, done: float) -> None:
         """The share of the training that is done (0 to 1), for schedules of the pruning method."""
-        if self.encoder.reducer is not None:
-            self.encoder.reducer.progress = done
+        for module in self.modules():
+            if isinstance(module, Scheduled):
+                module.progress = done

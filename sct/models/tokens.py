@@ -73,7 +73,10 @@ class FeatureSpec:
     """What an encoder or a completion publishes; the next part is built from it.
 
     num_stages is the number of pruning stages, num_taps the number of dense snapshots for skip connections.
-    depth and mlp_ratio are the encoder's; num_classes is known where the encoder itself predicts (early exits).
+    pyramid_channels: widths of a hybrid's convolutional features, finest first; the last have twice the
+    resolution of the token grid, and each one before twice that of the next. depth and mlp_ratio are the
+    encoder's; num_classes is known where the encoder itself predicts (early exits). prunes_rows: some tokens ask
+    nothing in attention (APFormer), though they stay.
     """
 
     image_size: tuple[int, ...]
@@ -88,6 +91,12 @@ class FeatureSpec:
     depth: int = 0
     mlp_ratio: float = 4.0
     num_classes: int = 0
+    prunes_rows: bool = False
+
+    @property
+    def num_depths(self) -> int:
+        """The highest `pruning_depth`: stages of a reducer, or 1 where rows are pruned."""
+        return max(self.num_stages, int(self.prunes_rows))
 
     @property
     def spatial_dims(self) -> int:
@@ -144,7 +153,9 @@ class Encoded:
 
     prefix (B, P, C) class token; dropped has one set per pruning stage, empty ones included;
     alive: tokens alive after every stage, (B,) each, those without a place included;
-    taps: dense snapshots (B, N, C) for skip connections; pyramid: convolutional features (B, C_i, *S_i);
+    taps: dense snapshots (B, N, C) for skip connections; pyramid: convolutional features (B, C_i, *S_i), finest first;
+    gate (B, 2, *grid): logits that a patch is background or foreground, by which tokens were told to ask nothing;
+    asking (B, N) bool: those that were not told so;
     said: what the pruning method's own head said of the tokens that it saw, one a stage; early: that merged;
     losses: what the pruning method adds to the loss, weighted, by name; aux: scores and other values for logs, by name.
     """
@@ -156,10 +167,17 @@ class Encoded:
     alive: list[Tensor] = field(default_factory=list)
     taps: list[Tensor] = field(default_factory=list)
     pyramid: list[Tensor] = field(default_factory=list)
+    gate: Tensor | None = None
+    asking: Tensor | None = None
     said: list[TokenOutput] = field(default_factory=list)
     early: Early | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     aux: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def num_depths(self) -> int:
+        """The highest `pruning_depth`: stages of a reducer, or 1 where rows are pruned."""
+        return max(len(self.dropped), int(self.asking is not None))
 
     @property
     def sets(self) -> list[Tokens]:

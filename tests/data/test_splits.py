@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from sct.data import splits
 from sct.data.cases import Case
-from sct.data.splits import shipped_splits, split_at_random, split_by_file
+from sct.data.splits import SPLITS, shipped_splits, split_at_random, split_by_file
 from sct.errors import UserError
 
 NUMBERS = [*range(1, 11), *range(21, 41)]
@@ -36,7 +37,26 @@ def test_test_cases_are_the_papers() -> None:
 
 
 def test_every_shipped_split_is_listed() -> None:
-    assert shipped_splits() == ["btcv_18_12", "btcv_monai_24_6", "same"]
+    assert shipped_splits() == ["btcv_18_12", "btcv_monai_24_6", "isic2018_1815_261_518", "same"]
+
+
+def test_the_isic_split_shares_out_2594_images_and_is_drawn_from_the_seed() -> None:
+    path = next(path for path in splits._SHIPPED.glob("isic2018*.json"))
+    shipped = {name: json.loads(path.read_text())[name] for name in SPLITS}
+    assert {name: len(part) for name, part in shipped.items()} == {"train": 1815, "val": 261, "test": 518}
+    every = sorted({image for part in shipped.values() for image in part})
+    assert len(every) == 2594
+    assert (every[0], every[-1]) == ("ISIC_0000000", "ISIC_0016072")
+    cases = [Case(image, Path("i"), Path("l")) for image in every]
+    drawn = split_at_random(cases, val_share=0.1006, test_share=0.1997, seed=0)
+    assert {name: ids(part) for name, part in drawn.items()} == shipped
+    assert split_by_file(cases, split="isic2018_1815_261_518") == drawn
+
+
+def test_a_message_names_only_some_of_many_absent_cases() -> None:
+    with pytest.raises(UserError, match=r"names 2593 case\(s\)") as caught:
+        split_by_file([Case("ISIC_0000000", Path("i"), None)], split="isic2018_1815_261_518")
+    assert str(caught.value).count("ISIC_") == 41
 
 
 def test_absent_cases_are_listed_with_the_ways_out(make_btcv: Callable) -> None:

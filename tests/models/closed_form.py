@@ -8,12 +8,15 @@ from collections.abc import Callable
 
 from torch import nn
 
+from sct.models.adaptive.attention import AdaptiveAttention
 from sct.models.completion.mim import MIM
 from sct.models.completion.mta import MTA
 from sct.models.completion.scatter import Scatter
 from sct.models.decoders.atm import ATM
+from sct.models.decoders.cup import CUP
 from sct.models.decoders.fcn import FCN
 from sct.models.decoders.setr_pup import SETRPUP
+from sct.models.decoders.unet import UNet
 from sct.models.decoders.unetr import UNETR
 from sct.models.encoder import ViTEncoder
 from sct.models.reducers.base import keep_count
@@ -22,6 +25,9 @@ from sct.models.reducers.dynamicvit import DynamicViT
 from sct.models.reducers.evit import EViT
 from sct.models.reducers.stp import STP
 from sct.models.segmenter import Segmenter
+from sct.models.stems.resnet import ResNetStem
+from sct.models.stems.unet import UNetStem
+from sct.models.tokens import FeatureSpec
 
 # fvcore's operations an element
 AFFINE_NORM, PLAIN_NORM, BATCH_NORM, BILINEAR = 5, 4, 2, 4
@@ -39,9 +45,13 @@ def closed_form(segmenter: Segmenter) -> dict[str, int]:
 
 def vit(encoder: ViTEncoder) -> int:
     spec, n = encoder.spec, encoder.spec.num_tokens
-    macs = n * spec.dim * spec.in_channels * spec.patch_size**spec.spatial_dims
+    macs = n * encoder.patch_embed.weight.numel()
+    if encoder.stem is not None:
+        macs += FORMS[type(encoder.stem)](encoder.stem, spec)
     for number in range(1, encoder.depth + 1):
         macs += block(spec.num_prefix + n, spec.dim)
+        if isinstance(encoder.blocks[number - 1].attn, AdaptiveAttention):
+            macs += n * spec.dim  # a threshold for every query of every head
         if encoder.reducer is not None and number in encoder.reducer.blocks:
             cost, n = FORMS[type(encoder.reducer)](encoder.reducer, n, spec.dim)
             macs += cost
@@ -51,6 +61,34 @@ def vit(encoder: ViTEncoder) -> int:
 def block(L: int, C: int) -> int:
     """Query, key, value and output; both attention products; an MLP four times as wide; two norms."""
     return 4 * L * C**2 + 2 * L**2 * C + 8 * L * C**2 + 2 * AFFINE_NORM * L * C
+
+
+def unet_stem(stem: UNetStem, spec: FeatureSpec) -> int:
+    d, voxels, above, macs = spec.spatial_dims, math.prod(spec.image_size), spec.in_channels, 0
+    for width in (*stem.pyramid_channels, stem.out_channels):
+        macs += conv_bn(voxels, d, above, width) + conv_bn(voxels, d, width, width)
+        above, voxels = width, voxels // 2**d
+    return macs
+
+
+def resnet_stem(stem: ResNetStem, spec: FeatureSpec) -> int:
+    """Root of 7^d; bottlenecks of 1^d, 3^d and 1^d, the first of a stage with a shortcut of 1^d; norms."""
+    d, voxels, width = spec.spatial_dims, math.prod(spec.image_size) // 2**spec.spatial_dims, stem.pyramid_channels[0]
+
+    def conv(places: int, kernel: int, cin: int, cout: int) -> int:
+        return places * (kernel**d * cin * cout + AFFINE_NORM * cout)
+
+    macs, above, voxels = conv(voxels, 7, spec.in_channels, width), width, voxels // 2**d
+    for stage, blocks in enumerate(stem.stages):
+        mid = width * 2**stage
+        for number in range(len(blocks)):
+            before = voxels
+            if stage and not number:
+                voxels //= 2**d
+            macs += conv(before, 1, above, mid) + conv(voxels, 3, mid, mid) + conv(voxels, 1, mid, 4 * mid)
+            macs += 0 if number else conv(voxels, 1, above, 4 * mid)
+            above = 4 * mid
+    return macs
 
 
 def stp(reducer: STP, n: int, C: int) -> tuple[int, int]:
@@ -180,6 +218,40 @@ def setr_pup(decoder: SETRPUP, segmenter: Segmenter) -> int:
     return macs + voxels * h * segmenter.num_classes
 
 
+def conv_bn(voxels: int, d: int, cin: int, cout: int) -> int:
+    """A convolution of 3^d and a batch norm."""
+    return voxels * (3**d * cin * cout + BATCH_NORM * cout)
+
+
+def cup(decoder: CUP, segmenter: Segmenter) -> int:
+    """Doublings to the image, two convolutions each, the first also on the pyramid's map where there is one."""
+    spec = segmenter.completion.spec
+    d, voxels, above = spec.spatial_dims, spec.num_tokens, decoder.enter[0].out_channels
+    skips = [*spec.pyramid_channels[::-1], *[0] * len(decoder.steps)]
+    macs = conv_bn(voxels, d, spec.dim, above)
+    for step, skip in zip(decoder.steps, skips, strict=False):
+        width = step[1][0].out_channels
+        voxels *= 2**d
+        macs += (d == 2) * BILINEAR * voxels * above
+        macs += conv_bn(voxels, d, above + skip, width) + conv_bn(voxels, d, width, width)
+        above = width
+    return macs + voxels * 3**d * above * segmenter.num_classes
+
+
+def unet(decoder: UNet, segmenter: Segmenter) -> int:
+    """Doublings to the finest map of the pyramid, two convolutions each; interpolation where that is not the image."""
+    spec = segmenter.completion.spec
+    d, voxels, widths = spec.spatial_dims, spec.num_tokens, spec.pyramid_channels
+    macs = voxels * spec.dim * widths[-1]
+    for level in reversed(range(len(widths))):
+        width, finer = widths[level], widths[max(level - 1, 0)]
+        voxels *= 2**d
+        macs += (d == 2) * BILINEAR * voxels * width
+        macs += conv_bn(voxels, d, 2 * width, width) + conv_bn(voxels, d, width, finer)
+    macs += voxels * widths[0] * segmenter.num_classes
+    return macs + (voxels < math.prod(spec.image_size)) * interpolation(segmenter)
+
+
 class Forms(dict[type[nn.Module], Callable]):
     """By class; of a reducer (reducer, tokens alive n, width C) -> (its cost, tokens kept)."""
 
@@ -202,5 +274,9 @@ FORMS = Forms(
         FCN: fcn,
         ATM: atm,
         SETRPUP: setr_pup,
+        CUP: cup,
+        UNetStem: unet_stem,
+        ResNetStem: resnet_stem,
+        UNet: unet,
     }
 )

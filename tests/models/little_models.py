@@ -2,7 +2,7 @@
 
 import itertools
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig
@@ -14,11 +14,18 @@ from sct.models.segmenter import Segmenter
 from sct.models.tokens import FeatureSpec
 
 CHANNELS, CLASSES, SIZE = 2, 3, 16
-# upper limits: what a config sets lower (such as no blocks at all) stays
-LIMITS = {
-    "encoder": {"patch_size": 4, "dim": 24, "depth": 3, "num_heads": 2},
+# upper limits: what a config sets lower (such as no blocks at all) stays; lists are replaced by these, for patch 4
+LIMITS: dict[str, dict[str, Any]] = {
+    "encoder": {
+        "patch_size": 4,
+        "dim": 24,
+        "depth": 3,
+        "num_heads": 2,
+        "stem": {"units": [1], "width": 8, "widths": [4, 6, 8]},
+        "attention": {"head_dim": 6},
+    },
     "completion": {"dim": 24, "num_heads": 2},
-    "decoder": {"feature_size": 4, "hidden": 8},
+    "decoder": {"feature_size": 4, "hidden": 8, "widths": [8, 4]},
 }
 PRUNING = ("pruning.blocks=[1,2]", "pruning.ratio=0.5")
 # encoder and dimensions -> what makes every stage keep some tokens and drop some: thresholds among the scores
@@ -26,6 +33,8 @@ SETTINGS = {
     ("asvit", 2): ("encoder.reducer.thresholds=[0.004786,0.010204]", "encoder.reducer.threshold_rate=0.1"),
     ("dtop", 2): ("encoder.reducer.head=fcn", "encoder.reducer.p0=0.4", "encoder.reducer.k=1"),
     ("dtop", 3): ("encoder.reducer.head=fcn", "encoder.reducer.p0=0.4", "encoder.reducer.k=1"),
+    # half of the patches ask nothing
+    **{(encoder, dims): ("encoder.gate.threshold=0.5",) for encoder in ("apformer", "ap_transunet") for dims in (2, 3)},
     ("asvit", 3): ("encoder.reducer.thresholds=[0.005026,0.010714]", "encoder.reducer.threshold_rate=0.1"),
 }
 
@@ -49,13 +58,33 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
 
 
-COMBINATIONS = [Combination(*names) for names in itertools.product(*(options(group) for group in LIMITS), (2, 3))]
 PLAIN = Combination("stp", "mta", "unetr", 2)
 
 
 @cache
 def composed(group: str, name: str, *overrides: str) -> DictConfig:
     return compose_config("train", overrides=[f"{group}={name}", *PRUNING, *overrides])
+
+
+def makes_sense(which: Combination) -> bool:
+    """Whether the parts can work together; what is false here must be refused with the reason."""
+    return which.decoder != "unet" or composed("encoder", which.encoder).encoder.get("stem") is not None
+
+
+EVERY = [Combination(*names) for names in itertools.product(*(options(group) for group in LIMITS), (2, 3))]
+COMBINATIONS = [which for which in EVERY if makes_sense(which)]
+REFUSED = [which for which in EVERY if not makes_sense(which)]
+
+
+def shrink(node: DictConfig, limits: dict[str, Any]) -> None:
+    """Applies upper limits to a node, and to the nodes in it."""
+    for name, limit in limits.items():
+        if node.get(name) is None:
+            continue
+        if isinstance(limit, dict):
+            shrink(node[name], limit)
+        else:
+            node[name] = min(node[name], limit) if isinstance(limit, int) else limit
 
 
 @cache
@@ -67,11 +96,11 @@ def little_config(which: Combination, *overrides: str) -> DictConfig:
     cfg.completion = composed("completion", which.completion).completion
     cfg.decoder = composed("decoder", which.decoder).decoder
     for group, limits in LIMITS.items():
-        for name, limit in limits.items():
-            if cfg[group].get(name) is not None:
-                cfg[group][name] = min(cfg[group][name], limit)
+        shrink(cfg[group], limits)
     if "taps" in cfg.encoder:
-        spec = FeatureSpec(tuple(which.image_size), CHANNELS, cfg.encoder.patch_size, cfg.encoder.dim, 1)
+        # with a pyramid, so that every decoder can be asked
+        size, patch_size = tuple(which.image_size), cfg.encoder.patch_size
+        spec = FeatureSpec(size, CHANNELS, patch_size, cfg.encoder.dim, 1, pyramid_channels=(4,))
         decoder = build(cfg.decoder, key="decoder")(spec=spec, num_classes=CLASSES)
         cfg.encoder.taps = getattr(decoder, "num_skips", 0)
     return cfg

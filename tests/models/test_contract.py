@@ -14,6 +14,7 @@ from little_models import (
     CLASSES,
     COMBINATIONS,
     PLAIN,
+    REFUSED,
     Combination,
     little_batch,
     little_config,
@@ -22,6 +23,7 @@ from little_models import (
 )
 
 from sct.config import build
+from sct.errors import UserError
 from sct.macs import PARTS, count_macs
 from sct.models.completion.mim import MIM
 from sct.models.completion.scatter import Scatter
@@ -36,12 +38,19 @@ from sct.models.tokens import Prediction
 KEEP_ALL: dict[str, str] = {"asvit": "encoder.reducer.thresholds=[-1,-1]", "dtop": "encoder.reducer.p0=1.0"}
 KEEP_ALL_DEFAULT = "pruning.ratio=0.0"
 # methods that keep a different number of tokens of every image: no fixed graph, cost, or result without values
-DATA_DEPENDENT: set[str] = {"asvit", "dtop"}
+DATA_DEPENDENT: set[str] = {"asvit", "dtop", "apformer", "ap_transunet"}
+# every token stays: completions have nothing to complete
+KEEPING: set[str] = {"setr", "ap_setr", "transunet", "ap_transunet", "apformer"}
+# the plain combination of a decoder that refuses the plain encoder
+OWN_PLAIN = {"unet": Combination("transunet", "scatter", "unet", 2)}
+# decoder -> why it refuses an encoder
+REASONS = {"unet": r"decoder=unet joins the pyramid.*this encoder has none: take encoder="}
 
 
 def changed_parts(which: Combination) -> list[int]:
     """Positions of encoder, completion and decoder where a combination differs from the plain one."""
-    return [i for i in range(3) if which[i] != PLAIN[i]]
+    plain = OWN_PLAIN.get(which.decoder, PLAIN)
+    return [i for i in range(3) if which[i] != plain[i]]
 
 
 def fits_together(which: Combination) -> bool:
@@ -56,8 +65,10 @@ def stands_alone(which: Combination) -> bool:
 
 
 def usual(which: Combination) -> bool:
-    """Variants of one decoder differ from it with one encoder as with any other."""
-    return which.decoder in ("unetr", "fcn", "atm") or which.encoder == PLAIN.encoder
+    """Variants of one decoder differ from it with one encoder as with any other; so do completions of whole grids."""
+    if which.encoder in KEEPING and which.completion != "scatter":
+        return False
+    return which.decoder in ("unetr", "unet", "fcn", "atm") or which.encoder == PLAIN.encoder
 
 
 def combinations(at_once=usual, *, fixed: bool = False) -> pytest.MarkDecorator:
@@ -81,6 +92,12 @@ class Networks(dict[Combination, Segmenter]):
 @pytest.fixture(scope="module")
 def networks() -> Networks:
     return Networks()
+
+
+@pytest.mark.parametrize("which", REFUSED, ids=str)
+def test_what_makes_no_sense_is_refused_with_the_reason(which):
+    with pytest.raises(UserError, match=REASONS[which.decoder]):
+        little_network(which)
 
 
 @combinations()

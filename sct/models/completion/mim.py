@@ -45,4 +45,4 @@ class MIM(Completion):
         canvas = assemble([final], [encoded.final], num_tokens=N) + missing * self.mask_token
         x = torch.cat([prefix, canvas], dim=1) + self.position
         x = self.restore(self.norm(self.blocks(x)))
-        return Dense(encoded.grid, x[:, P:])
+        return Dense(encoded.grid, x[:, P:], pyramid=encoded.pyramid)

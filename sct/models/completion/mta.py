@@ -57,7 +57,7 @@ class MTA(Completion):
         x = assemble(sources, encoded.sets, num_tokens=self.spec.num_tokens)
         x = torch.cat([self.project[-1](encoded.prefix), x], dim=1) + self.position
         x = self.restore(self.norm(self.mix(x)))
-        return Dense(encoded.grid, x[:, encoded.prefix.shape[1] :])
+        return Dense(encoded.grid, x[:, encoded.prefix.shape[1] :], pyramid=encoded.pyramid)
 
     def mix(self, x: Tensor) -> Tensor:
         """The blocks, on the whole sequence (B, P + N, D)."""

@@ -10,10 +10,10 @@ from fractions import Fraction
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sct.errors import UserError
-from sct.models.layers import AttentionStats
+from sct.models.layers import AttentionStats, Scheduled
 from sct.models.tokens import Encoded, TokenOutput, Tokens
 
 
@@ -28,7 +28,7 @@ class Reduction:
     aux: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Reducer(nn.Module, ABC):
+class Reducer(Scheduled, ABC):
     """A pruning method: where it acts, what it wants from attention, and the reduction itself.
 
     Built by the encoder with its `FeatureSpec`; `blocks` counts from 1. `inside_block` prunes between attention
@@ -48,8 +48,6 @@ class Reducer(nn.Module, ABC):
     def __init__(self, *, blocks: Sequence[int]) -> None:
         super().__init__()
         self.blocks = tuple(blocks)
-        # the share of the training that is done, for schedules; evaluation is at the end of them
-        self.progress = 1.0
 
     @abstractmethod
     def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:

@@ -1,0 +1,49 @@
+"""Sets of files that are made once from parameters, and used again only by the same parameters."""
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sct.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+RECORD = "phantom.json"
+
+
+def write_once(folder: Path, *, record: Mapping[str, Any], write: Callable[[Path], None]) -> None:
+    """Let `write` fill the folder (built aside, then renamed), or reuse one with an equal record.
+
+    record: what decides the content, JSON values; kept in phantom.json. Raises `UserError` when `folder` holds a
+    set of another record, or something else.
+    """
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        logger.info("writing phantoms to %s", folder)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary:
+            built = Path(temporary) / folder.name
+            built.mkdir()
+            write(built)
+            (built / RECORD).write_text(json.dumps(record, indent=2))
+            # Where another process was first, whether it wrote the same is checked below.
+            with suppress(OSError):
+                built.rename(folder)
+    _check_same(folder, wanted=json.loads(json.dumps(record)))
+
+
+def _check_same(folder: Path, *, wanted: Mapping[str, Any]) -> None:
+    path = folder / RECORD
+    if not path.is_file():
+        raise UserError(f"{folder} exists but holds no phantoms (no {RECORD}). Set data.root to another folder.")
+    stored = json.loads(path.read_text())
+    differing = sorted(key for key in wanted.keys() | stored.keys() if wanted.get(key) != stored.get(key))
+    if differing:
+        told = ", ".join(f"data.{key} is {wanted.get(key)}, there {stored.get(key)}" for key in differing)
+        raise UserError(
+            f"{folder} holds phantoms of other parameters: {told}. Set data.root to another folder, delete "
+            "this one, or use its parameters."
+        )

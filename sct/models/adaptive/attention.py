@@ -1,0 +1,129 @@
+"""APFormer's attention: relative positions, pruned rows, pruned dependencies, self-supervision.
+
+"The Lighter The Better: Rethinking Transformers in Medical Image Segmentation Through Adaptive Pruning" (APFormer).
+Letters: B batch, N tokens of the grid, n of them that ask, T those of all images, C width, H heads, D head width.
+"""
+
+from collections.abc import Callable, Collection
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sct.errors import UserError
+from sct.models.adaptive.dependencies import AdaptiveThreshold
+from sct.models.adaptive.grpe import GRPE
+from sct.models.adaptive.ssa import SSA
+from sct.models.layers import WHOLE, AttentionStats, Layout, make_dropout
+
+
+class AdaptiveAttention(nn.Module):
+    """Multi-head self-attention over the whole grid with any of APFormer's four parts.
+
+    `positions` are added to the query-key products (equation 10); `dependencies` prunes the entries of the
+    attention matrix by a threshold of every row (equations 13 and 14); `ssa` is a loss on the matrix in training
+    (equation 7); and tokens that a gate told to ask nothing (`Layout.asking`) are left out as queries, image by
+    image, so that an image's result does not depend on its batch (equation 12). They still serve as keys, and
+    their update is zero. `head_dim` is C / H if not given; weights then have the names and shapes of the plain
+    attention's. Rows are skipped in training and in evaluation, `ssa` alone looks at all of them.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        qkv_bias: bool,
+        grid: tuple[int, ...],
+        head_dim: int | None = None,
+        dropout: float = 0.0,
+        positions: Callable[..., GRPE] | None = None,
+        dependencies: Callable[..., AdaptiveThreshold] | None = None,
+        ssa: SSA | None = None,
+    ) -> None:
+        super().__init__()
+        if head_dim is None and dim % num_heads:
+            raise UserError(
+                f"encoder.dim={dim} is not divisible by encoder.num_heads={num_heads}; change one of them, or set "
+                "encoder.attention.head_dim."
+            )
+        self.num_heads, self.head_dim = num_heads, head_dim or dim // num_heads
+        self.inner = num_heads * self.head_dim
+        self.qkv = nn.Linear(dim, 3 * self.inner, bias=qkv_bias)
+        self.proj = nn.Linear(self.inner, dim)
+        self.dropout = make_dropout(dropout)
+        self.positions = positions(grid=grid, num_heads=num_heads) if positions is not None else None
+        self.dependencies = dependencies(head_dim=self.head_dim) if dependencies is not None else None
+        self.ssa = ssa
+
+    def forward(
+        self, x: Tensor, layout: Layout = WHOLE, *, wants: Collection[str] = ()
+    ) -> tuple[Tensor, AttentionStats]:
+        """x (B, N, C) -> (B, N, C), and loss, pruned and, where wanted, matrices of `AttentionStats`."""
+        B, N, C = x.shape
+        k, v = self.project(x, "key"), self.project(x, "value")
+        stats = AttentionStats()
+        if self.ssa is not None and self.training:
+            stats.loss = self.ssa(self.products(self.project(x, "query"), k).softmax(dim=-1))
+        bias = self.positions() if self.positions is not None else None
+        draw = "matrices" in wants
+        if layout.asking is None:
+            context, stats.pruned, stats.matrices = self.attend(self.project(x, "query"), k, v, bias=bias, draw=draw)
+            return self.dropout(self.proj(context.transpose(1, 2).flatten(2))), stats
+        where = layout.asking.flatten().nonzero().squeeze(1)
+        counts = layout.asking.sum(dim=1).tolist()
+        queries = self.project(x.flatten(0, 1).index_select(0, where).unsqueeze(0), "query").split(counts, dim=2)
+        places = (where % N).split(counts)
+        contexts, pruned, matrices = [], [], []
+        for image, (q, rows) in enumerate(zip(queries, places, strict=True)):
+            own = slice(image, image + 1)
+            of_rows = bias.index_select(1, rows) if bias is not None else None
+            context, share, pair = self.attend(q, k[own], v[own], bias=of_rows, draw=draw)
+            contexts.append(context)
+            pruned.append(share)
+            matrices.append(pair)
+        update = self.dropout(self.proj(torch.cat(contexts, dim=2).transpose(1, 2).flatten(2).squeeze(0)))
+        update = update.new_zeros(B * N, C).index_copy(0, where, update).reshape(B, N, C)
+        if self.dependencies is not None:
+            stats.pruned = torch.cat([share for share in pruned if share is not None])
+        if draw:
+            stats.matrices = self.whole_matrices(matrices, places, num_tokens=N)
+        return update, stats
+
+    def project(self, x: Tensor, what: str) -> Tensor:
+        """x (B, L, C) -> its queries, keys or values (B, H, L, D)."""
+        start = ("query", "key", "value").index(what) * self.inner
+        part = slice(start, start + self.inner)
+        bias = self.qkv.bias[part] if self.qkv.bias is not None else None
+        return F.linear(x, self.qkv.weight[part], bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def products(self, q: Tensor, k: Tensor) -> Tensor:
+        """Scaled products of q (B, H, n, D) and k (B, H, N, D): (B, H, n, N), at least in float32."""
+        products = q @ k.transpose(-2, -1)
+        return products.to(torch.promote_types(products.dtype, torch.float32)) * self.head_dim**-0.5
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None, draw: bool
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor] | None]:
+        """q (B, H, n, D), k and v (B, H, N, D), bias (H, n, N) -> context (B, H, n, D), pruned (B,), matrices."""
+        if self.dependencies is None and not draw:
+            mask = bias.to(q.dtype).unsqueeze(0) if bias is not None else None
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask), None, None
+        products = self.products(q, k)
+        before = (products + bias if bias is not None else products).softmax(dim=-1)
+        after, share = (before, None) if self.dependencies is None else self.dependencies(q, before)
+        return after.to(v.dtype) @ v, share, (before, after) if draw else None
+
+    def whole_matrices(
+        self, pairs: list[tuple[Tensor, Tensor] | None], places: tuple[Tensor, ...], *, num_tokens: int
+    ) -> tuple[Tensor, Tensor]:
+        """Matrices (1, H, n, N) of every image at the places of their rows: (B, H, N, N) before and after."""
+        whole = []
+        for which in (0, 1):
+            images = []
+            for pair, rows in zip(pairs, places, strict=True):
+                assert pair is not None
+                canvas = pair[which].new_zeros(self.num_heads, num_tokens, num_tokens)
+                images.append(canvas.index_copy(1, rows, pair[which].squeeze(0)))
+            whole.append(torch.stack(images))
+        return whole[0], whole[1]

@@ -1,0 +1,44 @@
+"""The expanding half of a small U-Net, APFormer's decoder.
+
+Letters: B batch, N tokens of the grid, C width, Q classes, S spatial size.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from sct.errors import UserError
+from sct.models.convolutions import CONVOLUTION, double_conv
+from sct.models.decoders.base import Decoder
+from sct.models.grid import resize, to_grid
+from sct.models.tokens import Decoded, Dense, FeatureSpec
+
+
+class UNet(Decoder):
+    """The tokens, brought to the width of the coarsest map of the pyramid, join its maps from coarse to fine.
+
+    A step is linear up-sampling by 2, concatenation, and a double convolution to the width of the next finer map.
+    All widths are the encoder's. Where the finest map is coarser than the image, the logits are interpolated.
+    """
+
+    def __init__(self, *, spec: FeatureSpec, num_classes: int) -> None:
+        super().__init__()
+        if not spec.pyramid_channels:
+            raise UserError(
+                "decoder=unet joins the pyramid of an encoder with a convolutional stem, and this encoder has none: "
+                "take encoder=apformer, transunet or ap_transunet, or with this encoder decoder=unetr or cup."
+            )
+        dims, widths = spec.spatial_dims, spec.pyramid_channels
+        self.enter = CONVOLUTION[dims](spec.dim, widths[-1], 1, bias=False)
+        self.steps = nn.ModuleList(
+            double_conv(dims, 2 * width, finer, mid_channels=width)
+            for width, finer in zip(reversed(widths), [*reversed(widths[:-1]), widths[0]], strict=True)
+        )
+        self.classify = CONVOLUTION[dims](widths[0], num_classes, 1)
+
+    def forward(self, image: Tensor, dense: Dense) -> Decoded:
+        """image (B, C_in, *S), dense tokens (B, N, C) and pyramid -> Decoded with logits (B, Q, *S)."""
+        x = self.enter(to_grid(dense.x, dense.grid))
+        for step, skip in zip(self.steps, reversed(dense.pyramid), strict=True):
+            x = step(torch.cat([resize(x, skip.shape[2:]), skip], dim=1))
+        logits = self.classify(x)
+        return Decoded(logits if logits.shape[2:] == image.shape[2:] else resize(logits, image.shape[2:]))
