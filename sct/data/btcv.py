@@ -45,8 +45,11 @@ class BTCV(SegmentationData):
         return listed_cases(listed) if listed.is_file() else raw_cases(Path(self.root))
 
 
-def raw_cases(root: Path) -> list[Case]:
-    """Cases of RawData/Training; a missing label file is left to the check, which names it."""
+def raw_cases(root: Path, *, setting: str = "data.root") -> list[Case]:
+    """Cases of RawData/Training; a missing label file is left to the check, which names it.
+
+    setting: what the user gave `root` as, for the message
+    """
     training = root / "RawData" / "Training"
     cases = []
     for image in sorted((training / "img").glob("img*.nii.gz")):
@@ -55,11 +58,11 @@ def raw_cases(root: Path) -> list[Case]:
     if not cases:
         state = "has no image in either layout" if root.is_dir() else "does not exist"
         raise UserError(
-            f"No BTCV data: looked in {root.resolve()} (data.root), which {state}.\n"
+            f"No BTCV data: looked in {root.resolve()} ({setting}), which {state}.\n"
             "  Expected: RawData/Training/img/img0001.nii.gz ... and label/label0001.nii.gz ...,\n"
             "  or MONAI's dataset_0.json with imagesTr/ and labelsTr/.\n"
             "  Register at https://www.synapse.org, project syn3193805, unpack RawData.zip and set "
-            "data.root to the folder that holds RawData."
+            f"{setting} to the folder that holds RawData."
         )
     return cases
 

@@ -51,7 +51,10 @@ def check_cases(
 
 
 def find_faults(case: Case, *, label_map: LabelMap, num_channels: int, file_format: FileFormat) -> list[str]:
-    """What is wrong with one case, a line for each fault; every line names file, reason and remedy."""
+    """What is wrong with one case, a line for each fault; every line names file, reason and remedy.
+
+    An image and its label may be in one file, whose own faults are told once.
+    """
     faults: list[str] = []
     image_grid = None
     try:
@@ -62,12 +65,12 @@ def find_faults(case: Case, *, label_map: LabelMap, num_channels: int, file_form
         faults += _image_faults(case.image, image=image, grid=image_grid, num_channels=num_channels)
     if case.label is None:
         return faults
-    if not case.label.exists():
+    if case.label != case.image and not case.label.exists():
         return [*faults, f"{case.image}: has no label; expected {case.label}. Add it or remove the image."]
     try:
         label, label_grid = file_format.read_label(case.label)
     except UserError as error:
-        return [*faults, str(error)]
+        return faults if str(error) in faults else [*faults, str(error)]
     faults += _label_faults(case.label, label=label, label_map=label_map)
     if image_grid is not None:
         faults += _grid_faults(case.label, label=label_grid, image=image_grid)
@@ -108,7 +111,9 @@ def _label_faults(path: Path, *, label: np.ndarray, label_map: LabelMap) -> list
 
 def _grid_faults(path: Path, *, label: Grid, image: Grid) -> list[str]:
     if label.shape != image.shape:
-        return [f"{path}: has shape {label.shape}, but its image {image.shape}. Resample the label to the image."]
+        return [
+            f"{path}: the label has shape {label.shape}, but its image {image.shape}. Resample the label to the image."
+        ]
     extent = np.zeros(3)
     extent[: len(image.shape)] = np.array(image.shape) - 1
     corners = np.array(np.meshgrid(*[(0.0, e) for e in extent])).reshape(3, -1)
