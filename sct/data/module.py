@@ -13,7 +13,7 @@ from sct.data.cases import Batch, Case, LabelMap, Volume
 from sct.data.check import check_cases
 from sct.data.formats import FileFormat, Nifti
 from sct.data.loader import CropDataset, StepSampler, make_loader
-from sct.data.splits import SPLITS, split_at_random, split_by_file
+from sct.data.splits import SPLITS, split_at_random, split_by_file, split_in_folds, warn_of_shared_patients
 from sct.data.transforms import DictTransform, Preprocess, TrainingCrops
 from sct.errors import UserError
 
@@ -32,6 +32,10 @@ class SegmentationData(ABC):
     batch_size: volumes of one micro-batch and process; each gives `crops_per_volume` crops
     positive_share: probability that a crop is centred on a foreground voxel
     split: shipped split, path of a split file, or None for a random one by val_share, test_share, split_seed
+    folds, fold: cross-validation instead of a split: fold number `fold` of `folds` tests, `val_share` of the rest
+        validates, drawn by split_seed
+    patient_pattern: regular expression, searched in a case id, whose first group is the patient: all cases of one are
+        drawn together; None makes every case a patient
     cache: none, memory or disk (below `cache_dir`, where the results of the check are also kept)
     check: read every case once at the start
     class_groups: named lists of classes whose mean scores the evaluation reports too
@@ -52,6 +56,9 @@ class SegmentationData(ABC):
     val_share: float = 0.1
     test_share: float = 0.2
     split_seed: int = 0
+    folds: int | None = None
+    fold: int | None = None
+    patient_pattern: str | None = None
     cache: str = "memory"
     num_workers: int = 0
     check: bool = True
@@ -79,6 +86,16 @@ class SegmentationData(ABC):
             raise UserError(
                 f"data.batch_size={self.batch_size} and data.crops_per_volume={self.crops_per_volume} must "
                 f"be at least 1, and data.positive_share={self.positive_share} must lie in [0, 1]."
+            )
+        if (self.folds is None) != (self.fold is None):
+            raise UserError(
+                f"data.folds={self.folds} and data.fold={self.fold} go together: data.folds=4 data.fold=0, or -m "
+                "data.folds=4 data.fold=0,1,2,3 for all of them; or neither."
+            )
+        if self.folds is not None and self.split is not None:
+            raise UserError(
+                f"data.split={self.split} and data.folds={self.folds} both say what is tested on. Set data.split=null "
+                "for cross-validation, or leave data.folds out."
             )
 
     @property
@@ -117,9 +134,28 @@ class SegmentationData(ABC):
 
     def split_cases(self, cases: list[Case]) -> dict[str, list[Case]]:
         """Share `cases` out over train, val and test."""
+        if self.folds is not None and self.fold is not None:
+            return split_in_folds(
+                cases,
+                folds=self.folds,
+                fold=self.fold,
+                val_share=self.val_share,
+                seed=self.split_seed,
+                patient_pattern=self.patient_pattern,
+            )
         if self.split is not None:
             return split_by_file(cases, split=self.split)
-        return split_at_random(cases, val_share=self.val_share, test_share=self.test_share, seed=self.split_seed)
+        return self.default_split(cases)
+
+    def default_split(self, cases: list[Case]) -> dict[str, list[Case]]:
+        """The parts where the config names none."""
+        return split_at_random(
+            cases,
+            val_share=self.val_share,
+            test_share=self.test_share,
+            seed=self.split_seed,
+            patient_pattern=self.patient_pattern,
+        )
 
     def prepare(self) -> None:
         """Find the cases, share them out and check every file once; does nothing the second time."""
@@ -129,6 +165,8 @@ class SegmentationData(ABC):
         for name in SPLITS:
             if not splits[name]:
                 raise UserError(f"The split data.split={self.split} has no case to {name} on. Give it at least one.")
+        if self.patient_pattern is not None:
+            warn_of_shared_patients(splits, pattern=self.patient_pattern)
         if self.check:
             self.check_files(sorted({case for part in splits.values() for case in part}, key=lambda case: case.id))
         self._splits = splits

@@ -169,7 +169,5 @@ class Phantom(SegmentationData):
         write_phantoms(folder, spec=self.spec)
         return raw_cases(folder)
 
-    def split_cases(self, cases: list[Case]) -> dict[str, list[Case]]:
-        if self.split is not None:
-            return super().split_cases(cases)
+    def default_split(self, cases: list[Case]) -> dict[str, list[Case]]:
         return split_in_order(cases, num_train=self.num_train, num_val=self.num_val)

@@ -1,11 +1,13 @@
-"""Which cases train, select and test: shipped or own split files, or a seeded random split.
+"""Which cases train, select and test: shipped or own split files, a seeded random split, or folds.
 
 A split file is JSON with the keys `train`, `val`, `test`, each a list of case ids or the word "all".
+What is drawn is shared out by patient, and follows from the seed and the ids alone.
 """
 
 import json
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,27 +73,101 @@ def _read_split(path: Path) -> dict[str, list[str] | str]:
     return {name: lists[name] for name in SPLITS}
 
 
-def split_at_random(cases: Sequence[Case], *, val_share: float, test_share: float, seed: int) -> dict[str, list[Case]]:
-    """Share the cases out with a permutation that follows from `seed` and the ids alone."""
+def by_patient(cases: Sequence[Case], *, pattern: str | None) -> list[list[Case]]:
+    """The cases of every patient, both in order; the first group of `pattern`, found in an id, is its patient.
+
+    None: every case is a patient of its own.
+    """
+    try:
+        compiled = re.compile(pattern or "(.*)", re.DOTALL)
+    except re.error as error:
+        raise UserError(f"data.patient_pattern={pattern} is not a regular expression: {error}.") from error
+    if compiled.groups < 1:
+        raise UserError(
+            f"data.patient_pattern={pattern} has no group: put the part of an id that names the patient into "
+            "parentheses, as in '^(.*)_scan'."
+        )
+    patients: dict[str, list[Case]] = {}
+    for case in sorted(cases, key=lambda case: case.id):
+        match = compiled.search(case.id)
+        if match is None or match[1] is None:
+            raise UserError(f"data.patient_pattern={pattern} finds no patient in the case id {case.id}. Correct it.")
+        patients.setdefault(match[1], []).append(case)
+    return [patients[name] for name in sorted(patients)]
+
+
+def split_at_random(
+    cases: Sequence[Case], *, val_share: float, test_share: float, seed: int, patient_pattern: str | None = None
+) -> dict[str, list[Case]]:
+    """Shares of the patients validate and test, the others train."""
     if not (val_share > 0 and test_share > 0 and val_share + test_share < 1):
         raise UserError(
             f"data.val_share={val_share} and data.test_share={test_share} must be positive and leave cases to train on."
         )
-    ordered = sorted(cases, key=lambda case: case.id)
-    num_test = max(1, round(test_share * len(ordered)))
-    num_val = max(1, round(val_share * len(ordered)))
-    if len(ordered) < num_val + num_test + 1:
+    patients = by_patient(cases, pattern=patient_pattern)
+    num_test = max(1, round(test_share * len(patients)))
+    num_val = max(1, round(val_share * len(patients)))
+    if len(patients) < num_val + num_test + 1:
         raise UserError(
-            f"{len(ordered)} case(s) are too few to train, validate and test on different ones. Add cases, "
+            f"{of_patients(cases, patients)} are too few to train, validate and test on different ones. Add cases, "
             "or set data.split=same to use the very same cases for all three (overfitting on purpose)."
         )
-    shuffled = [ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered))]
+    drawn = np.random.default_rng(seed).permutation(len(patients))
     parts = {
-        "test": shuffled[:num_test],
-        "val": shuffled[num_test : num_test + num_val],
-        "train": shuffled[num_test + num_val :],
+        "test": drawn[:num_test],
+        "val": drawn[num_test : num_test + num_val],
+        "train": drawn[num_test + num_val :],
     }
-    return {name: sorted(parts[name], key=lambda case: case.id) for name in SPLITS}
+    return collect(patients, parts)
+
+
+def split_in_folds(
+    cases: Sequence[Case], *, folds: int, fold: int, val_share: float, seed: int, patient_pattern: str | None = None
+) -> dict[str, list[Case]]:
+    """The patients of fold `fold`, counted from 0, test; `val_share` of the others validate and the rest train.
+
+    Every patient is in one of the `folds` folds, whose sizes differ by one patient at most.
+    """
+    if folds < 2:
+        raise UserError(f"data.folds={folds} must be at least 2, or null for no cross-validation.")
+    if not 0 <= fold < folds:
+        raise UserError(f"data.fold={fold} is not among data.folds={folds}: they are counted from 0 to {folds - 1}.")
+    if not 0 < val_share < 1:
+        raise UserError(f"data.val_share={val_share} must lie between 0 and 1: it is the share of what doesn't test.")
+    patients = by_patient(cases, pattern=patient_pattern)
+    drawn = np.random.default_rng(seed).permutation(len(patients))
+    # from the fold on and round, so that every fold validates on other patients
+    others = [i for shift in range(1, folds) for i in drawn[(fold + shift) % folds :: folds]]
+    num_val = max(1, round(val_share * len(others)))
+    if len(patients) < folds or len(others) < num_val + 1:
+        raise UserError(
+            f"{of_patients(cases, patients)} are too few for data.folds={folds}: every fold needs one to test on, and "
+            "the others one to validate and one to train on. Ask for fewer folds, or add cases."
+        )
+    return collect(patients, {"test": drawn[fold::folds], "val": others[:num_val], "train": others[num_val:]})
+
+
+def of_patients(cases: Sequence[Case], patients: Sequence[Sequence[Case]]) -> str:
+    """How many cases there are, and of how many patients where that is another number."""
+    known = f" of {len(patients)} patient(s)" if len(patients) < len(cases) else ""
+    return f"{len(cases)} case(s){known}"
+
+
+def collect(patients: Sequence[Sequence[Case]], parts: Mapping[str, Iterable[int]]) -> dict[str, list[Case]]:
+    """The cases of the numbered patients of every part, in order."""
+    return {name: [case for i in sorted(parts[name]) for case in patients[i]] for name in SPLITS}
+
+
+def warn_of_shared_patients(splits: Mapping[str, Sequence[Case]], *, pattern: str) -> None:
+    """A warning where cases of one patient are in more than one part."""
+    part_of = {case: name for name in SPLITS for case in splits[name]}
+    shared = [cases for cases in by_patient(list(part_of), pattern=pattern) if len({part_of[c] for c in cases}) > 1]
+    if shared:
+        logger.warning(
+            "%d patient(s) have cases in more than one of train, val and test, such as %s: figures mean nothing then",
+            len(shared),
+            _some([case.id for case in shared[0]]),
+        )
 
 
 def split_in_order(cases: list[Case], *, num_train: int, num_val: int) -> dict[str, list[Case]]:

@@ -38,6 +38,8 @@ class Synapse(SegmentationData):
         super().__post_init__()
         if len(self.roi_size) != 2:
             raise UserError(f"data.roi_size={self.roi_size} must be 2 numbers: Synapse's training cases are slices.")
+        if self.folds is not None:
+            raise UserError("data.folds is not for data=synapse, which has slices to train and volumes to test on.")
 
     @property
     def label_map(self) -> LabelMap:
@@ -57,9 +59,7 @@ class Synapse(SegmentationData):
         files += [root / VOLUMES / f"{name}.npy.h5" for name in listed(root, TEST_LIST)]
         return [Case(self.format.stem(path), path, path) for path in files]
 
-    def split_cases(self, cases: list[Case]) -> dict[str, list[Case]]:
-        if self.split is not None:
-            return super().split_cases(cases)
+    def default_split(self, cases: list[Case]) -> dict[str, list[Case]]:
         slices = [case for case in cases if case.image.parent.name == SLICES]
         volumes = [case for case in cases if case.image.parent.name == VOLUMES]
         patients = sorted({patient(case) for case in slices})
