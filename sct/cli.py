@@ -14,7 +14,9 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -27,7 +29,11 @@ CONFIG_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 # what is wrong with a place to write to, not with the program
 DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 # folders of configs/ that are no key of a config but whole sets of settings
-APPENDED = ("experiment", "debug")
+APPENDED = ("experiment", "variant", "sweep", "debug")
+
+
+class FailedJob(Exception):
+    """A job of a sweep that has told its user's mistake: Hydra goes on with the others."""
 
 
 def run(task: Callable[[DictConfig], Any], *, config_name: str, open_groups: Sequence[str] = ()) -> None:
@@ -45,23 +51,30 @@ def run(task: Callable[[DictConfig], Any], *, config_name: str, open_groups: Seq
     def guarded(cfg: DictConfig) -> Any:
         nonlocal started
         started = True
+        # the processes of torchrun can only end together
+        in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN and "RANK" not in os.environ
+        end = fail_job if in_sweep else fail
         # caught in here, since Hydra reports what passes through it with a line of its own
         try:
             check_section(cfg)
             return task(cfg)
         except UserError as error:
-            fail(str(error))
+            end(str(error))
         except CONFIG_ERRORS as error:
-            fail(explain(error, config_name=config_name))
+            end(explain(error, config_name=config_name))
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise
-            fail(f"{error}. Make room, or write elsewhere (paths.outputs, run_dir, output, data.cache_dir).")
+            end(f"{error}. Make room, or write elsewhere (paths.outputs, run_dir, output, data.cache_dir).")
         except KeyboardInterrupt:
             fail("Interrupted. A training run goes on where it was last saved with resume=auto.", status=130)
 
     try:
         hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base="1.3")(guarded)()
+    except FailedJob:
+        fail(
+            "Some jobs of the sweep failed, see above. Called again with resume=once, it repeats none that has finished."
+        )
     except (*CONFIG_ERRORS, ValueError) as error:
         if started:
             raise
@@ -70,11 +83,22 @@ def run(task: Callable[[DictConfig], Any], *, config_name: str, open_groups: Seq
 
 
 def fail(message: str, *, status: int = 1) -> None:
-    """Ends the command; a process of torchrun other than the first says which one it is."""
+    """Ends the command."""
+    tell(message)
+    sys.exit(status)
+
+
+def fail_job(message: str) -> None:
+    """Ends one job of a sweep."""
+    tell(message)
+    raise FailedJob
+
+
+def tell(message: str) -> None:
+    """A message about a mistake; a process of torchrun other than the first says which one it is."""
     rank = os.environ.get("RANK", "0")
     if message:
         sys.stderr.write(f"Error{'' if rank == '0' else f' in process {rank}'}: {message}\n")
-    sys.exit(status)
 
 
 def explain(error: Exception, *, config_name: str) -> str:
@@ -95,6 +119,8 @@ def explain(error: Exception, *, config_name: str) -> str:
         return unknown_key(match[1], config_name=config_name, place=f"{file[1]}.yaml" if file else "")
     if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, name = match.groups()
+        if group.startswith("hydra/"):
+            return f"{group}={name} is not installed. Sweepers and launchers come with  pip install 'sct[sweep]'."
         return f"There is no {group}={name}. {nearest(name, options(group))} Choices: {', '.join(options(group))}."
     file = re.match(r"In '([^']+)'", text)
     place = f" in {file[1]}.yaml" if file else ""
@@ -114,7 +140,8 @@ def unknown_key(key: str, *, config_name: str, place: str) -> str:
         return f"{place} must begin with the line '# @package _global_': without it its keys are not found."
     if key in APPENDED:
         return f"{key} is added to a command with a plus sign: +{key}=NAME, one of {', '.join(options(key))}."
-    where = f"in {place}" if place else "on the command line"
+    swept = any(argument.startswith("+sweep=") for argument in sys.argv[1:])
+    where = f"in {place}" if place else "on the command line" + (" or in hydra.sweeper.params" if swept else "")
     known = [*known_keys(config_name, without=key), *(f"+{name}" for name in APPENDED)]
     return f"Unknown key {key} {where}. {nearest_key(key, known)}"
 

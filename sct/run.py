@@ -3,6 +3,7 @@
 import fcntl
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sct import checkpoint
@@ -26,28 +28,38 @@ logger = logging.getLogger(__name__)
 # what may differ between two starts of the same run
 NOT_IDENTITY = ("resume", "run_dir", "ckpt", "profile")
 FINISHED = "finished"
+# overrides that don't tell the jobs of a sweep apart, by the first part of their key
+NOT_IN_LABEL = (*NOT_IDENTITY, "name", "paths", "sweep", "debug")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command is to train: its resolved config, the overrides behind it, its folder (None: a new one)."""
+    """What a command is to train: its resolved config, the overrides behind it, its folder (None: a new one).
+
+    `newest` is the folder's newest checkpoint, None without; `done` says that the run has ended and is not repeated.
+    """
 
     config: dict[str, Any]
     overrides: list[str]
     folder: Path | None
+    newest: Path | None
+    done: bool
 
 
 def plan_run(cfg: DictConfig) -> Plan:
     """Decides what to train and where, and checks the config; writes nothing.
 
     `resume=null` plans a new folder, `resume=auto` goes on with the newest unfinished run of the same config
-    (or plans one), `resume=PATH` goes on with that run under its own config and what the command adds to it.
+    (or plans one), `resume=once` likewise, but repeats none that has finished, `resume=PATH` goes on with that run
+    under its own config and what the command adds to it.
     """
     if cfg.ckpt is not None:
         raise UserError(f"ckpt={cfg.ckpt} is not for training; resume=RUN_FOLDER goes on with a run.")
-    if cfg.resume in (None, "auto"):
+    if cfg.resume in (None, "auto", "once"):
         check_config(cfg)
-        return Plan(to_dict(cfg), task_overrides(), choose_folder(cfg))
+        chosen = choose_folder(cfg)
+        done = cfg.resume == "once" and chosen is not None and (chosen / FINISHED).exists()
+        return Plan(to_dict(cfg), task_overrides(), chosen, newest=newest_step(chosen), done=done)
     folder = Path(cfg.resume)
     if folder.is_file():
         raise UserError(f"resume={folder} is a file; give the run folder, two levels above its checkpoints.")
@@ -57,13 +69,19 @@ def plan_run(cfg: DictConfig) -> Plan:
         raise UserError(f"resume={folder} trains in that folder; leave run_dir={cfg.run_dir} out.")
     config, overrides = resumed_config(folder)
     check_config(OmegaConf.create(config))
-    return Plan(config, overrides, folder)
+    return Plan(config, overrides, folder, newest=newest_step(folder), done=False)
+
+
+def newest_step(folder: Path | None) -> Path | None:
+    """The newest checkpoint of a run folder."""
+    return next(iter(checkpoint.step_files(folder)), None) if folder is not None else None
 
 
 def choose_folder(cfg: DictConfig) -> Path | None:
-    """`run_dir`, never with another run in it, or the run that `resume=auto` finds."""
+    """`run_dir`, never with another run in it, or the run that `resume=auto` or `resume=once` finds."""
     if cfg.run_dir is None:
-        return newest_unfinished(cfg) if cfg.resume == "auto" else None
+        ended = newest_run(cfg, finished=True) if cfg.resume == "once" else None
+        return ended or (newest_run(cfg, finished=False) if cfg.resume is not None else None)
     folder = Path(cfg.run_dir)
     if not (folder / "config.yaml").exists() and not checkpoint.step_files(folder):
         return folder
@@ -80,20 +98,25 @@ def choose_folder(cfg: DictConfig) -> Path | None:
     return folder
 
 
-def newest_unfinished(cfg: DictConfig) -> Path | None:
-    """The newest run of this name and config that has not reached its last step."""
-    runs = sorted((Path(cfg.paths.outputs) / cfg.name).glob("*/config.yaml"), reverse=True)
-    unfinished = [path.parent for path in runs if not (path.parent / FINISHED).exists()]
+def newest_run(cfg: DictConfig, *, finished: bool) -> Path | None:
+    """The newest run of this name and config that has reached its last step, or has not."""
+    runs = [path.parent for path in (Path(cfg.paths.outputs) / cfg.name).glob("*/config.yaml")]
+    runs = [folder for folder in sorted(runs, reverse=True) if (folder / FINISHED).exists() == finished]
     own = identity(to_dict(cfg))
-    for folder in unfinished:
+    for folder in runs:
         if not changed_keys(saved_identity(folder), own):
             return folder
-    if unfinished:
-        changed = sorted(changed_keys(saved_identity(unfinished[0]), own))
-        logger.warning(
-            "resume=auto: starting anew, the unfinished %s differs in %s", unfinished[0], ", ".join(changed[:8])
-        )
+    # the runs of a sweep differ on purpose
+    if runs and cfg.resume == "auto":
+        changed = sorted(changed_keys(saved_identity(runs[0]), own))
+        logger.warning("resume=auto: starting anew, the unfinished %s differs in %s", runs[0], ", ".join(changed[:8]))
     return None
+
+
+def best_score(folder: Path, *, metric: str) -> float:
+    """The best validation score of a run that has ended."""
+    rows = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    return max(row[metric] for row in rows if metric in row)
 
 
 def saved_identity(folder: Path) -> dict[str, Any]:
@@ -113,7 +136,10 @@ def resumed_arguments(arguments: list[str]) -> list[str]:
     if not record.exists():
         return arguments
     given = {key_of(argument) for argument in arguments}
-    return [override for override in json.loads(record.read_text()) if key_of(override) not in given] + arguments
+    before = [override for override in json.loads(record.read_text()) if key_of(override) not in given]
+    # of a sweep it is one job alone that goes on
+    alone = ["hydra.mode=RUN"] if any(key_of(override) == "sweep" for override in before) else []
+    return before + alone + arguments
 
 
 def resumed_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -167,6 +193,21 @@ def task_overrides() -> list[str]:
     return [override for override in HydraConfig.get().overrides.task if key_of(override) not in NOT_IDENTITY]
 
 
+def job_label(overrides: list[str]) -> str:
+    """What sets a job of a sweep apart, as a part of a folder name; empty for a run alone.
+
+    Values as they were given, after the last part of their key; places on a disk are left out.
+    """
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return ""
+    parts = []
+    for override in overrides:
+        key, value = key_of(override), override.partition("=")[2]
+        if key.split(".")[0] not in NOT_IN_LABEL and "/" not in value:
+            parts.append(value if key in ("experiment", "variant") else f"{key.rpartition('.')[2]}-{value}")
+    return "_".join(re.sub(r"[^\w.-]+", "-", part).strip("-") for part in parts)[:150]
+
+
 @contextmanager
 def opened(plan: Plan, *, processes: Processes) -> Iterator[Path]:
     """The folder of a run while it trains: made where it is new, with config and log in it, locked."""
@@ -175,11 +216,13 @@ def opened(plan: Plan, *, processes: Processes) -> Iterator[Path]:
         def open_folder() -> Path:
             parent = Path(plan.config["paths"]["outputs"]) / plan.config["name"]
             try:
-                folder = plan.folder or new_folder(parent)
+                folder = plan.folder or new_folder(parent, label=job_label(plan.overrides))
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UserError(f"The run folder can't be made ({error}). Set run_dir or paths.outputs.") from error
             stack.enter_context(locked(folder))
+            if newest_step(folder) != plan.newest:
+                raise UserError(f"Another process has trained in {folder} in the meantime. Call this command again.")
             (folder / FINISHED).unlink(missing_ok=True)
             write_text(folder / "overrides.json", json.dumps(plan.overrides, indent=1))
             write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plan.config)))
@@ -190,9 +233,9 @@ def opened(plan: Plan, *, processes: Processes) -> Iterator[Path]:
         yield processes.on_main(open_folder)
 
 
-def new_folder(parent: Path) -> Path:
-    """A folder named by the time, which no other run started at the same moment can get too."""
-    now, number = f"{datetime.now():%Y-%m-%d_%H-%M-%S}", 1
+def new_folder(parent: Path, *, label: str = "") -> Path:
+    """A folder named by the time and the label, which no other run started at the same moment can get too."""
+    now, number = f"{datetime.now():%Y-%m-%d_%H-%M-%S}" + (f"_{label}" if label else ""), 1
     folder = parent / now
     while True:
         try:

@@ -13,7 +13,7 @@ from sct.data.module import SegmentationData
 from sct.distributed import Processes
 from sct.errors import UserError
 from sct.factory import build_inferer, build_segmenter
-from sct.run import log_to, opened, plan_run, resumed_arguments
+from sct.run import best_score, log_to, opened, plan_run, resumed_arguments
 from sct.schema import TrainerConfig
 from sct.trainer import Trainer
 
@@ -30,6 +30,11 @@ def train(cfg: DictConfig) -> float:
     plan = processes.on_main(lambda: plan_run(cfg))
     cfg = OmegaConf.create(plan.config)
     settings = trainer_settings(cfg)
+    if plan.done and plan.folder is not None:
+        score = best_score(plan.folder, metric=settings.best_metric)
+        logger.info("done already, best %s %.4f: %s", settings.best_metric, score, plan.folder)
+        distributed.leave()
+        return score
     set_determinism(settings.deterministic, device=processes.device)
     data = build(cfg.data, key="data")
     # one process prepares files and checks them, the others find the result
