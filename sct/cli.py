@@ -73,7 +73,7 @@ def run(task: Callable[[DictConfig], Any], *, config_name: str, open_groups: Seq
         hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base="1.3")(guarded)()
     except FailedJob:
         fail(
-            "Some jobs of the sweep failed, see above. Called again with resume=once, it repeats none that has finished."
+            "Some jobs of the sweep failed, see above. Called again with resume=once, it repeats none that ended well."
         )
     except (*CONFIG_ERRORS, ValueError) as error:
         if started:
@@ -120,7 +120,10 @@ def explain(error: Exception, *, config_name: str) -> str:
     if match := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, name = match.groups()
         if group.startswith("hydra/"):
-            return f"{group}={name} is not installed. Sweepers and launchers come with  pip install 'sct[sweep]'."
+            return (
+                f"There is no {group}={name} here. Optuna and Slurm (hydra/sweeper=optuna, hydra/launcher=slurm) come "
+                "with  pip install -e '.[sweep]'."
+            )
         return f"There is no {group}={name}. {nearest(name, options(group))} Choices: {', '.join(options(group))}."
     file = re.match(r"In '([^']+)'", text)
     place = f" in {file[1]}.yaml" if file else ""

@@ -204,8 +204,9 @@ def job_label(overrides: list[str]) -> str:
     for override in overrides:
         key, value = key_of(override), override.partition("=")[2]
         if key.split(".")[0] not in NOT_IN_LABEL and "/" not in value:
-            parts.append(value if key in ("experiment", "variant") else f"{key.rpartition('.')[2]}-{value}")
-    return "_".join(re.sub(r"[^\w.-]+", "-", part).strip("-") for part in parts)[:150]
+            tidy = re.sub(r"[^\w.-]+", "-", value).strip("-")
+            parts.append(tidy if key in ("experiment", "variant") else f"{key.rpartition('.')[2]}-{tidy}")
+    return "_".join(parts)[:150]
 
 
 @contextmanager

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sct.cli import compose_config
+from sct.config import build, check_config, options
 from sct.data.cases import Case
 from sct.data.splits import SPLITS, by_patient, split_at_random, split_in_folds
 from sct.errors import UserError
@@ -108,6 +110,15 @@ def test_a_data_set_in_folds(make_btcv: Callable):
     ):
         with pytest.raises(UserError, match=word):
             make_btcv(**fields)
+
+
+@pytest.mark.parametrize("name", [name for name in options("data") if name != "synapse"])
+def test_every_data_set_has_the_keys(name: str):
+    settings = ["data.split=null", "data.folds=4", "data.fold=1", "data.patient_pattern='^(..)'", "data.root=nowhere"]
+    cfg = compose_config("train", overrides=[f"data={name}", *settings])
+    check_config(cfg)
+    data = build(cfg.data, key="data")
+    assert (data.folds, data.fold, data.patient_pattern, data.split) == (4, 1, "^(..)", None)
 
 
 def test_a_split_file_that_parts_a_patient_is_told(make_btcv: Callable, tmp_path: Path, caplog):
