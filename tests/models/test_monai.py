@@ -47,7 +47,7 @@ def test_sizes_that_the_network_cannot_take_are_refused():
 
 
 def test_settings_of_the_model_are_checked():
-    with pytest.raises(UserError, match="Unknown key model.network.chanels"):
+    with pytest.raises(UserError, match=r"Unknown key model\.network\.chanels"):
         network("monai_unet", "+model.network.chanels=[8]")
 
 
