@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from sct.errors import UserError
 from sct.plots import command
 from sct.plots.curves import NAMES, draw_curves, read_curve
 
@@ -33,6 +34,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def draw(options: argparse.Namespace) -> command.Drawn:
+    if not 0 <= options.smooth <= 1:
+        raise UserError(f"--smooth {options.smooth}: give a share of the curve, from 0 to 1.")
     panels = [
         (quantity, [read_curve(Path(run), quantity) for _, run in options.runs]) for quantity in options.quantities
     ]

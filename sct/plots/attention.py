@@ -113,7 +113,9 @@ def draw_attention(
     """The matrices above, one query's row over the image below; truth (*S) is outlined. Five panels, two scales."""
     grid = matrices.asking.shape
     count = matrices.before.shape[0]
-    before, after = matrices.before * count, matrices.after * count
+    # what softmax has rounded to zero is not pruned
+    before = np.maximum(matrices.before, np.finfo(np.float32).tiny) * count
+    after = matrices.after * count
     figure = new_figure(0.39 * WIDTH + 0.27 * WIDTH * where.height + 1.75)
     figure.suptitle(
         f"{title}\n$\\alpha$ = {matrices.queries:.1%} of the queries pruned, "
@@ -123,7 +125,7 @@ def draw_attention(
     own = int(np.ravel_multi_index(query, grid))
     tops = [figure.add_subplot(rows[0, :3]), figure.add_subplot(rows[0, 3:])]
     for axes, values, name in zip(tops, (before, after), ("before", "after"), strict=True):
-        drawn = logarithmic(axes, values, between=limits(before))
+        matrix = logarithmic(axes, values, between=limits(before))
         axes.set_facecolor(REMOVED)
         axes.set_title(f"Attention matrix {name} pruning")
         axes.set_xlabel("key patch")
@@ -131,7 +133,6 @@ def draw_attention(
         axes.set_yticks([own], [""])
         axes.tick_params(axis="y", color=MARK, width=1.6, length=6)
     tops[0].set_ylabel("query patch (red: that below)")
-    scale(figure, drawn, axes=tops, label="attention x N (1: even)")
 
     of_row = [row_on_grid(values, query, grid) for values in (before, after)]
     bottoms = [figure.add_subplot(rows[1, start : start + 2]) for start in (0, 2, 4)]
@@ -141,12 +142,13 @@ def draw_attention(
     names = ("Its row before", "Its row after" if matrices.asking[query] else "Its row after: asks nothing")
     for axes, values, name in zip(bottoms[1:], of_row, names, strict=True):
         show(axes, grey(where.picture), aspect=where.aspect)
-        drawn = logarithmic(axes, where.of(values), between=limits(of_row[0]), over=where)
+        of_query = logarithmic(axes, where.of(values), between=limits(of_row[0]), over=where)
         axes.set_title(name)
     for axes in bottoms:
         outline(axes, where.of(truth) > 0)
         mark(axes, where=where, query=query, grid=grid)
-    scale(figure, drawn, axes=bottoms, label="attention x N")
+    scale(figure, matrix, axes=tops, label="attention x N (1: even)")
+    scale(figure, of_query, axes=bottoms, label="attention x N")
     caption(figure, about)
     return figure
 

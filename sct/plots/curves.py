@@ -66,7 +66,7 @@ def draw_curves(
         for number, curve in enumerate(curves):
             color = LINE_COLORS[number % len(LINE_COLORS)]
             dash = DASHES[number // len(LINE_COLORS) % len(DASHES)]
-            axes.plot(curve.steps, curve.values, color=color, alpha=0.25, linewidth=0.7)
+            axes.plot(curve.steps, curve.values, color=color, alpha=0.3, linewidth=0.7)
             smoothed = smooth(curve.values, share=share)
             marker = "o" if len(curve.steps) <= 30 else ""
             axes.plot(curve.steps, smoothed, color=color, linestyle=dash, marker=marker, markersize=2.5)
@@ -75,10 +75,6 @@ def draw_curves(
         axes.set_xlim(left=0)
         axes.grid(visible=True)
         axes.spines[["top", "right"]].set_visible(False)
-    entries = [
-        grid[0].plot([], [], color=LINE_COLORS[n % len(LINE_COLORS)], linestyle=DASHES[n // len(LINE_COLORS) % 3])[0]
-        for n in range(len(runs))
-    ]
-    figure.legend(entries, runs, loc="outside upper center", ncols=min(len(runs), 5))
+    figure.legend(grid[0].get_lines()[1::2], runs, loc="outside upper center", ncols=min(len(runs), 5))
     caption(figure, about)
     return figure
