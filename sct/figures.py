@@ -48,10 +48,9 @@ def overlay(
     """
     if index is None:
         index = busiest_slice(labels) if labels is not None else image.shape[-1] // 2
-    # three channels of a photograph are its colours, those of a scan are sequences
+    # three channels of a photograph are its colours, which one window keeps; those of a scan are sequences
     is_photograph = image.ndim == 3 and image.shape[0] == 3
-    shown = image if is_photograph else image[:1]
-    planes = [shown_slice(channel, index) for channel in _window(shown)]
+    planes = [shown_slice(channel, index) for channel in _window(image if is_photograph else image[:1])]
     size = _display_size(planes[0].shape, spacing=spacing, height=height)
     picture = np.stack([_resize(plane, size, Image.Resampling.BICUBIC) for plane in planes], axis=-1)
     picture = np.broadcast_to(picture, (*picture.shape[:2], 3)).astype(np.float64)
@@ -149,7 +148,6 @@ def busiest_slice(labels: np.ndarray) -> int:
 
 
 def _window(channels: np.ndarray) -> np.ndarray:
-    # of all channels together: a photograph keeps its hues
     low, high = np.percentile(channels, (0.5, 99.5))
     return np.clip((channels - low) / max(high - low, 1e-6), 0, 1) * 255.0
 

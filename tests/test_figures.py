@@ -53,6 +53,13 @@ def test_a_picture_in_2d_is_shown_as_it_is_and_pixels_are_square():
     assert overlay(np.zeros((1, 10, 20, 4)), spacing=(2.0, 1.0, 9.0), height=100).shape == (100, 100, 3)
 
 
+def test_a_photograph_keeps_its_colours():
+    picture = np.stack([np.full((40, 40), value) for value in (0.6, 0.2, -0.2)])
+    picture[:, 0, :20], picture[:, 0, 20:] = -1.0, 1.0
+    shown = overlay(picture)[20, 20]
+    np.testing.assert_allclose(shown, 255 * (np.array([0.6, 0.2, -0.2]) + 1) / 2, atol=1)
+
+
 def test_depth_is_drawn_patch_by_patch_in_darker_reds():
     depth = np.array([[0, 1], [2, 3]])
     picture = overlay(np.full((1, 16, 16), 7.0), depth=depth, num_stages=3).astype(int)
