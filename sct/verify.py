@@ -67,8 +67,8 @@ def retrain(wanted: Mapping[str, Any], folder: Path) -> Path:
 
 def rescored(wanted: Mapping[str, Any], run: Path, folder: Path) -> dict[str, Any]:
     """The card of a new evaluation in the way that the old one says."""
-    places: dict[str, Any] = {"ckpt": str(run), "output": str(folder), "save_predictions": False, "figures": 0}
-    cfg = OmegaConf.merge(OmegaConf.structured(EvalConfig), {**wanted["evaluation"], **places})
+    settings: Any = {**wanted["evaluation"], "ckpt": str(run), "output": str(folder)}
+    cfg = OmegaConf.merge(OmegaConf.structured(EvalConfig), settings, {"save_predictions": False, "figures": 0})
     assert isinstance(cfg, DictConfig)
     evaluate(cfg)
     return card.read_card(folder)
