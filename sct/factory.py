@@ -11,14 +11,27 @@ from sct import checkpoint
 from sct.config import build, check_config
 from sct.data.module import SegmentationData
 from sct.inference import SlidingWindow
+from sct.models.base import ImageOnly
+from sct.models.completion.scatter import Scatter
 from sct.models.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
 
 
 def build_segmenter(cfg: DictConfig, *, data: SegmentationData) -> Segmenter:
-    """The network of a config; sizes, channels and classes come from the data set."""
-    sizes = {"image_size": data.roi_size, "in_channels": data.num_channels, "num_classes": data.num_classes}
+    """The network of a config; sizes, channels and classes come from the data set.
+
+    A `model` is a whole network and takes the place of encoder, completion and decoder.
+    """
+    sizes: dict[str, Any] = {
+        "image_size": data.roi_size,
+        "in_channels": data.num_channels,
+        "num_classes": data.num_classes,
+    }
+    if cfg.get("model") is not None:
+        logger.info("model=%s takes the place of encoder, completion and decoder", cfg.model["_target_"])
+        network = build(cfg.model, key="model")
+        return Segmenter(encoder=ImageOnly(**sizes), completion=Scatter, decoder=network, num_classes=data.num_classes)
     encoder = build(cfg.encoder, key="encoder", **sizes)
     return Segmenter(
         encoder=encoder,

@@ -103,6 +103,7 @@ class Config:
     encoder: dict[str, Any] = MISSING
     completion: dict[str, Any] = MISSING
     decoder: dict[str, Any] = MISSING
+    model: dict[str, Any] | None = None
     loss: dict[str, Any] = MISSING
     optimizer: dict[str, Any] = MISSING
     schedule: dict[str, Any] = MISSING
@@ -139,9 +140,38 @@ class PredictConfig(InferenceConfig):
     output: str = MISSING
 
 
+@dataclass
+class ReportConfig:
+    runs: Any = MISSING
+    split: str = "test"
+    baseline: str | None = None
+    scores: list[str] = field(default_factory=lambda: ["dice", "hd95"])
+    classes: bool = False
+    papers: str | None = None
+    output: str = "outputs/report"
+
+
+@dataclass
+class VerifyConfig:
+    ckpt: str | None = None
+    split: str = "test"
+    card: str | None = None
+    retrain: bool = False
+    tolerance: float = 0.0
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.ckpt is None) == (self.card is None):
+            raise UserError("Give ckpt=RUN, or card=FILE with retrain=true.")
+        if self.card is not None and not self.retrain:
+            raise UserError(f"card={self.card} alone has no weights to score: set retrain=true, or give ckpt=RUN.")
+
+
 def register_schemas() -> None:
     """Makes the schemas known to Hydra; the root configs name them in their defaults lists."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=Config)
     store.store(name="eval_schema", node=EvalConfig)
     store.store(name="predict_schema", node=PredictConfig)
+    store.store(name="report_schema", node=ReportConfig)
+    store.store(name="verify_schema", node=VerifyConfig)
