@@ -17,14 +17,20 @@ logger = logging.getLogger(__name__)
 
 
 def build_segmenter(cfg: DictConfig, *, data: SegmentationData) -> Segmenter:
-    """The network of a config; sizes, channels and classes come from the data set."""
-    sizes = {"image_size": data.roi_size, "in_channels": data.num_channels, "num_classes": data.num_classes}
-    encoder = build(cfg.encoder, key="encoder", **sizes)
+    """The network of a config; sizes, channels and outputs come from the data set."""
+    encoder = build(
+        cfg.encoder,
+        key="encoder",
+        image_size=data.roi_size,
+        in_channels=data.num_channels,
+        num_classes=data.outputs.num_channels,
+        overlapping=data.outputs.overlapping,
+    )
     return Segmenter(
         encoder=encoder,
         completion=build(cfg.completion, key="completion"),
         decoder=build(cfg.decoder, key="decoder"),
-        num_classes=data.num_classes,
+        num_classes=data.outputs.num_channels,
     )
 
 
@@ -45,7 +51,7 @@ def load_trained(
     segmenter = build_segmenter(cfg, data=data)
     # a step checkpoint of a run with averaged weights is evaluated with them
     checkpoint.load_weights(segmenter, state.get("ema") or state["model"], source=str(path))
-    logger.info("%s: step %d, %s", path, state["step"], data.label_map.names)
+    logger.info("%s: step %d, %s", path, state["step"], data.outputs.names)
     return cfg, data, segmenter.to(device).eval()
 
 

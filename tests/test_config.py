@@ -29,7 +29,7 @@ def test_every_shipped_experiment_is_valid_and_its_network_builds(name):
     with torch.device("meta"):
         segmenter = build_segmenter(cfg, data=data)
         prediction = segmenter(torch.empty(1, data.num_channels, *data.roi_size))
-    assert prediction.logits.shape == (1, data.num_classes, *data.roi_size)
+    assert prediction.logits.shape == (1, data.outputs.num_channels, *data.roi_size)
     assert cfg.name == name
 
 
