@@ -9,8 +9,8 @@ from sct.cli import compose_config
 from sct.config import build, check_config, options
 from sct.factory import build_segmenter
 
-# by the dimensions of the experiment's windows
-SMOKE = {2: "smoke_isic", 3: "smoke"}
+# by the dimensions of the experiment's windows, and whether its outputs are overlapping regions
+SMOKE = {(2, False): "smoke_isic", (3, False): "smoke", (3, True): "smoke_brats"}
 
 
 @pytest.mark.parametrize("name", options("experiment"))
@@ -24,14 +24,14 @@ def test_it_builds_in_the_size_it_has(name):
         # without values there is no choice of rows
         segmenter.encoder.gate = None
         logits = segmenter.train()(torch.empty(2, data.num_channels, *data.roi_size)).logits
-    assert logits.shape == (2, data.num_classes, *data.roi_size)
+    assert logits.shape == (2, data.outputs.num_channels, *data.roi_size)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", options("experiment"))
 def test_it_runs_shrunk(name, tmp_path):
-    windows = compose_config("train", overrides=[f"+experiment={name}"]).data.roi_size
-    debug = f"+debug={SMOKE[len(windows)]}"
+    data = compose_config("train", overrides=[f"+experiment={name}"]).data
+    debug = f"+debug={SMOKE[len(data.roi_size), bool(data.get('regions'))]}"
     settings = (f"paths.data={tmp_path}/data", f"run_dir={tmp_path}/run", "trainer.tensorboard=false")
     outcome = run_command(train.main, f"+experiment={name}", debug, *settings)
     assert outcome.status == 0, outcome.err
