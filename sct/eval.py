@@ -20,8 +20,8 @@ from sct.metrics import Row, score_case
 from sct.models.grid import foreground_patches, pruning_depth
 from sct.models.segmenter import Segmenter
 from sct.precision import autocast, precision_dtype
-from sct.report import markdown_table, write_report
 from sct.run import log_to
+from sct.scores import markdown_table, write_report
 from sct.validation import kept_shares
 
 logger = logging.getLogger(__name__)

@@ -11,26 +11,35 @@ from sct import checkpoint
 from sct.config import build, check_config
 from sct.data.module import SegmentationData
 from sct.inference import SlidingWindow
+from sct.models.base import ImageOnly
+from sct.models.completion.scatter import Scatter
 from sct.models.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
 
 
 def build_segmenter(cfg: DictConfig, *, data: SegmentationData) -> Segmenter:
-    """The network of a config; sizes, channels and outputs come from the data set."""
-    encoder = build(
-        cfg.encoder,
-        key="encoder",
-        image_size=data.roi_size,
-        in_channels=data.num_channels,
-        num_classes=data.outputs.num_channels,
-        overlapping=data.outputs.overlapping,
-    )
+    """The network of a config; sizes, channels and outputs come from the data set.
+
+    A `model` is a whole network and takes the place of encoder, completion and decoder.
+    """
+    outputs = data.outputs
+    sizes: dict[str, Any] = {
+        "image_size": data.roi_size,
+        "in_channels": data.num_channels,
+        "num_classes": outputs.num_channels,
+        "overlapping": outputs.overlapping,
+    }
+    if cfg.get("model") is not None:
+        logger.info("model=%s takes the place of encoder, completion and decoder", cfg.model["_target_"])
+        network, encoder = build(cfg.model, key="model"), ImageOnly(**sizes)
+        return Segmenter(encoder=encoder, completion=Scatter, decoder=network, num_classes=outputs.num_channels)
+    encoder = build(cfg.encoder, key="encoder", **sizes)
     return Segmenter(
         encoder=encoder,
         completion=build(cfg.completion, key="completion"),
         decoder=build(cfg.decoder, key="decoder"),
-        num_classes=data.outputs.num_channels,
+        num_classes=outputs.num_channels,
     )
 
 

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from sct.files import write_text
 from sct.macs import PARTS, count_macs, count_parameters
-from sct.models.encoder import ViTEncoder
+from sct.models.base import Encoder
 from sct.models.segmenter import Segmenter
 from sct.models.tokens import Encoded
 from sct.schema import ProfileConfig
@@ -164,7 +164,7 @@ def training_run(
     )
 
 
-def tokens_alive(encoder: ViTEncoder, encoded: Encoded) -> np.ndarray:
+def tokens_alive(encoder: Encoder, encoded: Encoded) -> np.ndarray:
     """Patch tokens alive after every block in every image, (depth, B); class tokens are not counted."""
     alive, counts = np.full(len(encoded.prefix), float(encoder.spec.num_tokens)), []
     stages = encoder.reducer.blocks if encoder.reducer is not None else ()

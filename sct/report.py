@@ -1,113 +1,69 @@
-"""What is left of an evaluation: a row per case and class, the means, and a table to read."""
+"""`python -m sct.report runs=FOLDER`: one table of any set of evaluated runs, as markdown, csv and LaTeX."""
 
-import csv
-import io
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import logging
 from pathlib import Path
 
-from sct.files import write_text
-from sct.metrics import DISTANCES, OVERLAPS, Row, summarize, unique_rows
+from omegaconf import DictConfig, OmegaConf
 
-SCORES = (*OVERLAPS, *DISTANCES)
-COLUMNS = ("case_id", "class", *SCORES, "missed", "false_positive")
-HEADS = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "accuracy": "accuracy",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "hd95_mm": "HD95 (mm)",
-    "hd95_voxel": "HD95 (voxels)",
-}
+from sct import cli
+from sct.collect import Setting, find_runs, settings
+from sct.config import nearest, to_dict
+from sct.errors import UserError
+from sct.files import write_text
+from sct.run import log_to
+from sct.tables import build_table, comma_separated, latex, markdown
+
+logger = logging.getLogger(__name__)
 
 POLICY = (
-    "A missed organ counts with the worst value of every score: 0, and for HD95 the diagonal of the image; so does an "
-    "organ predicted where there is none (false positive). An organ in neither map (absent) is left out. Scores are of "
-    "the original grid, HD95 in mm where its spacing is known and in voxels where it is not. Means are over the cases "
-    "of a class first, then over classes."
+    "Means over runs (seeds or folds) with their standard deviation; scores of a run are means over cases first, then "
+    "over classes, missed organs counted. p: Wilcoxon's signed-rank test over cases against the baseline. Costs are "
+    "those of `python -m sct.profile ckpt=RUN`; speeds compare only where they were measured side by side."
 )
 
 
-def write_report(
-    folder: Path,
-    rows: Iterable[Row],
-    *,
-    title: str,
-    meta: Mapping[str, object] | None = None,
-    groups: Mapping[str, Sequence[str]] | None = None,
-    scores: Sequence[str] = ("dice", "hd95"),
-) -> dict:
-    """Write cases.csv, summary.json and table.md into `folder`, and return the summary.
-
-    `meta` says what was scored (checkpoint, split, inferer; values that JSON knows), `groups` names means
-    over some of the classes, `scores` the columns of the table. Rows of one case that several processes
-    brought are written once.
-    """
-    rows = unique_rows(rows)
-    summary = {"title": title, "meta": dict(meta or {}), **summarize(rows, groups=groups)}
-    write_text(folder / "cases.csv", _cases_csv(rows))
-    write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    about = "".join(f"- {key}: {value}\n" for key, value in summary["meta"].items())
-    write_text(folder / "table.md", f"# {title}\n\n{about}\n{markdown_table(summary, scores=scores)}\n{POLICY}\n")
-    return summary
-
-
-def read_cases_csv(path: Path) -> list[Row]:
-    """Rows of a cases.csv; an empty field is nan."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            Row(
-                case_id=line["case_id"],
-                class_name=line["class"],
-                missed=line["missed"] == "1",
-                false_positive=line["false_positive"] == "1",
-                **{name: float(line[name] or "nan") for name in SCORES},
-            )
-            for line in csv.DictReader(file)
-        ]
-
-
-def markdown_table(summary: Mapping, *, scores: Sequence[str] = ("dice", "hd95")) -> str:
-    """The summary as an aligned markdown table, a line per class and per mean, for a file or a terminal.
-
-    scores: columns, of `OVERLAPS` and `hd95`, which is every unit that the summary has it in
-    """
-    columns = [name for name in SCORES if name in summary and (name in scores or name.split("_")[0] in scores)]
-    header = ("class", *(HEADS[name] for name in columns), "cases", "missed", "false pos.", "absent")
-    lines: list[tuple[str, ...]] = []
-    for name, counts in summary["counts_per_class"].items():
-        own = [_number(summary[column]["per_class"][name], of=column) for column in columns]
-        lines.append((name, *own, *_counts(counts)))
-    for group in summary["dice"]["groups"]:
-        own = [_number(summary[column]["groups"][group], of=column) for column in columns]
-        lines.append((f"mean {group}", *own, "", "", "", ""))
-    means = [_number(summary[column]["mean"], of=column) for column in columns]
-    lines.append(("**mean**", *(f"**{value}**" for value in means), *_counts(summary)))
-    widths = [max(len(line[column]) for line in (header, *lines)) for column in range(len(header))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "".join(
-        "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |\n"
-        for line in (header, rule, *lines)
+def report(cfg: DictConfig) -> None:
+    """Writes table.md, table.csv and table.tex into `output`, and prints the table."""
+    log_to(None)
+    patterns = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)
+    runs, left_out = find_runs(patterns, split=cfg.split)
+    for folder in left_out:
+        logger.warning("left out, not evaluated on %s: %s", cfg.split, folder)
+    found = settings(runs)
+    unprofiled = sorted(str(run.folder) for run in runs if run.profile is None)
+    if unprofiled:
+        logger.warning("no costs of %s: run  python -m sct.profile ckpt=RUN", ", ".join(unprofiled))
+    papers = to_dict(OmegaConf.load(cfg.papers)) if cfg.papers else {}
+    if not all(isinstance(figures, dict) for figures in papers.values()):
+        raise UserError(f"papers={cfg.papers} must hold, for each label, a mapping from column to figure.")
+    table = build_table(
+        found,
+        baseline=pick_baseline(found, label=cfg.baseline),
+        scores=list(cfg.scores),
+        classes=cfg.classes,
+        papers=papers,
     )
+    text, folder = markdown(table), Path(cfg.output)
+    write_text(folder / "table.md", f"{text}\n{POLICY}\n")
+    write_text(folder / "table.csv", comma_separated(table))
+    write_text(folder / "table.tex", latex(table))
+    logger.info("\n%s\nWritten to %s", text, folder)
 
 
-def _cases_csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        # repr keeps every digit: what is read back is what was measured
-        values = [float(getattr(row, name)) for name in SCORES]
-        numbers = ("" if math.isnan(value) else repr(value) for value in values)
-        writer.writerow((row.case_id, row.class_name, *numbers, int(row.missed), int(row.false_positive)))
-    return text.getvalue()
+def pick_baseline(found: list[Setting], *, label: str | None) -> Setting | None:
+    """The setting of that label, or the only one whose label has it as a part; UserError where there is none."""
+    if label is None:
+        return None
+    for matches in ([s for s in found if s.label == label], [s for s in found if label in s.label]):
+        if len(matches) == 1:
+            return matches[0]
+    state = "is part of several labels" if any(label in s.label for s in found) else "is in no label"
+    raise UserError(f"baseline={label} {state}. {nearest(label, [s.label for s in found])}")
 
 
-def _number(value: float | None, *, of: str) -> str:
-    return "-" if value is None else f"{value:.4f}" if of in OVERLAPS else f"{value:.2f}"
+def main() -> None:
+    cli.run(report, config_name="report")
 
 
-def _counts(counts: Mapping) -> tuple[str, ...]:
-    return tuple(str(counts[key]) for key in ("n_cases", "n_missed", "n_false_positive", "n_absent"))
+if __name__ == "__main__":
+    main()

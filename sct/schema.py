@@ -103,6 +103,7 @@ class Config:
     encoder: dict[str, Any] = MISSING
     completion: dict[str, Any] = MISSING
     decoder: dict[str, Any] = MISSING
+    model: dict[str, Any] | None = None
     loss: dict[str, Any] = MISSING
     optimizer: dict[str, Any] = MISSING
     schedule: dict[str, Any] = MISSING
@@ -139,9 +140,21 @@ class PredictConfig(InferenceConfig):
     output: str = MISSING
 
 
+@dataclass
+class ReportConfig:
+    runs: Any = MISSING
+    split: str = "test"
+    baseline: str | None = None
+    scores: list[str] = field(default_factory=lambda: ["dice", "hd95"])
+    classes: bool = False
+    papers: str | None = None
+    output: str = "outputs/report"
+
+
 def register_schemas() -> None:
     """Makes the schemas known to Hydra; the root configs name them in their defaults lists."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=Config)
     store.store(name="eval_schema", node=EvalConfig)
     store.store(name="predict_schema", node=PredictConfig)
+    store.store(name="report_schema", node=ReportConfig)

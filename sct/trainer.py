@@ -24,6 +24,7 @@ from sct.distributed import Processes
 from sct.errors import UserError
 from sct.inference import SlidingWindow
 from sct.loggers import RunLogger
+from sct.models.encoder import ViTEncoder
 from sct.models.pretrained import load_pretrained
 from sct.models.segmenter import Segmenter
 from sct.optim import set_learning_rate
@@ -260,7 +261,10 @@ class Trainer:
 
     def start_pretrained(self, source: str) -> None:
         """Takes published weights into the encoder, before the first step."""
-        load_pretrained(self.segmenter.encoder, source)
+        encoder = self.segmenter.encoder
+        if not isinstance(encoder, ViTEncoder):
+            raise UserError(f"pretrained={source} is for the transformer of this project, and model=... has none.")
+        load_pretrained(encoder, source)
         self.begin_average()
 
     def begin_average(self) -> None:

@@ -19,8 +19,11 @@ from sct.models.tokens import Encoded, Prediction, Tokens
 BRATS = Regions.from_settings(LabelMap(("background", "1", "2", "3")), {"WT": [1, 2, 3], "TC": [2, 3], "ET": [3]})
 
 
-def dice_by_formula(logits, target, *, squared):
-    """1 - mean over images and classes of 2 |p y| / (|p|^2 + |y|^2), background included."""
+def dice_by_formula(logits, target, *, squared, batch):
+    """1 - mean over images and classes of 2 |p y| / (|p|^2 + |y|^2), background included; or images as one."""
+    if batch:
+        logits = np.concatenate(list(logits), axis=1)[None]
+        target = np.concatenate(list(target), axis=0)[None]
     p = np.exp(log_softmax(logits, axis=1))
     scores = []
     for b in range(p.shape[0]):
@@ -32,16 +35,16 @@ def dice_by_formula(logits, target, *, squared):
 
 
 @pytest.mark.parametrize("shape", [(5, 6), (3, 4, 5)], ids=["2d", "3d"])
-@pytest.mark.parametrize("squared", [True, False])
-def test_dice_ce_equals_its_formula(shape, squared):
+@pytest.mark.parametrize(("squared", "batch"), [(True, False), (False, False), (True, True), (False, True)])
+def test_dice_ce_equals_its_formula(shape, squared, batch):
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(2, 4, *shape))
     # class 3 is in no image, class 2 only in the second
     target = rng.integers(0, 2, size=(2, *shape))
     target[1, 0] = 2
-    dice = dice_by_formula(logits, target, squared=squared)
+    dice = dice_by_formula(logits, target, squared=squared, batch=batch)
     ce = -np.take_along_axis(log_softmax(logits, axis=1), target[:, None], axis=1).mean()
-    criterion = DiceCE(dice_weight=0.5, ce_weight=2.0, squared=squared)
+    criterion = DiceCE(dice_weight=0.5, ce_weight=2.0, squared=squared, batch=batch)
     found = criterion(torch.tensor(logits), torch.tensor(target))
     assert set(found) == {"loss", "dice", "ce"}
     assert found["dice"].item() == pytest.approx(dice, rel=1e-5)
@@ -49,13 +52,15 @@ def test_dice_ce_equals_its_formula(shape, squared):
     assert found["loss"].item() == pytest.approx(0.5 * dice + 2 * ce, rel=1e-5)
 
 
-@pytest.mark.parametrize("squared", [True, False])
-def test_equals_monai_in_value_and_gradient(squared):
+@pytest.mark.parametrize(("squared", "batch"), [(True, False), (False, False), (True, True)])
+def test_equals_monai_in_value_and_gradient(squared, batch):
     torch.manual_seed(0)
     target = torch.randint(4, (2, 1, 3, 4, 5))
     ours, theirs = (torch.randn(2, 4, 3, 4, 5, generator=torch.Generator().manual_seed(1)) for _ in range(2))
-    loss = DiceCE(squared=squared)(ours.requires_grad_(), target.squeeze(1))["loss"]
-    monai = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=squared)(theirs.requires_grad_(), target)
+    loss = DiceCE(squared=squared, batch=batch)(ours.requires_grad_(), target.squeeze(1))["loss"]
+    monai = DiceCELoss(to_onehot_y=True, softmax=True, squared_pred=squared, batch=batch)(
+        theirs.requires_grad_(), target
+    )
     torch.testing.assert_close(loss, monai)
     loss.backward()
     monai.backward()

@@ -1,78 +1,147 @@
-"""Reports: what is written is what was measured."""
+"""Reports over made-up run folders: which runs belong together, and figures computed by hand."""
 
 import csv
 import json
 import math
+from pathlib import Path
+from statistics import stdev
 
-from sct.metrics import Row, summarize
-from sct.report import markdown_table, read_cases_csv, write_report
+import pytest
+from commands import run_command
+from omegaconf import OmegaConf
 
+from sct import report
+from sct.cli import compose_config
+from sct.collect import find_runs, labels, paired_p_value, settings
+from sct.config import to_dict
+from sct.errors import UserError
+from sct.metrics import Row
+from sct.scores import write_report
 
-def row(case_id, class_name, *, missed=False, **scores):
-    return Row(case_id=case_id, class_name=class_name, missed=missed, false_positive=False, **scores)
-
-
-ROWS = [
-    row("case1", "liver, left", dice=1 / 3, hd95_mm=0.1 + 0.2, missed=False),
-    row("case1", "spleen", dice=0.0, hd95_mm=412.5, missed=True),
-    row("case2", "liver, left", dice=0.9, hd95_mm=2.0, missed=False),
-    row("case2", "spleen", dice=math.nan, hd95_mm=math.nan, missed=False),
-]
-
-
-def test_rows_survive_the_file(tmp_path):
-    write_report(tmp_path / "eval" / "val", ROWS, title="val", meta={"ckpt": "run/last.pt"})
-    back = read_cases_csv(tmp_path / "eval" / "val" / "cases.csv")
-    assert repr(back) == repr(ROWS)
-    assert summarize(back) == summarize(ROWS)
-    with (tmp_path / "eval" / "val" / "cases.csv").open(newline="") as file:
-        header = next(csv.reader(file))
-    assert header[:3] == ["case_id", "class", "dice"]
-    assert {"iou", "accuracy", "sensitivity", "specificity", "hd95_mm", "hd95_voxel", "missed"} < set(header)
+NAMES = ("liver", "spleen")
 
 
-def test_summary_and_table_are_complete(tmp_path):
-    summary = write_report(
-        tmp_path, ROWS * 2, title="BTCV test", meta={"split": "test"}, groups={"of the papers": ["spleen"]}
+def row(case: str, name: str, dice: float) -> Row:
+    return Row(
+        case_id=case, class_name=name, dice=dice, hd95_mm=10 * (1 - dice), missed=dice == 0, false_positive=False
     )
-    assert json.loads((tmp_path / "summary.json").read_text()) == summary
-    assert summary["n_missed"] == 1
-    assert summary["n_cases"] == 2
-    assert summary["meta"] == {"split": "test"}
-    text = (tmp_path / "table.md").read_text()
-    assert markdown_table(summary) in text
-    assert "# BTCV test" in text
-    assert "- split: test" in text
-    assert "missed organ counts" in text
-    assert "mean of the papers" in text
-    assert "**0.3083**" in text
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cases.csv", "summary.json", "table.md"]
 
 
-def test_table_lines_are_aligned():
-    lines = markdown_table(summarize(ROWS)).splitlines()
-    assert len({len(line) for line in lines}) == 1
-    assert lines[2].replace(" ", "") == "|liver,left|0.6167|1.15|2|0|0|0|"
+def make_run(folder: Path, *overrides: str, dice: float, macs: float | None = None, speed: float = 1.0) -> Path:
+    """An evaluated run of 8 cases: liver has `dice` plus a little by case, spleen a tenth less, missed in case 0."""
+    cfg = to_dict(compose_config("train", overrides=["+experiment=demo", *overrides]))
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(cfg)))
+    (folder / "overrides.json").write_text(json.dumps(["+experiment=demo", *overrides]))
+    rows = [row(str(case), "liver", dice + case / 1000) for case in range(8)]
+    rows += [row(str(case), "spleen", dice - 0.1 if case else 0.0) for case in range(8)]
+    write_report(folder / "eval/test", rows, title="t", meta={"seed": cfg["seed"]})
+    if macs is not None:
+        profile = {
+            "params": 2_000_000,
+            "macs": {"total": macs, "encoder": macs / 2},
+            "throughput": {"inference": speed, "training": speed / 3},
+            "peak_memory_mb": {"training": 100.0},
+        }
+        (folder / "profile.json").write_text(json.dumps(profile))
+    return folder
 
 
-def test_nothing_to_measure_is_null(tmp_path):
-    rows = [row("a", "liver", dice=math.nan, hd95_mm=math.nan)]
-    summary = write_report(tmp_path, rows, title="empty")
-    assert summary["dice"]["mean"] is None
-    assert markdown_table(summary).splitlines()[2].replace(" ", "") == "|liver|-|-|1|0|0|1|"
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for seed, dice in ((0, 0.8), (1, 0.84)):
+        make_run(tmp_path / f"dense{seed}", "encoder=dense", "completion=scatter", f"seed={seed}", dice=dice, macs=4e9)
+    make_run(tmp_path / "half", "pruning.ratio=0.5", "seed=0", dice=0.75, macs=2e9, speed=1.5)
+    make_run(tmp_path / "most", "pruning.ratio=0.75", "seed=0", dice=0.7)
+    return tmp_path
 
 
-def test_a_data_set_chooses_the_columns():
-    worst = dict.fromkeys(("dice", "iou", "accuracy", "sensitivity", "specificity"), 0.0)
-    rows = [
-        row("a", "lesion", dice=0.5, iou=1 / 3, accuracy=0.9, sensitivity=0.4, specificity=0.95, hd95_voxel=12.5),
-        row("b", "lesion", **worst, hd95_voxel=50.0, missed=True),
+def test_runs_of_one_setting_come_together(runs):
+    found, left_out = find_runs([str(runs)], split="test")
+    assert left_out == []
+    rows = settings(found)
+    assert [setting.label for setting in rows] == [
+        "demo encoder=dense completion=scatter",
+        "demo pruning.ratio=0.5",
+        "demo pruning.ratio=0.75",
     ]
-    lines = markdown_table(summarize(rows), scores=tuple(worst)).splitlines()
-    heads = [head.strip() for head in lines[0].split("|")[2:7]]
-    assert heads == ["Dice", "IoU", "accuracy", "sensitivity", "specificity"]
-    assert lines[2].replace(" ", "") == "|lesion|0.2500|0.1667|0.4500|0.2000|0.4750|2|1|0|0|"
-    usual = markdown_table(summarize(rows))
-    assert "HD95 (voxels)" in usual
-    assert "31.25" in usual
-    assert "mm" not in usual
+    assert [len(setting.runs) for setting in rows] == [2, 1, 1]
+
+
+def test_labels_tell_what_differs():
+    assert labels("a", [["x=1", "y=2", "seed=0"], ["x=1", "y=3", "seed=1", "data.root=/d"]]) == ["a y=2", "a y=3"]
+    assert labels("a", [["x=1"]]) == ["a"]
+
+
+def test_the_same_run_twice_is_refused(runs):
+    make_run(runs / "again", "pruning.ratio=0.5", "seed=0", dice=0.75)
+    found, _ = find_runs([str(runs)], split="test")
+    with pytest.raises(UserError, match="same config, seed and fold"):
+        settings(found)
+
+
+def test_scores_by_hand(runs):
+    dense = settings(find_runs([f"{runs}/dense*"], split="test")[0])[0]
+    liver = [0.8 + 0.0035, 0.84 + 0.0035]
+    spleen = [0.7 * 7 / 8, 0.74 * 7 / 8]
+    assert dense.scores("dice")["liver"] == pytest.approx(liver)
+    assert dense.scores("dice")["spleen"] == pytest.approx(spleen)
+    assert dense.scores("dice")["mean"] == pytest.approx([(a + b) / 2 for a, b in zip(liver, spleen, strict=True)])
+    assert dense.count("n_missed") == 2
+    assert dense.cost("macs", "total") == 4e9
+    # case 3: mean over classes, then over seeds
+    assert dense.by_case()["3"] == pytest.approx(((0.803 + 0.7) / 2 + (0.843 + 0.74) / 2) / 2)
+
+
+def test_paired_test_over_cases(runs):
+    dense, half, _ = settings(find_runs([str(runs)], split="test")[0])
+    # all 8 differences have one sign: 2 / 2^8
+    assert paired_p_value(half, dense) == pytest.approx(2 / 2**8)
+    assert paired_p_value(dense, dense) is None
+    few = settings(find_runs([f"{runs}/most"], split="test")[0])[0]
+    few.runs[0].cases[:] = [r for r in few.runs[0].cases if r.case_id in "01234"]
+    assert paired_p_value(few, dense) is None
+
+
+def test_the_command_writes_three_tables(runs, tmp_path):
+    papers = tmp_path / "papers.yaml"
+    papers.write_text("demo pruning.ratio=0.5: {Dice: 0.8195}\n")
+    settings = ("baseline=dense", f"papers={papers}", "classes=true", f"output={tmp_path}/out")
+    outcome = run_command(report.main, f"runs={runs}", *settings)
+    assert outcome.status == 0, outcome.err
+    assert "no costs of" in outcome.out
+    assert str(runs / "most") in outcome.out
+    text = (tmp_path / "out/table.md").read_text()
+    assert "Dice (paper, not ours)" in text
+    assert "missed organs counted" in text
+    with (tmp_path / "out/table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    means = [(0.8035 + 0.7 * 7 / 8) / 2, (0.8435 + 0.74 * 7 / 8) / 2]
+    assert float(rows[0]["Dice"]) == pytest.approx(sum(means) / 2)
+    assert float(rows[0]["Dice std"]) == pytest.approx(stdev(means))
+    assert float(rows[1]["MACs saved"]) == 2.0
+    assert float(rows[1]["inference speed"]) == 1.5
+    assert rows[1]["Dice (paper, not ours)"] == "0.8195"
+    assert rows[2]["MACs G"] == ""
+    assert math.isclose(float(rows[1]["p"]), 2 / 2**8)
+    tex = (tmp_path / "out/table.tex").read_text()
+    assert tex.count(r"\\") == 4
+    assert r"$\pm$" in tex
+    assert r"\_" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["runs=nowhere*"], "finds nothing"),
+        (["split=val"], "was evaluated on split=val"),
+        (["baseline=dance"], "baseline=dance is in no label"),
+        (["baseline=ratio"], "baseline=ratio is part of several labels"),
+    ],
+)
+def test_mistakes_are_told(arguments, words, runs, tmp_path):
+    given = [f"runs={runs}"] if not arguments[0].startswith("runs") else []
+    outcome = run_command(report.main, *given, *arguments, f"output={tmp_path}/out")
+    assert outcome.status == 1
+    assert words in outcome.err
+    assert not (tmp_path / "out").exists()

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sct.errors import UserError
+from sct.models.base import Encoder
 from sct.models.convolutions import CONVOLUTION
 from sct.models.grid import join, split, token_grid
 from sct.models.layers import WHOLE, AttentionStats, Block, Layout, init_weights, make_dropout, sincos_positions
@@ -20,7 +21,7 @@ from sct.models.stems.base import Stem
 from sct.models.tokens import Encoded, FeatureSpec, Tokens
 
 
-class ViTEncoder(nn.Module):
+class ViTEncoder(Encoder):
     """A ViT whose `reducer` drops tokens between its blocks; with no reducer it is the dense baseline.
 
     `taps` are the blocks (counted from 1) whose dense outputs are kept for skip connections: a list, or a

@@ -36,10 +36,10 @@ def assemble(features: Sequence[Tensor], sets: Sequence[Tokens], *, num_tokens: 
     # a last row for tokens without a place
     canvas = features[0].new_zeros(B * (num_tokens + 1), D)
     if any(tokens.mask is not None for tokens in sets):
-        weighted = [weigh(x, tokens).reshape(-1, D) for x, tokens in zip(features, sets, strict=True)]
+        weighted = [weigh(x, tokens).flatten(0, 1) for x, tokens in zip(features, sets, strict=True)]
         canvas = canvas.index_add(0, rows, torch.cat(weighted))
     else:
-        canvas = canvas.index_copy(0, rows, torch.cat([x.reshape(-1, D) for x in features]))
+        canvas = canvas.index_copy(0, rows, torch.cat([x.flatten(0, 1) for x in features]))
     return canvas.reshape(B, num_tokens + 1, D)[:, :num_tokens]
 
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from sct.models.base import Encoder
 from sct.models.completion.base import Completion
 from sct.models.decoders.base import Decoder
-from sct.models.encoder import ViTEncoder
 from sct.models.layers import Scheduled
 from sct.models.tokens import Prediction
 
@@ -17,7 +17,7 @@ class Segmenter(nn.Module):
     def __init__(
         self,
         *,
-        encoder: ViTEncoder,
+        encoder: Encoder,
         completion: Callable[..., Completion],
         decoder: Callable[..., Decoder],
         num_classes: int,

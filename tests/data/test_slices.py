@@ -18,7 +18,7 @@ from sct.data.module import SegmentationData
 from sct.distributed import Processes
 from sct.eval import evaluate_case
 from sct.factory import build_inferer, build_segmenter
-from sct.report import write_report
+from sct.scores import write_report
 from sct.validation import sample_overlay, validate
 from sct.windows import sample_windows
 

@@ -1,0 +1,66 @@
+"""Networks of MONAI behind our interfaces: the same numbers, and every command works on them."""
+
+import json
+
+import pytest
+import torch
+from commands import SMOKE, run_command
+from monai.networks.nets import UNet
+
+from sct import eval as evaluation
+from sct import profile, train
+from sct.cli import compose_config
+from sct.config import build, check_config, options
+from sct.errors import UserError
+from sct.factory import build_segmenter
+from sct.macs import count_parameters
+
+
+def network(model: str, *overrides: str):
+    cfg = compose_config("train", overrides=["+experiment=demo", f"model={model}", *overrides])
+    check_config(cfg)
+    return build_segmenter(cfg, data=build(cfg.data, key="data"))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("model", [name for name in options("model") if name not in ("monai_unetr", "monai_vnet")])
+def test_every_model_builds_and_predicts(model, dims):
+    segmenter = network(model, f"data.roi_size={[64] * dims}", "data.spacing=null").eval()
+    with torch.no_grad():
+        assert segmenter(torch.zeros(1, 1, *[64] * dims)).shape == (1, 7, *[64] * dims)
+    assert count_parameters(segmenter) == count_parameters(segmenter.decoder.network)
+
+
+def test_it_is_the_network_of_monai():
+    segmenter = network("monai_unet", "data.roi_size=[16,16,16]").eval()
+    theirs = UNet(
+        spatial_dims=3, in_channels=1, out_channels=7, channels=[16, 32, 64, 128], strides=[2, 2, 2], num_res_units=2
+    ).eval()
+    theirs.load_state_dict(segmenter.decoder.network.state_dict())
+    image = torch.randn(2, 1, 16, 16, 16)
+    assert torch.equal(segmenter(image), theirs(image))
+
+
+def test_sizes_that_the_network_cannot_take_are_refused():
+    with pytest.raises(UserError, match="divisible by 32"):
+        network("monai_swin_unetr", "data.roi_size=[48,48,48]")
+
+
+def test_settings_of_the_model_are_checked():
+    with pytest.raises(UserError, match=r"Unknown key model\.network\.chanels"):
+        network("monai_unet", "+model.network.chanels=[8]")
+
+
+def test_train_evaluate_and_profile(workplace, tmp_path):
+    run = tmp_path / "run"
+    model = ("model=monai_unet", "model.network.channels=[4,8]", "model.network.strides=[2]", "model.multiple_of=2")
+    folders = (f"paths.data={workplace}/data", f"paths.outputs={tmp_path}")
+    assert run_command(train.main, *SMOKE, *model, *folders, f"run_dir={run}").status == 0
+    assert run_command(evaluation.main, f"ckpt={run}").status == 0
+    assert (run / "eval/test/table.md").exists()
+    outcome = run_command(profile.main, f"ckpt={run}")
+    assert outcome.status == 0, outcome.err
+    found = json.loads((run / "profile.json").read_text())
+    assert found["params_by_part"]["encoder"] == 0
+    assert found["macs"]["decoder"] == found["macs"]["total"] > 0
+    assert found["tokens_alive"] == []
