@@ -55,12 +55,12 @@ def draw_brain(*, shape: list[int], rng: np.random.Generator) -> tuple[np.ndarra
     brain = ((place / half / 0.9) ** 2).sum(axis=0) < 1
     side = rng.choice([-1.0, 1.0])
     centre = np.array([side * rng.uniform(0.2, 0.35), *rng.uniform(-0.25, 0.25, 2)]).reshape(3, 1, 1, 1)
-    radius, axes = rng.uniform(0.3, 0.45), rng.uniform(0.8, 1.2, 3).reshape(3, 1, 1, 1)
+    radius, axes = rng.uniform(0.35, 0.5), rng.uniform(0.8, 1.2, 3).reshape(3, 1, 1, 1)
     waves = ndimage.gaussian_filter(rng.normal(size=shape), 0.12 * min(shape))
     distance = np.sqrt((((place - centre) / axes) ** 2).sum(axis=0)) / radius + 0.15 * waves / waves.std()
-    core = rng.uniform(0.55, 0.75)
+    core = rng.uniform(0.6, 0.8)
     label = np.zeros(shape, dtype=np.uint8)
-    for value, border in ((1, 1.0), (3, core), (2, 0.5 * core)):
+    for value, border in ((1, 1.0), (3, core), (2, 0.6 * core)):
         label[brain & (distance < border)] = value
     gain = rng.uniform(0.7, 1.5, len(SEQUENCES))  # scanners know no units
     image = np.stack([mean[label] * g for mean, g in zip(INTENSITIES, gain, strict=True)], axis=-1)
