@@ -122,17 +122,13 @@ class Regions(Outputs):
                 raise UserError(
                     f"data.regions.{name}={list(values)} must be some of the label values, each once: {known}."
                 )
-        paint = dict(self._paint())
-        for value in range(1, len(self.label_map)):
-            own = self._regions_of(value)
-            painted = 0
-            for channel in paint:
-                painted = paint[channel] if self.members[channel][0] in own else painted
-            if self._regions_of(painted) != own:
+        for value, label in enumerate(self.label_map.names):
+            own, found = self._regions_of(value), self._regions_of(painted := self._painted(value))
+            if found != own:
                 raise UserError(
-                    f"data.regions: a voxel in {' and '.join(own)} is of label {value} ({self.label_map.names[value]}),"
-                    f" but painted region by region, the largest first, it becomes {painted}, which is in "
-                    f"{' and '.join(self._regions_of(painted)) or 'no region'}. Let the regions be nested or disjoint."
+                    f"data.regions: a voxel in {' and '.join(own)} is of label {value} ({label}), but painted region "
+                    f"by region, the largest first, it becomes {painted}, which is in {' and '.join(found)}. Let the "
+                    "regions be nested or disjoint."
                 )
 
     @classmethod
@@ -174,6 +170,11 @@ class Regions(Outputs):
             values = self.members[channel][1]
             painted.append((channel, next((value for value in values if value not in later), values[0])))
         return painted
+
+    def _painted(self, value: int) -> int:
+        """What a voxel of this label is after painting its regions."""
+        own = [painted for channel, painted in self._paint() if value in self.members[channel][1]]
+        return own[-1] if own else 0
 
     def _regions_of(self, value: int) -> tuple[str, ...]:
         return tuple(name for name, values in self.members if value in values)
