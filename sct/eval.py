@@ -1,14 +1,16 @@
 """`python -m sct.eval ckpt=RUN`: scores a trained segmenter on cases it never saw."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from sct import checkpoint, cli
+from sct import card, checkpoint, cli
 from sct.data.cases import Case, window_shape
 from sct.data.module import SegmentationData
 from sct.distributed import pick_device
@@ -61,14 +63,32 @@ def evaluate(cfg: DictConfig) -> None:
         groups=data.class_groups,
         scores=data.scores,
     )
+    leave_card(folder, cfg=cfg, segmenter=segmenter, summary=summary)
     logger.info("\n%s\nWritten to %s", markdown_table(summary, scores=data.scores), folder)
 
 
+def leave_card(folder: Path, *, cfg: DictConfig, segmenter: Segmenter, summary: Mapping[str, Any]) -> None:
+    """Writes the result card: the run's own, and how it was evaluated with what result."""
+    run = run_folder(cfg)
+    if not (run / card.FILE).exists():
+        logger.warning("%s has no %s, so this evaluation gets none: it can't be verified later", run, card.FILE)
+        return
+    settings = OmegaConf.to_container(cfg)
+    assert isinstance(settings, dict)
+    kept = {str(key): settings[key] for key in ("split", "weights", "device", "precision", "inferer", "data")}
+    digest = card.weights_digest(segmenter.state_dict())
+    card.write_card(folder, card.result_card(card.read_card(run), evaluation=kept, weights=digest, summary=summary))
+
+
 def default_folder(cfg: DictConfig) -> Path:
-    """<run>/eval/<split>, also when a checkpoint file of the run is given."""
+    """<run>/eval/<split>."""
+    return run_folder(cfg) / "eval" / cfg.split
+
+
+def run_folder(cfg: DictConfig) -> Path:
+    """The run's folder, also when a checkpoint file of the run is given."""
     path = checkpoint.find(cfg.ckpt, weights=cfg.weights)
-    run_dir = path.parent.parent if path.parent.name == checkpoint.FOLDER else path.parent
-    return run_dir / "eval" / cfg.split
+    return path.parent.parent if path.parent.name == checkpoint.FOLDER else path.parent
 
 
 @torch.no_grad()

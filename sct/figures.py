@@ -50,15 +50,15 @@ def overlay(
         index = busiest_slice(labels) if labels is not None else image.shape[-1] // 2
     # three channels of a photograph are its colours, which one window keeps; those of a scan are sequences
     is_photograph = image.ndim == 3 and image.shape[0] == 3
-    planes = [_slice(channel, index) for channel in _window(image if is_photograph else image[:1])]
+    planes = [shown_slice(channel, index) for channel in _window(image if is_photograph else image[:1])]
     size = _display_size(planes[0].shape, spacing=spacing, height=height)
     picture = np.stack([_resize(plane, size, Image.Resampling.BICUBIC) for plane in planes], axis=-1)
     picture = np.broadcast_to(picture, (*picture.shape[:2], 3)).astype(np.float64)
     if depth is not None:
         place = math.floor((index + 0.5) * depth.shape[-1] / image.shape[-1])
-        picture = _shade(picture, _slice(depth, place), num_stages=num_stages)
+        picture = _shade(picture, shown_slice(depth, place), num_stages=num_stages)
     if labels is not None:
-        picture = _tint(picture, _resize(_slice(labels, index), size, Image.Resampling.NEAREST))
+        picture = _tint(picture, _resize(shown_slice(labels, index), size, Image.Resampling.NEAREST))
     return np.clip(picture, 0, 255).round().astype(np.uint8)
 
 
@@ -101,7 +101,7 @@ def figure(
         stages = int(depth.max()) if num_stages is None else num_stages
         panels.append(("Pruning depth", draw(depth=depth, num_stages=stages)))
 
-    values = [_slice(labels, index) for labels in (truth, prediction) if labels is not None]
+    values = [shown_slice(labels, index) for labels in (truth, prediction) if labels is not None]
     seen = [int(value) for value in np.unique(np.concatenate([v.ravel() for v in values])) if value > 0]
     legend = [(_color(value), names[value]) for value in seen]
     shades = [_stage_entry(stage, num_stages=stages) for stage in range(stages + 1 if depth is not None else 0)]
@@ -147,12 +147,12 @@ def busiest_slice(labels: np.ndarray) -> int:
     return int(foreground.argmax()) if foreground.any() else labels.shape[-1] // 2
 
 
-def _window(channel: np.ndarray) -> np.ndarray:
-    low, high = np.percentile(channel, (0.5, 99.5))
-    return np.clip((channel - low) / max(high - low, 1e-6), 0, 1) * 255.0
+def _window(channels: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(channels, (0.5, 99.5))
+    return np.clip((channels - low) / max(high - low, 1e-6), 0, 1) * 255.0
 
 
-def _slice(array: np.ndarray, index: int) -> np.ndarray:
+def shown_slice(array: np.ndarray, index: int) -> np.ndarray:
     """The axial slice of a 3-D array as rows and columns of a picture; a 2-D array as it is."""
     return array if array.ndim == 2 else array[::-1, ::-1, index].T
 

@@ -151,6 +151,22 @@ class ReportConfig:
     output: str = "outputs/report"
 
 
+@dataclass
+class VerifyConfig:
+    ckpt: str | None = None
+    split: str = "test"
+    card: str | None = None
+    retrain: bool = False
+    tolerance: float = 0.0
+    output: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.ckpt is None) == (self.card is None):
+            raise UserError("Give ckpt=RUN, or card=FILE with retrain=true.")
+        if self.card is not None and not self.retrain:
+            raise UserError(f"card={self.card} alone has no weights to score: set retrain=true, or give ckpt=RUN.")
+
+
 def register_schemas() -> None:
     """Makes the schemas known to Hydra; the root configs name them in their defaults lists."""
     store = ConfigStore.instance()
@@ -158,3 +174,4 @@ def register_schemas() -> None:
     store.store(name="eval_schema", node=EvalConfig)
     store.store(name="predict_schema", node=PredictConfig)
     store.store(name="report_schema", node=ReportConfig)
+    store.store(name="verify_schema", node=VerifyConfig)

@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sct import checkpoint, cli, distributed
+from sct.card import run_card, write_card
 from sct.config import build
 from sct.data.module import SegmentationData
 from sct.distributed import Processes
@@ -41,6 +42,8 @@ def train(cfg: DictConfig) -> float:
     if plan.folder is not None:
         trainer.restore(plan.folder)
     with opened(plan, processes=processes) as run_dir:
+        if processes.is_main:
+            write_card(run_dir, run_card(plan.config, overrides=plan.overrides, data=data, device=processes.device))
         best = trainer.fit(run_dir)
     logger.info(
         "best %s %.4f at step %d; evaluate with  python -m sct.eval ckpt=%s",

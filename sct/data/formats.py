@@ -47,6 +47,10 @@ class FileFormat(ABC):
         self.write_labels(path, labels, like=like)
         return path
 
+    def read_written(self, path: Path) -> np.ndarray:
+        """Class indices (*S) of a file that `save_labels` wrote, in the axes of its image."""
+        return self.read_label(path)[0]
+
     def label_path(self, stem: Path) -> Path:
         """Where `save_labels` writes."""
         return stem.with_name(stem.name + self.label_suffix)

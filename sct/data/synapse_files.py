@@ -60,6 +60,11 @@ class SynapseFiles(FileFormat):
         with atomic(path) as temporary:
             nib.save(image, temporary)
 
+    def read_written(self, path: Path) -> np.ndarray:
+        image = nib.load(path)
+        assert isinstance(image, nib.Nifti1Image)
+        return np.asarray(image.dataobj).T
+
 
 def write_slice(path: Path, *, image: np.ndarray, label: np.ndarray, spacing: np.ndarray) -> None:
     """Write a slice: image and label (H, W), spacing (3,) in mm, slices first as in the volume it is of."""

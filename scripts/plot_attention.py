@@ -1,0 +1,68 @@
+"""Attention before and after pruning (figure 7 of the APFormer paper), for one case of a trained run.
+
+    python scripts/plot_attention.py RUN --case ISIC_0000003
+    python scripts/plot_attention.py RUN --case ISIC_0000003 --layer 4 --head 6 --query 10 21 --output figure7
+
+RUN is a run folder or checkpoint of a network with encoder.attention: apformer, ap_setr, ap_transunet. Above: the
+whole matrix of one block and head, before pruning (all queries) and after (pruned queries and dependencies grey).
+Below: the row of one query patch over the image. --query counts patches from 0, rows first; without it, it is a patch
+on the border of the foreground.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from sct.errors import UserError
+from sct.plots import command
+from sct.plots.attention import attention_matrices, border_query, draw_attention, foreground_shares
+from sct.plots.planes import view
+from sct.plots.runs import find_case, load_window, open_run
+
+
+def parser() -> argparse.ArgumentParser:
+    made = command.make_parser(__doc__)
+    made.add_argument("run", metavar="RUN")
+    made.add_argument("--case", required=True, metavar="ID", help="a case of any split")
+    made.add_argument("--layer", type=int, default=1, help="block, from 1 (default: 1)")
+    made.add_argument("--head", type=int, default=1, help="from 1 (default: 1)")
+    made.add_argument(
+        "--query", type=int, nargs="+", metavar="PLACE", help="row and column of a patch; 3 numbers in 3-D"
+    )
+    command.add_network_options(made)
+    return made
+
+
+def draw(options: argparse.Namespace) -> command.Drawn:
+    run = open_run(options.run, options=options)
+    case, split = find_case(run, options.case)
+    window = load_window(run, case)
+    encoder = run.segmenter.encoder
+    image = window.image.unsqueeze(0).to(run.device)
+    matrices = attention_matrices(encoder, image, layer=options.layer, head=options.head)
+    patch_size, grid = encoder.spec.patch_size, encoder.grid
+    query = tuple(
+        options.query or border_query(foreground_shares(window.label, patch_size=patch_size), matrices.asking)
+    )
+    if len(query) != len(grid) or any(not 0 <= place < size for place, size in zip(query, grid, strict=True)):
+        raise UserError(f"--query {query}: give a patch of the grid {grid}, counted from 0.")
+    truth = window.label.numpy()
+    shown = view(window.image.numpy(), truth, spacing=window.spacing, index=query[-1] * patch_size + patch_size // 2)
+    figure = draw_attention(
+        matrices,
+        where=shown,
+        truth=truth,
+        query=query,
+        title=f"{run.cfg.name}, {case.id} ({split}): block {options.layer}, head {options.head}",
+        about=f"N = {matrices.before.shape[0]} patches. Logarithmic colours from the 1st to the 99.9th percentile "
+        "before pruning, of the matrix above and of the row below; grey, and the bare image, is pruned. The matrix "
+        "before has the rows of all queries. $\\alpha$ is of the image, $\\lambda$ of the block, mean over its heads.",
+    )
+    return figure, run.folder / "figures" / f"attention_{case.id}_block{options.layer}_head{options.head}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.execute(parser(), draw, argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Attention matrices before and after APFormer's pruning, figure 7 of its paper.
+
+Letters: B batch, C channels, N tokens of the grid, H heads, S spatial size.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sct.errors import UserError
+from sct.models.adaptive.attention import AdaptiveAttention
+from sct.models.encoder import ViTEncoder
+from sct.models.layers import WHOLE, Layout
+from sct.plots.planes import View, edges, grey, outline, show
+from sct.plots.style import COLORS, MARK, REMOVED, WIDTH, caption, new_figure, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """One head's attention in one image: before any pruning and after all of it, (N, N), zero where pruned.
+
+    asking (*grid): patches that still ask; dependencies: share of the entries of their rows that is pruned, mean
+    over heads.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    asking: np.ndarray
+    dependencies: float
+
+    @property
+    def queries(self) -> float:
+        """Share of the patches that ask nothing."""
+        return 1 - float(self.asking.mean())
+
+
+@torch.no_grad()
+def attention_matrices(encoder: ViTEncoder, image: Tensor, *, layer: int, head: int) -> Matrices:
+    """Block `layer`, head `head` (both from 1) of an encoder in evaluation mode on an image (1, C, *S).
+
+    The matrix before is that of all queries on what the block gets in the pruned network.
+    """
+    if not all(isinstance(block.attn, AdaptiveAttention) for block in encoder.blocks) or not encoder.depth:
+        raise UserError("This network has no encoder.attention that prunes. Give a run such as encoder=apformer.")
+    if not 1 <= layer <= encoder.depth:
+        raise UserError(f"--layer {layer}: this network has blocks 1 to {encoder.depth}.")
+    attention = encoder.blocks[layer - 1].attn
+    assert isinstance(attention, AdaptiveAttention)
+    if not 1 <= head <= attention.num_heads:
+        raise UserError(f"--head {head}: this network has heads 1 to {attention.num_heads}.")
+    calls: list[tuple[Tensor, Layout]] = []
+    hook = attention.register_forward_pre_hook(lambda module, given: calls.append(given))
+    encoder(image)
+    hook.remove()
+    x, layout = calls[0]
+    whole = attention(x, WHOLE, wants=("matrices",))[1]
+    pruned = attention(x, layout, wants=("matrices",))[1]
+    asking = torch.ones(encoder.grid, dtype=torch.bool) if layout.asking is None else layout.asking[0]
+    return Matrices(
+        before=whole.matrices[0][0, head - 1].cpu().numpy(),
+        after=pruned.matrices[1][0, head - 1].cpu().numpy(),
+        asking=asking.reshape(encoder.grid).cpu().numpy(),
+        dependencies=0.0 if pruned.pruned is None else pruned.pruned.item(),
+    )
+
+
+def foreground_shares(label: Tensor, *, patch_size: int) -> np.ndarray:
+    """Share of every patch of label (*S) that is foreground: (*grid)."""
+    pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[label.ndim]
+    return pool((label > 0).float()[None, None], patch_size)[0, 0].numpy()
+
+
+def border_query(shares: np.ndarray, asking: np.ndarray) -> tuple[int, ...]:
+    """A patch on the border of the foreground: half of it or more is foreground, and of such the least.
+
+    shares, asking (*grid). Patches that ask go before those that do not; without a patch half in the foreground it
+    is the fullest one. The first of equals.
+    """
+    for allowed in (asking, np.ones_like(asking)):
+        inside = allowed & (shares >= 0.5)
+        if inside.any():
+            flat = np.where(inside, shares, np.inf).argmin()
+            return tuple(int(place) for place in np.unravel_index(flat, shares.shape))
+    return tuple(int(place) for place in np.unravel_index(shares.argmax(), shares.shape))
+
+
+def row_on_grid(matrix: np.ndarray, query: tuple[int, ...], grid: tuple[int, ...]) -> np.ndarray:
+    """The row of the patch at `query` in a matrix (N, N), every entry at the place of its key: (*grid)."""
+    return matrix[np.ravel_multi_index(query, grid)].reshape(grid)
+
+
+def limits(values: np.ndarray) -> tuple[float, float]:
+    """Ends of a logarithmic scale: the 1st and 99.9th percentile of the positive values, a factor 2 apart or more."""
+    low, high = np.percentile(values[values > 0], (1, 99.9))
+    middle = math.sqrt(low * high)
+    return min(float(low), middle / math.sqrt(2)), max(float(high), middle * math.sqrt(2))
+
+
+@styled
+def draw_attention(
+    matrices: Matrices, *, where: View, truth: np.ndarray, query: tuple[int, ...], title: str, about: str
+) -> "Figure":
+    """The matrices above, one query's row over the image below; truth (*S) is outlined. Five panels, two scales."""
+    grid = matrices.asking.shape
+    count = matrices.before.shape[0]
+    # what softmax has rounded to zero is not pruned
+    before = np.maximum(matrices.before, np.finfo(np.float32).tiny) * count
+    after = matrices.after * count
+    figure = new_figure(0.39 * WIDTH + 0.27 * WIDTH * where.height + 1.75)
+    figure.suptitle(
+        f"{title}\n$\\alpha$ = {matrices.queries:.1%} of the queries pruned, "
+        f"$\\lambda$ = {matrices.dependencies:.1%} of the others' dependencies"
+    )
+    rows = figure.add_gridspec(2, 6, hspace=0.06, height_ratios=(0.39, 0.27 * where.height))
+    own = int(np.ravel_multi_index(query, grid))
+    tops = [figure.add_subplot(rows[0, :3]), figure.add_subplot(rows[0, 3:])]
+    for axes, values, name in zip(tops, (before, after), ("before", "after"), strict=True):
+        matrix = logarithmic(axes, values, between=limits(before))
+        axes.set_facecolor(REMOVED)
+        axes.set_title(f"Attention matrix {name} pruning")
+        axes.set_xlabel("key patch")
+        axes.set_xticks([])
+        axes.set_yticks([own], [""])
+        axes.tick_params(axis="y", color=MARK, width=1.6, length=6)
+    tops[0].set_ylabel("query patch (red: that below)")
+
+    of_row = [row_on_grid(values, query, grid) for values in (before, after)]
+    bottoms = [figure.add_subplot(rows[1, start : start + 2]) for start in (0, 2, 4)]
+    show(bottoms[0], where.picture, aspect=where.aspect)
+    bottoms[0].set_title("Image" + (f", {where.note}" if where.note else ""))
+    bottoms[0].set_xlabel("query patch (red), truth (white)")
+    names = ("Its row before", "Its row after" if matrices.asking[query] else "Its row after: asks nothing")
+    for axes, values, name in zip(bottoms[1:], of_row, names, strict=True):
+        show(axes, grey(where.picture), aspect=where.aspect)
+        of_query = logarithmic(axes, where.of(values), between=limits(of_row[0]), over=where)
+        axes.set_title(name)
+    for axes in bottoms:
+        outline(axes, where.of(truth) > 0)
+        mark(axes, where=where, query=query, grid=grid)
+    scale(figure, matrix, axes=tops, label="attention x N (1: even)")
+    scale(figure, of_query, axes=bottoms, label="attention x N")
+    caption(figure, about)
+    return figure
+
+
+def logarithmic(
+    axes: "Axes", values: np.ndarray, *, between: tuple[float, float], over: View | None = None
+) -> "AxesImage":
+    """Values (h, w) in logarithmic colours, those of patches `over` a picture that shines through; zeros left out."""
+    low, high = between
+    return axes.imshow(
+        np.ma.masked_equal(values, 0),
+        cmap=COLORS,
+        norm="log",
+        vmin=low,
+        vmax=high,
+        interpolation="none",
+        alpha=0.8 if over else 1.0,
+        extent=edges(over.picture.shape) if over else None,
+        aspect=over.aspect if over else "equal",
+    )
+
+
+def scale(figure: "Figure", drawn: "AxesImage", *, axes: list["Axes"], label: str) -> None:
+    """The colours of `drawn` and what they mean, to the right of `axes`."""
+    bar = figure.colorbar(drawn, ax=axes, pad=0.01, aspect=25, extend="both", label=label)
+    places = round_numbers(*drawn.get_clim())
+    bar.set_ticks(places, labels=[f"{place:g}" for place in places])
+    bar.minorticks_off()
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten between low and high; of more than seven the powers alone."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [[factor * 10.0**e for e in exponents for factor in factors] for factors in ((1, 2, 5), (1,))]
+    inside = [[value for value in values if low <= value <= high] for values in found]
+    return inside[0] if len(inside[0]) <= 7 else inside[1]
+
+
+def mark(axes: "Axes", *, where: View, query: tuple[int, ...], grid: tuple[int, ...]) -> None:
+    """A frame around the patch at `query`, on the plane that is shown."""
+    there = np.zeros(grid, dtype=bool)
+    there[query] = True
+    plane = where.of(there)
+    (row,), (column,) = np.nonzero(plane)
+    height, width = where.picture.shape[0] / plane.shape[0], where.picture.shape[1] / plane.shape[1]
+    left, top = column * width - 0.5, row * height - 0.5
+    corners = [left, left + width, left + width, left, left], [top, top, top + height, top + height, top]
+    axes.plot(*corners, color=MARK, linewidth=1.6, solid_joinstyle="miter")

@@ -1,0 +1,67 @@
+"""What the figure scripts share: their options, the one message for a user's mistake, and the files they write."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sct.errors import UserError
+from sct.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+logger = logging.getLogger(__name__)
+
+# a figure, and where it goes if the user does not say
+Drawn = tuple["Figure", Path]
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the option that all figures have."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--output", type=Path, metavar="STEM", help="write STEM.png and STEM.pdf (default: named after what is drawn)"
+    )
+    return parser
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """How trained networks are loaded."""
+    parser.add_argument("--weights", choices=("best", "last"), default="best")
+    parser.add_argument("--root", help="data.root, where it is not that of the training")
+    parser.add_argument("--device", default="cpu")
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Several runs to compare, each with the name that it has in the figure."""
+    parser.add_argument(
+        "--run", dest="runs", type=named_run, action="append", required=True, metavar="NAME=RUN",
+        help="a run folder and its name in the figure; once for every run",
+    )  # fmt: skip
+
+
+def named_run(text: str) -> tuple[str, str]:
+    """NAME=RUN as a pair."""
+    name, separator, run = text.partition("=")
+    if not (name and separator and run):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=RUN, such as APFormer=outputs/isic_apformer/RUN")
+    return name, run
+
+
+def execute(
+    parser: argparse.ArgumentParser, draw: Callable[[argparse.Namespace], Drawn], argv: Sequence[str] | None
+) -> None:
+    """Parses, draws and writes; a user's mistake ends the script with one message."""
+    options = parser.parse_args(argv)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("sct").setLevel(logging.INFO)  # the packages behind PDF tell far too much
+    try:
+        style.matplotlib()  # missing, it is told before the networks are loaded
+        figure, stem = draw(options)
+        for path in style.save(figure, options.output or stem):
+            logger.info("%s", path)
+    except UserError as error:
+        sys.exit(f"Error: {error}")

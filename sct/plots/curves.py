@@ -1,0 +1,80 @@
+"""Loss and Dice over the training of several runs: figure 8 of the APFormer paper."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sct.errors import UserError
+from sct.plots.style import DASHES, LINE_COLORS, caption, new_figure, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FILE = "metrics.jsonl"
+NAMES = {
+    "train/loss": "Training loss",
+    "val/dice/mean": "Validation Dice",
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values of a quantity at ascending steps, (L,) each."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+def read_curve(run: Path, quantity: str) -> Curve:
+    """A quantity of a run's metrics.jsonl; UserError when there is no such file or quantity."""
+    path = run / FILE
+    if not path.is_file():
+        raise UserError(f"{run} has no {FILE}. Give a run folder of sct.train.")
+    rows = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    found = [(row["step"], row[quantity]) for row in rows if quantity in row]
+    if not found:
+        known = sorted({name for row in rows for name in row} - {"step"})
+        raise UserError(f"{path} has no {quantity} yet. It has: {', '.join(known) or 'nothing'}.")
+    steps, values = zip(*found, strict=True)
+    return Curve(np.array(steps), np.array(values, dtype=np.float64))
+
+
+def smooth(values: np.ndarray, *, share: float) -> np.ndarray:
+    """Running mean of values (L,) over a centred window of `share` of them; it narrows evenly towards both ends.
+
+    Fewer than 3 values in the window leave the curve as it is.
+    """
+    reach = int(share * len(values)) // 2
+    sums = np.concatenate(([0.0], np.cumsum(values)))
+    place = np.arange(len(values))
+    own = np.minimum(np.minimum(place, len(values) - 1 - place), reach)
+    return (sums[place + own + 1] - sums[place - own]) / (2 * own + 1)
+
+
+@styled
+def draw_curves(
+    panels: Sequence[tuple[str, Sequence[Curve]]], *, runs: Sequence[str], share: float, about: str
+) -> "Figure":
+    """One panel for each quantity (its name, a curve a run): smoothed, and pale behind it as it was."""
+    figure = new_figure(2.9)
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (quantity, curves) in zip(grid, panels, strict=True):
+        for number, curve in enumerate(curves):
+            color = LINE_COLORS[number % len(LINE_COLORS)]
+            dash = DASHES[number // len(LINE_COLORS) % len(DASHES)]
+            axes.plot(curve.steps, curve.values, color=color, alpha=0.3, linewidth=0.7)
+            smoothed = smooth(curve.values, share=share)
+            marker = "o" if len(curve.steps) <= 30 else ""
+            axes.plot(curve.steps, smoothed, color=color, linestyle=dash, marker=marker, markersize=2.5)
+        axes.set_xlabel("step")
+        axes.set_title(NAMES.get(quantity, quantity))
+        axes.set_xlim(left=0)
+        axes.grid(visible=True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(grid[0].get_lines()[1::2], runs, loc="outside upper center", ncols=min(len(runs), 5))
+    caption(figure, about)
+    return figure

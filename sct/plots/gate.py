@@ -1,0 +1,80 @@
+"""What APFormer's gate says of an image, and which patches still ask: equation 11 of its paper on pictures.
+
+Letters: C channels, S spatial size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sct.errors import UserError
+from sct.models.encoder import ViTEncoder
+from sct.plots.planes import View, edges, enlarge, grey, outline, show
+from sct.plots.style import COLORS, MARK, WIDTH, caption, new_figure, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class GateRow:
+    """One case. probability (*grid): of foreground, by the gate; asking (*grid) bool; truth (*S)."""
+
+    name: str
+    where: View
+    truth: np.ndarray
+    probability: np.ndarray
+    asking: np.ndarray
+
+
+@torch.no_grad()
+def gate_of(encoder: ViTEncoder, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Probability of foreground and which patches ask, (*grid) each, for an image (1, C, *S)."""
+    encoded = encoder(image)
+    if encoded.gate is None or encoded.asking is None:
+        raise UserError("This network has no encoder.gate. Give a run such as encoder=apformer or ap_transunet.")
+    probability = encoded.gate[0].float().softmax(dim=0)[1]
+    return probability.cpu().numpy(), encoded.asking[0].reshape(encoder.grid).cpu().numpy()
+
+
+def faded(picture: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """A picture (H, W, 3) in which the patches that are not kept (h, w) are pale and grey."""
+    pale = 0.25 * grey(picture).astype(float) + 0.75 * 255
+    return np.where(enlarge(kept, picture.shape)[..., None], picture, pale.round()).astype(np.uint8)
+
+
+@styled
+def draw_gate(rows: Sequence[GateRow], *, threshold: float, title: str, about: str) -> "Figure":
+    """For every case a row of three panels: image, probability, patches that ask; the truth is outlined.
+
+    threshold: probability of foreground up to which a patch asks nothing.
+    """
+    heights = [row.where.height for row in rows]
+    figure = new_figure(0.295 * WIDTH * sum(heights) + 0.27 * len(rows) + 1.2)
+    figure.suptitle(title)
+    grid = figure.subplots(len(rows), 3, squeeze=False, height_ratios=heights)
+    for line, row in zip(grid, rows, strict=True):
+        picture, aspect = row.where.picture, row.where.aspect
+        asking = row.where.of(row.asking)
+        show(line[0], picture, aspect=aspect)
+        show(line[1], grey(picture), aspect=aspect)
+        drawn = line[1].imshow(
+            row.where.of(row.probability), extent=edges(picture.shape), aspect=aspect, interpolation="none",
+            cmap=COLORS, vmin=0, vmax=1, alpha=0.75,
+        )  # fmt: skip
+        show(line[2], faded(picture, asking), aspect=aspect)
+        for axes in line:
+            outline(axes, row.where.of(row.truth) > 0)
+        line[0].set_ylabel(row.name + (f"\n{row.where.note}" if row.where.note else ""))
+        line[2].set_xlabel(f"{row.asking.mean():.1%} of the patches ask")
+    for axes, name in zip(grid[0], ("Image, truth outlined", "Gate: foreground", "Patches that ask"), strict=True):
+        axes.set_title(name)
+    bar = figure.colorbar(drawn, ax=grid, location="bottom", shrink=0.4, aspect=40, pad=0.01)
+    bar.set_label("probability of foreground (up to the red line a patch asks nothing)")
+    bar.ax.axvline(threshold, color=MARK, linewidth=1.6)
+    caption(figure, about)
+    return figure

@@ -1,0 +1,101 @@
+"""An image and what belongs to it as planes to draw: which slice is shown, which way up, and the marks over it.
+
+Letters: C channels, S spatial size (2 or 3 dims), H and W rows and columns of the plane.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sct.figures import busiest_slice, overlay, shown_slice
+from sct.plots.style import INK, TRUTH
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class View:
+    """The plane of an image that is shown, and where it is in arrays over the same space.
+
+    picture (H, W, 3) uint8 · aspect: height of its pixels over their width · depth: slices of the image, of which
+    `index` is shown, along the first axis if `slices_first`, along the last one otherwise; 1 in 2-D
+    """
+
+    picture: np.ndarray
+    aspect: float
+    index: int = 0
+    depth: int = 1
+    slices_first: bool = False
+
+    @property
+    def note(self) -> str:
+        """Which slice it is, empty in 2-D."""
+        return f"slice {self.index + 1} of {self.depth}" if self.depth > 1 else ""
+
+    @property
+    def height(self) -> float:
+        """Height of the picture as it is drawn, over its width."""
+        return self.picture.shape[0] * self.aspect / self.picture.shape[1]
+
+    def of(self, array: np.ndarray) -> np.ndarray:
+        """The plane of voxels (*S), or of patches (*grid) over the same space."""
+        if array.ndim == 2:
+            return array
+        place = math.floor((self.index + 0.5) * array.shape[0 if self.slices_first else -1] / self.depth)
+        return array[place] if self.slices_first else shown_slice(array, place)
+
+
+def view(
+    image: np.ndarray,
+    labels: np.ndarray,
+    *,
+    spacing: Sequence[float],
+    index: int | None = None,
+    slices_first: bool = False,
+) -> View:
+    """The plane of image (C, *S) with most of labels (*S), or at `index`; 3-D in RAS order, as in `sct.figures`."""
+    if labels.ndim == 2:
+        return View(overlay(image), spacing[0] / spacing[1])
+    if slices_first:
+        index = busiest_slice(np.moveaxis(labels, 0, -1)) if index is None else index
+        return View(overlay(image[:, index]), spacing[1] / spacing[2], index, len(labels), slices_first=True)
+    index = busiest_slice(labels) if index is None else index
+    return View(overlay(image, index=index), spacing[1] / spacing[0], index, labels.shape[2])
+
+
+def show(axes: "Axes", picture: np.ndarray, *, aspect: float) -> None:
+    """A picture (H, W, 3) in a frame without ticks, pixel (0, 0) around the origin."""
+    axes.imshow(picture, aspect=aspect, interpolation="antialiased")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def outline(axes: "Axes", mask: np.ndarray, *, color: str | Sequence[float] = TRUTH) -> None:
+    """The border of a mask (H, W), light or coloured on a dark rim so that it is seen on any image."""
+    if not mask.any():
+        return
+    closed = np.pad(mask.astype(float), 1)  # also where it leaves the picture
+    columns, rows = np.arange(-1, mask.shape[1] + 1), np.arange(-1, mask.shape[0] + 1)
+    for width, ink in ((2.0, INK), (1.0, color)):
+        axes.contour(columns, rows, closed, levels=[0.5], colors=[ink], linewidths=width)
+    axes.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
+
+
+def edges(shape: Sequence[int]) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top of a picture (H, W) in its own pixels, for what is drawn patch by patch over it."""
+    return (-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5)
+
+
+def enlarge(patches: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Values of patches (h, w) at every pixel of a picture (H, W)."""
+    rows, columns = (np.arange(size) * count // size for size, count in zip(shape[:2], patches.shape, strict=True))
+    return patches[np.ix_(rows, columns)]
+
+
+def grey(picture: np.ndarray) -> np.ndarray:
+    """A picture (H, W, 3) without its colours, which would mix with those of values drawn over it."""
+    return np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2).round().astype(np.uint8)

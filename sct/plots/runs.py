@@ -1,0 +1,73 @@
+"""What figures are made of: a trained run, one of its cases, the window of it that the network sees."""
+
+import difflib
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from sct import checkpoint
+from sct.data.cases import Case
+from sct.data.module import SegmentationData
+from sct.data.splits import SPLITS
+from sct.errors import UserError
+from sct.factory import load_trained
+from sct.models.segmenter import Segmenter
+from sct.validation import foreground_window
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained network with its config and data set. given: what the user named it by; folder: where it wrote."""
+
+    given: str
+    folder: Path
+    cfg: DictConfig
+    data: SegmentationData
+    segmenter: Segmenter
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Window:
+    """image (C, *S) on the network's grid, label (*S), spacing: size of a voxel along each axis."""
+
+    image: Tensor
+    label: Tensor
+    spacing: list[float]
+
+
+def open_run(run: str, *, options: Namespace) -> Run:
+    """A run by its folder or checkpoint, with the weights, data root and device of `options`."""
+    path = checkpoint.find(run, weights=options.weights, key="run")
+    changes: dict[str, Any] = {"data": {"root": options.root}} if options.root else {}
+    device = torch.device(options.device)
+    cfg, data, segmenter = load_trained(str(path), weights=options.weights, changes=changes, device=device)
+    data.prepare()
+    return Run(run, run_folder(path), cfg, data, segmenter, device)
+
+
+def run_folder(path: Path) -> Path:
+    """The folder of the run that a checkpoint file belongs to."""
+    return path.parent.parent if path.parent.name == checkpoint.FOLDER else path.parent
+
+
+def find_case(run: Run, case_id: str) -> tuple[Case, str]:
+    """A case of the run's data set by its id, and its split; UserError that names the nearest ids."""
+    known = {case.id: (case, split) for split in reversed(SPLITS) for case in run.data.cases(split)}
+    if case_id not in known:
+        close = difflib.get_close_matches(case_id, known, n=3, cutoff=0.5) or [c.id for c in run.data.cases("test")[:3]]
+        raise UserError(f"{run.given} has no case {case_id} in {run.data.root}. Take one such as {', '.join(close)}.")
+    return known[case_id]
+
+
+def load_window(run: Run, case: Case) -> Window:
+    """The window of a case around its foreground: all of it where it is no larger than data.roi_size."""
+    volume = run.data.load_case(case)
+    assert volume.label is not None
+    image, label = foreground_window(volume.image, volume.label, size=run.data.roi_size)
+    return Window(image, label, volume.spacing[-run.data.spatial_dims :])

@@ -1,0 +1,112 @@
+"""One look for every figure: width, fonts, colours, captions, PNG and PDF. All that is imported of matplotlib is here.
+
+Figures are made without pyplot, so nothing is set for the process and no display is needed.
+"""
+
+import textwrap
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from sct.errors import UserError
+from sct.figures import PALETTE
+from sct.files import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+WIDTH = 7.2  # inches: a page of two columns
+INK, FAINT = "#191919", "#6e6e6e"
+TRUTH, MARK = "#ffffff", "#d81b60"  # outline of the truth over an image; what the eye is to find
+REMOVED = "#d9d9d9"  # pruned entries and patches
+COLORS = "viridis"  # of values: rising in lightness, alike for all kinds of colour vision
+
+
+def class_color(value: int) -> tuple[float, ...]:
+    """Colour of a class, as in the figures of an evaluation."""
+    return tuple(PALETTE[(value - 1) % len(PALETTE)] / 255)
+
+
+# of lines on white: the palette's dark colours first, and another dash once they are used up
+LINE_COLORS = tuple(class_color(value) for value in (5, 7, 3, 6, 1, 2, 10))
+DASHES = ("-", "--", ":")
+
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "figure.titlesize": 9,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "lines.linewidth": 1.4,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,  # text in the PDF stays text
+}
+
+
+def matplotlib() -> ModuleType:
+    """The package; UserError that says how to install it."""
+    try:
+        import matplotlib.figure
+    except ImportError as error:
+        raise UserError(
+            "Figures need the package matplotlib, which is not installed. Install it with: "
+            "pip install -c constraints.txt -e '.[figures]'"
+        ) from error
+    return matplotlib
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """`draw` in this style, whatever the user's own settings of matplotlib are."""
+
+    @wraps(draw)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        package = matplotlib()
+        with package.rc_context():
+            package.rcdefaults()
+            package.rcParams.update(STYLE)
+            return draw(*args, **kwargs)
+
+    return wrapper
+
+
+def new_figure(height: float, *, width: float = WIDTH) -> "Figure":
+    """An empty figure of so many inches, laid out by what is put into it."""
+    return matplotlib().figure.Figure(figsize=(width, height), layout="constrained")
+
+
+def caption(figure: "Figure", text: str) -> None:
+    """Small print below a figure."""
+    wrapped = textwrap.fill(" ".join(text.split()), int(20 * figure.get_figwidth()))
+    figure.supxlabel(wrapped, x=0.008, ha="left", fontsize=7, color=FAINT, linespacing=1.3)
+
+
+@styled
+def save(figure: "Figure", stem: Path) -> list[Path]:
+    """Writes stem.png and stem.pdf, the same bytes for the same figure."""
+    written = []
+    for kind, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
+        path = stem.with_name(f"{stem.name}.{kind}")
+        with atomic(path) as temporary:
+            figure.savefig(temporary, format=kind, metadata=metadata)
+        written.append(path)
+    return written

@@ -1,0 +1,106 @@
+"""`python -m sct.verify ckpt=RUN`: scores a run again and compares with its card; `retrain=true` also trains again."""
+
+import logging
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from sct import card, cli
+from sct.distributed import pick_device
+from sct.errors import UserError
+from sct.eval import evaluate
+from sct.run import log_to
+from sct.schema import EvalConfig
+from sct.train import train
+
+logger = logging.getLogger(__name__)
+
+# what may explain a difference, and is told beside it
+CIRCUMSTANCES = ("versions", "commit", "hardware")
+
+
+def verify(cfg: DictConfig) -> None:
+    """UserError that lists every difference between the card and what comes out now."""
+    log_to(None)
+    OmegaConf.to_object(cfg)  # the schema refuses what does not go together
+    source = Path(cfg.card) if cfg.card else result_folder(Path(cfg.ckpt), split=cfg.split)
+    wanted = card.read_card(source)
+    if "scores" not in wanted:
+        raise UserError(f"{source} has no scores; give the card of an evaluation, <run>/eval/<split>/{card.FILE}.")
+    now = {
+        "versions": card.versions(),
+        "commit": card.commit(),
+        "hardware": card.hardware(pick_device(wanted["config"]["trainer"]["device"])),
+    }
+    circumstances = card.differences(now, {name: wanted[name] for name in CIRCUMSTANCES})
+    for told in circumstances:
+        logger.warning("not as on the card: %s", told)
+    # sums are taken in another order by another number of threads
+    torch.set_num_threads(wanted["hardware"]["threads"])
+    with tempfile.TemporaryDirectory() as temporary:
+        run = retrain(wanted, Path(cfg.output or temporary) / "run") if cfg.retrain else Path(cfg.ckpt or source)
+        faults = compare(wanted, rescored(wanted, run, Path(temporary) / "eval"), tolerance=cfg.tolerance)
+    if faults:
+        reason = f"\nNot as on the card: {'; '.join(circumstances)}" if circumstances else ""
+        raise UserError(f"{source} is not confirmed:\n  " + "\n  ".join(faults) + reason)
+    kind = "weights and scores of a new training" if cfg.retrain else "scores"
+    logger.info("confirmed: %s are those on %s", kind, source)
+
+
+def result_folder(ckpt: Path, *, split: str) -> Path:
+    """Where the evaluation of a run folder, or of a checkpoint in it, left its card."""
+    run = ckpt.parent.parent if ckpt.is_file() else ckpt
+    return run / "eval" / split / card.FILE
+
+
+def retrain(wanted: Mapping[str, Any], folder: Path) -> Path:
+    """Trains the config on a card from nothing, into a new folder."""
+    cfg = OmegaConf.create({**wanted["config"], "resume": None, "run_dir": str(folder)})
+    train(cfg)
+    return folder
+
+
+def rescored(wanted: Mapping[str, Any], run: Path, folder: Path) -> dict[str, Any]:
+    """The card of a new evaluation in the way that the old one says."""
+    settings: Any = {**wanted["evaluation"], "ckpt": str(run), "output": str(folder)}
+    cfg = OmegaConf.merge(OmegaConf.structured(EvalConfig), settings, {"save_predictions": False, "figures": 0})
+    assert isinstance(cfg, DictConfig)
+    evaluate(cfg)
+    return card.read_card(folder)
+
+
+def compare(wanted: Mapping[str, Any], found: Mapping[str, Any], *, tolerance: float) -> list[str]:
+    """What differs in data, weights and scores, a line each; scores within `tolerance` are equal."""
+    faults = card.differences({"split": found["split"]}, {"split": wanted["split"]})
+    if found["weights"] != wanted["weights"]:
+        faults.append(f"weights: {found['weights'][:12]}..., on the card {wanted['weights'][:12]}...")
+    theirs = dict(numbers(wanted["scores"]))
+    for name, value in numbers(found["scores"]):
+        other = theirs.pop(name, math.nan)
+        if not abs(value - other) <= tolerance:
+            faults.append(f"{name}: {value}, on the card {other}")
+    return faults + [f"{name}: missing, on the card {value}" for name, value in theirs.items()]
+
+
+def numbers(node: Mapping[str, Any], *, key: str = "") -> list[tuple[str, float]]:
+    """All numbers of a summary with their dotted keys."""
+    found: list[tuple[str, float]] = []
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            found += numbers(value, key=f"{key}{name}.")
+        elif isinstance(value, int | float):
+            found.append((f"{key}{name}", float(value)))
+    return found
+
+
+def main() -> None:
+    cli.run(verify, config_name="verify")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""The figure scripts on tiny runs: both files are written, with the panels that were asked for, of the right data."""
+
+import csv
+import runpy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from commands import own_settings, run_command
+from PIL import Image
+
+from sct import eval as evaluation
+from sct import train
+from sct.metrics import quick_dice
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+CASES = ("ISIC_0000005", "ISIC_0000006")
+
+
+def script(name: str) -> dict[str, Any]:
+    return runpy.run_path(str(SCRIPTS / f"plot_{name}.py"))
+
+
+def drawn(name: str, *arguments: object) -> Any:
+    """The figure of a command line, and what was drawn for it."""
+    functions = script(name)
+    with own_settings():
+        return functions["draw"](functions["parser"]().parse_args(list(map(str, arguments))))[0]
+
+
+def assert_written(stem: Path, name: str, *arguments: object) -> None:
+    """The command writes a PNG that opens and a whole PDF."""
+    with own_settings():
+        script(name)["main"]([*map(str, arguments), "--output", str(stem)])
+    with Image.open(stem.with_name(f"{stem.name}.png")) as picture:
+        picture.load()
+        assert picture.width >= 2000
+    pdf = stem.with_name(f"{stem.name}.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF-")
+    assert pdf.rstrip().endswith(b"%%EOF")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("figures")
+    outcome = run_command(
+        train.main, "+experiment=isic_small_apformer", "+debug=smoke_isic", "encoder.gate.threshold=0.5",
+        "encoder.depth=2", "trainer.tensorboard=false", f"paths.data={folder}/data", f"paths.cache={folder}/cache",
+        f"run_dir={folder}/run",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome
+    return folder / "run"
+
+
+@torch.no_grad()
+def test_attention_is_that_of_the_block_and_head(run: Path, tmp_path: Path) -> None:
+    arguments = (run, "--case", CASES[0], "--layer", 2, "--head", 2, "--query", 3, 4)
+    figure = drawn("attention", *arguments)
+    assert len(figure.axes) == 5 + 2
+    functions = script("attention")
+    options = functions["parser"]().parse_args(list(map(str, arguments)))
+    opened = functions["open_run"](options.run, options=options)
+    encoder = opened.segmenter.encoder
+    window = functions["load_window"](opened, functions["find_case"](opened, CASES[0])[0])
+    features, _ = encoder.stem(window.image.unsqueeze(0))
+    asking = encoder.gate(features)[1]
+    x = encoder.blocks[0](encoder.embed(features), encoder.layout(None, asking=asking))
+    block = encoder.blocks[1]
+    width = block.attn.head_dim
+    q, k = (
+        (block.norm1(x)[0] @ block.attn.qkv.weight[start + width : start + 2 * width].T).double()
+        for start in (0, block.attn.inner)
+    )
+    expected = (q @ k.T * width**-0.5 + block.attn.positions()[1]).softmax(dim=-1).numpy()
+    before, after = (axes.images[0].get_array() for axes in figure.axes[:2])
+    np.testing.assert_allclose(before / 64, expected, rtol=1e-4)
+    pruned = np.ma.getmaskarray(after)
+    assert 0 < asking.sum() < 64
+    np.testing.assert_array_equal(pruned.all(axis=1), ~asking[0].numpy())
+    np.testing.assert_allclose(after.filled(0)[asking[0].numpy()].sum(axis=1), 64, rtol=1e-4)
+    np.testing.assert_allclose(figure.axes[3].images[-1].get_array().ravel(), before[3 * 8 + 4])
+    assert f"{1 - asking.float().mean().item():.1%}" in figure.get_suptitle()
+    assert_written(tmp_path / "attention", "attention", run, "--case", CASES[0])
+
+
+def test_without_output_a_figure_goes_to_its_run(run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run, tmp_path / "copy")
+    with own_settings():
+        script("attention")["main"]([str(copy), "--case", CASES[0]])
+    written = [f"attention_{CASES[0]}_block1_head1.{kind}" for kind in ("pdf", "png")]
+    assert sorted(path.name for path in (copy / "figures").iterdir()) == written
+
+
+def test_gate(run: Path, tmp_path: Path) -> None:
+    assert len(drawn("gate", run, "--case", *CASES).axes) == 3 * 2 + 1
+    assert_written(tmp_path / "gate", "gate", run, "--case", *CASES)
+
+
+def test_panels_predict_what_an_evaluation_writes_and_take_it_where_it_is(run: Path, tmp_path: Path) -> None:
+    arguments = ("--run", f"one={run}", "--run", f"two={run}/checkpoints/best.pt", "--cases", *CASES)
+    fresh = drawn("panels", *arguments)
+    assert len(fresh.axes) == 4 * 2
+    copy = shutil.copytree(run, tmp_path / "copy")
+    outcome = run_command(evaluation.main, f"ckpt={copy}")
+    assert outcome.status == 0, outcome
+    with (copy / "eval/test/cases.csv").open() as file:
+        dice = [float(line["dice"]) for line in csv.DictReader(file)]
+    assert [axes.get_xlabel() for axes in fresh.axes[1::4]] == [f"Dice {value:.3f}" for value in dice]
+    written = copy / "eval/test/predictions" / f"{CASES[0]}_segmentation.png"
+    truth = next(run.parent.glob(f"data/*/*GroundTruth/{CASES[0]}_segmentation.png"))
+    shutil.copy(truth, written)
+    arguments = ("--run", f"one={copy}", "--cases", CASES[0])
+    assert drawn("panels", *arguments).axes[1].get_xlabel() == "Dice 1.000"
+    assert drawn("panels", *arguments, "--fresh").axes[1].get_xlabel() == f"Dice {dice[0]:.3f}"
+    assert_written(tmp_path / "panels", "panels", *arguments)
+
+
+def test_panels_of_volumes(finished_run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished_run, tmp_path / "copy")
+    functions = script("panels")
+    options = functions["parser"]().parse_args(["--run", f"x={copy}", "--cases", "none"])
+    opened = functions["open_run"](str(copy), options=options)
+    case = opened.data.cases("test")[0]
+    truth = np.asarray(nib.load(case.label).dataobj).astype(int)
+    moved = np.roll(truth, 2, axis=0)
+    opened.data.format.save_labels(copy / "eval/test/predictions" / case.id, moved.astype(np.uint8), like=case.image)
+    figure = drawn("panels", "--run", f"STP={copy}", "--cases", case.id)
+    assert len(figure.axes) == 3
+    expected = np.nanmean(quick_dice(moved, truth, outputs=opened.data.outputs))
+    assert figure.axes[1].get_xlabel() == f"Dice {expected:.3f}"
+    # on the slice with most of the truth there is as much as in the file, turned or not
+    alpha = np.asarray(figure.axes[2].images[-1].get_array())[..., 3] > 0
+    assert alpha.sum() == (truth > 0).sum(axis=(0, 1)).max()
+
+
+def test_curves(run: Path, tmp_path: Path) -> None:
+    arguments = ("--run", f"one={run}", "--run", f"two={run}")
+    figure = drawn("curves", *arguments)
+    assert [len(axes.get_lines()) for axes in figure.axes] == [4, 4]
+    assert figure.axes[0].get_lines()[0].get_xdata().tolist() == [1, 2, 3, 4]
+    assert len(drawn("curves", *arguments, "--quantities", "train/lr").axes) == 1
+    assert_written(tmp_path / "curves", "curves", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("attention", "--case", "ISIC_5"), "has no case ISIC_5"),
+        (("attention", "--case", CASES[0], "--layer", "3"), "--layer 3: this network has blocks 1 to 2"),
+        (("attention", "--case", CASES[0], "--head", "0"), "--head 0: this network has heads 1 to 2"),
+        (
+            ("attention", "--case", CASES[0], "--query", "8", "0"),
+            r"\(8, 0\): give a patch of the grid \(8, 8\)",
+        ),
+    ],
+)
+def test_a_users_mistake_is_one_message(run: Path, arguments: tuple[str, ...], message: str) -> None:
+    name, *rest = arguments
+    with own_settings(), pytest.raises(SystemExit, match=f"^Error: .*{message}"):
+        script(name)["main"]([str(run), *rest])
+
+
+def test_a_network_without_gate_or_pruning_attention_says_so(finished_run: Path) -> None:
+    functions = script("gate")
+    options = functions["parser"]().parse_args([str(finished_run), "--case", "x"])
+    case = functions["open_run"](options.run, options=options).data.cases("test")[0].id
+    for name, part in (("gate", "encoder.gate"), ("attention", "encoder.attention")):
+        with own_settings(), pytest.raises(SystemExit, match=f"has no {part}"):
+            script(name)["main"]([str(finished_run), "--case", case])

@@ -1,0 +1,124 @@
+"""Result cards: what is on them, that a run repeated from its card is the same, and that changes are found."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from commands import run_command
+
+from sct import card, checkpoint, train, verify
+from sct import eval as evaluation
+from sct.verify import numbers
+
+
+@pytest.fixture(scope="module")
+def evaluated(smoke, workplace):
+    folder = workplace / "verified"
+    assert run_command(train.main, *smoke, f"run_dir={folder}").status == 0
+    assert run_command(evaluation.main, f"ckpt={folder}").status == 0
+    return folder
+
+
+def copied(evaluated, tmp_path):
+    return shutil.copytree(evaluated, tmp_path / "copy")
+
+
+def test_what_is_on_a_card(evaluated):
+    run, result = card.read_card(evaluated), card.read_card(evaluated / "eval/test")
+    assert run["command"][:3] == ["python", "-m", "sct.train"]
+    assert run["config"]["seed"] == 0
+    assert run["versions"]["torch"] == torch.__version__
+    assert [len(run["split"][split]) for split in ("train", "val", "test")] == [2, 1, 1]
+    assert result["scores"] == json.loads((evaluated / "eval/test/summary.json").read_text())
+    best = checkpoint.load(evaluated / "checkpoints/best.pt")["model"]
+    assert result["weights"] == card.weights_digest(best)
+    assert {name: result[name] for name in run} == run
+
+
+def test_a_run_is_confirmed_by_scoring_it_again(evaluated):
+    outcome = run_command(verify.main, f"ckpt={evaluated}")
+    assert outcome.status == 0, outcome.err
+    assert "confirmed: scores are those on" in outcome.out
+
+
+def test_a_run_is_repeated_from_its_card_alone(evaluated, tmp_path):
+    alone = shutil.copy(evaluated / "eval/test/card.json", tmp_path / "card.json")
+    outcome = run_command(verify.main, f"card={alone}", "retrain=true", f"output={tmp_path}/new")
+    assert outcome.status == 0, outcome.err
+    assert "weights and scores of a new training" in outcome.out
+    ours, theirs = (checkpoint.load(run / "checkpoints/best.pt")["model"] for run in (tmp_path / "new/run", evaluated))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_changed_weights_and_scores_are_found(evaluated, tmp_path):
+    run = copied(evaluated, tmp_path)
+    path = run / "checkpoints/best.pt"
+    state = checkpoint.load(path)
+    name = next(name for name in state["model"] if name.endswith("weight"))
+    state["model"][name].flatten()[0] += 1
+    checkpoint.save(state, path)
+    outcome = run_command(verify.main, f"ckpt={run}")
+    assert outcome.status == 1
+    assert "weights:" in outcome.err
+
+
+def test_a_changed_score_is_found_and_a_tolerance_forgives_it(evaluated, tmp_path):
+    run = copied(evaluated, tmp_path)
+    file = run / "eval/test/card.json"
+    content = json.loads(file.read_text())
+    true = content["scores"]["dice"]["mean"]
+    content["scores"]["dice"]["mean"] = true + 0.001
+    file.write_text(json.dumps(content))
+    outcome = run_command(verify.main, f"ckpt={run}")
+    assert outcome.status == 1
+    assert f"dice.mean: {true}, on the card" in outcome.err
+    assert run_command(verify.main, f"ckpt={run}", "tolerance=0.01").status == 0
+
+
+def test_other_circumstances_are_told(evaluated, tmp_path):
+    run = copied(evaluated, tmp_path)
+    file = run / "eval/test/card.json"
+    content = json.loads(file.read_text())
+    content["versions"]["monai"] = "0.1"
+    file.write_text(json.dumps(content))
+    outcome = run_command(verify.main, f"ckpt={run}")
+    assert outcome.status == 0, outcome.err
+    assert "not as on the card: versions.monai" in outcome.out
+
+
+def test_other_data_are_found(evaluated, tmp_path):
+    run = copied(evaluated, tmp_path)
+    file = run / "eval/test/card.json"
+    content = json.loads(file.read_text())
+    content["split"]["files"] = "0"
+    file.write_text(json.dumps(content))
+    outcome = run_command(verify.main, f"ckpt={run}")
+    assert outcome.status == 1
+    assert "split.files" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Give ckpt=RUN"),
+        (("card=x.json",), "has no weights to score"),
+        (("ckpt=nowhere",), "nowhere/eval/test/card.json does not exist"),
+    ],
+)
+def test_mistakes_are_told(arguments, words):
+    outcome = run_command(verify.main, *arguments)
+    assert outcome.status == 1
+    assert words in outcome.err
+
+
+def test_digest_sees_every_bit_and_no_order():
+    state = {"a": torch.zeros(2, 3), "b": torch.ones(1)}
+    digest = card.weights_digest(state)
+    assert card.weights_digest({"b": state["b"].clone(), "a": state["a"].clone()}) == digest
+    assert card.weights_digest({**state, "b": torch.tensor([1.0000001])}) != digest
+    assert card.weights_digest({**state, "a": torch.zeros(3, 2)}) != digest
+
+
+def test_numbers_of_a_summary():
+    assert numbers({"dice": {"mean": 0.5, "groups": {}}, "n": 2, "title": "t"}) == [("dice.mean", 0.5), ("n", 2.0)]
