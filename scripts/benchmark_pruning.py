@@ -20,9 +20,9 @@ from statistics import median
 
 import torch
 
+from sct.data.outputs import numbered
 from sct.losses.criterion import Criterion
 from sct.losses.dice_ce import DiceCE
-from sct.losses.query import QueryLoss
 from sct.models.completion.mta import MTA
 from sct.models.completion.scatter import Scatter
 from sct.models.decoders.unetr import UNETR
@@ -85,7 +85,7 @@ def training(segmenter: Segmenter, options: argparse.Namespace) -> Training:
         segmenter=segmenter,
         image=torch.randn(1, 1, *shape, device=options.device),
         target=torch.randint(options.classes, (1, *shape), device=options.device),
-        criterion=Criterion(pixel=DiceCE(), query=QueryLoss()),
+        criterion=Criterion(outputs=numbered(options.classes), pixel=DiceCE()),
         optimizer=adamw(segmenter, lr=1e-4),
         scaler=torch.amp.GradScaler(torch.device(options.device).type, enabled=False),
     )

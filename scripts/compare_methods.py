@@ -139,7 +139,7 @@ def time_cells(cells: Sequence[Cell], *, options: argparse.Namespace) -> dict[Ce
         cfg, data, segmenter = load_trained(str(cell.folder), weights="best", changes={}, device=device)
         data.prepare()
         image = sample_windows(data, count=max(4, cfg.data.batch_size)).to(device)
-        criterion = build(cfg.loss, key="loss")
+        criterion = build(cfg.loss, key="loss", outputs=data.outputs)
         optimizer = build(cfg.optimizer, key="optimizer")(segmenter)
         train = training_run(segmenter, image=image, criterion=criterion, optimizer=optimizer, settings=ProfileConfig())
         runs[cell] = (Inference(segmenter=segmenter, image=image), train)

@@ -34,17 +34,18 @@ def row_of(runs: Sequence[Run], case_id: str, *, fresh: bool) -> PanelRow:
 
 def draw(options: argparse.Namespace) -> command.Drawn:
     runs = [open_run(run, options=options) for _, run in options.runs]
-    classes = runs[0].data.label_map.names
+    data = runs[0].data
     for run in runs:
-        if run.data.label_map.names != classes:
-            raise UserError(f"{run.given} has other classes than {runs[0].given}. Compare runs on the same data set.")
+        # of the same labels one run may predict classes and another regions
+        if run.data.label_map != data.label_map:
+            raise UserError(f"{run.given} has other labels than {runs[0].given}. Compare runs on the same data set.")
     rows = [row_of(runs, case, fresh=options.fresh) for case in options.cases]
     figure = draw_panels(
         rows,
         runs=[name for name, _ in options.runs],
-        classes=classes,
+        classes=data.outputs.legend,
         about="Filled: the prediction, in the last column the truth. Dice is of the whole case"
-        + (", mean over classes." if len(classes) > 2 else "."),
+        + (", mean over classes." if len(data.outputs.names) > 1 else "."),
     )
     return figure, Path("outputs/figures") / f"panels_{options.cases[0]}"
 

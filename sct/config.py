@@ -30,8 +30,13 @@ def build(node: DictConfig, *, key: str, **runtime: Any) -> Any:
     """
     check_node(node, key=key)
     try:
-        return instantiate(node, _convert_="all", **runtime)
-    except InstantiationException as error:
+        if not runtime:
+            return instantiate(node, _convert_="all")
+        # handed over by a call: through Hydra a dataclass would become a config
+        return instantiate(node, _convert_="all", _partial_=True)(**runtime)
+    except UserError:
+        raise
+    except (InstantiationException, TypeError, ValueError) as error:
         cause: BaseException = error
         while cause.__cause__ is not None and not isinstance(cause, UserError):
             cause = cause.__cause__

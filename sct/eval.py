@@ -113,13 +113,21 @@ def evaluate_case(
     dtype = precision_dtype(cfg.precision or run_cfg.trainer.precision, key="precision")
     with autocast(device, dtype):
         stitched = build_inferer(run_cfg)(
-            WithDepth(segmenter), volume.image, roi_size=data.roi_size, num_classes=data.num_classes + 1, device=device
+            WithDepth(segmenter),
+            volume.image,
+            roi_size=data.roi_size,
+            num_classes=data.outputs.num_channels + 1,
+            device=device,
         )
     num_stages = segmenter.encoder.spec.num_depths
     patch_size = window_shape([segmenter.encoder.spec.patch_size] * data.spatial_dims, num_dims=volume.label.ndim)
     logits, depth = stitched[:-1], patch_means(stitched[-1], patch_size=patch_size)
     labels = to_source_grid(
-        logits, affine=volume.affine, source_shape=volume.source_shape, source_affine=volume.source_affine
+        logits,
+        outputs=data.outputs,
+        affine=volume.affine,
+        source_shape=volume.source_shape,
+        source_affine=volume.source_affine,
     )
     truth, grid = data.format.read_label(case.label)
     if cfg.save_predictions:
@@ -128,9 +136,9 @@ def evaluate_case(
         panel(
             volume.image.numpy(),
             volume.label.numpy(),
-            logits.argmax(dim=0).cpu().numpy(),
+            data.outputs.labels(logits).cpu().numpy(),
             depth.numpy() if num_stages else None,
-            names=data.label_map.names,
+            names=data.outputs.legend,
             path=folder / "figures" / f"{case.id}.png",
             num_stages=num_stages,
             spacing=volume.spacing,
@@ -140,9 +148,9 @@ def evaluate_case(
     rows = score_case(
         labels,
         truth.astype(labels.dtype),
+        outputs=data.outputs,
         spacing=list(grid.spacing),
         unit=grid.unit,
-        names=data.label_map.names,
         case_id=case.id,
     )
     found = [row.dice for row in rows if not row.absent]

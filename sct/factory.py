@@ -19,25 +19,27 @@ logger = logging.getLogger(__name__)
 
 
 def build_segmenter(cfg: DictConfig, *, data: SegmentationData) -> Segmenter:
-    """The network of a config; sizes, channels and classes come from the data set.
+    """The network of a config; sizes, channels and outputs come from the data set.
 
     A `model` is a whole network and takes the place of encoder, completion and decoder.
     """
+    outputs = data.outputs
     sizes: dict[str, Any] = {
         "image_size": data.roi_size,
         "in_channels": data.num_channels,
-        "num_classes": data.num_classes,
+        "num_classes": outputs.num_channels,
+        "overlapping": outputs.overlapping,
     }
     if cfg.get("model") is not None:
         logger.info("model=%s takes the place of encoder, completion and decoder", cfg.model["_target_"])
-        network = build(cfg.model, key="model")
-        return Segmenter(encoder=ImageOnly(**sizes), completion=Scatter, decoder=network, num_classes=data.num_classes)
+        network, encoder = build(cfg.model, key="model"), ImageOnly(**sizes)
+        return Segmenter(encoder=encoder, completion=Scatter, decoder=network, num_classes=outputs.num_channels)
     encoder = build(cfg.encoder, key="encoder", **sizes)
     return Segmenter(
         encoder=encoder,
         completion=build(cfg.completion, key="completion"),
         decoder=build(cfg.decoder, key="decoder"),
-        num_classes=data.num_classes,
+        num_classes=outputs.num_channels,
     )
 
 
@@ -58,7 +60,7 @@ def load_trained(
     segmenter = build_segmenter(cfg, data=data)
     # a step checkpoint of a run with averaged weights is evaluated with them
     checkpoint.load_weights(segmenter, state.get("ema") or state["model"], source=str(path))
-    logger.info("%s: step %d, %s", path, state["step"], data.label_map.names)
+    logger.info("%s: step %d, %s", path, state["step"], data.outputs.names)
     return cfg, data, segmenter.to(device).eval()
 
 

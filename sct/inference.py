@@ -1,7 +1,8 @@
 """From a preprocessed image to a label map on the grid of the source file.
 
-Legend: C channels, Q classes, S the preprocessed grid (2 or 3 dims), D = len(S). An affine maps voxel indices
-to scanner coordinates, (4, 4) or (D + 1, D + 1); the first D rows and columns and the last column are read.
+Legend: C channels, Q channels of the logits (classes or regions), S the preprocessed grid (2 or 3 dims), D = len(S).
+An affine maps voxel indices to scanner coordinates, (4, 4) or (D + 1, D + 1); the first D rows and columns and the
+last column are read.
 """
 
 import itertools
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sct.data.cases import Volume, window_shape
+from sct.data.outputs import Outputs
 from sct.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -140,31 +142,35 @@ def predict_volume(
     inferer: SlidingWindow,
     *,
     roi_size: Sequence[int],
-    num_classes: int,
+    outputs: Outputs,
     device: torch.device,
 ) -> np.ndarray:
     """Label map of a preprocessed volume on the grid of its source file."""
-    logits = inferer(model, volume.image, roi_size=roi_size, num_classes=num_classes, device=device)
+    logits = inferer(model, volume.image, roi_size=roi_size, num_classes=outputs.num_channels, device=device)
     return to_source_grid(
-        logits, affine=volume.affine, source_shape=volume.source_shape, source_affine=volume.source_affine
+        logits,
+        outputs=outputs,
+        affine=volume.affine,
+        source_shape=volume.source_shape,
+        source_affine=volume.source_affine,
     )
 
 
 @torch.no_grad()
 def to_source_grid(
-    logits: Tensor, *, affine: np.ndarray, source_shape: Sequence[int], source_affine: np.ndarray
+    logits: Tensor, *, outputs: Outputs, affine: np.ndarray, source_shape: Sequence[int], source_affine: np.ndarray
 ) -> np.ndarray:
-    """Label map (*source_shape), uint8 or int16 above 256 classes, of logits (Q, *S) on the grid of `affine`.
+    """Label map (*source_shape), uint8 or int16 above 256 labels, of logits (Q, *S) on the grid of `affine`.
 
     One affine takes a source voxel to its place in the logits, which undoes crop, padding, spacing and
-    orientation together; there the logits are interpolated linearly and the largest wins. Source voxels more
-    than half a voxel outside the logits are background. Where the grids coincide up to axis order, flips and
-    whole voxels, the result is the exact argmax.
+    orientation together; there the logits are interpolated linearly, and `outputs` says which label they mean.
+    Source voxels more than half a voxel outside the logits are background. Where the grids coincide up to axis
+    order, flips and whole voxels, the result is exactly that of the logits.
     """
     num_dims = logits.ndim - 1
     relative = np.linalg.inv(affine) @ source_affine
     matrix, offset = relative[:num_dims, :num_dims], relative[:num_dims, -1]
-    labels = np.zeros(tuple(source_shape), dtype=np.uint8 if logits.shape[0] <= 256 else np.int16)
+    labels = np.zeros(tuple(source_shape), dtype=np.uint8 if len(outputs.label_map) <= 256 else np.int16)
     box = _overlap(matrix, offset, shape=logits.shape[1:], source_shape=source_shape)
     if any(start >= stop for start, stop in box):
         return labels
@@ -173,7 +179,10 @@ def to_source_grid(
     for start in range(box[0][0], box[0][1], rows):
         block = [(start, min(start + rows, box[0][1])), *box[1:]]
         place = (matrix, offset, block)
-        values = _pick(logits, *place) if whole else _interpolate(logits, *place)
+        picked, outside = _pick(logits, *place) if whole else _interpolate(logits, *place)
+        values = outputs.labels(picked)
+        if outside is not None:
+            values.masked_fill_(outside, 0)
         labels[tuple(slice(*bounds) for bounds in block)] = values.cpu().numpy().astype(labels.dtype)
     return labels
 
@@ -196,18 +205,20 @@ def _is_whole(matrix: np.ndarray, offset: np.ndarray, *, source_shape: Sequence[
     return bool(is_permutation and (drift < GRID_TOLERANCE).all())
 
 
-def _pick(logits: Tensor, matrix: np.ndarray, offset: np.ndarray, block: list[tuple[int, int]]) -> Tensor:
-    """Classes of a block of source voxels that are voxels of the logits, their axes permuted or flipped."""
+def _pick(logits: Tensor, matrix: np.ndarray, offset: np.ndarray, block: list[tuple[int, int]]) -> tuple[Tensor, None]:
+    """Logits (Q, *block) of source voxels that are voxels of the logits, their axes permuted or flipped."""
     order = [int(np.flatnonzero(np.round(column))[0]) for column in matrix.T]  # source axis -> axis of the logits
     picked = logits.permute(0, *(axis + 1 for axis in order))
     for source_axis, (axis, bounds) in enumerate(zip(order, block, strict=True)):
         index = np.round(matrix[axis, source_axis]) * np.arange(*bounds) + np.round(offset[axis])
         picked = picked.index_select(source_axis + 1, torch.from_numpy(index).long().to(logits.device))
-    return _largest(picked)
+    return picked, None
 
 
-def _interpolate(logits: Tensor, matrix: np.ndarray, offset: np.ndarray, block: list[tuple[int, int]]) -> Tensor:
-    """Classes of a block of source voxels that lie between voxels of the logits."""
+def _interpolate(
+    logits: Tensor, matrix: np.ndarray, offset: np.ndarray, block: list[tuple[int, int]]
+) -> tuple[Tensor, Tensor]:
+    """Logits (Q, *block) of source voxels that lie between voxels of the logits, and which lie outside of them."""
     axes = []
     outside = torch.zeros([stop - start for start, stop in block], dtype=torch.bool, device=logits.device)
     for size, weights, shift in zip(logits.shape[1:], matrix, offset, strict=True):
@@ -225,14 +236,4 @@ def _interpolate(logits: Tensor, matrix: np.ndarray, offset: np.ndarray, block: 
         padding_mode="border",
         align_corners=False,
     )
-    return _largest(sampled[0]).masked_fill_(outside, 0)
-
-
-def _largest(logits: Tensor) -> Tensor:
-    """Argmax over classes (Q, *S) -> (*S), the first of equals; on a CPU far faster than torch.argmax."""
-    best = logits[0].clone()
-    labels = torch.zeros(best.shape, dtype=torch.int16, device=best.device)
-    for value, candidate in enumerate(logits[1:], start=1):
-        labels.masked_fill_(candidate > best, value)
-        torch.maximum(best, candidate, out=best)
-    return labels
+    return sampled[0], outside

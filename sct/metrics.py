@@ -1,6 +1,7 @@
 """Overlap, accuracy and Hausdorff distance per case and class, and the means over them.
 
-Legend: S spatial size (2 or 3 dims), Q classes with the background as class 0.
+Legend: S spatial size (2 or 3 dims), R what is scored: classes without the background, or regions, which are unions of
+label values and may overlap. A class is a region of one value; "organ" below stands for either.
 
 The policy on empty masks, the same in every function:
 
@@ -15,6 +16,7 @@ their counts alone would break that: they reward marking nothing where little is
 HD95 is in mm where the spacing of the image is known and in voxels otherwise, under another name.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ import torch
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from sct.data.outputs import Outputs, any_of
+
 Box = tuple[slice, ...]
 
 
@@ -34,7 +38,7 @@ DISTANCES = ("hd95_mm", "hd95_voxel")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """The scores of one class in one case; nan where there is nothing to measure. One of the distances is nan.
+    """The scores of a class or region in a case; nan where there is nothing to measure. One of the distances is nan.
 
     Of the voxels of the class, against all others: dice 2 TP / (2 TP + FP + FN), iou TP / (TP + FP + FN),
     accuracy (TP + TN) / all, sensitivity TP / (TP + FN), specificity TN / (TN + FP), 1 if the class fills the image
@@ -87,13 +91,13 @@ def score_case(
     pred_labels: np.ndarray,
     truth_labels: np.ndarray,
     *,
+    outputs: Outputs,
     spacing: Sequence[float],
-    names: Sequence[str],
     case_id: str,
     unit: Literal["mm", "voxel"] = "mm",
     surface: bool = True,
 ) -> list[Row]:
-    """Score classes 1..Q-1 of two label maps (*S), Q = len(names), spacing in `unit`.
+    """Score what `outputs` names in two label maps (*S), spacing in `unit`.
 
     `surface=False` saves the time of HD95 and leaves it nan. Raises ValueError if the shapes differ.
     """
@@ -101,17 +105,17 @@ def score_case(
         raise ValueError(
             f"case {case_id}: prediction {pred_labels.shape} and truth {truth_labels.shape} differ in shape"
         )
-    num_classes = len(names)
-    boxes_pred = ndimage.find_objects(pred_labels, max_label=num_classes - 1)
-    boxes_truth = ndimage.find_objects(truth_labels, max_label=num_classes - 1)
+    largest = len(outputs.label_map) - 1
+    boxes_pred = ndimage.find_objects(pred_labels, max_label=largest)
+    boxes_truth = ndimage.find_objects(truth_labels, max_label=largest)
     worst = diagonal(pred_labels.shape, spacing=spacing) if surface else math.nan
     rows = []
-    for value in range(1, num_classes):
-        box_pred, box_truth = boxes_pred[value - 1], boxes_truth[value - 1]
+    for name, values in outputs.scored.items():
+        box_pred, box_truth = (_box_of(values, boxes) for boxes in (boxes_pred, boxes_truth))
         overlaps, distance = (0.0,) * len(OVERLAPS), worst
         if box_pred is not None and box_truth is not None:
             box = _join(box_pred, box_truth)
-            pred, truth = pred_labels[box] == value, truth_labels[box] == value
+            pred, truth = any_of(pred_labels[box], values), any_of(truth_labels[box], values)
             overlaps = _overlaps(pred, truth, num_voxels=truth_labels.size)
             distance = _surface_distance(pred, truth, spacing=spacing) if surface else math.nan
         elif box_pred is None and box_truth is None:
@@ -121,7 +125,7 @@ def score_case(
         rows.append(
             Row(
                 case_id=case_id,
-                class_name=names[value],
+                class_name=name,
                 missed=missed,
                 false_positive=false_positive,
                 **dict(zip(OVERLAPS, overlaps, strict=True)),
@@ -145,14 +149,16 @@ def _overlaps(pred: np.ndarray, truth: np.ndarray, *, num_voxels: int) -> tuple[
     )
 
 
-def dice_per_class(
-    pred: torch.Tensor | np.ndarray, truth: torch.Tensor | np.ndarray, *, num_classes: int
-) -> np.ndarray:
-    """Dice of classes 1..Q-1 of two label maps (*S) in one pass on their own device; nan where absent."""
-    joint = torch.as_tensor(truth).int().flatten() * num_classes + torch.as_tensor(pred).int().flatten()
-    counts = torch.bincount(joint, minlength=num_classes**2).reshape(num_classes, num_classes).cpu().numpy()
-    total = (counts.sum(axis=0) + counts.sum(axis=1))[1:]
-    return np.where(total > 0, 2.0 * np.diag(counts)[1:] / np.maximum(total, 1), np.nan)
+def quick_dice(pred: torch.Tensor | np.ndarray, truth: torch.Tensor | np.ndarray, *, outputs: Outputs) -> np.ndarray:
+    """Dice (R,) of two label maps (*S) in one pass on their own device; nan where absent."""
+    num_values = len(outputs.label_map)
+    joint = torch.as_tensor(truth).int().flatten() * num_values + torch.as_tensor(pred).int().flatten()
+    counts = torch.bincount(joint, minlength=num_values**2).reshape(num_values, num_values).cpu().numpy()
+    sizes = counts.sum(axis=0) + counts.sum(axis=1)
+    members = [list(values) for values in outputs.scored.values()]
+    hits = np.array([counts[np.ix_(values, values)].sum() for values in members])
+    total = np.array([sizes[values].sum() for values in members])
+    return np.where(total > 0, 2.0 * hits / np.maximum(total, 1), np.nan)
 
 
 def unique_rows(rows: Iterable[Row]) -> list[Row]:
@@ -212,6 +218,12 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def _bounding_box(mask: np.ndarray) -> Box | None:
     boxes = ndimage.find_objects(np.asarray(mask, dtype=bool).astype(np.uint8), max_label=1)
     return boxes[0]
+
+
+def _box_of(values: Sequence[int], boxes: Sequence[Box | None]) -> Box | None:
+    """The box round all `values`, given those of the values 1, 2, ..."""
+    found = [box for value in values if (box := boxes[value - 1]) is not None]
+    return functools.reduce(_join, found) if found else None
 
 
 def _join(first: Box, second: Box) -> Box:

@@ -36,7 +36,7 @@ def predict(cfg: DictConfig) -> None:
         volume = data.load_case(case)
         with autocast(device, dtype):
             labels = predict_volume(
-                segmenter, volume, inferer, roi_size=data.roi_size, num_classes=data.num_classes, device=device
+                segmenter, volume, inferer, roi_size=data.roi_size, outputs=data.outputs, device=device
             )
         logger.info("%s -> %s", case.image, data.format.save_labels(output / case.id, labels, like=case.image))
 

@@ -44,7 +44,7 @@ def profile(cfg: DictConfig) -> None:
     result = profile_segmenter(
         segmenter,
         image_shape=(data.num_channels, *data.roi_size),
-        criterion=build(run_cfg.loss, key="loss"),
+        criterion=build(run_cfg.loss, key="loss", outputs=data.outputs),
         make_optimizer=build(run_cfg.optimizer, key="optimizer"),
         settings=settings,
         device=device,

@@ -82,7 +82,7 @@ def build_trainer(cfg: DictConfig, *, data: SegmentationData, processes: Process
         processes=processes,
         data=data,
         segmenter=build_segmenter(cfg, data=data),
-        criterion=build(cfg.loss, key="loss"),
+        criterion=build(cfg.loss, key="loss", outputs=data.outputs),
         make_optimizer=build(cfg.optimizer, key="optimizer"),
         schedule=build(cfg.schedule, key="schedule"),
         inferer=build_inferer(cfg),

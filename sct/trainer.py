@@ -314,7 +314,7 @@ class Trainer:
 
 def check_best_metric(name: str, *, data: SegmentationData) -> None:
     """UserError unless a validation row can have this name."""
-    known = ["val/dice/mean", *(f"val/dice/{label}" for label in data.label_map.foreground)]
+    known = ["val/dice/mean", *(f"val/dice/{scored}" for scored in data.outputs.names)]
     if name not in known:
         raise UserError(f"trainer.best_metric={name} is not measured. {nearest(name, known)}")
 

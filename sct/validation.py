@@ -1,6 +1,6 @@
 """What a run measures about itself: validation Dice, tokens and foreground patches kept, an overlay.
 
-Letters: B batch, N tokens of the grid, n tokens alive, C width, Q classes, S spatial size.
+Letters: B batch, N tokens of the grid, n tokens alive, C width, R scored classes or regions, S spatial size.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from sct.data.module import SegmentationData
 from sct.distributed import Processes
 from sct.figures import figure
 from sct.inference import SlidingWindow
-from sct.metrics import dice_per_class
+from sct.metrics import quick_dice
 from sct.models.grid import foreground_patches, pruning_depth
 from sct.models.segmenter import Segmenter
 from sct.models.tokens import Encoded
@@ -27,7 +27,7 @@ def validate(
     processes: Processes,
     dtype: torch.dtype,
 ) -> dict[str, float]:
-    """Dice of every class over the validation cases, on the preprocessed grid: cheap, for choosing weights.
+    """Dice of every class or region over the validation cases, on the preprocessed grid: cheap, for choosing weights.
 
     Cases are shared between the processes; nothing is exchanged before the last one is done.
     """
@@ -41,20 +41,20 @@ def validate(
                 segmenter,
                 volume.image,
                 roi_size=data.roi_size,
-                num_classes=data.num_classes,
+                num_classes=data.outputs.num_channels,
                 device=processes.device,
             )
-        labels = logits.argmax(dim=0).cpu().numpy()
-        rows[case.id] = dice_per_class(labels, volume.label.numpy(), num_classes=data.num_classes)
+        labels = data.outputs.labels(logits).cpu()
+        rows[case.id] = quick_dice(labels, volume.label, outputs=data.outputs)
     gathered = {case: row for part in processes.gather(rows) for case, row in part.items()}
-    return dice_row(np.stack([gathered[case] for case in sorted(gathered)]), names=data.label_map.names)
+    return dice_row(np.stack([gathered[case] for case in sorted(gathered)]), names=data.outputs.names)
 
 
 def dice_row(table: np.ndarray, *, names: tuple[str, ...]) -> dict[str, float]:
-    """Dice (cases, Q - 1), nan where a class is absent, as named numbers: over cases first, then over classes."""
+    """Dice (cases, R), nan where one of R names is absent, as named numbers: over cases first, then over classes."""
     seen = ~np.isnan(table).all(axis=0)
     means = np.nanmean(table[:, seen], axis=0)
-    row = {f"val/dice/{name}": float(mean) for name, mean in zip(np.array(names[1:])[seen], means, strict=True)}
+    row = {f"val/dice/{name}": float(mean) for name, mean in zip(np.array(names)[seen], means, strict=True)}
     return {"val/dice/mean": float(means.mean()), **row}
 
 
@@ -105,13 +105,13 @@ def sample_overlay(segmenter: Segmenter, *, data: SegmentationData, device: torc
     prediction = segmenter.predict(image.unsqueeze(0).to(device))
     num_stages = prediction.encoded.num_depths
     depth = pruning_depth(prediction.encoded)[0].cpu().numpy() if num_stages else None
-    labels = prediction.logits[0].argmax(dim=0).cpu().numpy()
+    labels = data.outputs.labels(prediction.logits[0]).cpu().numpy()
     picture = figure(
         image.numpy(),
         label.numpy(),
         labels,
         depth,
-        names=data.label_map.names,
+        names=data.outputs.legend,
         num_stages=num_stages,
         spacing=volume.spacing[-data.spatial_dims :],
     )

@@ -20,6 +20,11 @@ SMOKE = {"sct.data.isic.ISIC": "smoke_isic", "sct.data.synapse.Synapse": "smoke_
 WITH_VALUES = ("lookalike_dtop",)
 
 
+def smoke_of(data):
+    """The shrunk twin of a data set: of the same kind of outputs."""
+    return "smoke_brats" if data.get("regions") else SMOKE.get(data._target_, "smoke")
+
+
 def composed(*overrides: str):
     return compose_config("train", overrides=list(overrides))
 
@@ -35,13 +40,13 @@ def test_every_shipped_experiment_is_valid_and_its_network_builds(name):
         # without values there is no choice of rows
         segmenter.encoder.gate = None
         prediction = segmenter(torch.rand(1, data.num_channels, *data.roi_size))
-    assert prediction.logits.shape == (1, data.num_classes, *data.roi_size)
+    assert prediction.logits.shape == (1, data.outputs.num_channels, *data.roi_size)
     assert cfg.name == name
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_shipped_experiment_trains_when_shrunk(name, smoke):
-    debug = f"+debug={SMOKE.get(composed(f'+experiment={name}').data._target_, 'smoke')}"
+    debug = f"+debug={smoke_of(composed(f'+experiment={name}').data)}"
     rest = [argument for argument in smoke if not argument.startswith(("+experiment", "+debug"))]
     outcome = run_command(train.main, f"+experiment={name}", debug, *rest, "trainer.max_steps=1")
     assert outcome.status == 0, outcome

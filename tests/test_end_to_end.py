@@ -13,6 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sct import eval as evaluation
 from sct import predict, profile, train
+from sct.data.cases import LabelMap
+from sct.data.outputs import Classes
 from sct.data.phantom import ORGANS
 from sct.metrics import score_case
 
@@ -53,7 +55,7 @@ def test_exported_prediction_scores_as_in_memory(evaluated: Path, test_image: Pa
         np.asarray(prediction.dataobj),
         np.asarray(truth.dataobj).astype(np.uint8),
         spacing=source.header.get_zooms()[:3],
-        names=NAMES,
+        outputs=Classes(LabelMap(NAMES)),
         case_id="again",
     )
     summary = json.loads((evaluated / "summary.json").read_text())

@@ -10,6 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Orientation, Spacing, SpatialCrop, SpatialPad
 
 import sct.inference as inference
+from sct.data.outputs import numbered
 from sct.errors import UserError
 from sct.inference import SlidingWindow, predict_volume, to_source_grid
 
@@ -93,6 +94,11 @@ def rotation(num_dims):
     return affine
 
 
+def to_labels(logits, **grids):
+    """Label map of the largest logits on another grid."""
+    return to_source_grid(logits, outputs=numbered(len(logits)), **grids)
+
+
 @pytest.mark.parametrize("num_dims", [2, 3])
 def test_flips_axis_order_and_whole_offsets_give_the_exact_argmax(num_dims, monkeypatch):
     rng = np.random.default_rng(0)
@@ -119,7 +125,9 @@ def test_flips_axis_order_and_whole_offsets_give_the_exact_argmax(num_dims, monk
             place = matrix[:-1, :-1] @ voxel + matrix[:-1, -1]
             if all(0 <= p < n for p, n in zip(place, shape, strict=True)):
                 want[voxel] = logits[(slice(None), *place.astype(int))].argmax()
-        got = to_source_grid(logits, affine=affine, source_shape=source_shape, source_affine=source_affine)
+        got = to_source_grid(
+            logits, outputs=numbered(len(logits)), affine=affine, source_shape=source_shape, source_affine=source_affine
+        )
         assert got.dtype == np.uint8
         np.testing.assert_array_equal(got, want)
 
@@ -137,7 +145,9 @@ def test_between_voxels_logits_are_interpolated_and_outside_is_background(num_di
     source_affine[:num_dims, :num_dims] *= 0.5
     source_affine[:num_dims, -1] = affine[:num_dims, -1] - 3
     source_shape = (25, 31, 70)[:num_dims]
-    got = to_source_grid(logits, affine=affine, source_shape=source_shape, source_affine=source_affine)
+    got = to_source_grid(
+        logits, outputs=numbered(len(logits)), affine=affine, source_shape=source_shape, source_affine=source_affine
+    )
     voxels = np.stack(np.meshgrid(*(np.arange(n) for n in source_shape), indexing="ij")).reshape(num_dims, -1)
     relative = np.linalg.inv(affine) @ source_affine
     place = relative[:num_dims, :num_dims] @ voxels + relative[:num_dims, -1:]
@@ -153,12 +163,16 @@ def test_between_voxels_logits_are_interpolated_and_outside_is_background(num_di
 def test_many_classes_and_no_overlap():
     logits = torch.zeros(300, 2, 2)
     logits[299] = 1
-    labels = to_source_grid(logits, affine=np.eye(3), source_shape=(3, 2), source_affine=np.eye(3))
+    labels = to_source_grid(
+        logits, outputs=numbered(len(logits)), affine=np.eye(3), source_shape=(3, 2), source_affine=np.eye(3)
+    )
     assert labels.dtype == np.int16
     assert labels.tolist() == [[299, 299], [299, 299], [0, 0]]
     far = np.eye(3)
     far[:2, 2] = 50
-    assert not to_source_grid(logits, affine=np.eye(3), source_shape=(3, 2), source_affine=far).any()
+    assert not to_source_grid(
+        logits, outputs=numbered(len(logits)), affine=np.eye(3), source_shape=(3, 2), source_affine=far
+    ).any()
 
 
 @dataclass
@@ -190,7 +204,7 @@ def test_monai_preprocessing_is_undone_to_the_voxel(axis):
     volume = FakeVolume(image.as_tensor(), image.affine.numpy(), source_shape, source_affine)
     labels = predict_volume(
         lambda windows: torch.cat([torch.full_like(windows, cut), windows], 1), volume, SlidingWindow(),
-        roi_size=[32, 32, 32], num_classes=2, device=CPU,
+        roi_size=[32, 32, 32], outputs=numbered(2), device=CPU,
     )  # fmt: skip
     assert labels.shape == source_shape
     inside = (slice(5, -5), slice(5, -5), slice(3, -3))  # the crop took voxels of the border away

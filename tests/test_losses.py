@@ -3,10 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from monai.losses.dice import DiceCELoss
-from scipy.special import log_softmax
+from monai.losses.dice import DiceCELoss, DiceLoss
+from scipy.special import expit, log_softmax
+from scipy.stats import bernoulli, entropy
+from torch import nn
 
+from sct.data.cases import LabelMap
+from sct.data.outputs import Regions, numbered
+from sct.errors import UserError
+from sct.losses.criterion import Criterion
+from sct.losses.dice_bce import DiceBCE
 from sct.losses.dice_ce import DiceCE
+from sct.models.tokens import Encoded, Prediction, Tokens
+
+BRATS = Regions.from_settings(LabelMap(("background", "1", "2", "3")), {"WT": [1, 2, 3], "TC": [2, 3], "ET": [3]})
 
 
 def dice_by_formula(logits, target, *, squared, batch):
@@ -68,14 +78,15 @@ def test_perfect_and_worst_prediction():
     assert found["ce"].item() == pytest.approx(100)
 
 
+@pytest.mark.parametrize("make", [DiceCE, DiceBCE])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_logits_are_scored_in_float32(dtype):
+def test_half_precision_logits_are_scored_in_float32(dtype, make):
     torch.manual_seed(0)
     # 64^3 voxels: sums that overflow or stall in half precision
     logits = torch.randn(1, 2, 64, 64, 64).to(dtype)
-    target = torch.randint(2, (1, 64, 64, 64))
-    half = DiceCE()(logits, target)
-    full = DiceCE()(logits.float(), target)
+    target = torch.randint(2, (1, 64, 64, 64) if make is DiceCE else logits.shape)
+    half = make()(logits, target)
+    full = make()(logits.float(), target)
     assert {value.dtype for value in half.values()} == {torch.float32}
     assert all(torch.equal(half[name], full[name]) for name in full)
 
@@ -85,3 +96,85 @@ def test_gradient_reaches_every_logit():
     DiceCE()(logits, torch.zeros(1, 4, 4, dtype=torch.int64))["loss"].backward()
     assert logits.grad.isfinite().all()
     assert logits.grad.count_nonzero() == logits.numel()
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (3, 4, 5)], ids=["2d", "3d"])
+@pytest.mark.parametrize("squared", [True, False])
+def test_dice_bce_equals_its_formula(shape, squared):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 3, *shape))
+    masks = rng.random(logits.shape) < 0.3
+    masks[1, 2] = False
+    p, y = expit(logits), masks.astype(float)
+    scores = []
+    for b in range(2):
+        for q in range(3):
+            size = (p[b, q] ** 2 + y[b, q] ** 2).sum() if squared else (p[b, q] + y[b, q]).sum()
+            scores.append((2 * (p[b, q] * y[b, q]).sum() + 1e-5) / (size + 1e-5))
+    bce = -np.where(masks, np.log(p), np.log(1 - p)).mean()
+    found = DiceBCE(dice_weight=0.5, bce_weight=2.0, squared=squared)(torch.tensor(logits), torch.tensor(masks))
+    assert set(found) == {"loss", "dice", "bce"}
+    assert found["dice"].item() == pytest.approx(1 - np.mean(scores), rel=1e-5)
+    assert found["bce"].item() == pytest.approx(bce, rel=1e-5)
+    assert found["loss"].item() == pytest.approx(0.5 * (1 - np.mean(scores)) + 2 * bce, rel=1e-5)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+def test_sigmoid_dice_equals_monai_in_value_and_gradient(squared):
+    torch.manual_seed(0)
+    masks = torch.randint(2, (2, 3, 3, 4, 5))
+    ours, theirs = (torch.randn(2, 3, 3, 4, 5, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    loss = DiceBCE(squared=squared, bce_weight=0)(ours.requires_grad_(), masks)["loss"]
+    monai = DiceLoss(sigmoid=True, squared_pred=squared)(theirs.requires_grad_(), masks.float())
+    torch.testing.assert_close(loss, monai)
+    loss.backward()
+    monai.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_divergences_of_distributions():
+    ours, theirs = np.random.default_rng(0).normal(size=(2, 1, 3, 2, 2)) * 3
+    found = DiceCE.divergence(torch.tensor(ours), torch.tensor(theirs)).item()
+    assert found == pytest.approx(entropy(np.exp(theirs), np.exp(ours), axis=1).mean(), rel=1e-5)
+    p, q = (np.stack([1 - expit(x), expit(x)]) for x in (theirs, ours))
+    assert DiceBCE.divergence(torch.tensor(ours), torch.tensor(theirs)).item() == pytest.approx(
+        entropy(p, q, axis=0).mean(), rel=1e-5
+    )
+    for loss in (DiceCE, DiceBCE):
+        same = torch.tensor([[[300.0], [-300.0], [0.0]]])
+        assert loss.divergence(same, same).item() == 0, "and finite where probabilities round to 0 and 1"
+
+
+def prediction(logits):
+    tokens = Tokens(torch.zeros(1, 4, 1), torch.arange(4).expand(1, -1))
+    return Prediction(logits, Encoded((2, 2), tokens, torch.zeros(1, 1, 1)))
+
+
+def test_the_criterion_turns_labels_into_regions():
+    labels = torch.tensor([[[0, 1], [2, 3]]])
+    logits = torch.tensor([[[-1.0, 1], [1, 1]], [[-1, -1], [1, 1]], [[-1, -1], [-1, 1]]]).unsqueeze(0) * 50
+    criterion = Criterion(outputs=BRATS, pixel=DiceBCE())
+    image = torch.zeros(1, 1, 2, 2)
+    assert criterion(prediction(logits), labels, image=image)["loss"].item() == pytest.approx(0, abs=1e-5)
+    wrong = criterion(prediction(logits), 3 - labels, image=image)
+    assert wrong["bce"].item() == pytest.approx(50 * 8 / 12)
+
+
+def test_a_teacher_of_regions_is_followed():
+    class Teacher(nn.Module):
+        def forward(self, image):
+            return torch.full((1, 3, 2, 2), 2.0)
+
+    criterion = Criterion(outputs=BRATS, pixel=DiceBCE(), distill_weight=0.5)
+    criterion.teacher = Teacher()
+    parts = criterion(prediction(torch.zeros(1, 3, 2, 2)), torch.zeros(1, 2, 2).long(), image=torch.zeros(1, 1, 2, 2))
+    p = expit(2)
+    assert parts["distill"].item() == pytest.approx(np.log(2) - bernoulli(p).entropy(), rel=1e-5)
+    assert parts["loss"].item() == pytest.approx((parts["dice"] + parts["bce"] + 0.5 * parts["distill"]).item())
+
+
+def test_a_loss_of_other_outputs_is_refused():
+    with pytest.raises(UserError, match=r"DiceCE.*softmax.*regions WT, TC, ET.*loss=dice_bce"):
+        Criterion(outputs=BRATS, pixel=DiceCE())
+    with pytest.raises(UserError, match=r"DiceBCE.*sigmoid.*classes 1, 2.*loss=dice_ce"):
+        Criterion(outputs=numbered(3), pixel=DiceBCE())

@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from sct.metrics import OVERLAPS, Row, diagonal, dice, dice_per_class, hd95, score_case, summarize, unique_rows
+from sct.data.cases import LabelMap
+from sct.data.outputs import Classes, numbered
+from sct.metrics import OVERLAPS, Row, diagonal, dice, hd95, quick_dice, score_case, summarize, unique_rows
 
-NAMES = ("background", "liver", "spleen", "aorta")
+OUTPUTS = Classes(LabelMap(("background", "liver", "spleen", "aorta")))
 
 
 def row(case_id, class_name, dice, hd95_mm, *, missed=False):
@@ -93,7 +95,7 @@ def test_equal_to_brute_force_on_1000_random_masks():
             pred.astype(np.uint8),
             truth.astype(np.int64),
             spacing=spacing,
-            names=("background", "x"),
+            outputs=numbered(2),
             case_id="a",
         )[0]
         assert row.dice == pytest.approx(brute_dice(pred, truth), abs=1e-12, nan_ok=True)
@@ -126,7 +128,7 @@ def test_deleting_an_organ_never_improves_anything():
             rows = [
                 row
                 for number, (pred, truth) in enumerate(cases)
-                for row in score_case(pred, truth, spacing=spacing, names=NAMES, case_id=str(number))
+                for row in score_case(pred, truth, spacing=spacing, outputs=OUTPUTS, case_id=str(number))
             ]
             return rows, summarize(rows, groups={"pair": ("liver", "aorta")})
 
@@ -161,8 +163,8 @@ def test_flips_and_axis_order_change_nothing():
         def turn(labels, order=order, axes=flipped):
             return np.flip(labels.transpose(order), axes)
 
-        rows = score_case(pred, truth, spacing=spacing, names=NAMES, case_id="a")
-        turned = score_case(turn(pred), turn(truth), spacing=spacing[order], names=NAMES, case_id="a")
+        rows = score_case(pred, truth, spacing=spacing, outputs=OUTPUTS, case_id="a")
+        turned = score_case(turn(pred), turn(truth), spacing=spacing[order], outputs=OUTPUTS, case_id="a")
         for old, new in zip(rows, turned, strict=True):
             assert new.dice == pytest.approx(old.dice, nan_ok=True)
             assert new.hd95_mm == pytest.approx(old.hd95_mm, nan_ok=True)
@@ -188,8 +190,8 @@ def test_the_cheap_dice_equals_the_true_one():
     rng = np.random.default_rng(4)
     for _ in range(50):
         pred, truth = random_labels(rng), random_labels(rng)
-        rows = score_case(pred, truth, spacing=(1, 1, 1), names=NAMES, case_id="a", surface=False)
-        np.testing.assert_allclose(dice_per_class(pred, truth, num_classes=4), [row.dice for row in rows])
+        rows = score_case(pred, truth, spacing=(1, 1, 1), outputs=OUTPUTS, case_id="a", surface=False)
+        np.testing.assert_allclose(quick_dice(pred, truth, outputs=OUTPUTS), [row.dice for row in rows])
         assert all(math.isnan(row.hd95_mm) for row in rows)
 
 
@@ -219,9 +221,7 @@ def test_summary_means_over_cases_first_and_drops_doubles():
 def test_a_distance_in_voxels_never_stands_under_mm():
     truth = np.zeros((6, 8), np.uint8)
     truth[1:3, 1:3] = 1
-    rows = score_case(
-        np.roll(truth, 3, axis=1), truth, spacing=(1, 1), unit="voxel", names=("background", "x"), case_id="a"
-    )
+    rows = score_case(np.roll(truth, 3, axis=1), truth, spacing=(1, 1), unit="voxel", outputs=numbered(2), case_id="a")
     assert rows[0].hd95_voxel == 3.0
     assert math.isnan(rows[0].hd95_mm)
     summary = summarize(rows)
@@ -237,4 +237,4 @@ def test_the_diagonal_is_physical():
 
 def test_maps_on_different_grids_are_an_error():
     with pytest.raises(ValueError, match="case x"):
-        score_case(np.zeros((2, 2), int), np.zeros((2, 3), int), spacing=(1, 1), names=NAMES, case_id="x")
+        score_case(np.zeros((2, 2), int), np.zeros((2, 3), int), spacing=(1, 1), outputs=OUTPUTS, case_id="x")

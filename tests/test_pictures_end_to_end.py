@@ -12,7 +12,9 @@ from PIL import Image
 
 from sct import eval as evaluation
 from sct import predict, profile, train
+from sct.data.cases import LabelMap
 from sct.data.isic import IMAGES, MASKS
+from sct.data.outputs import Classes
 from sct.metrics import score_case
 
 SCORES = ("dice", "iou", "accuracy", "sensitivity", "specificity")
@@ -63,13 +65,12 @@ def test_masks_of_the_pictures_size_score_as_measured(evaluated: Path, place: Pa
         assert written.size == Image.open(data / IMAGES / f"{case}.jpg").size
         pixels, truth = np.asarray(written), np.asarray(Image.open(data / MASKS / f"{case}_segmentation.png"))
         assert set(np.unique(pixels)) <= {0, 255}
-        names = ("background", "lesion")
         (row,) = score_case(
             (pixels > 0).astype(np.uint8),
             (truth > 0).astype(np.uint8),
             spacing=(1, 1),
             unit="voxel",
-            names=names,
+            outputs=Classes(LabelMap(("background", "lesion"))),
             case_id=case,
         )
         for name in (*SCORES, "hd95_voxel"):

@@ -10,6 +10,7 @@ import torch
 from commands import run_command
 from torch import nn
 
+from sct.data.outputs import numbered
 from sct.errors import UserError
 from sct.losses.criterion import Criterion
 from sct.losses.dice_ce import DiceCE
@@ -245,7 +246,7 @@ def test_profile(reducer, precision, tmp_path):
     profile = profile_segmenter(
         network,
         image_shape=(1, 32, 32),
-        criterion=Criterion(pixel=DiceCE(), query=QueryLoss()),
+        criterion=Criterion(outputs=numbered(3), pixel=DiceCE(), query=QueryLoss()),
         make_optimizer=lambda segmenter: torch.optim.AdamW(segmenter.parameters()),
         settings=ProfileConfig(batch_size=2, warmup=1, repeats=3, precision=precision, trace=True),
         device=CPU,
@@ -276,7 +277,7 @@ def test_counts_alone_on_the_meta_device():
     profile = profile_segmenter(
         network,
         image_shape=(1, 96, 96, 96),
-        criterion=Criterion(pixel=DiceCE(), query=QueryLoss()),
+        criterion=Criterion(outputs=numbered(3), pixel=DiceCE(), query=QueryLoss()),
         make_optimizer=torch.optim.AdamW,
         settings=ProfileConfig(latency=False),
         device=torch.device("meta"),

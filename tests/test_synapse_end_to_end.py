@@ -12,6 +12,8 @@ from commands import assert_one_message, run_command
 
 from sct import eval as evaluation
 from sct import predict, train
+from sct.data.cases import LabelMap
+from sct.data.outputs import Classes
 from sct.data.synapse import ORGANS
 from sct.metrics import score_case
 
@@ -76,7 +78,7 @@ def test_the_written_volume_scores_as_in_memory_and_in_mm(evaluated: Path, volum
         np.ascontiguousarray(labels),
         truth,
         spacing=spacing,
-        names=("background", *ORGANS),
+        outputs=Classes(LabelMap(("background", *ORGANS))),
         case_id="case0004",
     )
     for row in rows:

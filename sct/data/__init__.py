@@ -2,5 +2,6 @@
 
 from sct.data.cases import Batch, Case, LabelMap, Volume
 from sct.data.module import SegmentationData
+from sct.data.outputs import Classes, Outputs, Regions
 
-__all__ = ["Batch", "Case", "LabelMap", "SegmentationData", "Volume"]
+__all__ = ["Batch", "Case", "Classes", "LabelMap", "Outputs", "Regions", "SegmentationData", "Volume"]

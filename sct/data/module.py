@@ -13,6 +13,7 @@ from sct.data.cases import Batch, Case, LabelMap, Volume
 from sct.data.check import check_cases
 from sct.data.formats import FileFormat, Nifti
 from sct.data.loader import CropDataset, StepSampler, make_loader
+from sct.data.outputs import Classes, Outputs
 from sct.data.splits import SPLITS, split_at_random, split_by_file, split_in_folds, warn_of_shared_patients
 from sct.data.transforms import DictTransform, Preprocess, TrainingCrops
 from sct.errors import UserError
@@ -28,6 +29,7 @@ class SegmentationData(ABC):
     resize_to: 2 numbers of voxels to resize every picture or slice to, whatever its spacing; None keeps its size
     intensity: MONAI dictionary transform that normalises the whole volume, key `image`
     crop_above: crop to the voxels above this normalised value, None keeps the volume
+    zero_background: voxels that are 0 in every channel of the file are no tissue: crop to the others, pad with 0
     augment: named MONAI dictionary transforms of a crop, keys `image` and `label`; a null is skipped
     batch_size: volumes of one micro-batch and process; each gives `crops_per_volume` crops
     positive_share: probability that a crop is centred on a foreground voxel
@@ -38,7 +40,7 @@ class SegmentationData(ABC):
         drawn together; None makes every case a patient
     cache: none, memory or disk (below `cache_dir`, where the results of the check are also kept)
     check: read every case once at the start
-    class_groups: named lists of classes whose mean scores the evaluation reports too
+    class_groups: named lists of classes or regions whose mean scores the evaluation reports too
     """
 
     root: str
@@ -48,6 +50,7 @@ class SegmentationData(ABC):
     spacing: list[float] | None = None
     resize_to: list[int] | None = None
     crop_above: float | None = None
+    zero_background: bool = False
     augment: dict[str, DictTransform | None] = field(default_factory=dict)
     batch_size: int = 2
     crops_per_volume: int = 1
@@ -101,7 +104,7 @@ class SegmentationData(ABC):
     @property
     @abstractmethod
     def label_map(self) -> LabelMap:
-        """Names of the classes."""
+        """Names of the values of the label files."""
 
     @property
     @abstractmethod
@@ -123,8 +126,13 @@ class SegmentationData(ABC):
         return ("dice", "hd95")
 
     @property
+    def outputs(self) -> Outputs:
+        """What the channels of a network's logits mean, and what is scored."""
+        return Classes(self.label_map)
+
+    @property
     def num_classes(self) -> int:
-        """Classes with the background."""
+        """Values of the label maps, with the background."""
         return len(self.label_map)
 
     @property
@@ -162,6 +170,7 @@ class SegmentationData(ABC):
         if self._splits is not None:
             return
         splits = self.split_cases(self.find_cases())
+        self._check_groups()
         for name in SPLITS:
             if not splits[name]:
                 raise UserError(f"The split data.split={self.split} has no case to {name} on. Give it at least one.")
@@ -170,6 +179,13 @@ class SegmentationData(ABC):
         if self.check:
             self.check_files(sorted({case for part in splits.values() for case in part}, key=lambda case: case.id))
         self._splits = splits
+
+    def _check_groups(self) -> None:
+        for group, members in self.class_groups.items():
+            if unknown := [name for name in members if name not in self.outputs.names]:
+                raise UserError(
+                    f"data.class_groups.{group} names {unknown}, but scored are {', '.join(self.outputs.names)}."
+                )
 
     def check_files(self, cases: list[Case]) -> None:
         """Read every file of `cases` (also new ones to predict, without label) unless known to be good."""
@@ -245,6 +261,7 @@ class SegmentationData(ABC):
             spacing=self.spacing,
             intensity=self.intensity,
             crop_above=self.crop_above,
+            zero_background=self.zero_background,
             file_format=self.format,
             resize_to=self.resize_to,
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sct.data.cases import Case, LabelMap
 from sct.data.module import SegmentationData
+from sct.data.outputs import Classes, Outputs, Regions
 from sct.errors import UserError
 
 
@@ -17,14 +18,20 @@ class MSD(SegmentationData):
     labels: names by value, background first; None takes dataset.json's. Given, they must agree with it.
     channels: names of the channels; None takes dataset.json's. Given, their number must agree with it.
     With both given, classes and channels are known without the data.
+    regions: predict these overlapping unions of labels instead of the labels, each a list of values or names
     """
 
     labels: list[str] | None = None
     channels: list[str] | None = None
+    regions: dict[str, list[int | str]] | None = None
 
     @property
     def label_map(self) -> LabelMap:
         return LabelMap(tuple(self.labels if self.labels is not None else self._description_labels))
+
+    @property
+    def outputs(self) -> Outputs:
+        return Classes(self.label_map) if self.regions is None else Regions.from_settings(self.label_map, self.regions)
 
     @property
     def num_channels(self) -> int:

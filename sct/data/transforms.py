@@ -56,7 +56,8 @@ class Preprocess:
     resize_to: voxels of the last two axes, whatever the spacing; images with antialiasing, labels nearest
     intensity: a MONAI dictionary transform on the key `image`, a tensor (C, *S)
     crop_above: keep the box of voxels in which any channel exceeds this *normalised* value; None keeps all
-    Padding takes the minimum of each channel (air in CT) and label 0, evenly on both sides.
+    zero_background: keep the box of voxels that are not 0 in every channel, before `intensity`, which leaves 0 at 0
+    Padding takes the minimum of each channel (air in CT), 0 with `zero_background`, and label 0, evenly on both sides.
     """
 
     roi_size: Sequence[int]
@@ -65,23 +66,27 @@ class Preprocess:
     crop_above: float | None
     file_format: FileFormat
     resize_to: Sequence[int] | None = None
+    zero_background: bool = False
 
     def __call__(self, case: Case) -> Prepared:
         voxels, source = self.file_format.read_image(case.image)
         num_dims = len(source.shape)
         image, affine = self._resample(voxels, grid=source, mode="bilinear")
+        mask = self._tissue(image)
         with plain_tensors():
             image = np.asarray(self.intensity({"image": torch.from_numpy(image)})["image"], dtype=np.float32)
         label = None
         if case.label is not None:
             values, grid = self.file_format.read_label(case.label)
             label = np.rint(self._resample(values[None], grid=grid, mode="nearest")[0][0]).astype(np.uint8)
-        start, stop = self._box(image)
+        if self.crop_above is not None:
+            mask &= (image > self.crop_above).max(axis=0)
+        start, stop = _box(mask)
         box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         window = window_shape(self.roi_size, num_dims=num_dims)
         lack = [max(0, roi - (b - a)) for roi, a, b in zip(window, start, stop, strict=True)]
         pads = [(missing // 2, missing - missing // 2) for missing in lack]
-        image = _pad(image[(slice(None), *box)], pads=pads)
+        image = _pad(image[(slice(None), *box)], pads=pads, value=0.0 if self.zero_background else None)
         offset = start - np.array([before for before, _ in pads])
         affine = affine.copy()
         affine[:3, 3] += affine[:3, :num_dims] @ offset
@@ -130,17 +135,19 @@ class Preprocess:
         assert isinstance(resampled, MetaTensor)
         return resampled.as_tensor().numpy(), resampled.affine.numpy().astype(np.float64)
 
-    def _box(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First voxel and the one after the last of the foreground box, (len(S),) each."""
-        shape = np.array(image.shape[1:])
-        if self.crop_above is None:
-            return np.zeros_like(shape), shape
-        mask = (image > self.crop_above).max(axis=0)
-        if not mask.any():
-            return np.zeros_like(shape), shape
-        rows = [np.moveaxis(mask, axis, 0).reshape(n, -1).max(axis=1) for axis, n in enumerate(shape)]
-        places = [np.flatnonzero(row) for row in rows]
-        return np.array([p[0] for p in places]), np.array([p[-1] + 1 for p in places])
+    def _tissue(self, image: np.ndarray) -> np.ndarray:
+        """Which voxels of the image (C, *S) as in the file are tissue, (*S) bool."""
+        return (image != 0).any(axis=0) if self.zero_background else np.ones(image.shape[1:], dtype=np.bool_)
+
+
+def _box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First voxel and the one after the last of the box round a mask (*S), (len(S),) each; all of an empty one."""
+    shape = np.array(mask.shape)
+    if not mask.any():
+        return np.zeros_like(shape), shape
+    rows = [np.moveaxis(mask, axis, 0).reshape(n, -1).max(axis=1) for axis, n in enumerate(shape)]
+    places = [np.flatnonzero(row) for row in rows]
+    return np.array([p[0] for p in places]), np.array([p[-1] + 1 for p in places])
 
 
 def resize(voxels: np.ndarray, *, size: Sequence[int], mode: str) -> np.ndarray:
@@ -165,10 +172,12 @@ def resized_to_source(shape: Sequence[int], *, size: Sequence[int]) -> np.ndarra
     return affine
 
 
-def _pad(image: np.ndarray, *, pads: list[tuple[int, int]]) -> np.ndarray:
+def _pad(image: np.ndarray, *, pads: list[tuple[int, int]], value: float | None) -> np.ndarray:
+    """image (C, *S) with `value` round it, None: the minimum of each channel."""
     if not any(before or after for before, after in pads):
         return np.ascontiguousarray(image)
-    return np.stack([np.pad(channel, pads, constant_values=channel.min()) for channel in image])
+    values = [channel.min() if value is None else value for channel in image]
+    return np.stack([np.pad(channel, pads, constant_values=v) for channel, v in zip(image, values, strict=True)])
 
 
 @dataclass(frozen=True)

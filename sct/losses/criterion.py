@@ -1,13 +1,16 @@
 """The whole loss of a training step: the decoder's head, early heads, the pruning method's terms, a teacher.
 
-Letters: B batch, Q classes, S spatial size.
+Letters: B batch, Q channels of the logits (classes or regions), S spatial size.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sct.data.outputs import Outputs
+from sct.errors import UserError
 from sct.factory import load_trained
+from sct.losses.base import PixelLoss
 from sct.models.grid import foreground_patches, resize
 from sct.models.tokens import HeadOutput, Prediction
 
@@ -15,31 +18,40 @@ from sct.models.tokens import HeadOutput, Prediction
 class Criterion(nn.Module):
     """Sums up what a prediction is judged by.
 
-    Heads that classify pixels are judged by `pixel`, (logits (B, Q, *S), target) -> parts, heads of class queries
-    by `query`, (HeadOutput, target) -> parts; each gives a "loss" and its named parts. Early heads (DToP) count
+    `outputs` says what the channels are. Heads that classify pixels are judged by `pixel`, (logits (B, Q, *S),
+    target) -> parts, heads of class queries by `query`, (HeadOutput, labels) -> parts, None where there are none;
+    each gives a "loss" and its named parts. Early heads (DToP) count
     `early_weight` each. A gate that says which patches are background (APFormer) is judged by cross-entropy with
     "any foreground in the patch", times `gate_weight`. The pruning method's own terms (`Encoded.losses`) come
-    weighted. `teacher`, a run folder
-    or checkpoint of a trained network, adds `distill_weight` times the KL divergence of the class
-    distributions of every voxel from the teacher's.
+    weighted. `teacher`, a run folder or checkpoint of a trained network with the same outputs, adds `distill_weight`
+    times the KL divergence of the distributions of every voxel from the teacher's.
+
+    Raises `UserError` where `pixel` or the teacher is for other outputs.
     """
 
     def __init__(
         self,
         *,
-        pixel: nn.Module,
-        query: nn.Module,
+        outputs: Outputs,
+        pixel: PixelLoss,
+        query: nn.Module | None = None,
         early_weight: float = 1.0,
         gate_weight: float = 0.1,
         teacher: str | None = None,
         distill_weight: float = 0.5,
     ) -> None:
         super().__init__()
-        self.pixel, self.query = pixel, query
+        check_kind(pixel, outputs)
+        self.outputs, self.pixel, self.query = outputs, pixel, query
         self.early_weight, self.gate_weight, self.distill_weight = early_weight, gate_weight, distill_weight
         self.teacher: nn.Module | None = None
         if teacher is not None:
-            self.teacher = load_trained(teacher, weights="best", changes={}, device=torch.device("cpu"))[2]
+            _, data, self.teacher = load_trained(teacher, weights="best", changes={}, device=torch.device("cpu"))
+            if data.outputs != outputs:
+                raise UserError(
+                    f"loss.teacher={teacher} has other outputs ({', '.join(data.outputs.names)}) than data "
+                    f"({', '.join(outputs.names)}). Take a teacher that was trained for the same."
+                )
             self.teacher.requires_grad_(False)
 
     def forward(self, prediction: Prediction, target: Tensor, *, image: Tensor) -> dict[str, Tensor]:
@@ -58,18 +70,19 @@ class Criterion(nn.Module):
             parts[name] = value
             parts["loss"] = parts["loss"] + value
         if self.teacher is not None:
-            parts["distill"] = divergence(prediction.logits, self.teach(image))
+            parts["distill"] = self.pixel.divergence(prediction.logits, self.teach(image))
             parts["loss"] = parts["loss"] + self.distill_weight * parts["distill"]
         return parts
 
     def judge(self, head: HeadOutput | None, target: Tensor, *, logits: Tensor | None = None) -> dict[str, Tensor]:
         """Loss and parts of one head; `logits` (B, Q, *S) are its masks at the size of the target, if they exist."""
         if head is not None and head.classes is not None:
+            assert self.query is not None, "a decoder of class queries refuses regions"
             return self.query(head, target)
         if logits is None:
             assert head is not None
             logits = resize(head.masks, target.shape[1:])
-        return self.pixel(logits, target)
+        return self.pixel(logits, self.outputs.targets(target))
 
     @torch.no_grad()
     def teach(self, image: Tensor) -> Tensor:
@@ -77,7 +90,16 @@ class Criterion(nn.Module):
         return self.teacher.eval()(image)
 
 
-def divergence(logits: Tensor, teacher: Tensor) -> Tensor:
-    """KL divergence of softmax(teacher) from softmax(logits), both (B, Q, *S), mean over voxels."""
-    ours, theirs = logits.float().log_softmax(dim=1), teacher.float().log_softmax(dim=1)
-    return (theirs.exp() * (theirs - ours)).sum(dim=1).mean()
+def check_kind(pixel: PixelLoss, outputs: Outputs) -> None:
+    """UserError where a loss of classes meets overlapping regions, or the other way round."""
+    kind, names = type(pixel).__name__, ", ".join(outputs.names)
+    if outputs.overlapping and not pixel.overlapping:
+        raise UserError(
+            f"loss.pixel={kind} is for classes that exclude each other (softmax), but data has the overlapping regions "
+            f"{names}. Choose loss=dice_bce, or data.regions=null to predict the labels themselves."
+        )
+    if pixel.overlapping and not outputs.overlapping:
+        raise UserError(
+            f"loss.pixel={kind} is for overlapping regions (sigmoid), but data has the classes {names}, of which a "
+            "voxel has one. Choose loss=dice_ce, or name regions with data.regions."
+        )

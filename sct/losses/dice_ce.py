@@ -5,17 +5,21 @@ Letters: B batch, Q classes, S spatial size, V voxels of it.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from sct.losses.base import PixelLoss
 
 SMOOTH = 1e-5
 
 
-class DiceCE(nn.Module):
+class DiceCE(PixelLoss):
     """dice_weight * soft Dice + ce_weight * cross-entropy; `squared` squares the terms of Dice's denominator.
 
     batch: Dice of all images of the micro-batch as one, as TransUNet trains on slices: most classes are absent from
     most slices, and the Dice of an absent class alone is all but constant.
     """
+
+    overlapping = False
 
     def __init__(
         self, *, dice_weight: float = 1.0, ce_weight: float = 1.0, squared: bool = True, batch: bool = False
@@ -30,6 +34,12 @@ class DiceCE(nn.Module):
         ce = F.nll_loss(log_probs, labels)
         dice = dice_loss(log_probs.exp(), labels, squared=self.squared, batch=self.batch)
         return {"loss": self.dice_weight * dice + self.ce_weight * ce, "dice": dice, "ce": ce}
+
+    @staticmethod
+    def divergence(logits: Tensor, teacher: Tensor) -> Tensor:
+        """KL divergence of softmax(teacher) from softmax(logits), both (B, Q, *S), mean over voxels."""
+        ours, theirs = logits.float().log_softmax(dim=1), teacher.float().log_softmax(dim=1)
+        return (theirs.exp() * (theirs - ours)).sum(dim=1).mean()
 
 
 def dice_loss(probs: Tensor, labels: Tensor, *, squared: bool, batch: bool) -> Tensor:

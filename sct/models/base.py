@@ -32,7 +32,9 @@ class Encoder(nn.Module, ABC):
 class ImageOnly(Encoder):
     """No tokens at all, of width 0: in front of a whole network, which looks at the image alone."""
 
-    def __init__(self, *, image_size: Sequence[int], in_channels: int, num_classes: int = 0) -> None:
+    def __init__(
+        self, *, image_size: Sequence[int], in_channels: int, num_classes: int = 0, overlapping: bool = False
+    ) -> None:
         super().__init__()
         self.depth, self.reducer = 0, None
         self.spec = FeatureSpec(
@@ -42,6 +44,7 @@ class ImageOnly(Encoder):
             dim=0,
             num_heads=1,
             num_classes=num_classes,
+            overlapping=overlapping,
         )
 
     def forward(self, image: Tensor) -> Encoded:

@@ -30,6 +30,7 @@ class ViTEncoder(Encoder):
     `taps` are the blocks (counted from 1) whose dense outputs are kept for skip connections: a list, or a
     number of taps spread as in the papers (3 of 12 blocks: 4, 7, 10; 2 of 12: 5, 9). A sparse encoder has
     no dense snapshots, so it publishes no taps and the completed tokens serve every skip connection.
+    `num_classes` and `overlapping` are the data set's `Outputs`, for methods that predict inside the encoder.
     Positions are learned; `position_init="sincos"` starts them as sines and cosines of the place in the grid,
     "none" leaves them out. `transformer=false` is the identity control: embedding and positions, no block at all,
     whatever `depth` says. A hybrid has a `stem`: every place of its output is then a patch, and its pyramid goes to
@@ -43,6 +44,7 @@ class ViTEncoder(Encoder):
         image_size: Sequence[int],
         in_channels: int,
         num_classes: int = 0,
+        overlapping: bool = False,
         patch_size: int,
         dim: int,
         depth: int,
@@ -117,6 +119,7 @@ class ViTEncoder(Encoder):
             depth=depth,
             mlp_ratio=mlp_ratio,
             num_classes=num_classes,
+            overlapping=overlapping,
             prunes_rows=gate is not None,
         )
         self.reducer = reducer(spec=self.spec) if reducer is not None else None

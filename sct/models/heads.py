@@ -1,11 +1,12 @@
 """Segmentation heads on token sets, for the end of a network (FCN, ATM) and for early exits (DToP).
 
 Letters: B batch, n tokens of a set (T where images are packed one after another), C encoder width, d head width,
-h hidden width, H heads, Q classes.
+h hidden width, H heads, Q classes (or overlapping regions).
 """
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -108,13 +109,20 @@ class QueryLayer(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-def grade(output: TokenOutput) -> tuple[Tensor, Tensor]:
+def grade(output: TokenOutput, *, overlapping: bool = False) -> tuple[Tensor, Tensor]:
     """Confidence and class of every token, each in the shape of the set; carries no gradient.
 
     Confidence is the probability of the likeliest class: softmax of class logits, or softmax(class) x
-    sigmoid(mask) of a query head.
+    sigmoid(mask) of a query head. With overlapping regions it is that of the region which is least sure, of
+    max(p, 1 - p), and the class is Q where p <= 0.5 for all regions, else the last region with p > 0.5.
     """
     masks = output.masks.detach().float()
+    if overlapping:
+        confidence = masks.abs().amin(dim=-1).sigmoid()
+        Q = masks.shape[-1]
+        places = torch.arange(Q, device=masks.device)
+        last = torch.where(masks > 0, places, -1).amax(dim=-1)
+        return confidence, torch.where(last < 0, Q, last)
     if output.classes is None:
         probability = masks.softmax(dim=-1)
     else:

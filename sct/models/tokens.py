@@ -1,7 +1,7 @@
 """The values that flow through a segmenter: tokens, what an encoder gives, what a completion gives.
 
 Letters: B batch, N tokens of the whole grid, n tokens alive, K tokens kept, P prefix tokens, C and D widths,
-Q classes, S spatial size (2 or 3 dims).
+Q classes (or overlapping regions), S spatial size (2 or 3 dims).
 """
 
 import math
@@ -75,8 +75,9 @@ class FeatureSpec:
     num_stages is the number of pruning stages, num_taps the number of dense snapshots for skip connections.
     pyramid_channels: widths of a hybrid's convolutional features, finest first; the last have twice the
     resolution of the token grid, and each one before twice that of the next. depth and mlp_ratio are the
-    encoder's; num_classes is known where the encoder itself predicts (early exits). prunes_rows: some tokens ask
-    nothing in attention (APFormer), though they stay.
+    encoder's; num_classes is known where the encoder itself predicts (early exits). overlapping: the logits will be
+    of regions, which a voxel may be in several of (sigmoid), and not of classes (softmax). prunes_rows: some tokens
+    ask nothing in attention (APFormer), though they stay.
     """
 
     image_size: tuple[int, ...]
@@ -91,6 +92,7 @@ class FeatureSpec:
     depth: int = 0
     mlp_ratio: float = 4.0
     num_classes: int = 0
+    overlapping: bool = False
     prunes_rows: bool = False
 
     @property

@@ -16,7 +16,7 @@ from sct.data.nifti import to_ras
 from sct.errors import UserError
 from sct.factory import build_inferer
 from sct.inference import predict_volume
-from sct.metrics import dice_per_class
+from sct.metrics import quick_dice
 from sct.plots.planes import View, outline, show, view
 from sct.plots.runs import Run
 from sct.plots.style import INK, TRUTH, WIDTH, caption, class_color, new_figure, styled
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PanelRow:
-    """One case. truth and the predictions of all runs (*S); scores: mean Dice over the classes of the whole case."""
+    """One case. truth and the predictions of all runs (*S); scores: Dice of whole cases, mean over what is scored."""
 
     name: str
     where: View
@@ -55,7 +55,7 @@ def prediction_of(run: Run, case: Case, *, fresh: bool) -> np.ndarray:
             run.data.load_case(case),
             build_inferer(run.cfg),
             roi_size=run.data.roi_size,
-            num_classes=run.data.num_classes,
+            outputs=run.data.outputs,
             device=run.device,
         )
 
@@ -68,8 +68,7 @@ def panel_row(case: Case, *, run: Run, predictions: Sequence[np.ndarray], name: 
     if wrong := [labels.shape for labels in predictions if labels.shape != truth.shape]:
         raise UserError(f"{case.image} has shape {truth.shape}, a prediction of it {wrong[0]}. Predict with --fresh.")
     scores = [
-        float(np.nanmean(dice_per_class(labels.astype(int), truth, num_classes=run.data.num_classes)))
-        for labels in predictions
+        float(np.nanmean(quick_dice(labels.astype(int), truth, outputs=run.data.outputs))) for labels in predictions
     ]
     image = np.asarray(run.data.intensity({"image": torch.from_numpy(voxels)})["image"])
     arrays = [image, truth[None], *(labels[None] for labels in predictions)]

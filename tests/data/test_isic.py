@@ -135,7 +135,11 @@ def test_a_case_is_resized_normalised_and_brought_back(make: Callable) -> None:
     assert volume.source_shape == (49, 60)
     logits = torch.nn.functional.one_hot(volume.label, 2).movedim(-1, 0).float()
     back = to_source_grid(
-        logits, affine=volume.affine, source_shape=volume.source_shape, source_affine=volume.source_affine
+        logits,
+        outputs=data.outputs,
+        affine=volume.affine,
+        source_shape=volume.source_shape,
+        source_affine=volume.source_affine,
     )
     truth = np.zeros((49, 60), dtype=np.uint8)
     truth[10:23, 20:40] = 1

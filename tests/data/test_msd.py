@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from little_data import save, scale
 
+from sct.cli import compose_config
+from sct.config import build
 from sct.data.msd import MSD
 from sct.errors import UserError
 
@@ -136,3 +138,31 @@ def test_real_ct(real_data: Callable, make_btcv: Callable) -> None:
     volume = data.load_case(data.cases("train")[0])
     assert volume.label.unique().tolist() == list(range(14))
     assert volume.source_shape == (119, 119, 185)
+
+
+def test_regions_of_any_folder(make_msd: Callable) -> None:
+    data = make_msd(BASE, regions={"all": [1, "tumour"], "inner": ["tumour"]})
+    assert (data.num_classes, data.outputs.num_channels) == (3, 2)
+    assert data.outputs.scored == {"all": (1, 2), "inner": (2,)}
+    assert data.outputs.legend == ("background", "edema (all)", "tumour (all, inner)")
+    data.prepare()
+    assert data.load_case(data.cases("val")[0]).label.unique().tolist() == [0, 1], "labels stay as they are"
+    assert make_msd(BASE).outputs.num_channels == 3
+    with pytest.raises(UserError, match=r"data\.regions\.all names \['oedema'\]"):
+        _ = make_msd(BASE, regions={"all": ["oedema"]}).outputs
+
+
+def test_groups_are_of_what_is_scored(make_msd: Callable) -> None:
+    with pytest.raises(UserError, match=r"data\.class_groups\.both names \['oedema'\].*edema, tumour"):
+        make_msd(BASE, class_groups={"both": ["oedema", "tumour"]}).prepare()
+    with pytest.raises(UserError, match=r"names \['tumour'\].*scored are all"):
+        make_msd(BASE, regions={"all": [1, 2]}, class_groups={"both": ["tumour"]}).prepare()
+
+
+@pytest.mark.parametrize(("name", "enhancing"), [("brats", 3), ("brats_paper_regions", 2)])
+def test_both_readings_of_brats(name: str, enhancing: int, real_data: Callable, tmp_path: Path) -> None:
+    root = real_data("Task01_BrainTumour_2mm")
+    overrides = [f"data={name}", f"data.root={root}", f"data.cache_dir={tmp_path}", "data.check=false"]
+    data = build(compose_config("train", overrides=overrides).data, key="data")
+    assert data.outputs.scored == {"WT": (1, 2, 3), "TC": (2, 3), "ET": (enhancing,)}
+    assert len(data.find_cases()) == 16

@@ -10,6 +10,7 @@ from little_data import Arrays, save, scale
 from sct.data.cache import VolumeCache
 from sct.data.cases import Case, Volume
 from sct.data.formats import Nifti
+from sct.data.outputs import numbered
 from sct.data.transforms import Preprocess, TrainingCrops, resize, resized_to_source
 from sct.errors import UserError
 from sct.inference import to_source_grid
@@ -64,7 +65,11 @@ def test_predictions_return_to_the_source_voxels(tmp_path, shape):
     assert prepared.label.shape == (*shape[:-2], *size)
     logits = torch.nn.functional.one_hot(torch.tensor(prepared.label).long(), 3).movedim(-1, 0).float()
     back = to_source_grid(
-        logits, affine=prepared.affine, source_shape=prepared.source.shape, source_affine=prepared.source.affine
+        logits,
+        outputs=numbered(3),
+        affine=prepared.affine,
+        source_shape=prepared.source.shape,
+        source_affine=prepared.source.affine,
     )
     np.testing.assert_array_equal(back, label)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from little_data import save, scale
 from monai.data import get_track_meta
+from monai.transforms import NormalizeIntensityd
 
 from sct.data.cases import Case, Grid
 from sct.data.formats import Nifti
@@ -94,6 +95,30 @@ def test_channels_come_first_and_padding_is_each_channels_minimum(tmp_path: Path
     image = prepare(roi_size=[8, 8, 8], spacing=None, intensity=scale(), crop_above=None)(case).image
     assert image.shape == (3, 8, 8, 8)
     assert np.allclose(image.reshape(3, -1), np.array([[0.0], [0.1], [0.2]]))
+
+
+def test_zeros_in_all_channels_are_cut_off_and_padded_with(tmp_path: Path) -> None:
+    """Tissue darker than the mean is kept at the border, and the padding is no tissue either."""
+    image = np.zeros((10, 9, 8, 2), dtype=np.float32)
+    image[2:7, 3:8, 1:6, 0] = 50
+    image[4, 5, 3, 0] = 500
+    image[7, 4, 4, 1] = 20  # the second channel reaches one voxel further
+    image[6, 4, 4, 1] = 40
+    case = Case("a", save(tmp_path / "image.nii.gz", image, affine=np.eye(4)), None)
+    z_score = NormalizeIntensityd(["image"], nonzero=True, channel_wise=True)
+    settings = {"spacing": None, "intensity": z_score, "crop_above": None, "zero_background": True}
+    prepared = prepare(roi_size=[4, 4, 4], **settings)(case)
+    assert prepared.image.shape == (2, 6, 5, 5)
+    np.testing.assert_array_equal(prepared.affine[:3, 3], [2, 3, 1])
+    tissue = image[2:7, 3:8, 1:6, 0]
+    np.testing.assert_allclose(prepared.image[0, :5], (tissue - tissue.mean()) / tissue.std(), rtol=1e-4)
+    assert prepared.image[0, 0, 0, 0] < 0
+    assert not prepared.image[0, 5].any()
+    assert prepared.image[1, 4:, 1, 3].tolist() == [1, -1]
+    padded = prepare(roi_size=[4, 9, 4], **settings)(case)
+    assert padded.image.shape == (2, 6, 9, 5)
+    assert not padded.image[:, :, [0, 1, 7, 8]].any()
+    np.testing.assert_array_equal(padded.image[:, :, 2:7], prepared.image)
 
 
 def test_two_dimensional_images(tmp_path: Path) -> None:

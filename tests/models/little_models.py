@@ -10,6 +10,8 @@ from torch import Tensor
 
 from sct.cli import compose_config
 from sct.config import CONFIG_DIR, build
+from sct.data.outputs import numbered
+from sct.losses.criterion import Criterion
 from sct.models.segmenter import Segmenter
 from sct.models.tokens import FeatureSpec
 
@@ -125,6 +127,11 @@ def little_network(which: Combination, *overrides: str, seed: int = 0) -> Segmen
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter), alpha=0.05)
     return network.eval()
+
+
+def little_criterion(cfg: DictConfig) -> Criterion:
+    """The loss of a config, for `CLASSES` classes."""
+    return build(cfg.loss, key="loss", outputs=numbered(CLASSES))
 
 
 def little_batch(which: Combination, *, seed: int = 1) -> tuple[Tensor, Tensor]:

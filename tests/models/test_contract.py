@@ -18,6 +18,7 @@ from little_models import (
     Combination,
     little_batch,
     little_config,
+    little_criterion,
     little_network,
     options,
 )
@@ -121,7 +122,7 @@ def test_shapes_and_finite_values(which, networks):
 @combinations()
 def test_every_parameter_gets_a_gradient(which, networks):
     network = copy.deepcopy(networks[which]).train()
-    criterion = build(little_config(which).loss, key="loss")
+    criterion = little_criterion(little_config(which))
     for seed in (1, 2):
         image, label = little_batch(which, seed=seed)
         criterion(network(image), label, image=image)["loss"].backward()

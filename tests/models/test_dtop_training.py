@@ -6,6 +6,7 @@ import pytest
 import torch
 from dtop_by_hand import SIZE, TOKENS, Q, given_dtop, images, little_dtop
 
+from sct.data.outputs import numbered
 from sct.losses.criterion import Criterion
 from sct.losses.dice_ce import DiceCE
 from sct.losses.query import QueryLoss
@@ -18,7 +19,7 @@ def labels(count):
 
 
 def train_step(network, image):
-    criterion = Criterion(pixel=DiceCE(), query=QueryLoss())
+    criterion = Criterion(outputs=numbered(Q), pixel=DiceCE(), query=QueryLoss())
     losses = criterion(network.train()(image), labels(len(image)), image=image)
     losses["loss"].backward()
     return losses

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from deit_small import cost
-from little_models import PLAIN, little_batch, little_config, little_network
+from little_models import PLAIN, little_batch, little_config, little_criterion, little_network
 from stp_by_hand import random_tokens, spec_of
 from torch import nn
 
@@ -210,7 +210,7 @@ def movement(*overrides):
     cfg = little_config(DYNAMIC, *overrides)
     network = little_network(DYNAMIC, *overrides).train()
     optimizer = build(cfg.optimizer, key="optimizer")(network)
-    criterion = build(cfg.loss, key="loss")
+    criterion = little_criterion(cfg)
     scorers = [p for p in network.encoder.reducer.parameters() if p.ndim > 1]
     start, steps = [p.detach().clone() for p in scorers], 5
     for step in range(steps):
@@ -268,7 +268,7 @@ def test_mixed_precision_keeps_exact_decisions_and_finite_gradients(dtype):
         prediction = network(image)
     for tokens in prediction.encoded.sets:
         assert set(tokens.mask.unique().tolist()) <= {0.0, 1.0}
-    parts = build(little_config(DYNAMIC).loss, key="loss")(prediction, label, image=image)
+    parts = little_criterion(little_config(DYNAMIC))(prediction, label, image=image)
     parts["loss"].backward()
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.requires_grad)
 

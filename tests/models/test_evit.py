@@ -6,10 +6,9 @@ import pytest
 import torch
 from closed_form import vit
 from deit_small import cost
-from little_models import CLASSES, Combination, little_batch, little_config, little_network
+from little_models import CLASSES, Combination, little_batch, little_config, little_criterion, little_network
 from stp_by_hand import random_tokens, spec_of
 
-from sct.config import build
 from sct.errors import UserError
 from sct.macs import count_macs
 from sct.models.grid import presence
@@ -154,7 +153,7 @@ def test_fused_tokens_keep_the_contract(completion, dims):
         compiled = torch.compile(network, backend="eager", fullgraph=True)
         torch.testing.assert_close(compiled(image), logits)
     network.train()
-    build(little_config(which).loss, key="loss")(network(image), label, image=image)["loss"].backward()
+    little_criterion(little_config(which))(network(image), label, image=image)["loss"].backward()
     assert [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None] == []
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.requires_grad)
     with torch.device("meta"):

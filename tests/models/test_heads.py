@@ -129,6 +129,17 @@ def test_a_packed_image_gets_what_it_gets_alone(make):
         assert packed.classes[1].isfinite().all()
 
 
+def test_of_regions_the_least_sure_is_graded():
+    """Last region with p > 0.5, the number of regions where there is none."""
+    masks = torch.tensor([[[3.0, -2, -4], [-1, -2, -3], [4, 5, 0.5], [0, -9, -9], [2, -1.5, 6]]])
+    confidence, predicted = grade(TokenOutput(whole(), masks), overlapping=True)
+    least = torch.tensor([[2.0, 1, 0.5, 0, 1.5]]).sigmoid()
+    torch.testing.assert_close(confidence, least)
+    p = masks.sigmoid()
+    torch.testing.assert_close(confidence, torch.maximum(p, 1 - p).amin(dim=-1))
+    assert predicted.tolist() == [[0, 3, 2, 3, 2]]
+
+
 def test_grade_is_the_probability_of_the_likeliest_class():
     torch.manual_seed(0)
     keep = torch.tensor([[True, False, True, True, False], [False, True, False, False, True]])

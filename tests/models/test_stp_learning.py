@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from little_models import PLAIN, little_batch, little_config, little_network
+from little_models import PLAIN, little_batch, little_config, little_criterion, little_network
 from stp_by_hand import given_stp, random_tokens, spec_of
 
 from sct.config import build
@@ -41,7 +41,7 @@ def test_a_network_in_mixed_precision_has_finite_gradients(dtype):
     image, label = little_batch(PLAIN)
     with torch.autocast("cpu", dtype=dtype):
         prediction = network(image)
-    build(little_config(PLAIN).loss, key="loss")(prediction, label, image=image)["loss"].backward()
+    little_criterion(little_config(PLAIN))(prediction, label, image=image)["loss"].backward()
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.requires_grad)
 
 
@@ -110,7 +110,7 @@ def movement(*overrides):
     cfg = little_config(PLAIN, *overrides)
     network = little_network(PLAIN, *overrides).train()
     optimizer = build(cfg.optimizer, key="optimizer")(network)
-    criterion = build(cfg.loss, key="loss")
+    criterion = little_criterion(cfg)
     scorers = [p for p in network.encoder.reducer.parameters() if p.ndim > 1]
     start, steps = [p.detach().clone() for p in scorers], 5
     for step in range(steps):

@@ -6,6 +6,7 @@ Letters: B batch, N tokens of the grid, C width, Q classes, S spatial size.
 import torch.nn.functional as F
 from torch import Tensor
 
+from sct.errors import UserError
 from sct.models.decoders.base import Decoder
 from sct.models.exits import mask_canvas, predict
 from sct.models.grid import resize
@@ -31,6 +32,11 @@ class ATM(Decoder):
         num_layers: int = 3,
     ) -> None:
         super().__init__()
+        if spec.overlapping:
+            raise UserError(
+                "decoder=atm asks for classes that exclude each other, but data has overlapping regions. Choose "
+                "another decoder, such as fcn or unetr, or data.regions=null with loss=dice_ce."
+            )
         self.head = ATMHead(spec.dim, num_classes=num_classes, width=width, num_heads=num_heads, num_layers=num_layers)
         self.apply(init_weights)
 

@@ -31,7 +31,8 @@ class DToP(Reducer):
     `context` (section 3.4, table 5) says what is left of confident tokens for those that go on: nothing
     (`remove`); the `k` most confident of each predicted class stay (`topk`); one mean token per predicted class,
     without a place (`average`); both (`average_topk`). `top_share` exits the most confident `share` of the tokens
-    alive of every image instead, whatever p0. Every class is treated alike, background too.
+    alive of every image instead, whatever p0. Every class is treated alike, background too;
+    of overlapping regions, see `grade` for confidence and class, which need head=fcn.
 
     `mode` (table 1): `direct` prunes only after training, all heads being trained on all tokens; `finetune` trains
     heads, completion and decoder with pruning and leaves the encoder as it is (start it with `init=RUN`, a run of
@@ -64,8 +65,15 @@ class DToP(Reducer):
                 raise UserError(f"encoder.reducer.{name}={value!r} must be one of {', '.join(choices)}.")
         if spec.num_classes < 1:
             raise UserError("DToP predicts inside the encoder; give the encoder num_classes.")
+        if spec.overlapping and head == "atm":
+            raise UserError(
+                "encoder.reducer.head=atm asks for classes that exclude each other, but data has overlapping regions. "
+                "Set encoder.reducer.head=fcn (and decoder=fcn), or data.regions=null with loss=dice_ce."
+            )
         self.p0, self.k, self.context, self.share, self.mode = p0, k, context, share, mode
-        self.num_tokens, self.num_classes = spec.num_tokens, spec.num_classes
+        self.num_tokens, self.overlapping = spec.num_tokens, spec.overlapping
+        # a token may be in no region
+        self.num_groups = spec.num_classes + int(spec.overlapping)
         self.freezes_encoder = mode == "finetune"
         make = {"atm": atm, "fcn": fcn}[head]
         self.heads = nn.ModuleList(make(spec.dim, num_classes=spec.num_classes) for _ in self.blocks)
@@ -78,7 +86,7 @@ class DToP(Reducer):
             said = self.heads[stage](tokens) if self.training else None
             return Reduction(tokens, tokens.take(tokens.index[:, :0]), said)
         said = self.heads[stage](tokens)
-        confidence, predicted = grade(said)
+        confidence, predicted = grade(said, overlapping=self.overlapping)
         # means of earlier stages neither exit nor compete
         confidence = confidence.masked_fill(tokens.index == self.num_tokens, 0.0)
         aux = {f"confidence_{stage + 1}": confidence}
@@ -86,13 +94,13 @@ class DToP(Reducer):
             n = tokens.x.shape[1]
             stay, go = split_top_k(-confidence, k=keep_count(n, ratio=self.share))
             return Reduction(tokens.take(stay), tokens.take(go), said, aux=aux)
-        group = tokens.images() * self.num_classes + predicted
+        group = tokens.images() * self.num_groups + predicted
         exits = confidence >= self.p0
         if self.context in ("topk", "average_topk"):
             exits &= rank_in_group(confidence, group) >= self.k
         live, dropped = tokens.select(~exits), tokens.select(exits)
         if self.context in ("average", "average_topk"):
-            live = append_means(live, dropped, group[exits], num_classes=self.num_classes, place=self.num_tokens)
+            live = append_means(live, dropped, group[exits], num_classes=self.num_groups, place=self.num_tokens)
         return Reduction(live, dropped, said, aux=aux)
 
     def finish(self, encoded: Encoded) -> None:
