@@ -26,26 +26,52 @@ PACKAGES = ("torch", "monai", "numpy", "scipy", "nibabel", "pillow", "hydra-core
 
 
 def run_card(
-    config: Mapping[str, Any], *, overrides: Sequence[str], data: SegmentationData, device: torch.device
-) -> dict:
-    """What a training is: command, config, cases, versions, commit and hardware; all of it known before it begins."""
-    cases = {split: [case.id for case in data.cases(split)] for split in SPLITS}
+    config: Mapping[str, Any],
+    *,
+    overrides: Sequence[str],
+    num_processes: int,
+    data: SegmentationData,
+    device: torch.device,
+) -> dict[str, Any]:
+    """What a training is: command, config, processes and circumstances; all of it known before it begins."""
     return {
         "format": FORMAT,
         "command": ["python", "-m", "sct.train", *overrides],
         "config": dict(config),
+        "processes": num_processes,
+        **circumstances(data, device=device),
+    }
+
+
+def result_card(
+    training: Mapping[str, Any] | None,
+    *,
+    evaluation: Mapping[str, Any],
+    weights: str,
+    summary: Mapping[str, Any],
+    data: SegmentationData,
+    device: torch.device,
+) -> dict[str, Any]:
+    """An evaluation: settings, circumstances of its own, digest of the weights, scores, and the training's card."""
+    return {
+        "format": FORMAT,
+        "evaluation": dict(evaluation),
+        "weights": weights,
+        "scores": dict(summary),
+        **circumstances(data, device=device),
+        "training": training,
+    }
+
+
+def circumstances(data: SegmentationData, *, device: torch.device) -> dict[str, Any]:
+    """Cases, versions, commit and hardware of now."""
+    cases = {split: [case.id for case in data.cases(split)] for split in SPLITS}
+    return {
         "split": {**cases, "hash": digest(cases), "files": files_digest(data)},
         "versions": versions(),
         "commit": commit(),
         "hardware": hardware(device),
     }
-
-
-def result_card(
-    run: Mapping[str, Any], *, evaluation: Mapping[str, Any], weights: str, summary: Mapping[str, Any]
-) -> dict:
-    """A run's card with how it was evaluated, the digest of its weights, and the scores."""
-    return {**run, "evaluation": dict(evaluation), "weights": weights, "scores": dict(summary)}
 
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:

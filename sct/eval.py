@@ -1,7 +1,6 @@
 """`python -m sct.eval ckpt=RUN`: scores a trained segmenter on cases it never saw."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,12 @@ from sct.models.segmenter import Segmenter
 from sct.precision import autocast, precision_dtype
 from sct.run import log_to
 from sct.scores import markdown_table, write_report
-from sct.validation import kept_shares
+from sct.validation import kept_shares, known_means, method_numbers
 
 logger = logging.getLogger(__name__)
+
+# settings of the data that say where they are and how they are read, not what they are
+PLACES = ("root", "cache", "cache_dir", "num_workers", "check")
 
 
 def evaluate(cfg: DictConfig) -> None:
@@ -38,7 +40,7 @@ def evaluate(cfg: DictConfig) -> None:
     changes = {key: OmegaConf.to_container(cfg[key]) for key in ("data", "inferer")}
     run_cfg, data, segmenter = load_trained(cfg.ckpt, weights=cfg.weights, changes=changes, device=device)
     data.prepare()
-    folder = Path(cfg.output) if cfg.output else default_folder(cfg)
+    folder = Path(cfg.output) if cfg.output else default_folder(cfg, data=data)
     rows: list[Row] = []
     kept: list[dict[str, float]] = []
     for number, case in enumerate(data.cases(cfg.split)):
@@ -54,35 +56,50 @@ def evaluate(cfg: DictConfig) -> None:
         )
         rows += case_rows
         kept.append(case_kept)
-    tokens = {name: sum(row[name] for row in kept) / len(kept) for name in kept[0]}
+    settings = evaluation_settings(cfg)
     summary = write_report(
         folder,
         rows,
         title=f"{run_cfg.name}: {cfg.split}",
-        meta={"ckpt": str(cfg.ckpt), "weights": cfg.weights, "split": cfg.split, "seed": run_cfg.seed, **tokens},
+        meta={"ckpt": str(cfg.ckpt), **settings, "root": data.root, "seed": run_cfg.seed, **known_means(kept)},
         groups=data.class_groups,
         scores=data.scores,
     )
-    leave_card(folder, cfg=cfg, segmenter=segmenter, summary=summary)
+    training = run_folder(cfg)
+    card.write_card(
+        folder,
+        card.result_card(
+            card.read_card(training) if (training / card.FILE).exists() else None,
+            evaluation=settings,
+            weights=card.weights_digest(segmenter.state_dict()),
+            summary=summary,
+            data=data,
+            device=device,
+        ),
+    )
     logger.info("\n%s\nWritten to %s", markdown_table(summary, scores=data.scores), folder)
 
 
-def leave_card(folder: Path, *, cfg: DictConfig, segmenter: Segmenter, summary: Mapping[str, Any]) -> None:
-    """Writes the result card: the run's own, and how it was evaluated with what result."""
-    run = run_folder(cfg)
-    if not (run / card.FILE).exists():
-        logger.warning("%s has no %s, so this evaluation gets none: it can't be verified later", run, card.FILE)
-        return
+def evaluation_settings(cfg: DictConfig) -> dict[str, Any]:
+    """What decides the scores of a checkpoint."""
     settings = OmegaConf.to_container(cfg)
     assert isinstance(settings, dict)
-    kept = {str(key): settings[key] for key in ("split", "weights", "device", "precision", "inferer", "data")}
-    digest = card.weights_digest(segmenter.state_dict())
-    card.write_card(folder, card.result_card(card.read_card(run), evaluation=kept, weights=digest, summary=summary))
+    return {str(key): settings[key] for key in ("split", "weights", "device", "precision", "inferer", "data")}
 
 
-def default_folder(cfg: DictConfig) -> Path:
-    """<run>/eval/<split>."""
-    return run_folder(cfg) / "eval" / cfg.split
+def default_folder(cfg: DictConfig, *, data: SegmentationData) -> Path:
+    """<run>/eval/<split>, which is the run's own evaluation: UserError where this one is another."""
+    run = run_folder(cfg)
+    changed = [f"inferer.{key}" for key in cfg.inferer] + [f"data.{key}" for key in cfg.data if key not in PLACES]
+    if (run / card.FILE).exists():
+        own = card.read_card(run)["split"][cfg.split]
+        changed += [f"the cases below data.root={data.root}"] * (own != [case.id for case in data.cases(cfg.split)])
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)} differ from the run's, so its own evaluation in {run / 'eval' / cfg.split} would be "
+            "written over by another one: give output=FOLDER."
+        )
+    return run / "eval" / cfg.split
 
 
 def run_folder(cfg: DictConfig) -> Path:
@@ -105,12 +122,14 @@ def evaluate_case(
 ) -> tuple[list[Row], dict[str, float]]:
     """Predicts one case on its own grid, scores it, and leaves its label map and figure in `folder`.
 
-    Returns the rows, and what of the tokens and of the patches with foreground every pruning stage kept.
+    Returns the rows, what of the tokens and of the patches with foreground every pruning stage kept, and the pruning
+    method's own numbers, mean over windows.
     """
     volume = data.load_case(case)
     assert volume.label is not None
     assert case.label is not None
     dtype = precision_dtype(cfg.precision or run_cfg.trainer.precision, key="precision")
+    model = WithDepth(segmenter)
     with autocast(device, dtype):
         stitched = build_inferer(run_cfg)(
             WithDepth(segmenter),
@@ -156,18 +175,24 @@ def evaluate_case(
     found = [row.dice for row in rows if not row.absent]
     logger.info("%s  mean Dice %.4f", case.id, sum(found) / max(1, len(found)))
     foreground = foreground_patches(volume.label.unsqueeze(0), patch_size=patch_size)
-    return rows, kept_shares(depth.unsqueeze(0), foreground, num_stages=num_stages)
+    shares = kept_shares(depth.unsqueeze(0), foreground, num_stages=num_stages)
+    return rows, {**shares, **known_means(model.numbers)}
 
 
 class WithDepth:
-    """A segmenter that gives the pruning depth as one more channel, so that both are stitched alike."""
+    """A segmenter that gives the pruning depth as one more channel, so that both are stitched alike.
+
+    `numbers` collects the pruning method's own, a row for every batch of windows.
+    """
 
     def __init__(self, segmenter: Segmenter) -> None:
         self.segmenter = segmenter
+        self.numbers: list[dict[str, float]] = []
 
     def __call__(self, image: Tensor) -> Tensor:
         """image (B, C, *S) -> logits and depth (B, Q + 1, *S)."""
         prediction = self.segmenter.predict(image)
+        self.numbers.append(method_numbers(prediction.encoded))
         depth = pruning_depth(prediction.encoded).unsqueeze(1).to(prediction.logits.dtype)
         return torch.cat([prediction.logits, F.interpolate(depth, size=image.shape[2:])], dim=1)
 

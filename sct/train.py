@@ -2,33 +2,40 @@
 
 import logging
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sct import checkpoint, cli, distributed
-from sct.card import run_card, write_card
+from sct.card import FILE, differences, read_card, run_card, write_card
 from sct.config import build
 from sct.data.module import SegmentationData
 from sct.distributed import Processes
 from sct.errors import UserError
 from sct.factory import build_inferer, build_segmenter
-from sct.run import best_score, log_to, opened, plan_run, resumed_arguments
+from sct.run import Plan, best_score, log_to, opened, plan_run, resumed_arguments
 from sct.schema import TrainerConfig
 from sct.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 
-def train(cfg: DictConfig) -> float:
+def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None) -> float:
     """Trains what the config describes; returns the best validation score, for sweepers.
+
+    `overrides` are what the config came from, where that is not the command line.
 
     Nothing is written into a run folder before config, data, network and checkpoint have proved good.
     """
     processes = distributed.join(cfg.trainer.device)
     log_to(None, level=logging.INFO if processes.is_main else logging.WARNING)
     plan = processes.on_main(lambda: plan_run(cfg))
+    if overrides is not None:
+        plan = replace(plan, overrides=list(overrides))
     cfg = OmegaConf.create(plan.config)
     settings = trainer_settings(cfg)
     if plan.done and plan.folder is not None:
@@ -48,7 +55,7 @@ def train(cfg: DictConfig) -> float:
         trainer.restore(plan.folder)
     with opened(plan, processes=processes) as run_dir:
         if processes.is_main:
-            write_card(run_dir, run_card(plan.config, overrides=plan.overrides, data=data, device=processes.device))
+            leave_card(plan, run_dir, data=data, processes=processes)
         best = trainer.fit(run_dir)
     logger.info(
         "best %s %.4f at step %d; evaluate with  python -m sct.eval ckpt=%s",
@@ -59,6 +66,22 @@ def train(cfg: DictConfig) -> float:
     )
     distributed.leave()
     return best[settings.best_metric]
+
+
+def leave_card(plan: Plan, run_dir: Path, *, data: SegmentationData, processes: Processes) -> None:
+    """Writes the run's card; of a run that goes on, the card that it had before is kept in its `history`."""
+    card = run_card(
+        plan.config,
+        overrides=plan.overrides,
+        num_processes=processes.world_size,
+        data=data,
+        device=processes.device,
+    )
+    if (run_dir / FILE).exists():
+        before = read_card(run_dir)
+        history = before.pop("history", [])
+        card["history"] = [*history, before] if differences(card, before) else history
+    write_card(run_dir, card)
 
 
 def start(trainer: Trainer, cfg: DictConfig) -> None:

@@ -3,6 +3,10 @@
 Letters: B batch, N tokens of the grid, n tokens alive, C width, R scored classes or regions, S spatial size.
 """
 
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -65,12 +69,24 @@ def token_statistics(encoded: Encoded, label: Tensor, *, patch_size: int) -> dic
 
     Empty where nothing is pruned.
     """
-    numbers = {f"reducer/{name}": value.mean().item() for name, value in encoded.aux.items() if value.ndim <= 1}
+    numbers = method_numbers(encoded)
     if not encoded.num_depths:
         return numbers
     foreground = foreground_patches(label, patch_size=patch_size)
     shares = kept_shares(pruning_depth(encoded), foreground, num_stages=encoded.num_depths)
     return {**shares, **alive_spread(encoded.alive), **numbers}
+
+
+def method_numbers(encoded: Encoded) -> dict[str, float]:
+    """The pruning method's own numbers; those of images as means over the images that have them."""
+    values = {name: value.float().nanmean().item() for name, value in encoded.aux.items() if value.ndim <= 1}
+    return {f"reducer/{name}": value for name, value in values.items() if not math.isnan(value)}
+
+
+def known_means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means by name over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: fmean(row[name] for row in rows if name in row) for name in names}
 
 
 def alive_spread(alive: list[Tensor]) -> dict[str, float]:
@@ -84,14 +100,16 @@ def alive_spread(alive: list[Tensor]) -> dict[str, float]:
 def kept_shares(depth: Tensor, foreground: Tensor, *, num_stages: int) -> dict[str, float]:
     """Per stage: tokens alive, their share (what random choice keeps of anything), share of foreground patches kept.
 
-    depth, foreground (B, *grid); depth is the number of stages that a token survived.
+    depth, foreground (B, *grid); depth is the number of stages that a token survived. The last is left out where
+    there is no foreground.
     """
     row = {}
     for stage in range(1, num_stages + 1):
         alive = depth >= stage
         row[f"tokens/alive_{stage}"] = alive.sum().item() / len(depth)
         row[f"tokens/random_kept_{stage}"] = alive.float().mean().item()
-        row[f"tokens/foreground_kept_{stage}"] = (alive & foreground).sum().item() / max(1, foreground.sum().item())
+        if foreground.any():
+            row[f"tokens/foreground_kept_{stage}"] = (alive & foreground).sum().item() / foreground.sum().item()
     return row
 
 

@@ -11,7 +11,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sct import card, cli
-from sct.distributed import pick_device
+from sct.checkpoint import few
+from sct.data.splits import SPLITS
 from sct.errors import UserError
 from sct.eval import evaluate
 from sct.run import log_to
@@ -32,19 +33,15 @@ def verify(cfg: DictConfig) -> None:
     wanted = card.read_card(source)
     if "scores" not in wanted:
         raise UserError(f"{source} has no scores; give the card of an evaluation, <run>/eval/<split>/{card.FILE}.")
-    now = {
-        "versions": card.versions(),
-        "commit": card.commit(),
-        "hardware": card.hardware(pick_device(wanted["config"]["trainer"]["device"])),
-    }
-    circumstances = card.differences(now, {name: wanted[name] for name in CIRCUMSTANCES})
+    with tempfile.TemporaryDirectory() as temporary:
+        run = retrain(wanted, Path(cfg.output or temporary) / "run") if cfg.retrain else Path(cfg.ckpt)
+        # sums are taken in another order by another number of threads
+        torch.set_num_threads(wanted["hardware"]["threads"])
+        found = rescored(wanted, run, Path(temporary) / "eval")
+    faults = compare(wanted, found, tolerance=cfg.tolerance)
+    circumstances = card.differences(*({name: of[name] for name in CIRCUMSTANCES} for of in (found, wanted)))
     for told in circumstances:
         logger.warning("not as on the card: %s", told)
-    # sums are taken in another order by another number of threads
-    torch.set_num_threads(wanted["hardware"]["threads"])
-    with tempfile.TemporaryDirectory() as temporary:
-        run = retrain(wanted, Path(cfg.output or temporary) / "run") if cfg.retrain else Path(cfg.ckpt or source)
-        faults = compare(wanted, rescored(wanted, run, Path(temporary) / "eval"), tolerance=cfg.tolerance)
     if faults:
         reason = f"\nNot as on the card: {'; '.join(circumstances)}" if circumstances else ""
         raise UserError(f"{source} is not confirmed:\n  " + "\n  ".join(faults) + reason)
@@ -60,8 +57,14 @@ def result_folder(ckpt: Path, *, split: str) -> Path:
 
 def retrain(wanted: Mapping[str, Any], folder: Path) -> Path:
     """Trains the config on a card from nothing, into a new folder."""
-    cfg = OmegaConf.create({**wanted["config"], "resume": None, "run_dir": str(folder)})
-    train(cfg)
+    training = wanted["training"]
+    if training is None:
+        raise UserError("The card knows no training: it is of a run that was trained without one.")
+    if training["processes"] > 1:
+        raise UserError(f"The card's training ran in {training['processes']} processes; one would see other batches.")
+    torch.set_num_threads(training["hardware"]["threads"])
+    cfg = OmegaConf.create({**training["config"], "resume": None, "run_dir": str(folder)})
+    train(cfg, overrides=training["command"][3:])
     return folder
 
 
@@ -76,15 +79,22 @@ def rescored(wanted: Mapping[str, Any], run: Path, folder: Path) -> dict[str, An
 
 def compare(wanted: Mapping[str, Any], found: Mapping[str, Any], *, tolerance: float) -> list[str]:
     """What differs in data, weights and scores, a line each; scores within `tolerance` are equal."""
-    faults = card.differences({"split": found["split"]}, {"split": wanted["split"]})
+    faults = []
+    for split in SPLITS:
+        ours, theirs = set(found["split"][split]), set(wanted["split"][split])
+        if ours != theirs:
+            told = few(sorted(ours ^ theirs))
+            faults.append(f"the cases to {split} on: {len(ours)}, on the card {len(theirs)}; they differ in {told}")
+    if not faults and found["split"]["files"] != wanted["split"]["files"]:
+        faults.append("files of the same cases have other sizes than the card knows")
     if found["weights"] != wanted["weights"]:
         faults.append(f"weights: {found['weights'][:12]}..., on the card {wanted['weights'][:12]}...")
-    theirs = dict(numbers(wanted["scores"]))
+    known = dict(numbers(wanted["scores"]))
     for name, value in numbers(found["scores"]):
-        other = theirs.pop(name, math.nan)
+        other = known.pop(name, math.nan)
         if not abs(value - other) <= tolerance:
             faults.append(f"{name}: {value}, on the card {other}")
-    return faults + [f"{name}: missing, on the card {value}" for name, value in theirs.items()]
+    return faults + [f"{name}: missing, on the card {value}" for name, value in known.items()]
 
 
 def numbers(node: Mapping[str, Any], *, key: str = "") -> list[tuple[str, float]]:

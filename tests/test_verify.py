@@ -33,7 +33,8 @@ def test_what_is_on_a_card(evaluated):
     assert result["scores"] == json.loads((evaluated / "eval/test/summary.json").read_text())
     best = checkpoint.load(evaluated / "checkpoints/best.pt")["model"]
     assert result["weights"] == card.weights_digest(best)
-    assert {name: result[name] for name in run} == run
+    assert result["training"] == run
+    assert result["split"] == run["split"]
 
 
 def test_a_run_is_confirmed_by_scoring_it_again(evaluated):
@@ -87,15 +88,29 @@ def test_other_circumstances_are_told(evaluated, tmp_path):
     assert "not as on the card: versions.monai" in outcome.out
 
 
-def test_other_data_are_found(evaluated, tmp_path):
-    run = copied(evaluated, tmp_path)
-    file = run / "eval/test/card.json"
-    content = json.loads(file.read_text())
-    content["split"]["files"] = "0"
-    file.write_text(json.dumps(content))
-    outcome = run_command(verify.main, f"ckpt={run}")
+def test_other_data_are_found(evaluated, workplace):
+    label = next((workplace / "data/phantom_smoke").rglob("label0004.nii.gz"))
+    whole = label.read_bytes()
+    try:
+        # nothing but the size of the file: gzip ignores what follows
+        label.write_bytes(whole + b"\0" * 8)
+        outcome = run_command(verify.main, f"ckpt={evaluated}")
+    finally:
+        label.write_bytes(whole)
     assert outcome.status == 1
-    assert "split.files" in outcome.err
+    assert "files of the same cases have other sizes" in outcome.err
+
+
+def test_an_evaluation_of_other_data_goes_elsewhere(evaluated, tmp_path):
+    before = (evaluated / "eval/test/summary.json").read_bytes()
+    for settings in (["inferer.overlap=0.25"], ["data.split=same"]):
+        outcome = run_command(evaluation.main, f"ckpt={evaluated}", *settings)
+        assert outcome.status == 1
+        assert "give output=FOLDER" in outcome.err
+    assert (evaluated / "eval/test/summary.json").read_bytes() == before
+    outcome = run_command(evaluation.main, f"ckpt={evaluated}", "inferer.overlap=0.25", f"output={tmp_path}/other")
+    assert outcome.status == 0, outcome.err
+    assert card.read_card(tmp_path / "other")["evaluation"]["inferer"] == {"overlap": 0.25}
 
 
 @pytest.mark.parametrize(
