@@ -3,6 +3,7 @@
 Letters: B batch, N tokens of the grid, n tokens alive, P prefix tokens (the class token), C width, S spatial size.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -19,6 +20,8 @@ from sct.models.layers import WHOLE, AttentionStats, Block, Layout, init_weights
 from sct.models.reducers.base import Reducer
 from sct.models.stems.base import Stem
 from sct.models.tokens import Encoded, FeatureSpec, Tokens
+
+logger = logging.getLogger(__name__)
 
 
 class ViTEncoder(Encoder):
@@ -63,6 +66,9 @@ class ViTEncoder(Encoder):
         self.grid = token_grid(tuple(image_size), patch_size)
         self.depth = depth = depth if transformer else 0
         check_pruning(gate=gate, stem=stem, attention=attention, reducer=reducer, class_token=class_token)
+        if not depth and attention is not None:
+            logger.warning("encoder.attention and encoder.gate are ignored: there is no transformer block")
+            attention = gate = None
         dims = len(self.grid)
         self.stem = stem(spatial_dims=dims, in_channels=in_channels) if stem is not None else None
         channels, patch = in_channels, patch_size

@@ -83,6 +83,9 @@ class AdaptiveAttention(nn.Module):
             pruned.append(share)
             matrices.append(pair)
         update = self.dropout(self.proj(torch.cat(contexts, dim=2).transpose(1, 2).flatten(2).squeeze(0)))
+        if bias is not None and not len(where):
+            # fused attention of no query gives positions no gradient, which would stall data-parallel training
+            update = update + 0.0 * bias.sum()
         update = update.new_zeros(B * N, C).index_copy(0, where, update).reshape(B, N, C)
         if self.dependencies is not None:
             stats.pruned = torch.cat([share for share in pruned if share is not None])
@@ -98,9 +101,10 @@ class AdaptiveAttention(nn.Module):
         return F.linear(x, self.qkv.weight[part], bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def products(self, q: Tensor, k: Tensor) -> Tensor:
-        """Scaled products of q (B, H, n, D) and k (B, H, N, D): (B, H, n, N), at least in float32."""
-        products = q @ k.transpose(-2, -1)
-        return products.to(torch.promote_types(products.dtype, torch.float32)) * self.head_dim**-0.5
+        """Scaled products of q (B, H, n, D) and k (B, H, N, D): (B, H, n, N), handed on in float32 or better."""
+        # scaled first: in fp16 the product itself could overflow
+        products = (q * self.head_dim**-0.5) @ k.transpose(-2, -1)
+        return products.to(torch.promote_types(products.dtype, torch.float32))
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None, draw: bool

@@ -20,8 +20,8 @@ class AdaptiveThreshold(Scheduled):
     is printed; that makes what is left nearly even.
 
     In the authors' program the decision carries no gradient, so that W_t and g move by weight decay alone
-    (`gradient="published"`). The default passes the gradient straight through the decision, as that of
-    sigmoid(sharpness (A - T) / (max A_i - min A_i)).
+    (`gradient="published"`; `sharpness` and `release_at` then have no effect). The default passes the gradient
+    straight through the decision, as that of sigmoid(sharpness (A - T) / (max A_i - min A_i)).
     """
 
     def __init__(
@@ -40,7 +40,10 @@ class AdaptiveThreshold(Scheduled):
         self.sharpness, self.renormalize = sharpness, renormalize
 
     def forward(self, q: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries q (B, H, n, D), attention (B, H, n, N) -> pruned attention (B, H, n, N), share pruned (B,)."""
+        """Queries q (B, H, n, D), attention (B, H, n, N) -> pruned attention (B, H, n, N), share pruned (B,).
+
+        The share is nan where an image has no query.
+        """
         low, high = attention.aminmax(dim=-1, keepdim=True)
         # times zero, and not detached: a parameter without a gradient would stall data-parallel training
         g = self.g if self.progress >= self.release_at else self.g.detach() + 0.0 * self.g
@@ -54,7 +57,7 @@ class AdaptiveThreshold(Scheduled):
             decision = decision + (soft - soft.detach())
         values = attention if self.renormalize == "weights" else attention.exp()
         kept = decision * values
-        # of an image without a query nothing is pruned
-        share = 1 - decision.detach().flatten(1).mean(dim=1).nan_to_num(1.0)
+        # nan for an image without a query
+        share = 1 - decision.detach().flatten(1).mean(dim=1)
         # the highest entry of a row is always kept, so the sum is never zero
         return kept / kept.sum(dim=-1, keepdim=True), share
