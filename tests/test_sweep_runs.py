@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from commands import assert_one_message, files_of, run_command
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 from test_run import interrupt, last_state, rows, same_weights
 
@@ -97,14 +98,16 @@ def test_a_mistake_in_one_job_leaves_the_others_alone(smoke, tmp_path):
 def test_the_score_reaches_the_sweeper(smoke, tmp_path, monkeypatch):
     """Hydra returns to the sweeper what its task returns: Optuna needs it."""
     told = []
-    launch = BasicLauncher.launch
+    # Hydra imports its plugins itself, so that the class of their module may be another one
+    (basic,) = [plugin for plugin in Plugins.instance().discover(Launcher) if plugin.__name__ == "BasicLauncher"]
+    launch = basic.launch
 
     def listening(self, *arguments, **keywords):
         results = launch(self, *arguments, **keywords)
         told.extend(result.return_value for result in results)
         return results
 
-    monkeypatch.setattr(BasicLauncher, "launch", listening)
+    monkeypatch.setattr(basic, "launch", listening)
     for _ in range(2):  # trained, then only told
         assert run_command(train.main, "-m", *smoke, f"paths.outputs={tmp_path}", "resume=once").status == 0
     (run,) = runs(tmp_path)
