@@ -133,7 +133,5 @@ class PhantomBraTS(MSD):
         write_tumours(Path(self.root), spec=self.spec)
         return super().find_cases()
 
-    def split_cases(self, cases: list[Case]) -> dict[str, list[Case]]:
-        if self.split is not None:
-            return super().split_cases(cases)
+    def default_split(self, cases: list[Case]) -> dict[str, list[Case]]:
         return split_in_order(cases, num_train=self.num_train, num_val=self.num_val)

@@ -56,6 +56,12 @@ def test_a_set_is_reused_and_another_is_refused(make: Callable, tmp_path: Path, 
         make().prepare()
 
 
+def test_every_case_is_tested_in_one_fold(make: Callable) -> None:
+    folds = [make("data.folds=2", f"data.fold={fold}") for fold in (0, 1)]
+    tested = [case.id for data in folds for case in data.cases("test")]
+    assert sorted(tested) == [f"BRATS_{number:03d}" for number in range(1, 5)]
+
+
 def test_the_layout_is_that_of_the_decathlon(make: Callable, tmp_path: Path) -> None:
     """Read as any Decathlon folder is, with the names and channels of configs/data/brats.yaml."""
     make().prepare()
