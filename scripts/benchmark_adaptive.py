@@ -8,13 +8,14 @@ one image at a time, the variants taking turns. alpha is the share of patches th
 the entries of the others' attention rows that is pruned, mean over blocks. MACs of self-attention a block with n
 patches that ask, width C and H D = I channels of all heads: (2 N + n) C I + 2 n N I + n I C. `counted` goes on as the
 paper (equation 16) and takes lambda off the product with the values; no dense kernel saves that, so `real` does not.
-Milliseconds are the median over rounds of the sum over blocks. Only windows of whole images are measured: images
-are grouped by the share of their pixels that is foreground.
+Milliseconds are the median over rounds of the sum over blocks. Images, or the windows of larger ones and the slices
+of volumes, are grouped by the share of their pixels that is foreground.
 """
 
 import argparse
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
@@ -27,13 +28,17 @@ from sct.models.adaptive.attention import AdaptiveAttention
 from sct.models.encoder import ViTEncoder
 from sct.models.layers import Layout
 from sct.timing import Stopwatch, device_name
+from sct.windows import all_windows
 
 Calls = list[tuple[AdaptiveAttention, Tensor, Layout]]
 
 
 @dataclass(frozen=True)
 class Image:
-    """One image and what was measured on it; ms by variant, self-attention and the whole network."""
+    """One image and what was measured on it: macs and ms of self-attention, summed over blocks, by variant.
+
+    dependencies is nan where no patch asks.
+    """
 
     foreground: float
     alpha: float
@@ -107,7 +112,7 @@ def measure(image: Tensor, *, foreground: float, networks: dict[str, ViTEncoder]
         ),
     }
     times = {name: median(values) for name, values in watch.samples.items()}
-    return Image(foreground, alpha, mean(shares) if shares else 0.0, macs, times)
+    return Image(foreground, alpha, mean(shares) if shares else math.nan, macs, times)
 
 
 @torch.inference_mode()
@@ -118,11 +123,12 @@ def measure_split(data: SegmentationData, encoder: ViTEncoder, *, options: argpa
     for case in data.cases(options.split):
         volume = data.load_case(case)
         assert volume.label is not None
-        if list(volume.image.shape[1:]) != list(data.roi_size):
-            raise SystemExit(f"{case.id} is no single window of data.roi_size={data.roi_size}; set data.resize_to.")
-        share = (volume.label > 0).float().mean().item()
-        image = volume.image.unsqueeze(0).to(options.device)
-        found.append(measure(image, foreground=share, networks=networks, repeats=options.repeats))
+        images = all_windows(volume.image, size=data.roi_size, overlap=0.0)
+        labels = all_windows(volume.label.unsqueeze(0), size=data.roi_size, overlap=0.0)
+        for image, label in zip(images, labels, strict=True):
+            share = (label > 0).float().mean().item()
+            window = image.unsqueeze(0).to(options.device)
+            found.append(measure(window, foreground=share, networks=networks, repeats=options.repeats))
     return sorted(found, key=lambda image: image.foreground)
 
 
@@ -137,11 +143,16 @@ def table(images: Sequence[Image], *, groups: int) -> str:
         ms = [mean(image.ms[name] for image in part) for name in ("off", "rows", "on")]
         lines.append((
             f"{part[0].foreground:.0%} to {part[-1].foreground:.0%}", str(len(part)),
-            f"{mean(image.alpha for image in part):.1%}", f"{mean(image.dependencies for image in part):.1%}",
+            f"{mean(image.alpha for image in part):.1%}", f"{known_mean(image.dependencies for image in part):.1%}",
             " / ".join(f"{value:.3f}" for value in macs), " / ".join(f"{value:.2f}" for value in ms),
             f"{ms[0] / ms[1]:.2f}x",
         ))  # fmt: skip
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def known_mean(values: Iterable[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return mean(known) if known else math.nan
 
 
 def main(argv: Sequence[str] | None = None) -> None:
