@@ -11,6 +11,7 @@ is relative to the first row, the networks taking turns in one process. Results:
 """
 
 import argparse
+import copy
 import json
 import os
 import subprocess
@@ -24,9 +25,11 @@ from typing import Any
 
 import torch
 
+from sct.collect import last_kept
 from sct.config import build
 from sct.factory import load_trained
 from sct.profiling import training_run
+from sct.run import NOT_IDENTITY, key_of
 from sct.schema import ProfileConfig
 from sct.timing import Inference, Stopwatch
 from sct.windows import sample_windows
@@ -54,6 +57,7 @@ PARTS: dict[str, list[str]] = {
     "pruning": [*WITHOUT_SSA, *WITHOUT_GRPE],
     "apformer-": WITHOUT_PRUNING,
     "apformer": [],
+    "identity": ["encoder.transformer=false", *WITHOUT_SSA, *WITHOUT_GRPE, *WITHOUT_PRUNING],
 }
 TABLES = {"methods": METHODS, "apformer": PARTS}
 DECODERS = {"methods": ["unetr_thin", "fcn"], "apformer": ["unet"]}
@@ -121,6 +125,7 @@ def run(command: str, *arguments: str, log: Path, threads: int) -> None:
 def fill(cell: Cell, *, overrides: list[str], options: argparse.Namespace, threads: int) -> None:
     """Trains, scores and profiles one network, as far as that is not done."""
     log = cell.folder.with_suffix(".log")
+    check_same(cell, overrides=overrides)
     if not (cell.folder / "finished").exists():
         arguments = [*overrides, *cell.overrides, f"run_dir={cell.folder}", "resume=auto"]
         run("train", *arguments, log=log, threads=threads)
@@ -129,6 +134,15 @@ def fill(cell: Cell, *, overrides: list[str], options: argparse.Namespace, threa
     if not (cell.folder / "profile.json").exists():
         settings = (f"ckpt={cell.folder}", f"profile.windows={options.windows}", "profile.latency=false")
         run("profile", *settings, log=log, threads=threads)
+
+
+def check_same(cell: Cell, *, overrides: list[str]) -> None:
+    """Ends the script where the cell's folder holds a run that was asked for otherwise."""
+    record = cell.folder / "overrides.json"
+    asked = {item.lstrip("+") for item in [*overrides, *cell.overrides] if key_of(item) not in NOT_IDENTITY}
+    if record.exists() and (held := {item.lstrip("+") for item in json.loads(record.read_text())}) != asked:
+        told = ", ".join(sorted(held ^ asked))
+        raise SystemExit(f"{cell.folder} holds another run, they differ in: {told}. Give another --output.")
 
 
 def time_cells(cells: Sequence[Cell], *, options: argparse.Namespace) -> dict[Cell, dict[str, float]]:
@@ -140,8 +154,10 @@ def time_cells(cells: Sequence[Cell], *, options: argparse.Namespace) -> dict[Ce
         data.prepare()
         image = sample_windows(data, count=max(4, cfg.data.batch_size)).to(device)
         criterion = build(cfg.loss, key="loss", outputs=data.outputs)
-        optimizer = build(cfg.optimizer, key="optimizer")(segmenter)
-        train = training_run(segmenter, image=image, criterion=criterion, optimizer=optimizer, settings=ProfileConfig())
+        # steps on random labels change what a network prunes: not of the one whose inference is timed
+        trained = copy.deepcopy(segmenter)
+        optimizer = build(cfg.optimizer, key="optimizer")(trained)
+        train = training_run(trained, image=image, criterion=criterion, optimizer=optimizer, settings=ProfileConfig())
         runs[cell] = (Inference(segmenter=segmenter, image=image), train)
     for number in range(options.repeats + 1):
         if number == 1:  # the first round only warms up
@@ -185,15 +201,6 @@ def table(cells: Sequence[Cell], times: dict[Cell, dict[str, float]]) -> list[di
             row[f"{name}_speed"] = mean(times[cell][name] for cell in first) / ours
         rows.append(row)
     return rows
-
-
-def last_kept(meta: dict[str, float]) -> tuple[float, float] | None:
-    """Share of foreground patches, and of all, that the last stage keeps; None where nothing is pruned."""
-    stages = [name.rsplit("_", 1)[1] for name in meta if name.startswith("tokens/foreground_kept_")]
-    if not stages:
-        return None
-    last = max(stages, key=int)
-    return meta[f"tokens/foreground_kept_{last}"], meta[f"tokens/random_kept_{last}"]
 
 
 def markdown(rows: list[dict[str, Any]], *, scores: Sequence[str]) -> str:

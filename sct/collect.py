@@ -17,7 +17,9 @@ import numpy as np
 from omegaconf import OmegaConf
 from scipy.stats import wilcoxon
 
+from sct.card import FILE, digest, read_card
 from sct.config import to_dict
+from sct.data.splits import SPLITS
 from sct.errors import UserError
 from sct.metrics import Row
 from sct.run import identity, key_of
@@ -27,6 +29,8 @@ from sct.scores import read_cases_csv
 REPEATS = ("seed", "data.fold")
 # where things are, and what they are called: no part of it either
 PLACES = ("name", "run_dir", "data.root", "data.cache_dir", "paths")
+# runs that a run builds on: that there is one is part of the setting, which one may follow the seed
+SOURCES = ("init", "loss.teacher")
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,18 @@ class Run:
     summary: dict[str, Any]
     cases: list[Row]
     profile: dict[str, Any] | None
+    card: dict[str, Any] | None
 
     @property
     def name(self) -> str:
         return str(self.config["name"])
+
+    @property
+    def data(self) -> str:
+        """What tells its data set from others: the cases on its card, the same in every fold; else the folder."""
+        if self.card is None:
+            return str(lookup(self.config, ("data", "root")))
+        return digest(sorted({case for split in SPLITS for case in self.card["split"][split]}))
 
 
 @dataclass(frozen=True)
@@ -54,16 +66,18 @@ class Setting:
 
     def scores(self, score: str) -> dict[str, list[float]]:
         """Values of a score ("dice", "hd95_mm", ...) by run, for every class, every group and "mean"."""
-        parts = [run.summary[score] for run in self.runs]
+        parts = [run.summary[score] for run in self.runs if score in run.summary]
+        if not parts:
+            return {}
         found = {"mean": [part["mean"] for part in parts]}
         for kind in ("groups", "per_class"):
             for name in parts[0][kind]:
                 found[name] = [part[kind].get(name) for part in parts]
         return {name: [v for v in values if v is not None] for name, values in found.items()}
 
-    def count(self, what: str) -> int:
-        """Sum over runs of n_missed, n_false_positive, ..."""
-        return sum(run.summary[what] for run in self.runs)
+    def count(self, what: str) -> float:
+        """Mean over runs of n_missed, n_false_positive, ..."""
+        return fmean(run.summary[what] for run in self.runs)
 
     def cost(self, *keys: str) -> float | None:
         """Mean over the profiled runs of a number in profile.json; None where there is none."""
@@ -118,6 +132,7 @@ def read_run(folder: Path, *, split: str) -> Run:
         summary=json.loads((scores / "summary.json").read_text()),
         cases=read_cases_csv(scores / "cases.csv"),
         profile=json.loads(profile.read_text()) if profile.exists() else None,
+        card=read_card(folder) if (folder / FILE).exists() else None,
     )
 
 
@@ -129,8 +144,9 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
     """
     groups: dict[str, list[Run]] = {}
     for run in runs:
-        kept = without(identity(run.config), (*REPEATS, *PLACES))
-        groups.setdefault(json.dumps([run.name, kept], sort_keys=True), []).append(run)
+        kept = without(identity(run.config), (*REPEATS, *PLACES, *SOURCES))
+        built_on = [lookup(run.config, key.split(".")) is not None for key in SOURCES]
+        groups.setdefault(json.dumps([run.name, kept, built_on, run.data], sort_keys=True), []).append(run)
     for group in groups.values():
         seen: dict[tuple, Path] = {}
         for run in group:
@@ -146,16 +162,21 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
     return [
         Setting(label, group)
         for name, own in by_name.items()
-        for label, group in zip(labels(name, [group[0].overrides for group in own]), own, strict=True)
+        for label, group in zip(labels(name, [group[0] for group in own]), own, strict=True)
     ]
 
 
-def labels(name: str, overrides: Sequence[Sequence[str]]) -> list[str]:
-    """A label for each of several settings of one name: what its command asked for and not every other one did."""
-    asked = [[item for item in items if key_of(item) not in (*REPEATS, *PLACES)] for items in overrides]
+def labels(name: str, runs: Sequence[Run]) -> list[str]:
+    """A label for each of several settings of one name: what its command asked for and not every other one did.
+
+    Where commands do not tell them apart (the config files were changed in between), their folders do.
+    """
+    hidden = (*REPEATS, *PLACES, *SOURCES)
+    asked = [[item for item in run.overrides if key_of(item) not in hidden] for run in runs]
     common = set(asked[0]).intersection(*asked)
     told = [" ".join(item.lstrip("+") for item in items if item not in common) for items in asked]
-    return [f"{name} {words}".strip() for words in told]
+    folders = ["" if told.count(words) == 1 else f"({run.folder})" for words, run in zip(told, runs, strict=True)]
+    return [" ".join(filter(None, (name, words, folder))) for words, folder in zip(told, folders, strict=True)]
 
 
 def paired_p_value(ours: Setting, baseline: Setting) -> float | None:

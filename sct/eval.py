@@ -132,7 +132,7 @@ def evaluate_case(
     model = WithDepth(segmenter)
     with autocast(device, dtype):
         stitched = build_inferer(run_cfg)(
-            WithDepth(segmenter),
+            model,
             volume.image,
             roi_size=data.roi_size,
             num_classes=data.outputs.num_channels + 1,

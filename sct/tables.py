@@ -20,13 +20,13 @@ class Cell:
     percent: bool = False
     suffix: str = ""
 
-    def text(self, *, plus_minus: str = "±") -> str:
+    def text(self) -> str:
         if self.value is None:
             return "-"
         scale = 100 if self.percent else 1
         number = f"{self.value * scale:.{self.digits}f}"
         if self.std is not None:
-            number += f" {plus_minus} {self.std * scale:.{self.digits}f}"
+            number += f" ± {self.std * scale:.{self.digits}f}"
         return f"{number} %" if self.percent else number + self.suffix
 
 
@@ -46,7 +46,7 @@ def build_table(
     scores: names as in summary.json, "hd95" in whatever unit it was measured in. `classes` adds a column of every
     score for each class and each group of classes. papers: label -> column -> a paper's figure, shown apart.
     """
-    measured = [name for name in SCORES if all(name in run.summary for s in settings for run in s.runs)]
+    measured = [name for name in SCORES if any(name in run.summary for s in settings for run in s.runs)]
     wanted = [name for name in measured if name in scores or name.split("_")[0] in scores]
     heads = list(dict.fromkeys(head for figures in papers.values() for head in figures))
     rows = []
@@ -54,8 +54,8 @@ def build_table(
         row: dict[str, str | Cell] = {"setting": setting.label, "runs": Cell(len(setting.runs), digits=0)}
         for name in wanted:
             row |= score_cells(setting, name, classes=classes)
-        row["missed"] = Cell(setting.count("n_missed"), digits=0)
-        row["false pos."] = Cell(setting.count("n_false_positive"), digits=0)
+        for head, what in (("missed", "n_missed"), ("false pos.", "n_false_positive")):
+            row[head] = Cell(setting.count(what), digits=1 if len(setting.runs) > 1 else 0)
         if baseline is not None:
             row["p"] = Cell(None if setting is baseline else paired_p_value(setting, baseline), digits=3)
         kept = setting.kept()
@@ -65,7 +65,9 @@ def build_table(
         for head in heads:
             row[f"{head} (paper, not ours)"] = Cell(papers.get(setting.label, {}).get(head), digits=4)
         rows.append(row)
-    return [{head: row[head] for head in rows[0] if not all_dashes(rows, head)} for row in rows]
+    # rows of other data sets have other classes and units
+    shown = [head for head in dict.fromkeys(head for row in rows for head in row) if not all_dashes(rows, head)]
+    return [{head: row.get(head, Cell(None)) for head in shown} for row in rows]
 
 
 def score_cells(setting: Setting, name: str, *, classes: bool) -> dict[str, str | Cell]:
@@ -106,7 +108,7 @@ def ratio(above: float | None, below: float | None) -> float | None:
 
 def all_dashes(rows: Table, head: str) -> bool:
     """Whether a column says nothing."""
-    return all(isinstance(cell := row[head], Cell) and cell.value is None for row in rows)
+    return all(isinstance(cell := row.get(head, Cell(None)), Cell) and cell.value is None for row in rows)
 
 
 def markdown(table: Table) -> str:
@@ -139,11 +141,8 @@ def comma_separated(table: Table) -> str:
 def latex(table: Table) -> str:
     """A tabular with booktabs rules."""
     heads = list(table[0])
-    lines = [
-        [escaped(cell) if isinstance(cell, str) else escaped(cell.text(plus_minus="PM")) for cell in row.values()]
-        for row in table
-    ]
-    body = "".join("    " + " & ".join(line).replace("PM", r"$\pm$") + r" \\" + "\n" for line in lines)
+    lines = [[escaped(cell if isinstance(cell, str) else cell.text()) for cell in row.values()] for row in table]
+    body = "".join("    " + " & ".join(line) + r" \\" + "\n" for line in lines)
     return (
         r"\begin{tabular}{l" + "r" * (len(heads) - 1) + "}\n"
         r"    \toprule" + "\n"
@@ -155,4 +154,5 @@ def latex(table: Table) -> str:
 
 def escaped(text: str) -> str:
     """Text in which LaTeX's own characters are harmless."""
-    return "".join(f"\\{letter}" if letter in "%&_#$" else letter for letter in text)
+    harmless = {**{letter: f"\\{letter}" for letter in "%&_#$"}, "±": r"$\pm$"}
+    return "".join(harmless.get(letter, letter) for letter in text)

@@ -12,11 +12,12 @@ from omegaconf import OmegaConf
 
 from sct import report
 from sct.cli import compose_config
-from sct.collect import find_runs, labels, paired_p_value, settings
+from sct.collect import Run, find_runs, labels, paired_p_value, settings
 from sct.config import to_dict
 from sct.errors import UserError
 from sct.metrics import Row
 from sct.scores import write_report
+from sct.tables import Cell, build_table, latex
 
 NAMES = ("liver", "spleen")
 
@@ -68,9 +69,48 @@ def test_runs_of_one_setting_come_together(runs):
     assert [len(setting.runs) for setting in rows] == [2, 1, 1]
 
 
+def asked(*overrides: str, folder: str = "f") -> Run:
+    return Run(Path(folder), {"name": "a"}, list(overrides), {}, [], None, None)
+
+
 def test_labels_tell_what_differs():
-    assert labels("a", [["x=1", "y=2", "seed=0"], ["x=1", "y=3", "seed=1", "data.root=/d"]]) == ["a y=2", "a y=3"]
-    assert labels("a", [["x=1"]]) == ["a"]
+    two = [asked("x=1", "y=2", "seed=0"), asked("x=1", "y=3", "seed=1", "data.root=/d", "init=r")]
+    assert labels("a", two) == ["a y=2", "a y=3"]
+    assert labels("a", [asked("x=1")]) == ["a"]
+    assert labels("a", [asked("x=1", folder="f"), asked("x=1", folder="g")]) == ["a (f)", "a (g)"]
+
+
+def test_runs_on_other_data_are_no_repetitions(tmp_path):
+    for number in range(2):
+        make_run(tmp_path / f"r{number}", f"seed={number}", f"data.root=/set{number}", dice=0.8)
+    rows = settings(find_runs([str(tmp_path)], split="test")[0])
+    assert [len(setting.runs) for setting in rows] == [1, 1]
+    # with cards, the cases tell: the same set in two places
+    for number in range(2):
+        card = {"format": 1, "split": {"train": ["a"], "val": ["b"], "test": ["c"]}}
+        (tmp_path / f"r{number}/card.json").write_text(json.dumps(card))
+    assert [len(setting.runs) for setting in settings(find_runs([str(tmp_path)], split="test")[0])] == [2]
+
+
+def test_folds_and_the_runs_they_start_from_are_repetitions(tmp_path):
+    for fold, cases in enumerate((("a", "b", "c"), ("b", "c", "a"))):
+        run = make_run(tmp_path / f"r{fold}", "data.folds=2", f"data.fold={fold}", f"init=dense{fold}", dice=0.8)
+        split = dict(zip(("train", "val", "test"), ([case] for case in cases), strict=True))
+        (run / "card.json").write_text(json.dumps({"format": 1, "split": split}))
+    assert [len(setting.runs) for setting in settings(find_runs([str(tmp_path)], split="test")[0])] == [2]
+
+
+def test_rows_of_different_data_sets_share_a_table(runs, tmp_path):
+    rows = [Row(case_id="1", class_name="lesion", dice=0.9, hd95_voxel=3.0, missed=False, false_positive=False)]
+    other = make_run(tmp_path / "other", "name=EPM_large", dice=0.9)
+    write_report(other / "eval/test", rows, title="t")
+    found = settings(find_runs([str(runs / "half"), str(other)], split="test")[0])
+    table = build_table(found, baseline=None, scores=["dice", "hd95"], classes=True, papers={})
+    heads = list(table[0])
+    assert {"Dice liver", "Dice lesion", "HD95 (mm)", "HD95 (voxels)"} <= set(heads)
+    assert table[0]["Dice lesion"] == Cell(None)
+    assert table[1]["HD95 (voxels)"].value == 3.0
+    assert r"EPM\_large" in latex(table)
 
 
 def test_the_same_run_twice_is_refused(runs):
@@ -87,7 +127,7 @@ def test_scores_by_hand(runs):
     assert dense.scores("dice")["liver"] == pytest.approx(liver)
     assert dense.scores("dice")["spleen"] == pytest.approx(spleen)
     assert dense.scores("dice")["mean"] == pytest.approx([(a + b) / 2 for a, b in zip(liver, spleen, strict=True)])
-    assert dense.count("n_missed") == 2
+    assert dense.count("n_missed") == 1
     assert dense.cost("macs", "total") == 4e9
     # case 3: mean over classes, then over seeds
     assert dense.by_case()["3"] == pytest.approx(((0.803 + 0.7) / 2 + (0.843 + 0.74) / 2) / 2)

@@ -56,7 +56,7 @@ class Pictures(FileFormat):
             grid = _grid(image, num_channels=1)
         if self.num_classes == 2:
             levels = np.unique(mask)
-            if len(levels) > 2 or not set(levels) <= {0, 1, 255}:
+            if not (set(levels) <= {0, 255} or set(levels) <= {0, 1}):
                 raise UserError(
                     f"{path}: has {len(levels)} grey level(s) ({', '.join(map(str, levels[:5]))} ...); a mask has two, "
                     "0 and 255. It was scaled or stored with loss: restore the original, or threshold it."

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sct.data.cases import Case
+from sct.data.cases import Case, window_shape
 from sct.data.module import SegmentationData
 from sct.models.grid import foreground_patches
 
@@ -50,7 +50,8 @@ def survey_case(case: Case, *, split: str, data: SegmentationData, patch_size: i
     # a litre has 1000 ml of 1000 cubic mm
     voxel = float(np.prod(grid.spacing)) / 1000 if grid.unit == "mm" else 1.0
     counts = np.bincount(values.ravel(), minlength=len(data.label_map))
-    patches = foreground_patches(torch.from_numpy(values).unsqueeze(0), patch_size=patch_size)
+    patch = window_shape([patch_size] * data.spatial_dims, num_dims=values.ndim)
+    patches = foreground_patches(torch.from_numpy(values).unsqueeze(0), patch_size=patch)
     step = max(1, image[0].size // SAMPLED)
     return CaseFacts(
         id=case.id,
@@ -81,7 +82,9 @@ def set_faults(facts: Sequence[CaseFacts], *, resampled: bool) -> list[str]:
             over = f", over {' and '.join(sorted(parts))}: scores are too good" if len(parts) > 1 else ""
             faults.append(f"{names(same)} have the same image{over}. Keep one of them.")
     usual, number = Counter(case.spacing for case in facts).most_common(1)[0]
-    others = [case for case in facts if not np.allclose(case.spacing, usual, rtol=0.02)]
+    # of slices and volumes of one set, the axes of a slice
+    axes = min(len(case.spacing) for case in facts)
+    others = [case for case in facts if not np.allclose(case.spacing[-axes:], usual[-axes:], rtol=0.02)]
     if others and not resampled:
         shown = ", ".join(f"{case.id} {case.spacing}" for case in others[:_TOLD])
         faults.append(
@@ -128,8 +131,9 @@ def case_row(split: str, cases: Sequence[CaseFacts]) -> list[str]:
 
 
 def ranges(values: Sequence[Sequence[float]], digits: int) -> str:
-    """Minimum, median and maximum along every axis."""
-    table = np.array(values, dtype=np.float64)
+    """Minimum, median and maximum along every axis, of slices and volumes together along those of a slice."""
+    axes = min(len(value) for value in values)
+    table = np.array([value[-axes:] for value in values], dtype=np.float64)
     rows = (table.min(axis=0), np.median(table, axis=0), table.max(axis=0))
     return ", ".join("x".join(f"{value:.{digits}f}" for value in row) for row in rows)
 
