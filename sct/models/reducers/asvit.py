@@ -47,6 +47,7 @@ class ASViT(Reducer):
     """
 
     wants = ("class_row", "head_norms")
+    by_image = True
 
     def __init__(
         self,

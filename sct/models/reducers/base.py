@@ -35,7 +35,8 @@ class Reducer(Scheduled, ABC):
     and MLP instead of after the block; `wants` names the fields of `AttentionStats` that it reads, of that block's
     patch tokens; `masks` says what a mask of the live tokens acts on in later blocks: attention (the token is seen
     by none but itself) or activation (its MLP update is multiplied by the mask). `freezes_encoder` trains the
-    method and what follows the encoder, and leaves the encoder as it is.
+    method and what follows the encoder, and leaves the encoder as it is. `by_image` keeps another number of tokens of
+    every image, so that the cost depends on what is in it.
 
     Features of live tokens may be changed too (merged); every place must end in exactly one set.
     """
@@ -44,6 +45,7 @@ class Reducer(Scheduled, ABC):
     wants: tuple[str, ...] = ()
     masks: Literal["attention", "activation"] = "attention"
     freezes_encoder: bool = False
+    by_image: bool = False
 
     def __init__(self, *, blocks: Sequence[int]) -> None:
         super().__init__()

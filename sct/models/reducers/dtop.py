@@ -39,6 +39,8 @@ class DToP(Reducer):
     mode=direct); `retrain` trains everything with pruning. `head` is built by `atm` or `fcn`.
     """
 
+    by_image = True
+
     def __init__(
         self,
         *,
