@@ -30,10 +30,9 @@ def build(node: DictConfig, *, key: str, **runtime: Any) -> Any:
     """
     check_node(node, key=key)
     try:
-        if not runtime:
-            return instantiate(node, _convert_="all")
-        # handed over by a call: through Hydra a dataclass would become a config
-        return instantiate(node, _convert_="all", _partial_=True)(**runtime)
+        # runtime arguments are handed over by a call: through Hydra a dataclass would become a config
+        made = instantiate(node, _convert_="all", **({"_partial_": True} if runtime else {}))
+        return made(**runtime) if runtime else made
     except UserError:
         raise
     except (InstantiationException, TypeError, ValueError) as error:
