@@ -57,7 +57,9 @@ def draw(options: argparse.Namespace) -> command.Drawn:
         "before pruning, of the matrix above and of the row below; grey, and the bare image, is pruned. The matrix "
         "before has the rows of all queries. $\\alpha$ is of the image, $\\lambda$ of the block, mean over its heads.",
     )
-    return figure, run.folder / "figures" / f"attention_{case.id}_block{options.layer}_head{options.head}"
+    return command.Drawn(
+        figure, run.folder / "figures" / f"attention_{case.id}_block{options.layer}_head{options.head}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

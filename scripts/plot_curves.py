@@ -45,7 +45,7 @@ def draw(options: argparse.Namespace) -> command.Drawn:
         share=options.smooth,
         about=f"Thick: running mean over {options.smooth:.0%} of the curve; pale: as logged.",
     )
-    return figure, Path("outputs/figures") / "curves"
+    return command.Drawn(figure, Path("outputs/figures") / "curves")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

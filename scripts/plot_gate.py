@@ -46,7 +46,7 @@ def draw(options: argparse.Namespace) -> command.Drawn:
         about=f"Patches with a probability of background of {threshold:g} or more ask nothing (pale). Mean over these "
         f"cases: {kept:.1%} ask.",
     )
-    return figure, run.folder / "figures" / f"gate_{options.cases[0]}"
+    return command.Drawn(figure, run.folder / "figures" / f"gate_{options.cases[0]}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

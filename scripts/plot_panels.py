@@ -47,7 +47,7 @@ def draw(options: argparse.Namespace) -> command.Drawn:
         about="Filled: the prediction, in the last column the truth. Dice is of the whole case"
         + (", mean over classes." if len(data.outputs.names) > 1 else "."),
     )
-    return figure, Path("outputs/figures") / f"panels_{options.cases[0]}"
+    return command.Drawn(figure, Path("outputs/figures") / f"panels_{options.cases[0]}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

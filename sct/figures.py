@@ -175,7 +175,7 @@ def _color(value: int) -> np.ndarray:
     return PALETTE[(value - 1) % len(PALETTE)]
 
 
-def _shade_of(stage: int, *, num_stages: int) -> np.ndarray:
+def shade_of(stage: int, *, num_stages: int) -> np.ndarray:
     """Red for a token that survived `stage` >= 1 of the stages: the longer, the darker."""
     position = (stage - 1) / max(num_stages - 1, 1) * (len(SHADES) - 1) if num_stages > 1 else len(SHADES) - 2
     low = min(int(position), len(SHADES) - 2)
@@ -206,7 +206,7 @@ def _shade(picture: np.ndarray, depth: np.ndarray, *, num_stages: int) -> np.nda
     result = picture.copy()
     for stage in range(1, num_stages + 1):
         mask = shown == stage
-        result[mask] = 0.38 * picture[mask] + 0.62 * _shade_of(stage, num_stages=num_stages)
+        result[mask] = 0.38 * picture[mask] + 0.62 * shade_of(stage, num_stages=num_stages)
     result[border] *= 0.8
     return result
 
@@ -214,7 +214,7 @@ def _shade(picture: np.ndarray, depth: np.ndarray, *, num_stages: int) -> np.nda
 def _stage_entry(stage: int, *, num_stages: int) -> tuple[np.ndarray, str]:
     # what the patches look like over a mid grey
     grey = np.full(3, 128.0)
-    color = grey if stage == 0 else 0.38 * grey + 0.62 * _shade_of(stage, num_stages=num_stages)
+    color = grey if stage == 0 else 0.38 * grey + 0.62 * shade_of(stage, num_stages=num_stages)
     if stage == num_stages:
         return color, "kept to the end"
     return color, f"dropped at stage {stage + 1}"

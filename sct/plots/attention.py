@@ -17,7 +17,7 @@ from sct.models.adaptive.attention import AdaptiveAttention
 from sct.models.encoder import ViTEncoder
 from sct.models.layers import WHOLE, Layout
 from sct.plots.planes import View, edges, grey, outline, show
-from sct.plots.style import COLORS, MARK, REMOVED, WIDTH, caption, new_figure, styled
+from sct.plots.style import COLORS, MARK, REMOVED, WIDTH, caption, new_figure, round_numbers, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -177,14 +177,6 @@ def scale(figure: "Figure", drawn: "AxesImage", *, axes: list["Axes"], label: st
     places = round_numbers(*drawn.get_clim())
     bar.set_ticks(places, labels=[f"{place:g}" for place in places])
     bar.minorticks_off()
-
-
-def round_numbers(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten between low and high; of more than seven the powers alone."""
-    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found = [[factor * 10.0**e for e in exponents for factor in factors] for factors in ((1, 2, 5), (1,))]
-    inside = [[value for value in values if low <= value <= high] for values in found]
-    return inside[0] if len(inside[0]) <= 7 else inside[1]
 
 
 def mark(axes: "Axes", *, where: View, query: tuple[int, ...], grid: tuple[int, ...]) -> None:

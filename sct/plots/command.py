@@ -5,9 +5,10 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sct.errors import UserError
+from sct.files import write_text
 from sct.plots import style
 
 if TYPE_CHECKING:
@@ -15,8 +16,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# a figure, and where it goes if the user does not say
-Drawn = tuple["Figure", Path]
+
+class Drawn(NamedTuple):
+    """A figure, where it goes if the user does not say, and its numbers as csv where they are to be written too."""
+
+    figure: "Figure"
+    stem: Path
+    table: str = ""
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
@@ -60,8 +66,13 @@ def execute(
     logging.getLogger("sct").setLevel(logging.INFO)  # the packages behind PDF tell far too much
     try:
         style.matplotlib()  # missing, it is told before the networks are loaded
-        figure, stem = draw(options)
-        for path in style.save(figure, options.output or stem):
+        drawn = draw(options)
+        stem = options.output or drawn.stem
+        written = style.save(drawn.figure, stem)
+        if drawn.table:
+            written.append(stem.with_name(f"{stem.name}.csv"))
+            write_text(written[-1], drawn.table)
+        for path in written:
             logger.info("%s", path)
     except UserError as error:
         sys.exit(f"Error: {error}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sct.errors import UserError
 from sct.models.encoder import ViTEncoder
-from sct.plots.planes import View, edges, enlarge, grey, outline, show
+from sct.plots.planes import View, edges, faded, grey, outline, show
 from sct.plots.style import COLORS, MARK, WIDTH, caption, new_figure, styled
 
 if TYPE_CHECKING:
@@ -39,12 +39,6 @@ def gate_of(encoder: ViTEncoder, image: Tensor) -> tuple[np.ndarray, np.ndarray]
         raise UserError("This network has no encoder.gate. Give a run such as encoder=apformer or ap_transunet.")
     probability = encoded.gate[0].float().softmax(dim=0)[1]
     return probability.cpu().numpy(), encoded.asking[0].reshape(encoder.grid).cpu().numpy()
-
-
-def faded(picture: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """A picture (H, W, 3) in which the patches that are not kept (h, w) are pale and grey."""
-    pale = 0.25 * grey(picture).astype(float) + 0.75 * 255
-    return np.where(enlarge(kept, picture.shape)[..., None], picture, pale.round()).astype(np.uint8)
 
 
 @styled

@@ -17,18 +17,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis of a volume in RAS order that they are cut across
+
+
 @dataclass(frozen=True)
 class View:
     """The plane of an image that is shown, and where it is in arrays over the same space.
 
     picture (H, W, 3) uint8 · aspect: height of its pixels over their width · depth: slices of the image, of which
-    `index` is shown, along the first axis if `slices_first`, along the last one otherwise; 1 in 2-D
+    `index` is shown, along `axis`; 1 in 2-D · slices_first: they are along the first axis, and shown as they are
     """
 
     picture: np.ndarray
     aspect: float
     index: int = 0
     depth: int = 1
+    axis: int = 2
     slices_first: bool = False
 
     @property
@@ -45,8 +49,8 @@ class View:
         """The plane of voxels (*S), or of patches (*grid) over the same space."""
         if array.ndim == 2:
             return array
-        place = math.floor((self.index + 0.5) * array.shape[0 if self.slices_first else -1] / self.depth)
-        return array[place] if self.slices_first else shown_slice(array, place)
+        place = math.floor((self.index + 0.5) * array.shape[self.axis] / self.depth)
+        return array[place] if self.slices_first else shown_slice(np.moveaxis(array, self.axis, -1), place)
 
 
 def view(
@@ -55,16 +59,24 @@ def view(
     *,
     spacing: Sequence[float],
     index: int | None = None,
+    plane: str = "axial",
     slices_first: bool = False,
 ) -> View:
-    """The plane of image (C, *S) with most of labels (*S), or at `index`; 3-D in RAS order, as in `sct.figures`."""
+    """The plane of image (C, *S) with most of labels (*S), or at `index`; 3-D in RAS order, as in `sct.figures`.
+
+    Of the three planes of a volume the patient's right and front are on the left, and the head is above.
+    """
     if labels.ndim == 2:
         return View(overlay(image), spacing[0] / spacing[1])
+    axis = 0 if slices_first else PLANES[plane]
+    slices = np.moveaxis(labels, axis, -1)
+    index = busiest_slice(slices) if index is None else index
+    first, second = np.delete(spacing, axis).tolist()
     if slices_first:
-        index = busiest_slice(np.moveaxis(labels, 0, -1)) if index is None else index
-        return View(overlay(image[:, index]), spacing[1] / spacing[2], index, len(labels), slices_first=True)
-    index = busiest_slice(labels) if index is None else index
-    return View(overlay(image, index=index), spacing[1] / spacing[0], index, labels.shape[2])
+        return View(overlay(image[:, index]), first / second, index, len(labels), axis, slices_first=True)
+    # a slice is turned: what comes first runs along its columns
+    picture = overlay(np.moveaxis(image, axis + 1, -1), index=index)
+    return View(picture, second / first, index, slices.shape[-1], axis)
 
 
 def show(axes: "Axes", picture: np.ndarray, *, aspect: float) -> None:
@@ -99,3 +111,9 @@ def enlarge(patches: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 def grey(picture: np.ndarray) -> np.ndarray:
     """A picture (H, W, 3) without its colours, which would mix with those of values drawn over it."""
     return np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2).round().astype(np.uint8)
+
+
+def faded(picture: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """A picture (H, W, 3) in which the patches that are not kept (h, w) are pale and grey."""
+    pale = 0.25 * grey(picture).astype(float) + 0.75 * 255
+    return np.where(enlarge(kept, picture.shape)[..., None], picture, pale.round()).astype(np.uint8)

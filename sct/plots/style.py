@@ -3,15 +3,18 @@
 Figures are made without pyplot, so nothing is set for the process and no display is needed.
 """
 
+import logging
+import math
 import textwrap
 from collections.abc import Callable
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from sct.errors import UserError
-from sct.figures import PALETTE
+from sct.figures import PALETTE, shade_of
 from sct.files import atomic
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Color = tuple[float, float, float]
 
 WIDTH = 7.2  # inches: a page of two columns
 INK, FAINT = "#191919", "#6e6e6e"
@@ -27,9 +31,10 @@ REMOVED = "#d9d9d9"  # pruned entries and patches
 COLORS = "viridis"  # of values: rising in lightness, alike for all kinds of colour vision
 
 
-def class_color(value: int) -> tuple[float, ...]:
+def class_color(value: int) -> Color:
     """Colour of a class, as in the figures of an evaluation."""
-    return tuple(PALETTE[(value - 1) % len(PALETTE)] / 255)
+    red, green, blue = (PALETTE[(value - 1) % len(PALETTE)] / 255).tolist()
+    return red, green, blue
 
 
 # of lines on white: the palette's dark colours first, and another dash once they are used up
@@ -43,6 +48,7 @@ STYLE: dict[str, Any] = {
     "axes.labelsize": 8,
     "figure.titlesize": 9,
     "legend.fontsize": 8,
+    "legend.title_fontsize": 9,
     "legend.frameon": False,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
@@ -55,6 +61,7 @@ STYLE: dict[str, Any] = {
     "ytick.labelcolor": INK,
     "text.color": INK,
     "lines.linewidth": 1.4,
+    "lines.markersize": 5,
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
@@ -63,9 +70,21 @@ STYLE: dict[str, Any] = {
 }
 
 
+def depth_colors(num_stages: int) -> Any:
+    """Colormap of pruning depths 1 to num_stages, as in the figures of an evaluation: the longer kept, the darker."""
+    shades = [shade_of(stage, num_stages=num_stages) / 255 for stage in range(1, num_stages + 1)]
+    return matplotlib().colors.ListedColormap(shades)
+
+
+def is_installed() -> bool:
+    """Whether there is the package matplotlib to draw with."""
+    return find_spec("matplotlib") is not None
+
+
 def matplotlib() -> ModuleType:
     """The package; UserError that says how to install it."""
     try:
+        import matplotlib.colors
         import matplotlib.figure
     except ImportError as error:
         raise UserError(
@@ -100,9 +119,24 @@ def caption(figure: "Figure", text: str) -> None:
     figure.supxlabel(wrapped, x=0.008, ha="left", fontsize=7, color=FAINT, linespacing=1.3)
 
 
+def decade(low: float, high: float) -> tuple[float, float]:
+    """Ends of a logarithmic axis around low and high, a factor 10 apart or more so that it has ticks to read it by."""
+    wider = max(1.0, math.sqrt(10 * low / high))
+    return low / wider, high * wider
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten between low and high; of more than seven the powers alone."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [[factor * 10.0**e for e in exponents for factor in factors] for factors in ((1, 2, 5), (1,))]
+    inside = [[value for value in values if low <= value <= high] for values in found]
+    return inside[0] if len(inside[0]) <= 7 else inside[1]
+
+
 @styled
 def save(figure: "Figure", stem: Path) -> list[Path]:
     """Writes stem.png and stem.pdf, the same bytes for the same figure."""
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every table of every font in a PDF
     written = []
     for kind, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
         path = stem.with_name(f"{stem.name}.{kind}")

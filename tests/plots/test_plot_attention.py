@@ -10,7 +10,6 @@ from sct.plots.attention import (
     draw_attention,
     foreground_shares,
     limits,
-    round_numbers,
     row_on_grid,
 )
 from sct.plots.planes import view
@@ -47,11 +46,6 @@ def test_limits_are_percentiles_of_what_is_not_pruned() -> None:
     assert limits(values) == pytest.approx((11, 1000))
     low, high = limits(np.full(7, 3.0))
     assert (high / low, low * high) == pytest.approx((2, 9))
-
-
-def test_ticks_are_round_and_few() -> None:
-    assert round_numbers(0.3, 6) == pytest.approx([0.5, 1, 2, 5])
-    assert round_numbers(0.0004, 8) == pytest.approx([0.001, 0.01, 0.1, 1])
 
 
 def test_what_is_drawn() -> None:

@@ -2,17 +2,8 @@
 
 import numpy as np
 
-from sct.plots.gate import GateRow, draw_gate, faded
-from sct.plots.planes import view
-
-
-def test_pruned_patches_are_pale() -> None:
-    picture = np.full((4, 6, 3), (200, 100, 0), np.uint8)
-    kept = np.array([[True, False, False], [False, False, True]])
-    result = faded(picture, kept)
-    expected = np.kron(kept, np.ones((2, 2)))
-    np.testing.assert_array_equal((result == picture).all(axis=-1), expected)
-    assert set(map(tuple, result[expected == 0].tolist())) == {(216, 216, 216)}
+from sct.plots.gate import GateRow, draw_gate
+from sct.plots.planes import faded, view
 
 
 def test_a_row_of_three_panels_for_every_case() -> None:

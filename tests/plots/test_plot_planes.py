@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sct.plots.planes import edges, enlarge, grey, outline, view
+from sct.plots.planes import edges, enlarge, faded, grey, outline, view
 from sct.plots.style import new_figure
 
 
@@ -69,3 +69,12 @@ def test_an_outline_is_closed_at_the_border_and_around_its_pixels() -> None:
     count = len(axes.collections)
     outline(axes, np.zeros((4, 5), bool))
     assert len(axes.collections) == count
+
+
+def test_pruned_patches_are_pale() -> None:
+    picture = np.full((4, 6, 3), (200, 100, 0), np.uint8)
+    kept = np.array([[True, False, False], [False, False, True]])
+    result = faded(picture, kept)
+    expected = np.kron(kept, np.ones((2, 2)))
+    np.testing.assert_array_equal((result == picture).all(axis=-1), expected)
+    assert set(map(tuple, result[expected == 0].tolist())) == {(216, 216, 216)}

@@ -62,3 +62,14 @@ def test_colours_of_lines_differ_and_are_dark_enough_on_white() -> None:
     assert distances[~np.eye(len(colors), dtype=bool)].min() > 0.2
     luminance = colors**2.2 @ [0.2126, 0.7152, 0.0722]
     assert (1.05 / (luminance + 0.05)).min() > 2
+
+
+def test_a_logarithmic_axis_spans_a_decade() -> None:
+    assert style.decade(1, 100) == (1, 100)
+    low, high = style.decade(2, 5)
+    assert (high / low, low * high) == pytest.approx((10, 10))
+
+
+def test_ticks_are_round_and_few() -> None:
+    assert style.round_numbers(0.3, 6) == pytest.approx([0.5, 1, 2, 5])
+    assert style.round_numbers(0.0004, 8) == pytest.approx([0.001, 0.01, 0.1, 1])
