@@ -1,0 +1,63 @@
+"""Pruning depth over the anatomy (figures 2 and 3 of the STP paper), or exited tokens per stage (1 and 4 of DToP's).
+
+    python scripts/plot_depth.py RUN --case hippocampus_001 hippocampus_015
+    python scripts/plot_depth.py RUN --case 0029 --planes axial coronal --output figure2
+
+RUN is a run folder or checkpoint of a network that prunes tokens. Shown is the window around the foreground of each
+case, which is all of it where it is no larger than data.roi_size: image with the truth outlined, how long each patch
+is kept, and which are left after every stage. Below: the share of patches with foreground that are kept, beside what
+a random choice of as many would keep.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from sct.plots import command
+from sct.plots.depth import DepthRow, depths_of, draw_depth, stage_shares, views_of
+from sct.plots.planes import PLANES
+from sct.plots.runs import Run, find_case, load_window, open_run
+
+
+def parser() -> argparse.ArgumentParser:
+    made = command.make_parser(__doc__)
+    made.add_argument("run", metavar="RUN")
+    made.add_argument("--case", dest="cases", nargs="+", required=True, metavar="ID", help="cases of any split")
+    made.add_argument("--planes", nargs="+", choices=tuple(PLANES), default=list(PLANES), help="of volumes")
+    command.add_network_options(made)
+    return made
+
+
+def row_of(run: Run, case_id: str, *, planes: Sequence[str]) -> DepthRow:
+    case, split = find_case(run, case_id)
+    window = load_window(run, case)
+    depth = depths_of(run.segmenter.encoder, window.image.unsqueeze(0).to(run.device))[0]
+    truth = window.label.numpy()
+    return DepthRow(
+        name=f"{case.id} ({split})",
+        views=views_of(window.image.numpy(), truth, spacing=window.spacing, planes=planes),
+        truth=truth,
+        depth=depth,
+        shares=stage_shares(depth, window.label, patch_size=run.segmenter.encoder.spec.patch_size),
+    )
+
+
+def draw(options: argparse.Namespace) -> command.Drawn:
+    run = open_run(options.run, options=options)
+    rows = [row_of(run, case, planes=options.planes) for case in options.cases]
+    depth = rows[0].depth
+    figure = draw_depth(
+        rows,
+        title=f"{run.cfg.name}: {depth.words.title[0].lower()}{depth.words.title[1:]}",
+        about=f"{depth.stages.size} patches of {run.segmenter.encoder.spec.patch_size} voxels a side. Pale patches are "
+        "those that a stage left behind. Percentages are of the whole window: of its patches with any foreground, and "
+        "of all, which is what a random choice of as many keeps of anything.",
+    )
+    return command.Drawn(figure, run.folder / "figures" / f"depth_{options.cases[0]}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.execute(parser(), draw, argv)
+
+
+if __name__ == "__main__":
+    main()
