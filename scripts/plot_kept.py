@@ -1,0 +1,100 @@
+"""Distribution of the tokens kept over images, and easy, normal and hard ones (figures 5, 6, 7 of the AS-ViT paper).
+
+    python scripts/plot_kept.py RUN
+    python scripts/plot_kept.py RUN --split val --plane coronal --output figure5
+
+RUN is a run folder or checkpoint of a network that prunes tokens. Counts are of all windows that slide over the cases
+of the split. Below them are the cases of which it keeps the fewest, the median and the most tokens, each in the window
+around its foreground, with the Dice of the whole case: of the predictions that sct.eval wrote, otherwise, or with
+--fresh, predicted anew.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from sct.data.cases import Case
+from sct.data.splits import SPLITS
+from sct.metrics import quick_dice
+from sct.plots import command
+from sct.plots.depth import depths_of
+from sct.plots.kept import Example, all_alike, draw_kept, examples, window_counts
+from sct.plots.panels import prediction_of
+from sct.plots.planes import PLANES, view
+from sct.plots.runs import Run, load_window, open_run
+
+logger = logging.getLogger("sct.plots.kept")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = command.make_parser(__doc__)
+    made.add_argument("run", metavar="RUN")
+    made.add_argument("--split", choices=SPLITS, default="test")
+    made.add_argument("--plane", choices=tuple(PLANES), default="axial", help="of volumes")
+    made.add_argument("--fresh", action="store_true", help="predict anew, whatever sct.eval has written")
+    command.add_network_options(made)
+    return made
+
+
+def counts_of(run: Run, case: Case) -> np.ndarray:
+    inferer = run.cfg.inferer
+    return window_counts(
+        run.segmenter.encoder,
+        run.data.load_case(case).image,
+        size=run.data.roi_size,
+        overlap=inferer.overlap,
+        batch_size=inferer.batch_size,
+        device=run.device,
+    )
+
+
+def example(run: Run, case: Case, *, counts: np.ndarray, options: argparse.Namespace) -> Example:
+    assert case.label is not None
+    window = load_window(run, case)
+    truth = window.label.numpy()
+    labels = prediction_of(run, case, fresh=options.fresh)
+    dice = quick_dice(labels.astype(int), run.data.format.read_label(case.label)[0], outputs=run.data.outputs)
+    return Example(
+        name=case.id,
+        where=view(window.image.numpy(), truth, spacing=window.spacing, plane=options.plane),
+        truth=truth,
+        depth=depths_of(run.segmenter.encoder, window.image.unsqueeze(0).to(run.device))[0],
+        dice=float(np.nanmean(dice)),
+        counts=counts.mean(axis=0),
+    )
+
+
+def draw(options: argparse.Namespace) -> command.Drawn:
+    run = open_run(options.run, options=options)
+    cases = {case.id: case for case in run.data.cases(options.split)}
+    counts = {name: counts_of(run, case) for name, case in cases.items()}
+    windows = np.concatenate(list(counts.values()))
+    num_tokens = run.segmenter.encoder.spec.num_tokens
+    title = f"{run.cfg.name}, {options.split}: tokens kept in {len(windows)} windows of {len(cases)} cases"
+    about = (
+        "Cases are ordered by the tokens kept, mean over windows and stages: easy (E) has the fewest, normal (N) the "
+        "median, hard (H) the most; arrows are at the mean over its windows, dotted is the median. Below is the window "
+        "around the foreground, the truth outlined."
+    )
+    shown = []
+    if all_alike(counts):
+        same = ", ".join(map(str, windows[0].astype(int)))
+        about = (
+            f"Every window keeps the same number of tokens after the stages: {same} of {num_tokens}, so no image "
+            "is easier or harder than another."
+        )
+        logger.info("%s", about)
+    else:
+        shown = [example(run, cases[name], counts=counts[name], options=options) for name in examples(counts)]
+    figure = draw_kept(counts, shown, num_tokens=num_tokens, title=title, about=about)
+    return command.Drawn(figure, run.folder / "figures" / f"kept_{options.split}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    command.execute(parser(), draw, argv)
+
+
+if __name__ == "__main__":
+    main()
