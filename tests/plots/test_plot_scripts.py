@@ -13,8 +13,8 @@ import torch
 from commands import own_settings, run_command
 from PIL import Image
 
+from sct import checkpoint, train
 from sct import eval as evaluation
-from sct import train
 from sct.metrics import quick_dice
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -135,6 +135,71 @@ def test_panels_of_volumes(finished_run: Path, tmp_path: Path) -> None:
     # on the slice with most of the truth there is as much as in the file, turned or not
     alpha = np.asarray(figure.axes[2].images[-1].get_array())[..., 3] > 0
     assert alpha.sum() == (truth > 0).sum(axis=(0, 1)).max()
+
+
+def test_depth(finished_run: Path, tmp_path: Path) -> None:
+    functions = script("depth")
+    options = functions["parser"]().parse_args([str(finished_run), "--case", "x"])
+    case = functions["open_run"](options.run, options=options).data.cases("test")[0].id
+    arguments = (finished_run, "--case", case, "--planes", "coronal", "axial")
+    figure = drawn("depth", *arguments)
+    num_stages = len(figure.axes) // 2 - 2
+    assert num_stages == len(figure.legends[0].get_texts()) - 1
+    assert "pruning depth" in figure.legends[0].get_title().get_text()
+    random = [float(axes.get_xlabel().split()[-1].rstrip("%")) for axes in figure.axes[-num_stages:]]
+    assert 0 < random[1] < random[0] < 100
+    assert_written(tmp_path / "depth", "depth", *arguments)
+
+
+def test_kept_says_that_fixed_counts_are_alike(finished_run: Path, tmp_path: Path) -> None:
+    figure = drawn("kept", finished_run)
+    assert "Every window keeps the same number of tokens" in " ".join(figure.get_supxlabel().split())
+    assert_written(tmp_path / "kept", "kept", finished_run)
+
+
+def with_gate_amid(run: Path, copy: Path) -> Path:
+    """A copy of the run whose gate tells half of all patches of the training cases to ask nothing."""
+    functions = script("gate")
+    options = functions["parser"]().parse_args([str(run), "--case", "x"])
+    opened = functions["open_run"](options.run, options=options)
+    windows = [functions["load_window"](opened, case).image.unsqueeze(0) for case in opened.data.cases("train")]
+    foreground = np.stack([functions["gate_of"](opened.segmenter.encoder, window)[0] for window in windows])
+    path = shutil.copytree(run, copy) / "checkpoints/best.pt"
+    state = checkpoint.read(path)
+    state["config"]["encoder"]["gate"]["threshold"] = 1 - float(np.median(foreground))
+    checkpoint.save(state, path)
+    return copy
+
+
+def test_kept_shows_easy_normal_and_hard_cases(run: Path, tmp_path: Path) -> None:
+    figure = drawn("kept", with_gate_amid(run, tmp_path / "copy"), "--split", "train")
+    images, stages = figure.axes[1::3], figure.axes[3::3]
+    kinds = [axes.get_ylabel().split("\n")[0] for axes in images]
+    assert kinds == ["easy", "normal", "hard"][: len(kinds)]
+    assert all(axes.get_xlabel().startswith("Dice 0.") for axes in images)
+    # a picture is one window here
+    counts = [int(axes.get_xlabel().split()[0]) for axes in stages]
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1]
+
+
+def test_sparsity(finished_run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished_run, tmp_path / "copy")
+    arguments = ("--baseline", copy, "--run", copy)
+    with own_settings(), pytest.raises(SystemExit, match=r"Error: --baseline .*copy has no eval/test/summary\.json"):
+        script("sparsity")["main"](list(map(str, arguments)))
+    outcome = run_command(evaluation.main, f"ckpt={copy}")
+    assert outcome.status == 0, outcome
+    assert_written(tmp_path / "sparsity", "sparsity", *arguments)
+    with (tmp_path / "sparsity.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["gain points"] for row in rows} == {"0.0"}
+    assert all(0 < float(row["sparsity patches"]) < float(row["sparsity voxels"]) < 1 for row in rows)
+    other = shutil.copytree(copy, tmp_path / "other")
+    scores = other / "eval/test/cases.csv"
+    scores.write_text("".join(scores.read_text().splitlines(keepends=True)[: -len(rows)]))
+    with own_settings(), pytest.raises(SystemExit, match=r"Error: --run was evaluated on \d+ cases and --baseline on"):
+        script("sparsity")["main"](["--baseline", str(copy), "--run", str(other)])
 
 
 def test_curves(run: Path, tmp_path: Path) -> None:
