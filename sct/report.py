@@ -10,6 +10,7 @@ from sct.collect import Setting, find_runs, settings
 from sct.config import nearest, to_dict
 from sct.errors import UserError
 from sct.files import write_text
+from sct.plots import style, tradeoff
 from sct.run import log_to
 from sct.tables import build_table, comma_separated, latex, markdown
 
@@ -21,10 +22,15 @@ POLICY = (
     "those of `python -m sct.profile ckpt=RUN`; speeds compare only where they were measured side by side."
 )
 
+SPREAD = "Mean Dice over classes; bars: standard deviation over runs (seeds or folds), none of a single run."
+
 
 def report(cfg: DictConfig) -> None:
-    """Writes table.md, table.csv and table.tex into `output`, and prints the table."""
+    """Writes table.md, table.csv and table.tex into `output`, the plot where it is wanted, and prints the table."""
     log_to(None)
+    cost = tradeoff.find_cost(cfg.cost)
+    if cfg.plot:
+        style.matplotlib()  # missing, it is told before anything is read
     patterns = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)
     runs, left_out = find_runs(patterns, split=cfg.split)
     for folder in left_out:
@@ -32,13 +38,15 @@ def report(cfg: DictConfig) -> None:
     found = settings(runs)
     unprofiled = sorted(str(run.folder) for run in runs if run.profile is None)
     if unprofiled:
-        logger.warning("no costs of %s: run  python -m sct.profile ckpt=RUN", ", ".join(unprofiled))
+        left = ", not in the plot" if cfg.plot else ""
+        logger.warning("no costs of %s%s: run  python -m sct.profile ckpt=RUN", ", ".join(unprofiled), left)
     papers = to_dict(OmegaConf.load(cfg.papers)) if cfg.papers else {}
     if not all(isinstance(figures, dict) for figures in papers.values()):
         raise UserError(f"papers={cfg.papers} must hold, for each label, a mapping from column to figure.")
+    baseline = pick_baseline(found, label=cfg.baseline)
     table = build_table(
         found,
-        baseline=pick_baseline(found, label=cfg.baseline),
+        baseline=baseline,
         scores=list(cfg.scores),
         classes=cfg.classes,
         papers=papers,
@@ -47,6 +55,9 @@ def report(cfg: DictConfig) -> None:
     write_text(folder / "table.md", f"{text}\n{POLICY}\n")
     write_text(folder / "table.csv", comma_separated(table))
     write_text(folder / "table.tex", latex(table))
+    if cfg.plot:
+        points = tradeoff.tradeoff_points(found, cost=cost, baseline=baseline)
+        style.save(tradeoff.draw_tradeoff(points, cost=cost, about=SPREAD), folder / "tradeoff")
     logger.info("\n%s\nWritten to %s", text, folder)
 
 

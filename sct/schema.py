@@ -148,6 +148,8 @@ class ReportConfig:
     scores: list[str] = field(default_factory=lambda: ["dice", "hd95"])
     classes: bool = False
     papers: str | None = None
+    plot: bool = False
+    cost: str = "macs"
     output: str = "outputs/report"
 
 

@@ -170,9 +170,18 @@ def test_the_command_writes_three_tables(runs, tmp_path):
     assert r"\_" not in text
 
 
+def test_the_plot_lies_beside_the_tables(runs, tmp_path):
+    outcome = run_command(report.main, f"runs={runs}", "plot=true", "baseline=dense", f"output={tmp_path}/out")
+    assert outcome.status == 0, outcome.err
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["table.csv", "table.md", "table.tex", "tradeoff.pdf", "tradeoff.png"]
+    assert "not in the plot" in outcome.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["cost=flops"], "cost=flops is unknown: choose one of macs, inference"),
         (["runs=nowhere*"], "finds nothing"),
         (["split=val"], "was evaluated on split=val"),
         (["baseline=dance"], "baseline=dance is in no label"),
