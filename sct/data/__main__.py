@@ -16,6 +16,8 @@ from sct.data.splits import SPLITS
 from sct.data.survey import CaseFacts, describe, markdown, set_faults, survey_case
 from sct.errors import UserError
 from sct.files import write_text
+from sct.plots import style
+from sct.plots.survey import draw_survey
 from sct.run import log_to
 
 logger = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ PATCH_SIZE = 16
 
 
 def inspect(cfg: DictConfig, *, action: str) -> None:
-    """Reads every file; `check` fails with all faults in one message, `describe` writes tables and facts."""
+    """Reads every file; `check` fails with all faults in one message, `describe` writes tables, facts and a picture."""
     log_to(None)
     data = build(cfg.data, key="data")
     data.prepare()
@@ -43,6 +45,10 @@ def inspect(cfg: DictConfig, *, action: str) -> None:
     text = markdown(describe(facts, patch_size=patch_size, num_channels=data.num_channels))
     write_text(folder / "describe.md", f"# {data.root}\n\n{text}")
     write_text(folder / "cases.json", json.dumps([asdict(case) for case in facts], indent=1) + "\n")
+    if style.is_installed():
+        style.save(draw_survey(facts, patch_size=patch_size, title=Path(data.root).name), folder / "describe")
+    else:
+        logger.info("No picture: it needs matplotlib. Install it with: pip install -c constraints.txt -e '.[figures]'")
     logger.info("\n%s\nWritten to %s", text, folder)
 
 

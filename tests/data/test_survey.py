@@ -73,9 +73,19 @@ def test_description_by_hand(root):
     assert (even["patches"], by_id["c1"]["patches"]) == (0.5, 0.25)
     assert even["spacing"] == list(SPACING)
     assert even["intensities"][1][1] == pytest.approx(300, abs=1)
-    text = (root.parent / "out/data/Task99/describe.md").read_text()
+    folder = root.parent / "out/data/Task99"
+    assert {path.name for path in folder.iterdir()} == {"describe.md", "cases.json", "describe.png", "describe.pdf"}
+    text = (folder / "describe.md").read_text()
     assert "| all | 6 | 8x8x4, 8x8x4, 8x8x4 | 1.00x2.00x5.00, 1.00x2.00x5.00, 1.00x2.00x5.00 | 37.5% |" in text
     assert "| spleen | 3 | 0.01, 0.01, 0.01 | 1.5% |" in text
+
+
+def test_without_matplotlib_the_tables_are_written_and_a_note_says_what_is_missing(root, monkeypatch):
+    monkeypatch.setattr(inspect.style, "is_installed", lambda: False)
+    outcome = command("describe", root)
+    assert outcome.status == 0, outcome.err
+    assert "[figures]" in outcome.out
+    assert sorted(path.name for path in (root.parent / "out/data/Task99").iterdir()) == ["cases.json", "describe.md"]
 
 
 def test_a_good_set_passes(root):
