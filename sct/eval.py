@@ -16,7 +16,7 @@ from sct.distributed import pick_device
 from sct.errors import UserError
 from sct.factory import build_inferer, load_trained
 from sct.figures import panel
-from sct.inference import to_source_grid
+from sct.inference import SlidingWindow, to_source_grid
 from sct.metrics import Row, score_case
 from sct.models.grid import foreground_patches, pruning_depth
 from sct.models.segmenter import Segmenter
@@ -39,6 +39,7 @@ def evaluate(cfg: DictConfig) -> None:
     device = pick_device(cfg.device)
     changes = {key: OmegaConf.to_container(cfg[key]) for key in ("data", "inferer")}
     run_cfg, data, segmenter = load_trained(cfg.ckpt, weights=cfg.weights, changes=changes, device=device)
+    inferer = build_inferer(run_cfg)
     data.prepare()
     folder = Path(cfg.output) if cfg.output else default_folder(cfg, data=data)
     rows: list[Row] = []
@@ -48,6 +49,7 @@ def evaluate(cfg: DictConfig) -> None:
             case,
             data=data,
             segmenter=segmenter,
+            inferer=inferer,
             run_cfg=run_cfg,
             cfg=cfg,
             device=device,
@@ -114,6 +116,7 @@ def evaluate_case(
     *,
     data: SegmentationData,
     segmenter: Segmenter,
+    inferer: SlidingWindow,
     run_cfg: DictConfig,
     cfg: DictConfig,
     device: torch.device,
@@ -131,7 +134,7 @@ def evaluate_case(
     dtype = precision_dtype(cfg.precision or run_cfg.trainer.precision, key="precision")
     model = WithDepth(segmenter)
     with autocast(device, dtype):
-        stitched = build_inferer(run_cfg)(
+        stitched = inferer(
             model,
             volume.image,
             roi_size=data.roi_size,

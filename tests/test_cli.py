@@ -164,7 +164,8 @@ def test_commands_explain_themselves(monkeypatch, tmp_path):
     assert "max_steps: 45000" in shown.out
     page = run_command(train.main, "--help")
     assert page.status == 0
-    assert "experiment: btcv_dense_unetr" in page.out
+    assert "\nexperiment: " in page.out
+    assert "btcv_dense_unetr" in page.out
     assert not list(tmp_path.iterdir())
 
 

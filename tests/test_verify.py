@@ -89,7 +89,7 @@ def test_other_circumstances_are_told(evaluated, tmp_path):
 
 
 def test_other_data_are_found(evaluated, workplace):
-    label = next((workplace / "data/phantom_smoke").rglob("label0004.nii.gz"))
+    label = next((workplace / "data/phantom_smoke/organs").rglob("label0004.nii.gz"))
     whole = label.read_bytes()
     try:
         # nothing but the size of the file: gzip ignores what follows

@@ -68,10 +68,12 @@ def test_a_volume_is_evaluated_slice_by_slice(data, cfg, tmp_path):
     torch.manual_seed(0)
     segmenter = build_segmenter(cfg, data=data).eval()
     (case,) = data.cases("test")
+    inferer = build_inferer(cfg)
     rows, kept = evaluate_case(
         case,
         data=data,
         segmenter=segmenter,
+        inferer=inferer,
         run_cfg=cfg,
         cfg=OmegaConf.create({"precision": None, "save_predictions": True}),
         device=CPU,
@@ -82,7 +84,6 @@ def test_a_volume_is_evaluated_slice_by_slice(data, cfg, tmp_path):
     assert labels.shape == SHAPE
     # every slice is what the network makes of it alone
     volume = data.load_case(case)
-    inferer = build_inferer(cfg)
     settings = {"roi_size": data.roi_size, "num_classes": data.num_classes, "device": CPU}
     for index, plane in enumerate(volume.image.unbind(1)):
         alone = inferer(segmenter, plane, **settings).argmax(dim=0).float()

@@ -160,5 +160,5 @@ def test_cup_needs_doublings():
 
 
 def test_unet_needs_a_pyramid():
-    with pytest.raises(UserError, match=r"decoder=unet.*encoder=apformer or transunet.*decoder=unetr or cup"):
+    with pytest.raises(UserError, match=r"decoder=unet.*encoder=apformer, transunet or ap_transunet.*=unetr or cup"):
         UNet(spec=FeatureSpec((32, 32), 1, 8, DIM, 2), num_classes=2)
