@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from sct.errors import UserError
 from sct.files import write_text
 from sct.metrics import DISTANCES, OVERLAPS, Row, summarize, unique_rows
 
@@ -55,8 +56,14 @@ def write_report(
 
 
 def read_cases_csv(path: Path) -> list[Row]:
-    """Rows of a cases.csv; an empty field is nan."""
+    """Rows of a cases.csv; an empty field is nan. UserError where a column is missing."""
     with path.open(newline="", encoding="utf-8") as file:
+        lines = csv.DictReader(file)
+        absent = [name for name in COLUMNS if name not in (lines.fieldnames or ())]
+        if absent:
+            raise UserError(
+                f"{path}: lacks the column(s) {', '.join(absent)}. It is of an older version: run sct.eval again."
+            )
         return [
             Row(
                 case_id=line["case_id"],
@@ -65,7 +72,7 @@ def read_cases_csv(path: Path) -> list[Row]:
                 false_positive=line["false_positive"] == "1",
                 **{name: float(line[name] or "nan") for name in SCORES},
             )
-            for line in csv.DictReader(file)
+            for line in lines
         ]
 
 

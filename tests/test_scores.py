@@ -4,6 +4,9 @@ import csv
 import json
 import math
 
+import pytest
+
+from sct.errors import UserError
 from sct.metrics import Row, summarize
 from sct.scores import markdown_table, read_cases_csv, write_report
 
@@ -76,3 +79,10 @@ def test_a_data_set_chooses_the_columns():
     assert "HD95 (voxels)" in usual
     assert "31.25" in usual
     assert "mm" not in usual
+
+
+def test_a_table_of_an_older_version_is_told(tmp_path):
+    path = tmp_path / "cases.csv"
+    path.write_text("case_id,class,dice,hd95_mm,missed,false_positive\n1,liver,0.5,1.0,0,0\n")
+    with pytest.raises(UserError, match=r"lacks the column.*iou.*sct.eval again"):
+        read_cases_csv(path)
