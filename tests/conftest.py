@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from commands import SMOKE, run_command
 
+from sct import eval as evaluation
 from sct import train
 
 
@@ -34,3 +35,11 @@ def finished_run(smoke: list[str], workplace: Path) -> Path:
 def run_copy(finished_run: Path, tmp_path: Path) -> Path:
     """A copy of the finished training to change."""
     return Path(shutil.copytree(finished_run, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def evaluated(run: Path, place: Path) -> Path:
+    """What sct.eval leaves of a module's own `run`, below its own `place`."""
+    outcome = run_command(evaluation.main, f"ckpt={run}", f"output={place}/scores")
+    assert outcome.status == 0, outcome
+    return place / "scores"

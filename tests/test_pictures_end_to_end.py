@@ -10,7 +10,6 @@ import pytest
 from commands import assert_one_message, run_command
 from PIL import Image
 
-from sct import eval as evaluation
 from sct import predict, profile, train
 from sct.data.cases import LabelMap
 from sct.data.isic import IMAGES, MASKS
@@ -37,13 +36,6 @@ def run(place: Path) -> Path:
     outcome = run_command(train.main, *network(place, decoder="fcn"), f"run_dir={place}/run")
     assert outcome.status == 0, outcome
     return place / "run"
-
-
-@pytest.fixture(scope="module")
-def evaluated(run: Path, place: Path) -> Path:
-    outcome = run_command(evaluation.main, f"ckpt={run}", f"output={place}/scores")
-    assert outcome.status == 0, outcome
-    return place / "scores"
 
 
 def test_the_table_has_the_papers_scores(evaluated: Path) -> None:

@@ -11,7 +11,6 @@ from commands import assert_one_message, run_command
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sct import eval as evaluation
 from sct import predict, profile, train
 from sct.cli import compose_config
 from sct.config import build
@@ -37,13 +36,6 @@ def run(place: Path) -> Path:
     outcome = run_command(train.main, *network(place), "+data.class_groups.inner=[TC,ET]", *settings)
     assert outcome.status == 0, outcome
     return place / "run"
-
-
-@pytest.fixture(scope="module")
-def evaluated(run: Path, place: Path) -> Path:
-    outcome = run_command(evaluation.main, f"ckpt={run}", f"output={place}/scores")
-    assert outcome.status == 0, outcome
-    return place / "scores"
 
 
 def image_of(place: Path) -> Path:

@@ -45,13 +45,6 @@ def run(place: Path, paths: list[str]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def evaluated(run: Path, place: Path) -> Path:
-    outcome = run_command(evaluation.main, f"ckpt={run}", f"output={place}/scores")
-    assert outcome.status == 0, outcome
-    return place / "scores"
-
-
-@pytest.fixture(scope="module")
 def volume(run: Path, place: Path) -> Path:
     """The one test volume."""
     (path,) = (place / "data").rglob("*.h5")

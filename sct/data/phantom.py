@@ -17,7 +17,7 @@ from sct.data.btcv import raw_cases
 from sct.data.cases import Case, LabelMap
 from sct.data.module import SegmentationData
 from sct.data.splits import split_in_order
-from sct.data.written import write_once
+from sct.data.written import taken_from, write_once
 
 AIR_HU, FAT_HU, BONE_HU, NOISE_HU = -1000.0, -90.0, 600.0, 15.0
 
@@ -145,15 +145,7 @@ class Phantom(SegmentationData):
     @property
     def spec(self) -> PhantomSpec:
         """What phantom.json records."""
-        return PhantomSpec(
-            num_train=self.num_train,
-            num_val=self.num_val,
-            num_test=self.num_test,
-            shape=self.shape,
-            voxel_size=self.voxel_size,
-            seed=self.seed,
-            lookalikes=self.lookalikes,
-        )
+        return taken_from(self, kind=PhantomSpec)
 
     @property
     def label_map(self) -> LabelMap:

@@ -15,7 +15,7 @@ from scipy import ndimage
 from sct.data.cases import Case
 from sct.data.msd import MSD
 from sct.data.splits import split_in_order
-from sct.data.written import write_once
+from sct.data.written import taken_from, write_once
 
 LABELS = ("background", "edema", "non-enhancing tumor", "enhancing tumour")
 SEQUENCES = ("FLAIR", "T1w", "t1gd", "T2w")
@@ -120,14 +120,7 @@ class PhantomBraTS(MSD):
     @property
     def spec(self) -> TumourSpec:
         """What phantom.json records."""
-        return TumourSpec(
-            num_train=self.num_train,
-            num_val=self.num_val,
-            num_test=self.num_test,
-            shape=self.shape,
-            voxel_size=self.voxel_size,
-            seed=self.seed,
-        )
+        return taken_from(self, kind=TumourSpec)
 
     def find_cases(self) -> list[Case]:
         write_tumours(Path(self.root), spec=self.spec)

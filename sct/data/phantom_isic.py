@@ -15,7 +15,7 @@ from sct.data.cases import Case
 from sct.data.isic import IMAGES, ISIC, MASKS
 from sct.data.pictures import Pictures
 from sct.data.splits import split_in_order
-from sct.data.written import write_once
+from sct.data.written import taken_from, write_once
 from sct.errors import UserError
 
 SKIN = np.array([[238.0, 196.0, 178.0], [196.0, 140.0, 112.0]])  # fair and dark: every picture is in between
@@ -141,13 +141,7 @@ class PhantomISIC(ISIC):
     @property
     def spec(self) -> SkinSpec:
         """What phantom.json records."""
-        return SkinSpec(
-            num_train=self.num_train,
-            num_val=self.num_val,
-            num_test=self.num_test,
-            longest=self.longest,
-            seed=self.seed,
-        )
+        return taken_from(self, kind=SkinSpec)
 
     def find_cases(self) -> list[Case]:
         write_lesions(Path(self.root), spec=self.spec)

@@ -13,7 +13,7 @@ from sct.data import phantom
 from sct.data.cases import Case
 from sct.data.synapse import Synapse
 from sct.data.synapse_conversion import Scan, convert, write_set
-from sct.data.written import write_once
+from sct.data.written import taken_from, write_once
 
 NAMES = ("background", *(organ.name for organ in phantom.ORGANS))
 
@@ -81,13 +81,7 @@ class PhantomSynapse(Synapse):
     @property
     def spec(self) -> AbdomenSpec:
         """What phantom.json records."""
-        return AbdomenSpec(
-            num_train=self.num_train,
-            num_test=self.num_test,
-            shape=self.shape,
-            voxel_size=self.voxel_size,
-            seed=self.seed,
-        )
+        return taken_from(self, kind=AbdomenSpec)
 
     def find_cases(self) -> list[Case]:
         write_abdomens(Path(self.root), spec=self.spec)

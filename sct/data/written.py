@@ -5,14 +5,22 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sct.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 RECORD = "phantom.json"
+
+Spec = TypeVar("Spec")
+
+
+def taken_from(settings: object, *, kind: type[Spec]) -> Spec:
+    """A dataclass `kind`, each field of which is the attribute of that name of `settings`."""
+    return kind(**{field.name: getattr(settings, field.name) for field in fields(kind)})  # type: ignore[arg-type]
 
 
 def write_once(folder: Path, *, record: Mapping[str, Any], write: Callable[[Path], None]) -> None:
