@@ -16,7 +16,7 @@ from sct.distributed import pick_device
 from sct.errors import UserError
 from sct.factory import build_inferer, load_trained
 from sct.figures import panel
-from sct.inference import SlidingWindow, to_source_grid
+from sct.inference import Inferer, Slab, logits_for, source_grid
 from sct.metrics import Row, score_case
 from sct.models.grid import foreground_patches, pruning_depth
 from sct.models.segmenter import Segmenter
@@ -92,7 +92,8 @@ def evaluation_settings(cfg: DictConfig) -> dict[str, Any]:
 def default_folder(cfg: DictConfig, *, data: SegmentationData) -> Path:
     """<run>/eval/<split>, which is the run's own evaluation: UserError where this one is another."""
     run = run_folder(cfg)
-    changed = [f"inferer.{key}" for key in cfg.inferer] + [f"data.{key}" for key in cfg.data if key not in PLACES]
+    changed = ["inferer"] if "_target_" in cfg.inferer else [f"inferer.{key}" for key in cfg.inferer]
+    changed += [f"data.{key}" for key in cfg.data if key not in PLACES]
     if (run / card.FILE).exists():
         own = card.read_card(run)["split"][cfg.split]
         changed += [f"the cases below data.root={data.root}"] * (own != [case.id for case in data.cases(cfg.split)])
@@ -116,7 +117,7 @@ def evaluate_case(
     *,
     data: SegmentationData,
     segmenter: Segmenter,
-    inferer: SlidingWindow,
+    inferer: Inferer,
     run_cfg: DictConfig,
     cfg: DictConfig,
     device: torch.device,
@@ -133,32 +134,31 @@ def evaluate_case(
     assert case.label is not None
     dtype = precision_dtype(cfg.precision or run_cfg.trainer.precision, key="precision")
     model = WithDepth(segmenter)
+    grid = source_grid(volume, outputs=data.outputs)
+    depths = torch.empty(volume.label.shape)
+    drawn = torch.empty(volume.label.shape if draw else (0,), dtype=torch.int16)
+    # of a window that is skipped nothing survives the first stage
+    background = F.pad(data.outputs.background, (0, 1))
     with autocast(device, dtype):
-        stitched = inferer(
-            model,
-            volume.image,
-            roi_size=data.roi_size,
-            num_classes=data.outputs.num_channels + 1,
-            device=device,
-        )
+        for slab in logits_for(
+            grid, model, volume.image, inferer, roi_size=data.roi_size, background=background, device=device
+        ):
+            logits = slab.logits[:-1]
+            grid.add(Slab(slab.start, logits))
+            depths[slab.rows] = slab.logits[-1]
+            if draw:
+                drawn[slab.rows] = data.outputs.labels(logits)
     num_stages = segmenter.encoder.spec.num_depths
     patch_size = window_shape([segmenter.encoder.spec.patch_size] * data.spatial_dims, num_dims=volume.label.ndim)
-    logits, depth = stitched[:-1], patch_means(stitched[-1], patch_size=patch_size)
-    labels = to_source_grid(
-        logits,
-        outputs=data.outputs,
-        affine=volume.affine,
-        source_shape=volume.source_shape,
-        source_affine=volume.source_affine,
-    )
-    truth, grid = data.format.read_label(case.label)
+    depth, labels = patch_means(depths, patch_size=patch_size), grid.labels
+    truth, file_grid = data.format.read_label(case.label)
     if cfg.save_predictions:
         data.format.save_labels(folder / "predictions" / case.id, labels, like=case.image)
     if draw:
         panel(
             volume.image.numpy(),
             volume.label.numpy(),
-            data.outputs.labels(logits).cpu().numpy(),
+            drawn.numpy(),
             depth.numpy() if num_stages else None,
             names=data.outputs.legend,
             path=folder / "figures" / f"{case.id}.png",
@@ -171,8 +171,8 @@ def evaluate_case(
         labels,
         truth.astype(labels.dtype),
         outputs=data.outputs,
-        spacing=list(grid.spacing),
-        unit=grid.unit,
+        spacing=list(file_grid.spacing),
+        unit=file_grid.unit,
         case_id=case.id,
     )
     found = [row.dice for row in rows if not row.absent]

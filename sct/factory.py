@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from sct import checkpoint
 from sct.config import build, check_config
 from sct.data.module import SegmentationData
-from sct.inference import SlidingWindow
+from sct.inference import Inferer
 from sct.models.base import ImageOnly
 from sct.models.completion.scatter import Scatter
 from sct.models.segmenter import Segmenter
@@ -54,7 +54,8 @@ def load_trained(
     state = checkpoint.load(path)
     cfg = OmegaConf.create(copy.deepcopy(state["config"]))
     for group, settings in changes.items():
-        cfg[group] = OmegaConf.merge(cfg[group], settings)
+        # with a target, settings are a whole other choice (inferer=fast), else single ones of the run's
+        cfg[group] = settings if "_target_" in settings else OmegaConf.merge(cfg[group], settings)
     check_config(cfg)
     data = build(cfg.data, key="data")
     segmenter = build_segmenter(cfg, data=data)
@@ -64,5 +65,5 @@ def load_trained(
     return cfg, data, segmenter.to(device).eval()
 
 
-def build_inferer(cfg: DictConfig) -> SlidingWindow:
+def build_inferer(cfg: DictConfig) -> Inferer:
     return build(cfg.inferer, key="inferer")

@@ -3,15 +3,17 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from sct import cli
-from sct.data.cases import Case
+from sct.data.cases import Case, Volume
 from sct.data.formats import FileFormat
 from sct.distributed import pick_device
 from sct.errors import UserError
 from sct.factory import build_inferer, load_trained
 from sct.inference import predict_volume
+from sct.overlap import overlapped
 from sct.precision import autocast, precision_dtype
 from sct.run import log_to
 
@@ -32,13 +34,17 @@ def predict(cfg: DictConfig) -> None:
     data.check_files(cases)
     dtype = precision_dtype(cfg.precision or run_cfg.trainer.precision, key="precision")
     inferer = build_inferer(run_cfg)
-    for case in cases:
-        volume = data.load_case(case)
+
+    def compute(volume: Volume) -> np.ndarray:
         with autocast(device, dtype):
-            labels = predict_volume(
+            return predict_volume(
                 segmenter, volume, inferer, roi_size=data.roi_size, outputs=data.outputs, device=device
             )
+
+    def write(case: Case, labels: np.ndarray) -> None:
         logger.info("%s -> %s", case.image, data.format.save_labels(output / case.id, labels, like=case.image))
+
+    overlapped(cases, read=data.load_case, compute=compute, write=write)
 
 
 def find_inputs(path: Path, *, file_format: FileFormat) -> list[Case]:

@@ -22,7 +22,7 @@ from sct.data.cases import Batch
 from sct.data.module import SegmentationData
 from sct.distributed import Processes
 from sct.errors import UserError
-from sct.inference import SlidingWindow
+from sct.inference import Inferer
 from sct.loggers import RunLogger
 from sct.models.encoder import ViTEncoder
 from sct.models.pretrained import load_pretrained
@@ -50,7 +50,7 @@ class Trainer:
         criterion: nn.Module,
         make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
         schedule: Callable[..., float],
-        inferer: SlidingWindow,
+        inferer: Inferer,
     ) -> None:
         self.settings, self.seed, self.config = settings, seed, config
         self.processes, self.data, self.inferer = processes, data, inferer

@@ -14,7 +14,7 @@ from torch import Tensor
 from sct.data.module import SegmentationData
 from sct.distributed import Processes
 from sct.figures import figure
-from sct.inference import SlidingWindow
+from sct.inference import Inferer
 from sct.metrics import quick_dice
 from sct.models.grid import foreground_patches, pruning_depth
 from sct.models.segmenter import Segmenter
@@ -27,7 +27,7 @@ def validate(
     segmenter: Segmenter,
     *,
     data: SegmentationData,
-    inferer: SlidingWindow,
+    inferer: Inferer,
     processes: Processes,
     dtype: torch.dtype,
 ) -> dict[str, float]:
@@ -41,14 +41,9 @@ def validate(
         volume = data.load_case(case)
         assert volume.label is not None
         with autocast(processes.device, dtype):
-            logits = inferer(
-                segmenter,
-                volume.image,
-                roi_size=data.roi_size,
-                num_classes=data.outputs.num_channels,
-                device=processes.device,
+            labels = inferer.labels(
+                segmenter, volume.image, roi_size=data.roi_size, outputs=data.outputs, device=processes.device
             )
-        labels = data.outputs.labels(logits).cpu()
         rows[case.id] = quick_dice(labels, volume.label, outputs=data.outputs)
     gathered = {case: row for part in processes.gather(rows) for case, row in part.items()}
     return dice_row(np.stack([gathered[case] for case in sorted(gathered)]), names=data.outputs.names)

@@ -17,6 +17,9 @@ from sct.errors import UserError
 
 Values = TypeVar("Values", Tensor, np.ndarray)
 
+# by how much the background's logit wins where nothing was predicted
+CERTAIN = 10.0
+
 
 class Outputs(ABC):
     """Published by a data set, read by losses, inference, scores and figures.
@@ -48,9 +51,25 @@ class Outputs(ABC):
     def targets(self, labels: Tensor) -> Tensor:
         """What a loss compares logits (B, Q, *S) with, of labels (B, *S)."""
 
+    @property
     @abstractmethod
+    def background(self) -> Tensor:
+        """Logits (Q) of a voxel in which there is nothing, at a probability above 0.999."""
+
+    @abstractmethod
+    def decisions(self, logits: Tensor) -> Tensor:
+        """Which channels win in logits (Q, *S), as one whole number a voxel (*S).
+
+        Where voxels have the same decision, so has whatever is interpolated linearly between them.
+        """
+
+    @abstractmethod
+    def labels_of(self, decisions: Tensor) -> Tensor:
+        """Label values (*S) int16 of decisions (*S)."""
+
     def labels(self, logits: Tensor) -> Tensor:
         """Label values (*S) int16 of logits (Q, *S)."""
+        return self.labels_of(self.decisions(logits))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,7 +100,11 @@ class Classes(Outputs):
         """The labels (B, *S) themselves."""
         return labels
 
-    def labels(self, logits: Tensor) -> Tensor:
+    @property
+    def background(self) -> Tensor:
+        return torch.tensor([CERTAIN, *[0.0] * len(self.label_map.foreground)])
+
+    def decisions(self, logits: Tensor) -> Tensor:
         """The channel of the largest logit, the first of equals; on a CPU far faster than torch.argmax."""
         best = logits[0].clone()
         labels = torch.zeros(best.shape, dtype=torch.int16, device=best.device)
@@ -89,6 +112,9 @@ class Classes(Outputs):
             labels.masked_fill_(candidate > best, value)
             torch.maximum(best, candidate, out=best)
         return labels
+
+    def labels_of(self, decisions: Tensor) -> Tensor:
+        return decisions
 
 
 def numbered(num_classes: int) -> Classes:
@@ -154,11 +180,22 @@ class Regions(Outputs):
         masks = [any_of(labels, values) for values in self.scored.values()]
         return torch.stack(masks, dim=1)
 
-    def labels(self, logits: Tensor) -> Tensor:
-        """The regions of logits (Q, *S) painted one over the other, (*S)."""
-        labels = torch.zeros(logits.shape[1:], dtype=torch.int16, device=logits.device)
+    @property
+    def background(self) -> Tensor:
+        return torch.full((self.num_channels,), -CERTAIN)
+
+    def decisions(self, logits: Tensor) -> Tensor:
+        """The regions that a voxel is in, a bit each."""
+        regions = torch.zeros(logits.shape[1:], dtype=torch.int64, device=logits.device)
+        for channel, logit in enumerate(logits):
+            regions += (logit > 0).long() << channel
+        return regions
+
+    def labels_of(self, decisions: Tensor) -> Tensor:
+        """The regions painted one over the other."""
+        labels = torch.zeros(decisions.shape, dtype=torch.int16, device=decisions.device)
         for channel, value in self._paint():
-            labels.masked_fill_(logits[channel] > 0, value)
+            labels.masked_fill_((decisions & (1 << channel)) > 0, value)
         return labels
 
     def _paint(self) -> list[tuple[int, int]]:

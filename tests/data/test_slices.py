@@ -84,7 +84,7 @@ def test_a_volume_is_evaluated_slice_by_slice(data, cfg, tmp_path):
     assert labels.shape == SHAPE
     # every slice is what the network makes of it alone
     volume = data.load_case(case)
-    settings = {"roi_size": data.roi_size, "num_classes": data.num_classes, "device": CPU}
+    settings = {"roi_size": data.roi_size, "background": data.outputs.background, "device": CPU}
     for index, plane in enumerate(volume.image.unbind(1)):
         alone = inferer(segmenter, plane, **settings).argmax(dim=0).float()
         whole = inferer(segmenter, volume.image, **settings)[:, index].argmax(dim=0).float()

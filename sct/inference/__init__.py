@@ -1,0 +1,20 @@
+"""Whole-volume inference: windows over a preprocessed image, and their logits as labels on the file's own grid."""
+
+from sct.inference.base import Inferer, Model, Slab
+from sct.inference.fast import FastSlidingWindow
+from sct.inference.regrid import SourceGrid, to_source_grid
+from sct.inference.sliding import SlidingWindow
+from sct.inference.volume import logits_for, predict_volume, source_grid
+
+__all__ = [
+    "FastSlidingWindow",
+    "Inferer",
+    "Model",
+    "Slab",
+    "SlidingWindow",
+    "SourceGrid",
+    "logits_for",
+    "predict_volume",
+    "source_grid",
+    "to_source_grid",
+]

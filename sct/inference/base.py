@@ -1,0 +1,137 @@
+"""What an inferer is: logits of a whole image, handed out slab by slab along its first axis.
+
+Legend: B windows of a batch, C channels, Q channels of the logits (classes or regions), S the preprocessed grid
+(2 or 3 dims), h rows of a slab, a row being all voxels of one index of the first axis.
+"""
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sct.data.outputs import Outputs
+from sct.errors import UserError
+
+Model = Callable[[Tensor], Tensor]
+
+# Voxels of a slab: with 14 classes 28 MB of logits, which stay near the processor from one operation to the next.
+SLAB_VOXELS = 500_000
+# Neighbouring slabs share a row: thinner ones would do too much of the work twice.
+FEWEST_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Logits (Q, h, *S[1:]) float32 of the rows from `start` on."""
+
+    start: int
+    logits: Tensor
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.logits.shape[1]
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.stop)
+
+
+@dataclass(kw_only=True)
+class Inferer(ABC):
+    """Overlapping windows over an image, blended.
+
+    overlap: share of a window that its neighbour covers again; blending: weight inside a window;
+    mirror_axes: spatial axes (from 0) along which each window is also predicted mirrored, over all their
+    combinations, and the logits averaged: better where training mirrored them too, at 2 to the number of axes the
+    cost; batch_size: windows in one forward pass.
+    """
+
+    overlap: float = 0.5
+    blending: Literal["gaussian", "constant"] = "gaussian"
+    mirror_axes: Sequence[int] = ()
+    batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < 1:
+            raise UserError(f"inferer.overlap={self.overlap}: choose a share of the window, 0 <= overlap < 1")
+        if self.blending not in ("gaussian", "constant"):
+            raise UserError(f"inferer.blending={self.blending}: choose gaussian or constant")
+        if self.batch_size < 1:
+            raise UserError(f"inferer.batch_size={self.batch_size}: choose 1 window or more")
+
+    @abstractmethod
+    def slabs(
+        self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
+    ) -> Iterator[Slab]:
+        """Logits of an image (C, *S) in order, every slab beginning with the last row of the one before it.
+
+        `model` maps (B, C, *roi_size) on `device` to (B, Q, *roi_size). An image smaller than the window is
+        padded with zeros, and the padding removed again. A volume before a window of 2 numbers is predicted
+        slice by slice along its first axis. background: logits (Q) of a voxel in which there is nothing.
+        """
+
+    @abstractmethod
+    def memory(
+        self, shape: Sequence[int], *, roi_size: Sequence[int], in_channels: int, num_channels: int
+    ) -> dict[str, int]:
+        """Bytes at most, by what they are for, of `slabs` of an image of `shape` (*S) beside the network itself."""
+
+    def __call__(
+        self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
+    ) -> Tensor:
+        """Logits (Q, *S), float32, of an image (C, *S) on the device they were stitched on; see `slabs`."""
+        logits = torch.empty(0)
+        for slab in self.slabs(model, image, roi_size=roi_size, background=background, device=device):
+            if not len(logits):
+                logits = slab.logits.new_empty((len(background), *image.shape[1:]))
+            logits[:, slab.rows] = slab.logits
+        return logits
+
+    def labels(
+        self, model: Model, image: Tensor, *, roi_size: Sequence[int], outputs: Outputs, device: torch.device
+    ) -> Tensor:
+        """Label values (*S), int16, on the CPU, of an image (C, *S) on its own grid; see `slabs`."""
+        labels = torch.empty(image.shape[1:], dtype=torch.int16)
+        for slab in self.slabs(model, image, roi_size=roi_size, background=outputs.background, device=device):
+            labels[slab.rows] = outputs.labels(slab.logits).cpu()
+        return labels
+
+    def check_axes(self, roi_size: Sequence[int]) -> None:
+        """UserError where `mirror_axes` names an axis that the window has not."""
+        if any(not 0 <= axis < len(roi_size) for axis in self.mirror_axes):
+            raise UserError(f"inferer.mirror_axes={list(self.mirror_axes)}: choose axes from 0 to {len(roi_size) - 1}")
+
+    def batch_bytes(self, *, roi_size: Sequence[int], in_channels: int, num_channels: int) -> int:
+        """Bytes of one forward pass' windows and logits in float32, with what their mean over mirrors takes."""
+        channels = 2 * in_channels + 4 * num_channels if self.mirror_axes else in_channels + num_channels
+        return 4 * self.batch_size * math.prod(roi_size) * channels
+
+
+def rows_of_a_slab(shape: Sequence[int]) -> int:
+    """How many new rows of an image of `shape` (*S) make a slab."""
+    return max(FEWEST_ROWS, SLAB_VOXELS // math.prod(shape[1:]))
+
+
+def slab_bounds(start: int, stop: int, *, top: int = 0, rows: int) -> Iterator[tuple[int, int]]:
+    """Bounds of slabs of `rows` rows that cover start ... stop - 1, each with the row before it unless it is `top`."""
+    for row in range(start, stop, rows):
+        yield max(top, row - 1), min(row + rows, stop)
+
+
+def mirrored_mean(model: Model, windows: Tensor, *, axes: Sequence[int]) -> Tensor:
+    """Logits (B, Q, *S) of windows (B, C, *S), the mean over all mirrorings along `axes`, which is in float32."""
+    if not axes:
+        return model(windows)
+    choices = [
+        [axis + 2 for axis in chosen] for n in range(len(axes) + 1) for chosen in itertools.combinations(axes, n)
+    ]
+    # half precision would round the sum
+    total = model(windows).float()
+    for flips in choices[1:]:
+        total = total + model(windows.flip(flips)).flip(flips)
+    return total / len(choices)

@@ -1,0 +1,147 @@
+"""Whole-volume inference in a bounded memory: windows slab by slab, those of air skipped.
+
+Legend: C channels, Q channels of the logits, S the preprocessed grid (2 or 3 dims), B windows of a batch.
+"""
+
+import itertools
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from sct.data.cases import window_shape
+from sct.errors import UserError
+from sct.inference.base import Inferer, Model, Slab, mirrored_mean, rows_of_a_slab, slab_bounds
+from sct.inference.stitch import RollingLogits
+from sct.inference.tiling import occupied, pad_to_window, window_starts, window_weight
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(kw_only=True)
+class FastSlidingWindow(Inferer):
+    """The windows and weights of `SlidingWindow`, at less time and in a memory that is known before.
+
+    Windows are visited along the first axis, and only the rows that a later window can still touch are kept: logits
+    of about one window's depth, on the model's device, not of the whole image.
+
+    skip_below: a window is skipped if no voxel of it is above this preprocessed intensity in any channel; None skips
+        none. A skipped window says nothing: a voxel that another window covers is decided by that one, what none
+        covers is background. Whatever is darker and larger than a window is never found.
+    accumulate: precision in which the windows are weighted and summed; the halves take half the memory and less
+        time, float16 holds sums up to 65504.
+    """
+
+    skip_below: float | None = None
+    accumulate: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.accumulate not in PRECISIONS:
+            raise UserError(f"inferer.accumulate={self.accumulate}: choose one of {', '.join(PRECISIONS)}")
+
+    @torch.no_grad()
+    def slabs(
+        self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
+    ) -> Iterator[Slab]:
+        self.check_axes(roi_size)
+        window = window_shape(roi_size, num_dims=image.ndim - 1)
+        image = image.to(device, torch.float32)
+        padded, before = pad_to_window(image, window)
+        starts = window_starts(padded.shape[1:], window, overlap=self.overlap)
+        places = self._places(image, starts=starts, window=window)
+        dtype = PRECISIONS[self.accumulate]
+        weight = window_weight(window, blending=self.blending).to(device, dtype)
+        groups = row_groups(starts, batch_size=self.batch_size)
+        buffer = RollingLogits(
+            num_channels=len(background),
+            num_rows=rows_kept(groups, depth=window[0]),
+            plane=padded.shape[2:],
+            dtype=dtype,
+            device=device,
+        )
+        # what is handed out, in places of the padded image
+        top, end = before[0], before[0] + image.shape[1]
+        inside = tuple(slice(a, a + size) for a, size in zip(before[1:], image.shape[2:], strict=True))
+        done, rows = top, rows_of_a_slab(padded.shape[1:])
+        for group, following in zip(groups, [*groups[1:], None], strict=True):
+            for batch in batches([place for place in places if place[0] in group], size=self.batch_size):
+                self._predict(model, padded, places=batch, roi_size=roi_size, weight=weight, into=buffer)
+            final = following[0] if following else end
+            for start, stop in slab_bounds(done, final, top=top, rows=rows):
+                logits = buffer.mean(start, stop, background=background)
+                yield Slab(start - top, logits[(slice(None), slice(None), *inside)])
+                del logits  # or it would stay beside the next one
+            done = final
+            buffer.drop_before(done - 1)
+
+    def _places(self, image: Tensor, *, starts: list[list[int]], window: Sequence[int]) -> list[tuple[int, ...]]:
+        """First voxels of the windows that are predicted, in order; says how many are not."""
+        places = list(itertools.product(*starts))
+        if self.skip_below is None:
+            return places
+        # padding is no tissue, whatever the threshold
+        mask, _ = pad_to_window((image > self.skip_below).any(dim=0, keepdim=True), window)
+        wanted = occupied(mask[0], starts=starts, window=window).flatten().tolist()
+        logger.info(
+            "%d of %d windows skipped: nothing in them is above %s", wanted.count(False), len(wanted), self.skip_below
+        )
+        return list(itertools.compress(places, wanted))
+
+    def _predict(
+        self,
+        model: Model,
+        padded: Tensor,
+        *,
+        places: Sequence[tuple[int, ...]],
+        roi_size: Sequence[int],
+        weight: Tensor,
+        into: RollingLogits,
+    ) -> None:
+        """One forward pass of the windows at `places`."""
+        boxes = [tuple(slice(at, at + edge) for at, edge in zip(place, weight.shape, strict=True)) for place in places]
+        windows = torch.stack([padded[(slice(None), *box)].reshape(-1, *roi_size) for box in boxes])
+        for logits, place in zip(mirrored_mean(model, windows, axes=self.mirror_axes), places, strict=True):
+            into.add(logits.reshape(-1, *weight.shape), weight=weight, start=place)
+
+    def memory(
+        self, shape: Sequence[int], *, roi_size: Sequence[int], in_channels: int, num_channels: int
+    ) -> dict[str, int]:
+        window = window_shape(roi_size, num_dims=len(shape))
+        padded = [max(size, edge) for size, edge in zip(shape, window, strict=True)]
+        groups = row_groups(window_starts(padded, window, overlap=self.overlap), batch_size=self.batch_size)
+        row, itemsize = math.prod(padded[1:]), PRECISIONS[self.accumulate].itemsize
+        copies = 1 if padded == list(shape) else 2
+        rows = min(padded[0], rows_of_a_slab(padded) + 1)
+        return {
+            "image": 4 * in_channels * (math.prod(shape) + (copies - 1) * math.prod(padded)),
+            "logits kept": rows_kept(groups, depth=window[0]) * row * (num_channels * itemsize + 4),
+            "batch": self.batch_bytes(roi_size=roi_size, in_channels=in_channels, num_channels=num_channels),
+            # its logits, and the same again where the sum is not in float32
+            "slab": rows * row * 4 * num_channels * (1 if itemsize == 4 else 2),
+        }
+
+
+def row_groups(starts: Sequence[Sequence[int]], *, batch_size: int) -> list[list[int]]:
+    """First rows of the windows that are visited before anything is handed out: as many as a batch has room for."""
+    in_a_row = math.prod(len(along) for along in starts[1:])
+    return list(batches(starts[0], size=max(1, batch_size // in_a_row)))
+
+
+def rows_kept(groups: Sequence[Sequence[int]], *, depth: int) -> int:
+    """Rows that the windows of one group, `depth` rows each, touch, and the row before them, at most."""
+    return max(group[-1] + depth - max(0, group[0] - 1) for group in groups)
+
+
+def batches(items: Sequence[Item], *, size: int) -> Iterator[list[Item]]:
+    """Items in order, `size` at a time."""
+    for first in range(0, len(items), size):
+        yield list(items[first : first + size])

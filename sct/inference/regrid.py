@@ -1,0 +1,245 @@
+"""From logits on the preprocessed grid to a label map on the grid of the source file, slab by slab.
+
+Legend: Q channels of the logits (classes or regions), S the preprocessed grid (2 or 3 dims), D = len(S), h rows of a
+slab of its first axis, T a block of the source grid, P voxels of a block.
+An affine maps voxel indices to scanner coordinates, (4, 4) or (D + 1, D + 1); the first D rows and columns and the
+last column are read.
+
+Only borders are interpolated. A source voxel lies in a cell, between two neighbours along every axis, and linear
+interpolation is a mean of the 2^D corners with weights that are not negative. If all corners have the same decision
+(`Outputs.decisions`: the class that wins, the first of equals; or the regions whose logit is positive), so has their
+mean: what holds in every corner, l_c > l_k before c and l_c >= l_k after it, holds in the mean. Such voxels take the
+label of a corner; all others, some per cent, have their logits interpolated.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sct.data.outputs import Outputs
+from sct.inference.base import Slab
+from sct.inference.sliding import slabs_of
+
+# Affines come from headers in float32: two grids this close (in voxels) are the same one.
+GRID_TOLERANCE = 1e-3
+# Source voxels looked at together.
+BLOCK_VOXELS = 500_000
+# In a map of cells: the corners differ.
+BORDER = -1
+
+Block = list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Where the source voxel q lies along one axis of the logits' grid: at weights @ q + shift, in voxels.
+
+    size: voxels along the axis; is_whole: all places are whole numbers, nothing is to interpolate
+    """
+
+    size: int
+    weights: np.ndarray
+    shift: float
+    is_whole: bool
+
+    @property
+    def sources(self) -> list[int]:
+        """Source axes along which the place changes."""
+        return np.flatnonzero(self.weights).tolist()
+
+    @property
+    def is_spanned(self) -> bool:
+        """Whether a cell has two corners along this axis."""
+        return self.size > 1 and not self.is_whole
+
+    def places(self, block: Block) -> np.ndarray:
+        """Places of a block (*T) of the source, float64, of size 1 along source axes that do not matter."""
+        places = np.full([1] * len(block), self.shift)
+        for source in self.sources:
+            along = self.weights[source] * np.arange(*block[source])
+            places = places + along.reshape([-1 if axis == source else 1 for axis in range(len(block))])
+        return np.round(places) if self.is_whole else places
+
+    def cells(self, places: np.ndarray) -> np.ndarray:
+        """First corners of the cells at some places, int64; of places outside, the nearest."""
+        return np.clip(np.floor(places), 0, self.size - 2 if self.is_spanned else self.size - 1).astype(np.int64)
+
+    def shares(self, places: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        """Weight of the second corner, float32; outside the grid, the outermost voxel's value goes on."""
+        return np.clip(places - cells, 0, 1).astype(np.float32)
+
+    def inside(self, places: np.ndarray) -> np.ndarray:
+        """Which places are no more than half a voxel outside the grid."""
+        return (places >= -0.5 - GRID_TOLERANCE) & (places <= self.size - 0.5 + GRID_TOLERANCE)
+
+
+def make_axes(
+    *, shape: Sequence[int], affine: np.ndarray, source_shape: Sequence[int], source_affine: np.ndarray
+) -> list[Axis]:
+    """One affine takes a source voxel to its place on the grid: it undoes crop, padding, spacing and orientation."""
+    num_dims = len(shape)
+    relative = np.linalg.inv(affine) @ source_affine
+    axes = []
+    for size, weights, shift in zip(shape, relative[:num_dims, :num_dims], relative[:num_dims, -1], strict=True):
+        extent = np.asarray(source_shape)
+        weights = np.where(np.abs(weights) * extent < GRID_TOLERANCE, 0.0, weights)
+        drift = np.abs(weights - np.round(weights)) @ extent + abs(shift - round(shift))
+        is_whole = bool(np.abs(np.round(weights)).sum() == 1 and drift < GRID_TOLERANCE)
+        if is_whole:
+            weights, shift = np.round(weights), round(shift)
+        axes.append(Axis(size, weights, float(shift), is_whole))
+    return axes
+
+
+class SourceGrid:
+    """Label map `labels` (*source_shape), uint8 or int16 above 256 labels, filled from slabs of logits.
+
+    Logits on the grid of `affine` are interpolated linearly, and `outputs` says which label they mean. Source voxels
+    more than half a voxel outside the logits are background. Where the grids coincide up to axis order, flips and
+    whole voxels, the result is exactly that of the logits.
+    """
+
+    def __init__(
+        self,
+        *,
+        outputs: Outputs,
+        shape: Sequence[int],
+        affine: np.ndarray,
+        source_shape: Sequence[int],
+        source_affine: np.ndarray,
+    ) -> None:
+        self.outputs = outputs
+        self.axes = make_axes(shape=shape, affine=affine, source_shape=source_shape, source_affine=source_affine)
+        self.box = overlap_box(affine=affine, source_affine=source_affine, shape=shape, source_shape=source_shape)
+        self.labels = np.zeros(tuple(source_shape), dtype=np.uint8 if len(outputs.label_map) <= 256 else np.int16)
+
+    @property
+    def streams(self) -> bool:
+        """Whether rows of the logits are rows of the source, along some axis: else `add` wants all of them at once."""
+        return len(self.axes[0].sources) == 1
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes at most, by what they are for, beside the logits."""
+        block = min(self.labels.size, max(BLOCK_VOXELS, self.labels.size // self.labels.shape[self._blocked]))
+        # of a voxel, were all at borders: indices, places and shares 80 bytes, sampled logits three times
+        return {"label map": self.labels.nbytes, "regridding": block * (80 + 3 * 4 * self.outputs.num_channels)}
+
+    @torch.no_grad()
+    def add(self, slab: Slab) -> None:
+        """Fills in all source voxels that lie between the rows of a slab, or in them."""
+        cells = self._cells(slab.logits)
+        for block in self._blocks(slab):
+            values = self._values(slab, cells=cells, block=block)
+            self.labels[tuple(slice(*bounds) for bounds in block)] = values.cpu().numpy()
+
+    def _cells(self, logits: Tensor) -> Tensor:
+        """Labels (h, *S[1:]) int16 of the cells that begin at every voxel, `BORDER` where the corners differ."""
+        decisions = self.outputs.decisions(logits)
+        labels = self.outputs.labels_of(decisions)
+        least = most = decisions
+        for dim, axis in enumerate(self.axes):
+            length = least.shape[dim] - 1
+            if axis.is_spanned and length:
+                least = torch.minimum(least.narrow(dim, 0, length), least.narrow(dim, 1, length))
+                most = torch.maximum(most.narrow(dim, 0, length), most.narrow(dim, 1, length))
+        differ = least != most
+        # the last voxel along a spanned axis begins no cell
+        labels[tuple(slice(0, length) for length in differ.shape)].masked_fill_(differ, BORDER)
+        return labels
+
+    @property
+    def _blocked(self) -> int:
+        """The source axis along which blocks follow each other."""
+        return self.axes[0].sources[0] if self.streams else 0
+
+    def _blocks(self, slab: Slab) -> Iterator[Block]:
+        """Blocks of the source grid whose cells begin in a slab."""
+        if any(start >= stop for start, stop in self.box):
+            return
+        along, axis = self._blocked, self.axes[0]
+        first, last = self.box[along]
+        if self.streams:
+            cells = axis.cells(axis.places(self.box)).ravel()
+            end = slab.stop - 1 if axis.is_spanned else slab.stop
+            found = np.flatnonzero((cells >= slab.start) & (cells < end))
+            first, last = (first + int(found[0]), first + int(found[-1]) + 1) if len(found) else (0, 0)
+        across = math.prod(stop - start for start, stop in self.box) // (self.box[along][1] - self.box[along][0])
+        rows = max(1, BLOCK_VOXELS // across)
+        for start in range(first, last, rows):
+            bounds = (start, min(start + rows, last))
+            yield [bounds if source == along else other for source, other in enumerate(self.box)]
+
+    def _values(self, slab: Slab, *, cells: Tensor, block: Block) -> Tensor:
+        """Label values (*T) int16 of a block of the source."""
+        places = [axis.places(block) for axis in self.axes]
+        corners = [axis.cells(place) for axis, place in zip(self.axes, places, strict=True)]
+        device, steps = cells.device, cells.stride()
+        index = torch.tensor(-slab.start * steps[0], device=device)
+        for corner, step in zip(corners, steps, strict=True):
+            index = index + torch.from_numpy(corner * step).to(device)
+        values = cells.view(-1)[index]
+        border = (values == BORDER).nonzero(as_tuple=True)
+        if len(border[0]):
+            spanned = {
+                step: torch.from_numpy(axis.shares(place, corner)).to(device).expand(values.shape)[border]
+                for axis, place, corner, step in zip(self.axes, places, corners, steps, strict=True)
+                if axis.is_spanned
+            }
+            sampled = interpolate(slab.logits.flatten(1), first=index[border], shares=spanned)
+            values[border] = self.outputs.labels(sampled)
+        for axis, place in zip(self.axes, places, strict=True):
+            inside = axis.inside(place)
+            if not inside.all():
+                values.masked_fill_(torch.from_numpy(~inside).to(device), 0)
+        return values
+
+
+def interpolate(logits: Tensor, *, first: Tensor, shares: dict[int, Tensor]) -> Tensor:
+    """Logits (Q, P) at P places: the mean of the corners of their cells.
+
+    logits (Q, V): all voxels in memory order; first (P): where the first corners are; shares: by how many voxels the
+    second corner along an axis comes later, its weight (P).
+    """
+    sampled = logits.new_zeros((len(logits), len(first)))
+    for seconds in itertools.product((False, True), repeat=len(shares)):
+        index, weight = first, torch.ones_like(first, dtype=logits.dtype)
+        for is_second, (step, share) in zip(seconds, shares.items(), strict=True):
+            index = index + step if is_second else index
+            weight = weight * (share if is_second else 1 - share)
+        sampled.addcmul_(logits[:, index], weight)
+    return sampled
+
+
+def overlap_box(
+    *, affine: np.ndarray, source_affine: np.ndarray, shape: Sequence[int], source_shape: Sequence[int]
+) -> Block:
+    """Bounds [start, stop) of the source voxels among which all those lie that fall into a grid of `shape` (*S)."""
+    num_dims = len(shape)
+    relative = np.linalg.inv(affine) @ source_affine
+    corners = np.array(list(itertools.product(*((-0.5, size - 0.5) for size in shape))))
+    places = np.linalg.solve(relative[:num_dims, :num_dims], (corners - relative[:num_dims, -1]).T)
+    first = np.ceil(places.min(axis=1) - GRID_TOLERANCE).astype(int)
+    last = np.floor(places.max(axis=1) + GRID_TOLERANCE).astype(int)
+    return [(max(int(a), 0), min(int(b) + 1, size)) for a, b, size in zip(first, last, source_shape, strict=True)]
+
+
+def to_source_grid(
+    logits: Tensor, *, outputs: Outputs, affine: np.ndarray, source_shape: Sequence[int], source_affine: np.ndarray
+) -> np.ndarray:
+    """Label map (*source_shape) of logits (Q, *S) on the grid of `affine`, see `SourceGrid`."""
+    grid = SourceGrid(
+        outputs=outputs,
+        shape=logits.shape[1:],
+        affine=affine,
+        source_shape=source_shape,
+        source_affine=source_affine,
+    )
+    for slab in slabs_of(logits) if grid.streams else [Slab(0, logits)]:
+        grid.add(slab)
+    return grid.labels

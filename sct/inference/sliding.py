@@ -1,0 +1,124 @@
+"""Overlapping windows through MONAI's inferer: the reference, which keeps the logits of the whole image.
+
+Legend: B windows of a batch, C channels, Q channels of the logits (classes or regions), S the preprocessed grid
+(2 or 3 dims).
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from monai.inferers.utils import sliding_window_inference
+from torch import Tensor
+
+from sct.data.cases import window_shape
+from sct.errors import UserError
+from sct.inference.base import Inferer, Model, Slab, mirrored_mean, rows_of_a_slab, slab_bounds
+
+logger = logging.getLogger(__name__)
+
+# The rest of the free memory is left to the forward pass.
+STITCH_SHARE = 0.5
+
+
+@dataclass(kw_only=True)
+class SlidingWindow(Inferer):
+    """Overlapping windows over an image, blended: thin over MONAI's inferer.
+
+    stitch_device: where the logits of the whole image are kept, `auto` being the model's device as long as they fit
+        there.
+    """
+
+    stitch_device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stitch_device not in ("auto", "cpu", "cuda"):
+            raise UserError(f"inferer.stitch_device={self.stitch_device}: choose auto, cpu or cuda")
+
+    @torch.no_grad()
+    def __call__(
+        self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
+    ) -> Tensor:
+        self.check_axes(roi_size)
+        window = window_shape(roi_size, num_dims=image.ndim - 1)
+        stitch_device = self.plan(image.shape[1:], roi_size=window, num_classes=len(background), device=device)
+
+        def predictor(windows: Tensor) -> Tensor:
+            logits = mirrored_mean(model, windows.reshape(*windows.shape[:2], *roi_size), axes=self.mirror_axes)
+            # half precision would round the blending
+            return logits.float().reshape(*logits.shape[:2], *window)
+
+        logits = sliding_window_inference(
+            image[None].to(stitch_device, torch.float32),
+            roi_size=window,
+            sw_batch_size=self.batch_size,
+            predictor=predictor,
+            overlap=self.overlap,
+            mode=self.blending,
+            sw_device=device,
+            device=stitch_device,
+        )
+        assert isinstance(logits, Tensor)
+        return logits[0]
+
+    def slabs(
+        self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
+    ) -> Iterator[Slab]:
+        logits = self(model, image, roi_size=roi_size, background=background, device=device)
+        yield from slabs_of(logits)
+
+    def memory(
+        self, shape: Sequence[int], *, roi_size: Sequence[int], in_channels: int, num_channels: int
+    ) -> dict[str, int]:
+        window = window_shape(roi_size, num_dims=len(shape))
+        padded = [max(size, edge) for size, edge in zip(shape, window, strict=True)]
+        copied = 0 if padded == list(shape) else math.prod(padded)
+        return {
+            "image": 4 * in_channels * (math.prod(shape) + copied),
+            # with their weights
+            "logits": 4 * math.prod(padded) * (num_channels + 1),
+            "batch": self.batch_bytes(roi_size=roi_size, in_channels=in_channels, num_channels=num_channels),
+        }
+
+    def plan(
+        self, shape: Sequence[int], *, roi_size: Sequence[int], num_classes: int, device: torch.device
+    ) -> torch.device:
+        """Choose the device that holds the logits of an image of `shape` (*S); say if they do not fit."""
+        cpu = torch.device("cpu")
+        if self.stitch_device == "cuda" and device.type != "cuda":
+            logger.warning("inferer.stitch_device=cuda is ignored: the model is on %s; stitching there", device)
+        if self.stitch_device == "cpu" or device.type == "cpu":
+            return cpu
+        needed = stitch_bytes(shape, roi_size=roi_size, num_classes=num_classes)
+        free = free_memory(device)
+        if needed <= STITCH_SHARE * free:
+            return device
+        logger.warning(
+            "stitching on the CPU: the logits of %s x %d classes take %.2f GiB, %s has %.2f GiB free of "
+            "which %.0f %% may go to them; slower, same result (inferer.stitch_device=cpu silences this)",
+            "x".join(map(str, shape)), num_classes, needed / 2**30, device, free / 2**30, 100 * STITCH_SHARE,
+        )  # fmt: skip
+        return cpu
+
+
+def slabs_of(logits: Tensor) -> Iterator[Slab]:
+    """Logits (Q, *S) of a whole image as slabs."""
+    shape = logits.shape[1:]
+    for start, stop in slab_bounds(0, shape[0], rows=rows_of_a_slab(shape)):
+        yield Slab(start, logits[:, start:stop])
+
+
+def stitch_bytes(shape: Sequence[int], *, roi_size: Sequence[int], num_classes: int) -> int:
+    """Bytes of the stitched logits, the map of their weights, and the image beside them (float32)."""
+    voxels = math.prod(max(size, roi) for size, roi in zip(shape, roi_size, strict=True))
+    return 4 * voxels * (num_classes + 2)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes a CUDA device can still give this process, PyTorch's own unused cache included."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -1,0 +1,82 @@
+"""A volume from its preprocessed image to its label map, and how much memory that takes.
+
+Legend: C channels, Q channels of the logits, S the preprocessed grid.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sct.data.cases import Volume
+from sct.data.outputs import Outputs
+from sct.inference.base import Inferer, Model, Slab
+from sct.inference.regrid import SourceGrid
+
+logger = logging.getLogger(__name__)
+
+
+def predict_volume(
+    model: Model,
+    volume: Volume,
+    inferer: Inferer,
+    *,
+    roi_size: Sequence[int],
+    outputs: Outputs,
+    device: torch.device,
+) -> np.ndarray:
+    """Label map of a preprocessed volume on the grid of its source file."""
+    grid = source_grid(volume, outputs=outputs)
+    slabs = logits_for(
+        grid, model, volume.image, inferer, roi_size=roi_size, background=outputs.background, device=device
+    )
+    for slab in slabs:
+        grid.add(slab)
+    return grid.labels
+
+
+def source_grid(volume: Volume, *, outputs: Outputs) -> SourceGrid:
+    """An empty label map on the grid of the file that a volume comes from."""
+    return SourceGrid(
+        outputs=outputs,
+        shape=volume.image.shape[1:],
+        affine=volume.affine,
+        source_shape=volume.source_shape,
+        source_affine=volume.source_affine,
+    )
+
+
+def logits_for(
+    grid: SourceGrid,
+    model: Model,
+    image: Tensor,
+    inferer: Inferer,
+    *,
+    roi_size: Sequence[int],
+    background: Tensor,
+    device: torch.device,
+) -> Iterator[Slab]:
+    """Slabs of logits of an image (C, *S) as `grid` can take them; says before how much memory they take."""
+    memory = inferer.memory(image.shape[1:], roi_size=roi_size, in_channels=len(image), num_channels=len(background))
+    if not grid.streams:
+        whole = 4 * len(background) * image[0].numel()
+        memory |= {"logits, whole": whole}
+        logger.warning(
+            "the file's axes are oblique to the network's: the logits of all voxels are kept, %s", in_mib(whole)
+        )
+    memory |= grid.memory
+    logger.info("memory beside the network's at most %s: %s", in_mib(sum(memory.values())), parts(memory))
+    if grid.streams:
+        yield from inferer.slabs(model, image, roi_size=roi_size, background=background, device=device)
+    else:
+        yield Slab(0, inferer(model, image, roi_size=roi_size, background=background, device=device))
+
+
+def parts(memory: dict[str, int]) -> str:
+    return ", ".join(f"{name} {in_mib(size)}" for name, size in memory.items())
+
+
+def in_mib(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB"

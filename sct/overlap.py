@@ -1,0 +1,38 @@
+"""Reading, computing and writing at the same time, for work that comes item by item."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Read = TypeVar("Read")
+Result = TypeVar("Result")
+
+
+def overlapped(
+    items: Sequence[Item],
+    *,
+    read: Callable[[Item], Read],
+    compute: Callable[[Read], Result],
+    write: Callable[[Item, Result], None],
+) -> None:
+    """write(item, compute(read(item))) for every item in order, where the next is read and the last written meanwhile.
+
+    Two threads beside this one, which computes, and never more than one item ahead or behind: of all that is read or
+    computed, two are held at once. What a thread raises is raised here, at the latest with the item after it.
+    """
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        ahead = reader.submit(read, items[0]) if items else None
+        written: Future[None] | None = None
+        for number, item in enumerate(items, start=1):
+            assert ahead is not None
+            data = ahead.result()
+            ahead = reader.submit(read, items[number]) if number < len(items) else None
+            result = compute(data)
+            del data  # the next is already there
+            if written is not None:
+                written.result()
+            written = writer.submit(write, item, result)
+            del result
+        if written is not None:
+            written.result()
