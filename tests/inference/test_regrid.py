@@ -1,39 +1,24 @@
 """Labels return to the voxel they came from, and only borders need their logits interpolated."""
 
-from dataclasses import dataclass
+import itertools
 
 import numpy as np
 import pytest
 import torch
+from little_volumes import REGIONS, FakeVolume, file_grid, rotation
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientation, Spacing, SpatialCrop, SpatialPad
 
 from sct.data.outputs import numbered
-from sct.inference import SlidingWindow, predict_volume, to_source_grid
-from sct.inference import regrid as inference
+from sct.inference import SlidingWindow, base, predict_volume, regrid, to_source_grid
 
 CPU = torch.device("cpu")
-
-
-def rotation(num_dims):
-    """An oblique affine with anisotropic voxels."""
-    affine = np.eye(num_dims + 1)
-    angle = 0.4
-    affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    affine[:num_dims, :num_dims] = affine[:num_dims, :num_dims] @ np.diag([0.7, 1.3, 4.0][:num_dims])
-    affine[:num_dims, -1] = [-120.5, 33.25, 801.0][:num_dims]
-    return affine
-
-
-def to_labels(logits, **grids):
-    """Label map of the largest logits on another grid."""
-    return to_source_grid(logits, outputs=numbered(len(logits)), **grids)
 
 
 @pytest.mark.parametrize("num_dims", [2, 3])
 def test_flips_axis_order_and_whole_offsets_give_the_exact_argmax(num_dims, monkeypatch):
     rng = np.random.default_rng(0)
-    monkeypatch.setattr(inference, "BLOCK_VOXELS", 50)
+    monkeypatch.setattr(regrid, "BLOCK_VOXELS", 50)
     for _ in range(30):
         source_shape = rng.integers(4, 9, num_dims)
         source_affine = rotation(num_dims)
@@ -65,7 +50,7 @@ def test_flips_axis_order_and_whole_offsets_give_the_exact_argmax(num_dims, monk
 
 @pytest.mark.parametrize("num_dims", [2, 3])
 def test_between_voxels_logits_are_interpolated_and_outside_is_background(num_dims, monkeypatch):
-    monkeypatch.setattr(inference, "BLOCK_VOXELS", 100)
+    monkeypatch.setattr(regrid, "BLOCK_VOXELS", 100)
     # Class 1 wins where a linear function of the place is positive: interpolation finds its exact zero.
     shape = (9, 8, 7)[:num_dims]
     places = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"))
@@ -106,14 +91,6 @@ def test_many_classes_and_no_overlap():
     ).any()
 
 
-@dataclass
-class FakeVolume:
-    image: torch.Tensor
-    affine: np.ndarray
-    source_shape: tuple[int, ...]
-    source_affine: np.ndarray
-
-
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_monai_preprocessing_is_undone_to_the_voxel(axis):
     """Orientation, spacing, crop and padding by MONAI; a model that cuts at 30 % of a voxel; and back.
@@ -140,3 +117,89 @@ def test_monai_preprocessing_is_undone_to_the_voxel(axis):
     assert labels.shape == source_shape
     inside = (slice(5, -5), slice(5, -5), slice(3, -3))  # the crop took voxels of the border away
     np.testing.assert_array_equal(labels[inside], (place > cut)[inside])
+
+
+def every_voxel(logits, *, outputs, affine, source_shape, source_affine):
+    """Labels of all source voxels from their interpolated logits, in float64, and which of them are beyond doubt."""
+    num_dims, sizes = logits.ndim - 1, np.array(logits.shape[1:])
+    relative = np.linalg.inv(affine) @ source_affine
+    voxels = np.indices(source_shape).reshape(num_dims, -1)
+    places = relative[:num_dims, :num_dims] @ voxels + relative[:num_dims, -1:]
+    inside = ((places > -0.5) & (places < sizes[:, None] - 0.5)).all(axis=0)
+    places = np.clip(places, 0, sizes[:, None] - 1)
+    first = np.minimum(np.floor(places), np.maximum(sizes - 2, 0)[:, None]).astype(int)
+    share = places - first
+    sampled = np.zeros((len(logits), voxels.shape[1]))
+    for corner in itertools.product((0, 1), repeat=num_dims):
+        at = np.minimum(first + np.array(corner)[:, None], sizes[:, None] - 1)
+        weight = np.where(np.array(corner)[:, None] == 1, share, 1 - share).prod(axis=0)
+        sampled += weight * logits.double().numpy()[(slice(None), *at)]
+    two = np.sort(sampled, axis=0)[-2:]
+    margin = np.abs(sampled).min(axis=0) if outputs.overlapping else two[1] - two[0]
+    labels = outputs.labels(torch.from_numpy(sampled)).numpy() * inside
+    return labels.reshape(source_shape), ((margin > 1e-4) | ~inside).reshape(source_shape)
+
+
+GRIDS = {
+    "finer, flipped": {"order": (0, 1, 2), "flips": (True, False, True), "scale": (0.6, 0.45, 1.4)},
+    "axes exchanged": {"order": (2, 0, 1), "flips": (False, True, False), "scale": (0.6, 1.7, 0.8)},
+    "slices kept": {"order": (0, 1, 2), "flips": (False, False, False), "scale": (1.0, 0.4, 0.4)},
+}
+
+
+@pytest.mark.parametrize("outputs", [numbered(4), REGIONS], ids=["classes", "regions"])
+@pytest.mark.parametrize("shape", [(9, 12, 8), (1, 6, 7), (6, 1, 9)])
+@pytest.mark.parametrize("grid", [*GRIDS, "oblique"])
+def test_borders_alone_are_interpolated_as_all_voxels_are(grid, shape, outputs, monkeypatch):
+    monkeypatch.setattr(base, "SLAB_VOXELS", 1)
+    monkeypatch.setattr(base, "FEWEST_ROWS", 2)
+    monkeypatch.setattr(regrid, "BLOCK_VOXELS", 200)
+    torch.manual_seed(0)
+    coarse = torch.randn(1, outputs.num_channels, 4, 4, 4)
+    logits = torch.nn.functional.interpolate(coarse, size=shape, mode="trilinear")[0]
+    if grid == "oblique":
+        grids = {"affine": rotation(3), "source_shape": (20, 17, 20), "source_affine": np.diag([0.5, 0.8, 2.0, 1.0])}
+        grids["source_affine"][:3, 3] = rotation(3)[:3, 3] - [3, 0, 1]
+    else:
+        grids = file_grid(shape, **GRIDS[grid])
+    interpolated = []
+
+    def counted(values, *, first, shares, original=regrid.interpolate):
+        interpolated.append(len(first))
+        return original(values, first=first, shares=shares)
+
+    monkeypatch.setattr(regrid, "interpolate", counted)
+    labels = to_source_grid(logits, outputs=outputs, **grids)
+    want, clear = every_voxel(logits, outputs=outputs, **grids)
+    assert clear.mean() > 0.99
+    assert len(np.unique(want)) > 1
+    np.testing.assert_array_equal(labels[clear], want[clear])
+    assert 0 < sum(interpolated) < 0.8 * labels.size
+
+
+def test_whole_slices_are_not_mixed_with_their_neighbours():
+    """Along an axis without resampling a border between slices is none: nothing is to interpolate."""
+    logits = torch.zeros(2, 4, 6, 6)
+    logits[1, ::2] = 1
+    grids = file_grid((4, 6, 6), **GRIDS["slices kept"])
+    grid = regrid.SourceGrid(outputs=numbered(2), shape=(4, 6, 6), **grids)
+    assert [axis.is_whole for axis in grid.axes] == [True, False, False]
+    assert not (grid._cells(logits) == regrid.BORDER).any()
+    want, clear = every_voxel(logits, outputs=numbered(2), **grids)
+    np.testing.assert_array_equal(to_source_grid(logits, outputs=numbered(2), **grids)[clear], want[clear])
+
+
+@pytest.mark.parametrize("outputs", [numbered(3), REGIONS], ids=["classes", "regions"])
+def test_means_of_voxels_with_the_same_decision_have_it_too(outputs):
+    """Logits of few values tie often, and are exact in binary, as are weights of eighths; so is the mean."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.randint(-2, 3, (outputs.num_channels, 4, 20000), generator=generator).double()
+    decisions = outputs.decisions(corners)
+    same = (decisions == decisions[:1]).all(dim=0)
+    weights = torch.tensor([[0.125, 0.375, 0.5, 0.0], [0.25, 0.25, 0.25, 0.25], [0.0, 0.0, 0.625, 0.375]]).double()
+    for weight in weights:
+        mean = (corners * weight[:, None]).sum(dim=1)
+        assert torch.equal(outputs.decisions(mean)[same], decisions[0][same])
+    tied = (corners[:, 0].max(dim=0).values == corners[:, 0]).sum(dim=0) > 1
+    assert (same & tied).sum() > 20
+    assert torch.equal(outputs.labels(corners), outputs.labels_of(decisions))
