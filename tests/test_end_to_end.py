@@ -80,6 +80,26 @@ def test_prediction_is_that_of_the_evaluation(
     np.testing.assert_array_equal(predicted.affine, nib.load(test_image).affine)
 
 
+def test_another_inferer_takes_the_place_of_the_runs_own(
+    finished_run: Path, evaluated: Path, test_image: Path, tmp_path: Path
+) -> None:
+    """inferer=fast is all of that option and no key of the run's; its labels and scores are those of the reference."""
+    changes = (f"ckpt={finished_run}", "inferer=fast", "inferer.batch_size=3")
+    outcome = run_command(predict.main, *changes, f"input={test_image}", f"output={tmp_path}")
+    assert outcome.status == 0, outcome
+    assert "memory beside the network's at most" in outcome.out
+    outcome = run_command(evaluation.main, *changes, f"output={tmp_path}/scores")
+    assert outcome.status == 0, outcome
+    name = test_image.name.replace("img", "")
+    want = np.asarray(nib.load(evaluated / "predictions" / name).dataobj)
+    for path in (tmp_path / test_image.name, tmp_path / "scores" / "predictions" / name):
+        assert (np.asarray(nib.load(path).dataobj) == want).mean() >= 0.999
+    found, old = (json.loads((folder / "summary.json").read_text()) for folder in (tmp_path / "scores", evaluated))
+    assert found["dice"]["mean"] == pytest.approx(old["dice"]["mean"], abs=1e-3)
+    assert found["meta"]["inferer"]["_target_"] == "sct.inference.FastSlidingWindow"
+    assert found["meta"]["tokens/alive_1"] == pytest.approx(old["meta"]["tokens/alive_1"], rel=1e-2)
+
+
 def test_prediction_of_a_turned_image_is_turned(finished_run: Path, test_image: Path, tmp_path: Path) -> None:
     source = nib.load(test_image)
     turned = source.as_reoriented(nib.orientations.axcodes2ornt(("S", "L", "A"), (("L", "R"), ("P", "A"), ("I", "S"))))

@@ -27,7 +27,7 @@ FEWEST_ROWS = 4
 
 @dataclass(frozen=True)
 class Slab:
-    """Logits (Q, h, *S[1:]) float32 of the rows from `start` on."""
+    """Logits (Q, h, *S[1:]) float32 of the rows from `start` on; their memory is used again for the slab after it."""
 
     start: int
     logits: Tensor

@@ -16,7 +16,7 @@ from torch import Tensor
 from sct.data.cases import window_shape
 from sct.errors import UserError
 from sct.inference.base import Inferer, Model, Slab, mirrored_mean, rows_of_a_slab, slab_bounds
-from sct.inference.stitch import RollingLogits
+from sct.inference.stitch import RollingLogits, box_at, inverse_weight
 from sct.inference.tiling import occupied, pad_to_window, window_starts, window_weight
 
 logger = logging.getLogger(__name__)
@@ -36,8 +36,8 @@ class FastSlidingWindow(Inferer):
     skip_below: a window is skipped if no voxel of it is above this preprocessed intensity in any channel; None skips
         none. A skipped window says nothing: a voxel that another window covers is decided by that one, what none
         covers is background. Whatever is darker and larger than a window is never found.
-    accumulate: precision in which the windows are weighted and summed; the halves take half the memory and less
-        time, float16 holds sums up to 65504.
+    accumulate: precision in which the windows are weighted and summed; the halves take half the memory, and less time
+        than float32 only where the network's logits come in the same one.
     """
 
     skip_below: float | None = None
@@ -58,28 +58,33 @@ class FastSlidingWindow(Inferer):
         padded, before = pad_to_window(image, window)
         starts = window_starts(padded.shape[1:], window, overlap=self.overlap)
         places = self._places(image, starts=starts, window=window)
-        dtype = PRECISIONS[self.accumulate]
-        weight = window_weight(window, blending=self.blending).to(device, dtype)
+        weight = window_weight(window, blending=self.blending).to(device)
+        inverse = inverse_weight(padded.shape[1:], places=places, weight=weight)
         groups = row_groups(starts, batch_size=self.batch_size)
         buffer = RollingLogits(
             num_channels=len(background),
             num_rows=rows_kept(groups, depth=window[0]),
             plane=padded.shape[2:],
-            dtype=dtype,
+            dtype=PRECISIONS[self.accumulate],
             device=device,
         )
         # what is handed out, in places of the padded image
         top, end = before[0], before[0] + image.shape[1]
         inside = tuple(slice(a, a + size) for a, size in zip(before[1:], image.shape[2:], strict=True))
-        done, rows = top, rows_of_a_slab(padded.shape[1:])
+        done, height = top, rows_of_a_slab(padded.shape[1:])
         for group, following in zip(groups, [*groups[1:], None], strict=True):
             for batch in batches([place for place in places if place[0] in group], size=self.batch_size):
-                self._predict(model, padded, places=batch, roi_size=roi_size, weight=weight, into=buffer)
+                windows = torch.stack([padded[(slice(None), *box_at(place, window))] for place in batch])
+                logits = mirrored_mean(model, windows.reshape(len(batch), -1, *roi_size), axes=self.mirror_axes)
+                for one, place in zip(logits, batch, strict=True):
+                    share = weight * inverse[box_at(place, window)]
+                    buffer.add(one.reshape(-1, *window), weight=share, place=place)
+                del windows, logits, one  # they would stay beside the next batch and slabs
             final = following[0] if following else end
-            for start, stop in slab_bounds(done, final, top=top, rows=rows):
-                logits = buffer.mean(start, stop, background=background)
-                yield Slab(start - top, logits[(slice(None), slice(None), *inside)])
-                del logits  # or it would stay beside the next one
+            for start, stop in slab_bounds(done, final, top=top, rows=height):
+                rows = fill(buffer.rows(start, stop), where=inverse[start:stop].isinf(), values=background)
+                yield Slab(start - top, rows[(slice(None), slice(None), *inside)])
+                del rows
             done = final
             buffer.drop_before(done - 1)
 
@@ -96,22 +101,6 @@ class FastSlidingWindow(Inferer):
         )
         return list(itertools.compress(places, wanted))
 
-    def _predict(
-        self,
-        model: Model,
-        padded: Tensor,
-        *,
-        places: Sequence[tuple[int, ...]],
-        roi_size: Sequence[int],
-        weight: Tensor,
-        into: RollingLogits,
-    ) -> None:
-        """One forward pass of the windows at `places`."""
-        boxes = [tuple(slice(at, at + edge) for at, edge in zip(place, weight.shape, strict=True)) for place in places]
-        windows = torch.stack([padded[(slice(None), *box)].reshape(-1, *roi_size) for box in boxes])
-        for logits, place in zip(mirrored_mean(model, windows, axes=self.mirror_axes), places, strict=True):
-            into.add(logits.reshape(-1, *weight.shape), weight=weight, start=place)
-
     def memory(
         self, shape: Sequence[int], *, roi_size: Sequence[int], in_channels: int, num_channels: int
     ) -> dict[str, int]:
@@ -119,14 +108,15 @@ class FastSlidingWindow(Inferer):
         padded = [max(size, edge) for size, edge in zip(shape, window, strict=True)]
         groups = row_groups(window_starts(padded, window, overlap=self.overlap), batch_size=self.batch_size)
         row, itemsize = math.prod(padded[1:]), PRECISIONS[self.accumulate].itemsize
-        copies = 1 if padded == list(shape) else 2
-        rows = min(padded[0], rows_of_a_slab(padded) + 1)
+        is_padded = padded != list(shape)
+        # slabs are views of the sum, unless it is in half precision or its padding is cut off
+        copies = int(itemsize < 4) + int(is_padded)
         return {
-            "image": 4 * in_channels * (math.prod(shape) + (copies - 1) * math.prod(padded)),
-            "logits kept": rows_kept(groups, depth=window[0]) * row * (num_channels * itemsize + 4),
+            "image": 4 * in_channels * (math.prod(shape) + is_padded * math.prod(padded)),
+            "weights": 4 * math.prod(padded),
+            "logits kept": rows_kept(groups, depth=window[0]) * row * num_channels * itemsize,
             "batch": self.batch_bytes(roi_size=roi_size, in_channels=in_channels, num_channels=num_channels),
-            # its logits, and the same again where the sum is not in float32
-            "slab": rows * row * 4 * num_channels * (1 if itemsize == 4 else 2),
+            "slab": (rows_of_a_slab(padded) + 1) * row * 4 * num_channels * copies,
         }
 
 
@@ -145,3 +135,11 @@ def batches(items: Sequence[Item], *, size: int) -> Iterator[list[Item]]:
     """Items in order, `size` at a time."""
     for first in range(0, len(items), size):
         yield list(items[first : first + size])
+
+
+def fill(logits: Tensor, *, where: Tensor, values: Tensor) -> Tensor:
+    """Logits (Q, *S) with values (Q) in the voxels `where` (*S), in place."""
+    if where.any():
+        for channel, value in zip(logits, values.tolist(), strict=True):
+            channel.masked_fill_(where, value)
+    return logits

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sct.data.outputs import Outputs
-from sct.inference.base import Slab
+from sct.inference.base import Slab, rows_of_a_slab
 from sct.inference.sliding import slabs_of
 
 # Affines come from headers in float32: two grids this close (in voxels) are the same one.
@@ -127,8 +127,10 @@ class SourceGrid:
     def memory(self) -> dict[str, int]:
         """Bytes at most, by what they are for, beside the logits."""
         block = min(self.labels.size, max(BLOCK_VOXELS, self.labels.size // self.labels.shape[self._blocked]))
-        # of a voxel, were all at borders: indices, places and shares 80 bytes, sampled logits three times
-        return {"label map": self.labels.nbytes, "regridding": block * (80 + 3 * 4 * self.outputs.num_channels)}
+        shape = [axis.size for axis in self.axes]
+        slab = (rows_of_a_slab(shape) + 1) * math.prod(shape[1:])
+        # decisions and cells of a slab; of a block's voxels, were all at borders, indices, shares, and logits twice
+        return {"label map": self.labels.nbytes, "regridding": slab * 48 + block * (80 + 8 * self.outputs.num_channels)}
 
     @torch.no_grad()
     def add(self, slab: Slab) -> None:
