@@ -77,6 +77,24 @@ def test_the_papers_other_reading_paints_its_own_labels():
     assert outputs.labels(logits).tolist() == [1, 3, 2, 0]
 
 
+@pytest.mark.parametrize("outputs", [Classes(LABELS), regions()], ids=["classes", "regions"])
+def test_logits_of_nothing_are_certain_background(outputs):
+    logits = outputs.background
+    assert logits.shape == (outputs.num_channels,)
+    assert outputs.labels(logits).item() == 0
+    nothing = (1 - logits.sigmoid()).min() if outputs.overlapping else logits.softmax(dim=0)[0]
+    assert nothing > 0.999
+
+
+def test_decisions_tell_apart_what_paints_alike():
+    """A region within another is painted over it: the label of the inner one does not say whether it is in both."""
+    logits = torch.tensor([[1.0, -1.0, 1.0, -1.0], [1.0, 1.0, -1.0, 0.0], [-1.0, -1.0, -1.0, 1.0]])
+    outputs = regions()
+    assert outputs.decisions(logits).tolist() == [0b011, 0b010, 0b001, 0b100]
+    assert outputs.labels(logits).tolist() == [2, 2, 1, 3]
+    assert torch.equal(outputs.labels_of(outputs.decisions(logits)), outputs.labels(logits))
+
+
 def test_names_of_labels_and_legend():
     outputs = regions({"WT": ["edema", "core", 3], "ET": ["enhancing"]})
     assert outputs.scored == {"WT": (1, 2, 3), "ET": (3,)}
