@@ -11,8 +11,10 @@ from little_volumes import REGIONS, FakeVolume, file_grid, random_network, rotat
 from monai.data.utils import dense_patch_slices
 from torch.profiler import ProfilerActivity, profile
 
+from sct.cli import compose_config
 from sct.data.outputs import numbered
 from sct.errors import UserError
+from sct.factory import build_inferer
 from sct.inference import FastSlidingWindow, Slab, SlidingWindow, base, predict_volume, regrid
 from sct.inference.tiling import occupied, window_starts, window_weight
 
@@ -37,7 +39,7 @@ def test_bad_options_name_their_key(option):
     ("shape", "window", "options"),
     [
         ((25, 17, 19), (8, 8, 8), {}),
-        ((25, 17, 19), (8, 10, 6), {"overlap": 0.8, "batch_size": 3, "blending": "constant"}),
+        ((19, 13, 11), (8, 10, 6), {"overlap": 0.7, "batch_size": 3, "blending": "constant"}),
         ((20, 9, 30), (8, 8, 8), {"overlap": 0.0, "batch_size": 100}),
         ((5, 20, 3), (8, 8, 8), {}),  # smaller than a window along some axes
         ((3, 4, 5), (8, 8, 8), {}),
@@ -224,7 +226,7 @@ def peak_bytes(run):
         ((64, 40, 36), (16, 16, 16), {}),
         ((64, 40, 36), (16, 16, 16), {"accumulate": "float16"}),
         ((64, 40, 36), (16, 16, 16), {"mirror_axes": (0,), "batch_size": 8}),
-        ((40, 40, 36), (16, 16), {"batch_size": 16}),
+        ((20, 40, 36), (16, 16), {"batch_size": 16}),
         ((64, 12, 40), (16, 16, 16), {}),
     ],
 )
@@ -260,3 +262,11 @@ def test_memory_is_at_most_what_was_said(shape, window, options, monkeypatch, ca
     peak = peak_bytes(run)
     assert 0.25 * said < peak <= said
     assert memory["logits kept"] < 4 * 8 * math.prod(shape)
+
+
+@pytest.mark.parametrize(("data", "threshold"), [("btcv", 0.0), ("hippocampus", None)])
+def test_air_is_what_the_data_set_crops_away(data, threshold):
+    cfg = compose_config("train", overrides=[f"data={data}", "inferer=fast", "name=any"])
+    inferer = build_inferer(cfg)
+    assert isinstance(inferer, FastSlidingWindow)
+    assert inferer.skip_below == threshold
