@@ -77,7 +77,9 @@ class Light(Decoder):
         x, flat = x.reshape(B * N, *ones, -1), flat.reshape(B * N, *ones, -1)
         detail = None
         if self.detail is not None:
-            detail = to_patches(self.detail(image.to(memory_format=self.memory_format)).movedim(1, -1), dense.grid).flatten(0, 1)
+            detail = to_patches(
+                self.detail(image.to(memory_format=self.memory_format)).movedim(1, -1), dense.grid
+            ).flatten(0, 1)
         if skipped is None:
             cells, aux = self.decode(x, flat, detail), {}
         else:
