@@ -195,7 +195,7 @@ class WithDepth:
     def __call__(self, image: Tensor) -> Tensor:
         """image (B, C, *S) -> logits and depth (B, Q + 1, *S)."""
         prediction = self.segmenter.predict(image)
-        self.numbers.append(method_numbers(prediction.encoded))
+        self.numbers.append(method_numbers(prediction))
         depth = pruning_depth(prediction.encoded).unsqueeze(1).to(prediction.logits.dtype)
         return torch.cat([prediction.logits, F.interpolate(depth, size=image.shape[2:])], dim=1)
 

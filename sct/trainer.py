@@ -152,7 +152,7 @@ class Trainer:
                 row[f"train/{name}"] = row.get(f"train/{name}", 0.0) + value.item() / len(batches)
         if self.is_logged(self.step + 1):
             patch_size = self.segmenter.encoder.spec.patch_size
-            row |= token_statistics(prediction.encoded, label, patch_size=patch_size)
+            row |= token_statistics(prediction, label, patch_size=patch_size)
         self.scaler.unscale_(self.optimizer)
         norms = self.gradient_norms()
         row |= {"train/lr": lr, **{f"train/{name}": norm.item() for name, norm in norms.items()}}

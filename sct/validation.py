@@ -18,7 +18,7 @@ from sct.inference import SlidingWindow
 from sct.metrics import quick_dice
 from sct.models.grid import foreground_patches, pruning_depth
 from sct.models.segmenter import Segmenter
-from sct.models.tokens import Encoded
+from sct.models.tokens import Prediction
 from sct.precision import autocast
 
 
@@ -63,13 +63,13 @@ def dice_row(table: np.ndarray, *, names: tuple[str, ...]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def token_statistics(encoded: Encoded, label: Tensor, *, patch_size: int) -> dict[str, float]:
+def token_statistics(prediction: Prediction, label: Tensor, *, patch_size: int) -> dict[str, float]:
     """`kept_shares` and `alive_spread` of a batch with labels (B, *S), and the pruning method's own numbers, such
-    as thresholds; of those that it has for every image the mean.
+    as thresholds; of those that it has for every image the mean. The decoder's own likewise.
 
-    Empty where nothing is pruned.
+    Empty where nothing is pruned or skipped.
     """
-    numbers = method_numbers(encoded)
+    encoded, numbers = prediction.encoded, method_numbers(prediction)
     if not encoded.num_depths:
         return numbers
     foreground = foreground_patches(label, patch_size=patch_size)
@@ -77,10 +77,12 @@ def token_statistics(encoded: Encoded, label: Tensor, *, patch_size: int) -> dic
     return {**shares, **alive_spread(encoded.alive), **numbers}
 
 
-def method_numbers(encoded: Encoded) -> dict[str, float]:
-    """The pruning method's own numbers; those of images as means over the images that have them."""
-    values = {name: value.float().nanmean().item() for name, value in encoded.aux.items() if value.ndim <= 1}
-    return {f"reducer/{name}": value for name, value in values.items() if not math.isnan(value)}
+def method_numbers(prediction: Prediction) -> dict[str, float]:
+    """The pruning method's and the decoder's numbers; those of images as means over the images that have them."""
+    parts = {"reducer": prediction.encoded.aux, "decoder": prediction.aux}
+    numbers = {f"{part}/{name}": value for part, aux in parts.items() for name, value in aux.items()}
+    values = {name: value.float().nanmean().item() for name, value in numbers.items() if value.ndim <= 1}
+    return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
 def known_means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sct.models.tokens import Encoded, Tokens
+from sct.models.tokens import Encoded, Prediction, Tokens
 from sct.validation import foreground_patches, foreground_window, token_statistics
 
 
@@ -24,7 +24,8 @@ def test_token_statistics_by_hand():
     label[0, 0, 3] = 1  # patch 1 of image 0: kept
     label[1, 0, 0] = 2  # patch 0 of image 1: kept
     label[1, 3, 0] = 1  # patch 2 of image 1: lost
-    row = token_statistics(encoded, label, patch_size=2)
+    prediction = Prediction(torch.zeros(2, 2, 4, 4), encoded, aux={"skipped": torch.tensor([0.0, 0.5])})
+    row = token_statistics(prediction, label, patch_size=2)
     assert row == {
         "tokens/alive_1": 1.5,
         "tokens/random_kept_1": 3 / 8,
@@ -33,13 +34,15 @@ def test_token_statistics_by_hand():
         "tokens/most_1": 2,
         "reducer/threshold_1": 0.5,
         "reducer/share": 0.5,
+        "decoder/skipped": 0.25,
     }
 
 
 def test_a_dense_encoder_has_no_token_statistics():
     tokens = Tokens(torch.zeros(1, 4, 1), torch.arange(4).expand(1, -1))
     encoded = Encoded((2, 2), tokens, torch.zeros(1, 1, 1))
-    assert token_statistics(encoded, torch.zeros(1, 4, 4, dtype=torch.long), patch_size=2) == {}
+    prediction = Prediction(torch.zeros(1, 2, 4, 4), encoded)
+    assert token_statistics(prediction, torch.zeros(1, 4, 4, dtype=torch.long), patch_size=2) == {}
 
 
 def test_patches_and_window_of_slices():

@@ -37,7 +37,7 @@ class Segmenter(nn.Module):
         """image (B, C, *S) -> logits and the sparse features they came from, in either mode."""
         encoded = self.encoder(image)
         decoded = self.decoder(image, self.completion(encoded))
-        return Prediction(decoded.logits, encoded, decoded.head)
+        return Prediction(decoded.logits, encoded, decoded.head, decoded.aux)
 
     def set_progress(self, done: float) -> None:
         """The share of the training that is done (0 to 1), for schedules of the pruning method."""

@@ -194,7 +194,8 @@ class Dense:
     """Features of the whole grid: x (B, N, C), and taps (B, N, C) for skip connections (may be empty).
 
     early and live: predictions of tokens that left early and the tokens that did not, for decoders that predict
-    token by token; None once a completion has mixed the tokens.
+    token by token; None once a completion has mixed the tokens. depth (B, N): how many pruning stages every place
+    survived, as `grid.pruning_depth` says; None where a completion does not tell.
     """
 
     grid: tuple[int, ...]
@@ -203,23 +204,32 @@ class Dense:
     pyramid: list[Tensor] = field(default_factory=list)
     early: Early | None = None
     live: Tokens | None = None
+    depth: Tensor | None = None
 
 
 @dataclass
 class Decoded:
-    """What a decoder gives: logits (B, Q, *S), and the output of its head on the token grid where it has one."""
+    """What a decoder gives: logits (B, Q, *S), and the output of its head on the token grid where it has one.
+
+    aux: values for logs, by name: (B,), or one for all images.
+    """
 
     logits: Tensor
     head: HeadOutput | None = None
+    aux: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
 class Prediction:
-    """logits (B, Q, *S), the head they came from, and the sparse features (pruning depth, losses of a reducer)."""
+    """logits (B, Q, *S), the head they came from, and the sparse features (pruning depth, losses of a reducer).
+
+    aux: the decoder's values for logs, by name.
+    """
 
     logits: Tensor
     encoded: Encoded
     head: HeadOutput | None = None
+    aux: dict[str, Tensor] = field(default_factory=dict)
 
 
 def gather_tokens(x: Tensor, index: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from sct.models.completion.scatter import Scatter
 from sct.models.decoders.atm import ATM
 from sct.models.decoders.cup import CUP
 from sct.models.decoders.fcn import FCN
+from sct.models.decoders.light import Light
 from sct.models.decoders.setr_pup import SETRPUP
 from sct.models.decoders.unet import UNet
 from sct.models.decoders.unetr import UNETR
@@ -218,6 +219,25 @@ def setr_pup(decoder: SETRPUP, segmenter: Segmenter) -> int:
     return macs + voxels * h * segmenter.num_classes
 
 
+def light(decoder: Light, segmenter: Segmenter) -> int:
+    """Rungs of a linear and a norm, the image's convolutions, the MLP where they meet, the step to the voxels."""
+    spec = segmenter.completion.spec
+    d, N, C, Q = spec.spatial_dims, spec.num_tokens, spec.dim, segmenter.num_classes
+    detail, hidden, W = decoder.detail[0].out_channels, decoder.join[1].out_features, decoder.head.in_channels
+    cells = math.prod(spec.image_size) // 2**d
+    macs = N * (AFFINE_NORM * C + C * W)
+    places, above = N, C
+    for rung in decoder.rungs:
+        out = rung.norm.normalized_shape[0]
+        macs += places * above * 2**d * out
+        places, above = places * 2**d, out
+        macs += places * AFFINE_NORM * out
+    assert (places, above) == (cells, W)
+    macs += cells * (2**d * spec.in_channels * detail + 2 * 3**d * detail**2 + AFFINE_NORM * detail)
+    macs += cells * (AFFINE_NORM * (W + detail) + (W + detail) * hidden + hidden * W)
+    return macs + cells * W * 2**d * Q
+
+
 def conv_bn(voxels: int, d: int, cin: int, cout: int) -> int:
     """A convolution of 3^d and a batch norm."""
     return voxels * (3**d * cin * cout + BATCH_NORM * cout)
@@ -272,6 +292,7 @@ FORMS = Forms(
         MIM: mim,
         UNETR: unetr,
         FCN: fcn,
+        Light: light,
         ATM: atm,
         SETRPUP: setr_pup,
         CUP: cup,

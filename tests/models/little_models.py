@@ -27,7 +27,7 @@ LIMITS: dict[str, dict[str, Any]] = {
         "attention": {"head_dim": 6},
     },
     "completion": {"dim": 24, "num_heads": 2},
-    "decoder": {"feature_size": 4, "hidden": 8, "widths": [8, 4]},
+    "decoder": {"feature_size": 4, "hidden": 8, "widths": [8, 4], "width": 8, "detail": 4},
 }
 PRUNING = ("pruning.blocks=[1,2]", "pruning.ratio=0.5")
 # encoder and dimensions -> what makes every stage keep some tokens and drop some: thresholds among the scores

@@ -1,6 +1,7 @@
-"""Networks of MONAI behind our interfaces: the same numbers, and every command works on them."""
+"""Networks of MONAI and nnU-Net behind our interfaces: the same numbers, and every command works on them."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -25,6 +26,8 @@ def network(model: str, *overrides: str):
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("model", [name for name in options("model") if name not in ("monai_unetr", "monai_vnet")])
 def test_every_model_builds_and_predicts(model, dims):
+    if model == "nnunet":
+        pytest.importorskip("dynamic_network_architectures", reason="nnU-Net's package is not installed")
     segmenter = network(model, f"data.roi_size={[64] * dims}", "data.spacing=null").eval()
     with torch.no_grad():
         assert segmenter(torch.zeros(1, 1, *[64] * dims)).shape == (1, 7, *[64] * dims)
@@ -44,6 +47,33 @@ def test_it_is_the_network_of_monai():
 def test_sizes_that_the_network_cannot_take_are_refused():
     with pytest.raises(UserError, match="divisible by 32"):
         network("monai_swin_unetr", "data.roi_size=[48,48,48]")
+
+
+def test_nnunet_is_that_of_its_planner():
+    """Its number of weights, by hand."""
+    pytest.importorskip("dynamic_network_architectures", reason="nnU-Net's package is not installed")
+    with torch.device("meta"):
+        segmenter = network("nnunet", "data.roi_size=[64,64,64]")
+    # two convolutions of 27 places a stage and of every step up, a transposed one of 8, biases and norms
+    features = [32, 64, 128, 256, 320, 320]
+    expected, above = 0, 1
+    for width in features:
+        expected += 27 * (above + width) * width + 6 * width
+        above = width
+    for above, width in zip(features[:0:-1], features[-2::-1], strict=True):
+        # every step up has its own head, of which only the last is used
+        expected += 8 * above * width + width + 27 * 3 * width * width + 6 * width + 7 * (width + 1)
+    assert count_parameters(segmenter) == expected
+
+
+def test_nnunet_without_its_package_and_with_sizes_it_cannot_take(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "dynamic_network_architectures.architectures.unet", None)
+        with pytest.raises(UserError, match="pip install --no-deps dynamic-network-architectures"):
+            network("nnunet", "data.roi_size=[64,64,64]")
+    pytest.importorskip("dynamic_network_architectures", reason="nnU-Net's package is not installed")
+    with pytest.raises(UserError, match=r"divisible by 32.*model\.features"):
+        network("nnunet", "data.roi_size=[48,48,48]")
 
 
 def test_settings_of_the_model_are_checked():

@@ -10,7 +10,7 @@ from torch import nn
 
 from sct.models.completion.base import Completion
 from sct.models.completion.mta import fixed_positions
-from sct.models.grid import assemble, presence
+from sct.models.grid import assemble, presence, pruning_depth
 from sct.models.layers import Block, init_weights
 from sct.models.tokens import Dense, Encoded, FeatureSpec
 
@@ -45,4 +45,4 @@ class MIM(Completion):
         canvas = assemble([final], [encoded.final], num_tokens=N) + missing * self.mask_token
         x = torch.cat([prefix, canvas], dim=1) + self.position
         x = self.restore(self.norm(self.blocks(x)))
-        return Dense(encoded.grid, x[:, P:], pyramid=encoded.pyramid)
+        return Dense(encoded.grid, x[:, P:], pyramid=encoded.pyramid, depth=pruning_depth(encoded).flatten(1))

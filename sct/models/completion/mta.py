@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sct.models.completion.base import Completion, SourceNorms
-from sct.models.grid import assemble
+from sct.models.grid import assemble, pruning_depth
 from sct.models.layers import Block, init_weights, sincos_positions
 from sct.models.tokens import Dense, Encoded, FeatureSpec
 
@@ -57,7 +57,12 @@ class MTA(Completion):
         x = assemble(sources, encoded.sets, num_tokens=self.spec.num_tokens)
         x = torch.cat([self.project[-1](encoded.prefix), x], dim=1) + self.position
         x = self.restore(self.norm(self.mix(x)))
-        return Dense(encoded.grid, x[:, encoded.prefix.shape[1] :], pyramid=encoded.pyramid)
+        return Dense(
+            encoded.grid,
+            x[:, encoded.prefix.shape[1] :],
+            pyramid=encoded.pyramid,
+            depth=pruning_depth(encoded).flatten(1),
+        )
 
     def mix(self, x: Tensor) -> Tensor:
         """The blocks, on the whole sequence (B, P + N, D)."""

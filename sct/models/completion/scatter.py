@@ -4,7 +4,7 @@ Letters: B batch, N tokens of the grid, C width.
 """
 
 from sct.models.completion.base import Completion, SourceNorms
-from sct.models.grid import assemble
+from sct.models.grid import assemble, pruning_depth
 from sct.models.tokens import Dense, Encoded, FeatureSpec
 
 
@@ -22,4 +22,5 @@ class Scatter(Completion):
     def forward(self, encoded: Encoded) -> Dense:
         """Sparse tokens -> Dense with x (B, N, C) and the encoder's taps."""
         x = assemble(self.norms(encoded), encoded.sets, num_tokens=self.spec.num_tokens)
-        return Dense(encoded.grid, x, encoded.taps, encoded.pyramid, encoded.early, encoded.final)
+        depth = pruning_depth(encoded).flatten(1)
+        return Dense(encoded.grid, x, encoded.taps, encoded.pyramid, encoded.early, encoded.final, depth)

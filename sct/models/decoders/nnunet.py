@@ -1,0 +1,60 @@
+"""nnU-Net's plain U-Net as a baseline, through the same data, training and evaluation.
+
+Letters: B batch, Q classes, S spatial size.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from sct.errors import UserError
+from sct.models.convolutions import CONVOLUTION, INSTANCE_NORM
+from sct.models.decoders.base import Decoder
+from sct.models.tokens import Decoded, Dense, FeatureSpec
+
+
+class NnUNet(Decoder):
+    """`PlainConvUNet` of the package dynamic-network-architectures, as nnU-Net's planner sets it up.
+
+    `features` are the channels of every stage; each stage has `num_convs` convolutions of 3^dims on the way down, and
+    on the way up, and all but the first halve the resolution. Raises `UserError` without the package.
+    """
+
+    def __init__(
+        self, *, spec: FeatureSpec, num_classes: int, features: Sequence[int] = (32, 64, 128, 256, 320, 320),
+        num_convs: int = 2,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        try:
+            from dynamic_network_architectures.architectures.unet import PlainConvUNet
+        except ImportError as error:
+            raise UserError(
+                "model=nnunet needs the package dynamic-network-architectures: "
+                "pip install --no-deps dynamic-network-architectures  (its plain U-Net needs nothing else)."
+            ) from error
+        stages, multiple = len(features), 2 ** (len(features) - 1)
+        if any(size % multiple for size in spec.image_size):
+            raise UserError(
+                f"data.roi_size={list(spec.image_size)} must be divisible by {multiple} for the {stages} stages of "
+                "model.features; change one of them."
+            )
+        self.network = PlainConvUNet(
+            spec.in_channels,
+            stages,
+            list(features),
+            CONVOLUTION[spec.spatial_dims],
+            3,
+            [1] + [2] * (stages - 1),
+            num_convs,
+            num_classes,
+            num_convs,
+            conv_bias=True,
+            norm_op=INSTANCE_NORM[spec.spatial_dims],
+            norm_op_kwargs={"eps": 1e-5, "affine": True},
+            nonlin=nn.LeakyReLU,
+            nonlin_kwargs={"inplace": True},
+        )
+
+    def forward(self, image: Tensor, dense: Dense) -> Decoded:
+        """image (B, C_in, *S), features of no token -> Decoded with logits (B, Q, *S)."""
+        return Decoded(self.network(image))
