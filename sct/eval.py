@@ -106,8 +106,7 @@ def default_folder(cfg: DictConfig, *, data: SegmentationData) -> Path:
 
 def run_folder(cfg: DictConfig) -> Path:
     """The run's folder, also when a checkpoint file of the run is given."""
-    path = checkpoint.find(cfg.ckpt, weights=cfg.weights)
-    return path.parent.parent if path.parent.name == checkpoint.FOLDER else path.parent
+    return checkpoint.folder_of(checkpoint.find(cfg.ckpt, weights=cfg.weights))
 
 
 @torch.no_grad()

@@ -54,7 +54,7 @@ class ImageOnly(Encoder):
 
     def forward(self, image: Tensor) -> Encoded:
         """image (B, C_in, *S) -> features of no token."""
-        B = len(image)
+        B = image.shape[0]
         nothing = Tokens(image.new_zeros(B, 0, 0), torch.zeros(B, 0, dtype=torch.long, device=image.device))
         return Encoded(grid=self.spec.grid, final=nothing, prefix=image.new_zeros(B, 0, 0))
 
