@@ -21,23 +21,26 @@ from sct.exporting.agreement import Agreement, compare
 from sct.exporting.base import INPUT, OUTPUT
 from sct.exporting.manifest import Manifest
 from sct.factory import load_trained
+from sct.models.base import Encoder
 from sct.predict import find_inputs
 from sct.run import log_to
+from sct.schema import ExportConfig
 from sct.windows import sample_windows
 
 logger = logging.getLogger(__name__)
 
 
-def export(cfg: DictConfig) -> None:
+def export(config: DictConfig) -> None:
     """Writes the network and export.json; UserError, and everything left in place, where the two do not agree."""
     log_to(None)
+    cfg = OmegaConf.to_object(config)
+    assert isinstance(cfg, ExportConfig)
     form = pick_format(cfg)
     folder = empty_folder(Path(cfg.output or default_folder(cfg.ckpt, weights=cfg.weights, form=form.name)))
     cpu = torch.device("cpu")
-    changes = {"data": OmegaConf.to_container(cfg.data)}
-    run_cfg, data, network = load_trained(cfg.ckpt, weights=cfg.weights, changes=changes, device=cpu)
+    run_cfg, data, network = load_trained(cfg.ckpt, weights=cfg.weights, changes={"data": cfg.data}, device=cpu)
     source = Source(network, data, run_cfg, batch=cfg.batch, half=cfg.half, authors=cfg.authors)
-    check_graph(form, source=source)
+    check_graph(form, encoder=network.encoder)
     windows = real_windows(cfg, data=data)
     folder.mkdir(parents=True, exist_ok=True)
     form.write(folder, source=source)
@@ -50,12 +53,12 @@ def export(cfg: DictConfig) -> None:
         raise UserError(
             f"The export in {folder} does not agree with the network it was made from: {agreement}. Wanted are "
             f"agreement={cfg.agreement} of the labels. Try half=false, precision=fp32 or another format. In a network "
-            "that has hardly learned to score its tokens all scores are equal, and rounding chooses which it keeps. The "
-            "files were left as they are."
+            "that has hardly learned to score its tokens all scores are equal, and rounding chooses which it keeps. "
+            "The files were left as they are."
         )
 
 
-def pick_format(cfg: DictConfig) -> Format:
+def pick_format(cfg: ExportConfig) -> Format:
     """The format of a config; UserError where it is none, where a package is missing, or where it can't do this."""
     if cfg.format not in FORMATS:
         raise UserError(f"format={cfg.format} is unknown: choose one of {', '.join(FORMATS)}.")
@@ -77,9 +80,8 @@ def empty_folder(folder: Path) -> Path:
     return folder
 
 
-def check_graph(form: Format, *, source: Source) -> None:
+def check_graph(form: Format, *, encoder: Encoder) -> None:
     """UserError where a format records one run of the network, and every image runs another way."""
-    encoder = source.network.encoder
     if form.fixed_graph and encoder.by_image:
         who = "encoder.gate" if encoder.reducer is None else f"encoder.reducer={type(encoder.reducer).__name__}"
         able = ", ".join(f"format={name}" for name, other in FORMATS.items() if not other.fixed_graph)
@@ -90,7 +92,7 @@ def check_graph(form: Format, *, source: Source) -> None:
         )
 
 
-def real_windows(cfg: DictConfig, *, data: SegmentationData) -> Tensor:
+def real_windows(cfg: ExportConfig, *, data: SegmentationData) -> Tensor:
     """Windows (windows, C, *S) of `input`, or of the run's validation cases."""
     if cfg.input is not None:
         cases = find_inputs(Path(cfg.input), file_format=data.format)
@@ -106,7 +108,7 @@ def real_windows(cfg: DictConfig, *, data: SegmentationData) -> Tensor:
     return sample_windows(data, cases=cases, count=cfg.windows)
 
 
-def make_manifest(cfg: DictConfig, *, source: Source, agreement: Agreement, passed: bool) -> Manifest:
+def make_manifest(cfg: ExportConfig, *, source: Source, agreement: Agreement, passed: bool) -> Manifest:
     """All that is to be known of an export."""
     data, outputs = source.data, source.data.outputs
     path = checkpoint.find(cfg.ckpt, weights=cfg.weights)
