@@ -6,6 +6,7 @@ import torch
 
 from sct.errors import UserError
 
+SPEEDS = ("safe", "fast")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -19,3 +20,9 @@ def precision_dtype(name: str, *, key: str = "trainer.precision") -> torch.dtype
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
     """Mixed precision in `dtype`; float32 switches it off."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def check_speed(speed: str, *, key: str = "trainer.speed") -> None:
+    """UserError for what is neither safe nor fast."""
+    if speed not in SPEEDS:
+        raise UserError(f"{key}={speed} must be safe or fast.")

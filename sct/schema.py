@@ -7,7 +7,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from sct.errors import UserError
-from sct.precision import precision_dtype
+from sct.precision import check_speed, precision_dtype
 
 
 @dataclass
@@ -27,11 +27,15 @@ class PruningConfig:
 
 @dataclass
 class TrainerConfig:
-    """How a run is trained. Steps are the clock: one step is one optimizer update."""
+    """How a run is trained. Steps are the clock: one step is one optimizer update.
+
+    speed: `safe` computes in `precision`; `fast` in bf16 where the machine has it and its numbers agree, see sct.speed
+    """
 
     max_steps: int = 1000
     device: str = "auto"
     precision: str = "fp32"
+    speed: str = "safe"
     accumulate: int = 1
     clip_norm: float | None = None
     ema_decay: float | None = None
@@ -45,6 +49,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         precision_dtype(self.precision)
+        check_speed(self.speed)
         for name in ("max_steps", "accumulate", "log_every", "validate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"trainer.{name}={getattr(self, name)} must be at least 1.")
@@ -122,6 +127,7 @@ class InferenceConfig:
     weights: str = "best"
     device: str = "auto"
     precision: str | None = None
+    speed: str | None = None
     inferer: dict[str, Any] = field(default_factory=dict)
 
 

@@ -28,8 +28,9 @@ from sct.models.encoder import ViTEncoder
 from sct.models.pretrained import load_pretrained
 from sct.models.segmenter import Segmenter
 from sct.optim import set_learning_rate
-from sct.precision import autocast, precision_dtype
+from sct.precision import autocast
 from sct.schema import TrainerConfig
+from sct.speed import choose_dtype
 from sct.validation import sample_overlay, token_statistics, validate
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,13 @@ class Trainer:
         # refuses bad settings now and not at the first step
         schedule(0, max_steps=settings.max_steps)
         check_best_metric(settings.best_metric, data=data)
-        self.dtype = precision_dtype(settings.precision)
+        self.dtype = choose_dtype(
+            settings.speed,
+            precision=settings.precision,
+            network=self.segmenter,
+            device=self.device,
+            key="trainer.precision",
+        )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.ema = copy.deepcopy(self.segmenter).requires_grad_(False) if settings.ema_decay is not None else None
         self.step = 0

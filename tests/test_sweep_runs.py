@@ -15,7 +15,8 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 from test_run import interrupt, last_state, rows, same_weights
 
-from sct import checkpoint, train
+from sct import checkpoint, report, train
+from sct import eval as evaluation
 from sct.distributed import Processes, pick_device
 from sct.errors import UserError
 from sct.run import Plan, best_score, opened, resumed_arguments
@@ -151,6 +152,16 @@ def by_job(outputs: Path) -> dict[str, Path]:
     return found
 
 
+def table(outputs: Path) -> str:
+    """What the report says of all runs, evaluated on their test cases."""
+    for run in runs(outputs):
+        assert run_command(evaluation.main, f"ckpt={run}", "save_predictions=false", "figures=0").status == 0
+    folder = outputs.parent / f"{outputs.name}_report"
+    outcome = run_command(report.main, f"runs={outputs}", f"output={folder}", "classes=true")
+    assert outcome.status == 0, outcome
+    return (folder / "table.md").read_text()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_sweep_that_is_killed_half_way_ends_as_an_undisturbed_one(name, tmp_path):
@@ -177,6 +188,7 @@ def test_a_sweep_that_is_killed_half_way_ends_as_an_undisturbed_one(name, tmp_pa
         assert (run / "finished").exists()
         assert rows(run) == rows(expected[job])
         assert same_weights(run, expected[job])
+    assert table(outputs) == table(tmp_path / "undisturbed")
     # and once more, to see that all is done
     everything = {run: files_of(run) for run in found.values()}
     assert sweep(name, outputs, data=tmp_path / "data").wait() == 0

@@ -3,6 +3,7 @@
 Letters: B batch, S spatial size.
 """
 
+import torch
 from torch import nn
 
 CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -16,6 +17,8 @@ TRANSPOSED: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
     3: nn.ConvTranspose3d,
 }
 MAX_POOL: dict[int, type[nn.MaxPool2d] | type[nn.MaxPool3d]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+
+CHANNELS_LAST: dict[int, torch.memory_format] = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 
 def conv_bn_relu(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Sequential:

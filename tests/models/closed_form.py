@@ -17,6 +17,7 @@ from sct.models.decoders.cup import CUP
 from sct.models.decoders.fcn import FCN
 from sct.models.decoders.light import Light
 from sct.models.decoders.setr_pup import SETRPUP
+from sct.models.decoders.thin import Thin
 from sct.models.decoders.unet import UNet
 from sct.models.decoders.unetr import UNETR
 from sct.models.encoder import ViTEncoder
@@ -238,6 +239,22 @@ def light(decoder: Light, segmenter: Segmenter) -> int:
     return macs + cells * W * 2**d * Q
 
 
+def thin(decoder: Thin, segmenter: Segmenter) -> int:
+    """At every resolution down to twice the grid: a step down, a convolution; a step up, a convolution of both."""
+    spec = segmenter.completion.spec
+    d, N, C = spec.spatial_dims, spec.num_tokens, spec.dim
+    widths = [down[0].out_channels for down in decoder.downs]
+    voxels, above, macs = math.prod(spec.image_size), spec.in_channels, 0
+    for width in widths:
+        voxels //= 2**d
+        macs += voxels * (2**d * above * width + 3**d * width**2 + AFFINE_NORM * width)
+        # up to here, and together with the image
+        macs += voxels * 2 * width * width + voxels * (2 * 3**d * width**2 + AFFINE_NORM * width)
+        above = width
+    macs += N * (AFFINE_NORM * C + C * decoder.enter[1].out_features)
+    return macs + math.prod(spec.image_size) * decoder.head.in_channels * segmenter.num_classes
+
+
 def conv_bn(voxels: int, d: int, cin: int, cout: int) -> int:
     """A convolution of 3^d and a batch norm."""
     return voxels * (3**d * cin * cout + BATCH_NORM * cout)
@@ -293,6 +310,7 @@ FORMS = Forms(
         UNETR: unetr,
         FCN: fcn,
         Light: light,
+        Thin: thin,
         ATM: atm,
         SETRPUP: setr_pup,
         CUP: cup,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sct.errors import UserError
-from sct.models.convolutions import CONVOLUTION, INSTANCE_NORM, TRANSPOSED
+from sct.models.convolutions import CHANNELS_LAST, CONVOLUTION, INSTANCE_NORM, TRANSPOSED
 from sct.models.decoders.base import Decoder, doubling_steps
 from sct.models.layers import init_weights
 from sct.models.tokens import Decoded, Dense, FeatureSpec
@@ -60,6 +60,9 @@ class Light(Decoder):
         )
         self.head = TRANSPOSED[dims](width, num_classes, kernel_size=2, stride=2)
         self.apply(init_weights)
+        # convolutions read and give channels-last memory, as the cells are
+        self.memory_format = CHANNELS_LAST[dims]
+        self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def forward(self, image: Tensor, dense: Dense) -> Decoded:
         """image (B, C_in, *S), dense tokens (B, N, C) -> logits (B, Q, *S) in channels-last memory.
@@ -74,7 +77,9 @@ class Light(Decoder):
         x, flat = x.reshape(B * N, *ones, -1), flat.reshape(B * N, *ones, -1)
         detail, aux = None, {}
         if self.detail is not None:
-            detail = to_patches(self.detail(image).movedim(1, -1), dense.grid).flatten(0, 1)
+            detail = to_patches(
+                self.detail(image.to(memory_format=self.memory_format)).movedim(1, -1), dense.grid
+            ).flatten(0, 1)
         if skipped is None:
             cells = self.decode(x, flat, detail)
         elif torch.compiler.is_exporting():

@@ -1,0 +1,64 @@
+"""A thin U-Net below full resolution: the image at its side keeps boundaries, the tokens are its bottom.
+
+Letters: B batch, N tokens of the grid, C width of the tokens, Q classes (or regions), S spatial size.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from sct.models.convolutions import CHANNELS_LAST, CONVOLUTION, INSTANCE_NORM, TRANSPOSED
+from sct.models.decoders.base import Decoder, doubling_steps
+from sct.models.grid import to_grid
+from sct.models.layers import init_weights
+from sct.models.tokens import Decoded, Dense, FeatureSpec
+
+
+class Thin(Decoder):
+    """Tokens and image meet at every resolution between the token grid and half the image, never at the image's own.
+
+    The image goes down by convolutions of kernel and stride 2, `width` channels at half the resolution and twice as
+    many a step, one convolution of 3^D at each. Tokens, mapped to the channels of their grid, go up by transposed
+    convolutions, each joined with the image and one convolution of 3^D. A transposed convolution to the classes is
+    the last step, so that nothing but logits is as large as the image.
+    """
+
+    def __init__(self, *, spec: FeatureSpec, num_classes: int, width: int = 16) -> None:
+        super().__init__()
+        steps, dims = doubling_steps(spec.patch_size, decoder="thin"), spec.spatial_dims
+        # channels[i] at 1 / 2^(i + 1) of the image; the last are the tokens'
+        channels = [width * 2**level for level in range(steps)]
+        convolution, transposed = CONVOLUTION[dims], TRANSPOSED[dims]
+        self.downs = nn.ModuleList(
+            nn.Sequential(convolution(above, out, kernel_size=2, stride=2), conv_norm_gelu(dims, out, out))
+            for above, out in zip([spec.in_channels, *channels], channels[:-1], strict=False)
+        )
+        self.enter = nn.Sequential(nn.LayerNorm(spec.dim), nn.Linear(spec.dim, channels[-1]))
+        self.ups = nn.ModuleList(transposed(2 * out, out, kernel_size=2, stride=2, bias=False) for out in channels[:-1])
+        self.joins = nn.ModuleList(conv_norm_gelu(dims, 2 * out, out) for out in channels[:-1])
+        self.head = transposed(width, num_classes, kernel_size=2, stride=2)
+        self.apply(init_weights)
+        # twice as fast on processors in half precision, where weights and images both are
+        self.memory_format = CHANNELS_LAST[dims]
+        self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+
+    def forward(self, image: Tensor, dense: Dense) -> Decoded:
+        """image (B, C_in, *S), dense tokens (B, N, C) -> logits (B, Q, *S)."""
+        skips = []
+        image = image.to(memory_format=self.memory_format)
+        for down in self.downs:
+            image = down(image)
+            skips.append(image)
+        x = to_grid(self.enter(dense.x), dense.grid)
+        for up, join, skip in reversed(list(zip(self.ups, self.joins, skips, strict=True))):
+            x = join(torch.cat([up(x), skip], dim=1))
+        return Decoded(self.head(x))
+
+
+def conv_norm_gelu(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Sequential:
+    """3^dims convolution that keeps the size, InstanceNorm, GELU: (B, in, *S) -> (B, out, *S)."""
+    return nn.Sequential(
+        # the norm subtracts a bias again
+        CONVOLUTION[spatial_dims](in_channels, out_channels, 3, padding=1, bias=False),
+        INSTANCE_NORM[spatial_dims](out_channels, affine=True),
+        nn.GELU(),
+    )

@@ -1,0 +1,69 @@
+"""The thin decoder: what it reads, at which resolution it works, and how its weights lie in memory."""
+
+import copy
+
+import pytest
+import torch
+
+from sct.errors import UserError
+from sct.models.decoders.thin import Thin
+from sct.models.tokens import Dense, FeatureSpec
+
+
+def thin(grid=(2, 2, 2), *, patch_size=4):
+    """A decoder, an image and dense tokens of a grid."""
+    torch.manual_seed(0)
+    size = tuple(g * patch_size for g in grid)
+    spec = FeatureSpec(size, 2, patch_size, 12, 2)
+    dense = Dense(grid, torch.randn(1, spec.num_tokens, 12))
+    return Thin(spec=spec, num_classes=3, width=4).eval(), torch.randn(1, 2, *size), dense
+
+
+@pytest.mark.parametrize(("grid", "patch_size"), [((3, 2), 8), ((2, 1, 2), 8), ((2, 2, 2), 4)])
+def test_nothing_but_the_logits_is_as_large_as_the_image(grid, patch_size):
+    decoder, image, dense = thin(grid, patch_size=patch_size)
+    names = {module: name for name, module in decoder.named_modules() if not list(module.children())}
+    sizes = {}
+
+    def note(module, given, output):
+        sizes[names[module]] = output.shape
+
+    for module in names:
+        module.register_forward_hook(note)
+    logits = decoder(image, dense).logits
+    assert logits.shape == (1, 3, *image.shape[2:])
+    large = [name for name, shape in sizes.items() if shape[2:].numel() >= image.shape[2:].numel()]
+    assert large == ["head"]
+    assert sizes.keys() == set(names.values())
+
+
+def test_it_reads_the_image_and_every_token():
+    decoder, image, dense = thin()
+    image.requires_grad_(), dense.x.requires_grad_()
+    decoder(image, dense).logits.square().sum().backward()
+    assert (image.grad != 0).all()
+    assert (dense.x.grad != 0).any(dim=2).all()
+
+
+def test_an_edge_within_a_patch_is_seen_where_it_is():
+    decoder, image, dense = thin((2, 2))
+    image.zero_()
+    before = decoder(image, dense).logits
+    image[..., 4:, :2] = 3
+    moved = (decoder(image, dense).logits - before).abs().amax(dim=1)[0]
+    assert moved[4:, :2].max() == moved.max()
+    assert moved[4:, :2].mean() > 1.5 * moved[:4, 4:].mean()
+
+
+def test_weights_stay_channels_last():
+    """Without it the decoder takes three times as long on a CPU."""
+    decoder, _, _ = thin()
+    other = copy.deepcopy(decoder)
+    other.load_state_dict({name: value.contiguous() for name, value in decoder.state_dict().items()})
+    for network in (decoder, other):
+        assert network.head.weight.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_patches_that_no_doubling_reaches_are_refused():
+    with pytest.raises(UserError, match="power of two"):
+        thin(patch_size=6)
