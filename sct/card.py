@@ -116,9 +116,10 @@ def files_digest(data: SegmentationData) -> str:
     return digest(files)
 
 
-def versions() -> dict[str, str]:
+def versions(more: Sequence[str] = ()) -> dict[str, str]:
+    """Those of this project, of Python, and of the packages that count here."""
     found = {"sct": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *more):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

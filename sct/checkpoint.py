@@ -106,6 +106,16 @@ def find(ckpt: str, *, weights: str, key: str = "ckpt") -> Path:
     return steps[0]
 
 
+def folder_of(path: Path) -> Path:
+    """The run's folder of a checkpoint file."""
+    return path.parent.parent if path.parent.name == FOLDER else path.parent
+
+
+def weights_of(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights that a checkpoint is evaluated with: where a run averages them, the average."""
+    return state.get("ema") or state["model"]
+
+
 def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, source: str) -> None:
     """Loads a full set of weights; UserError that names what does not fit."""
     own = module.state_dict()

@@ -20,9 +20,10 @@ from sct.inference import Inferer, Slab, logits_for, source_grid
 from sct.metrics import Row, score_case
 from sct.models.grid import foreground_patches, pruning_depth
 from sct.models.segmenter import Segmenter
-from sct.precision import autocast, precision_dtype
+from sct.precision import autocast
 from sct.run import log_to
 from sct.scores import markdown_table, write_report
+from sct.speed import inference_dtype
 from sct.validation import kept_shares, known_means, method_numbers
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ def evaluate(cfg: DictConfig) -> None:
     changes = {key: OmegaConf.to_container(cfg[key]) for key in ("data", "inferer")}
     run_cfg, data, segmenter = load_trained(cfg.ckpt, weights=cfg.weights, changes=changes, device=device)
     inferer = build_inferer(run_cfg)
+    dtype = inference_dtype(cfg, run_cfg, network=segmenter, device=device)
     data.prepare()
     folder = Path(cfg.output) if cfg.output else default_folder(cfg, data=data)
     rows: list[Row] = []
@@ -53,6 +55,7 @@ def evaluate(cfg: DictConfig) -> None:
             run_cfg=run_cfg,
             cfg=cfg,
             device=device,
+            dtype=dtype,
             folder=folder,
             draw=number < cfg.figures,
         )
@@ -86,7 +89,7 @@ def evaluation_settings(cfg: DictConfig) -> dict[str, Any]:
     """What decides the scores of a checkpoint."""
     settings = OmegaConf.to_container(cfg)
     assert isinstance(settings, dict)
-    return {str(key): settings[key] for key in ("split", "weights", "device", "precision", "inferer", "data")}
+    return {str(key): settings[key] for key in ("split", "weights", "device", "precision", "speed", "inferer", "data")}
 
 
 def default_folder(cfg: DictConfig, *, data: SegmentationData) -> Path:
@@ -107,8 +110,7 @@ def default_folder(cfg: DictConfig, *, data: SegmentationData) -> Path:
 
 def run_folder(cfg: DictConfig) -> Path:
     """The run's folder, also when a checkpoint file of the run is given."""
-    path = checkpoint.find(cfg.ckpt, weights=cfg.weights)
-    return path.parent.parent if path.parent.name == checkpoint.FOLDER else path.parent
+    return checkpoint.folder_of(checkpoint.find(cfg.ckpt, weights=cfg.weights))
 
 
 @torch.no_grad()
@@ -121,6 +123,7 @@ def evaluate_case(
     run_cfg: DictConfig,
     cfg: DictConfig,
     device: torch.device,
+    dtype: torch.dtype,
     folder: Path,
     draw: bool,
 ) -> tuple[list[Row], dict[str, float]]:
@@ -132,7 +135,6 @@ def evaluate_case(
     volume = data.load_case(case)
     assert volume.label is not None
     assert case.label is not None
-    dtype = precision_dtype(cfg.precision or run_cfg.trainer.precision, key="precision")
     model = WithDepth(segmenter)
     grid = source_grid(volume, outputs=data.outputs)
     depths = torch.empty(volume.label.shape)

@@ -52,17 +52,21 @@ def load_trained(
     """
     path = checkpoint.find(ckpt, weights=weights)
     state = checkpoint.load(path)
-    cfg = OmegaConf.create(copy.deepcopy(state["config"]))
+    cfg, data = with_data(state["config"], changes=changes)
+    segmenter = build_segmenter(cfg, data=data)
+    checkpoint.load_weights(segmenter, checkpoint.weights_of(state), source=str(path))
+    logger.info("%s: step %d, %s", path, state["step"], data.outputs.names)
+    return cfg, data, segmenter.to(device).eval()
+
+
+def with_data(config: dict[str, Any], *, changes: dict[str, Any]) -> tuple[DictConfig, SegmentationData]:
+    """A run's config with changes to its groups, checked, and its data set."""
+    cfg = OmegaConf.create(copy.deepcopy(config))
     for group, settings in changes.items():
         # with a target, settings are a whole other choice (inferer=fast), else single ones of the run's
         cfg[group] = settings if "_target_" in settings else OmegaConf.merge(cfg[group], settings)
     check_config(cfg)
-    data = build(cfg.data, key="data")
-    segmenter = build_segmenter(cfg, data=data)
-    # a step checkpoint of a run with averaged weights is evaluated with them
-    checkpoint.load_weights(segmenter, state.get("ema") or state["model"], source=str(path))
-    logger.info("%s: step %d, %s", path, state["step"], data.outputs.names)
-    return cfg, data, segmenter.to(device).eval()
+    return cfg, build(cfg.data, key="data")
 
 
 def build_inferer(cfg: DictConfig) -> Inferer:

@@ -1,4 +1,7 @@
-"""`python -m sct.predict ckpt=RUN input=FILE_OR_FOLDER output=FOLDER`: label maps for new images."""
+"""`python -m sct.predict ckpt=RUN input=FILE_OR_FOLDER output=FOLDER`: label maps for new images.
+
+`ckpt` may also be what `sct.export` wrote; `backend=onnx` takes what it wrote into the run's folder.
+"""
 
 import logging
 from pathlib import Path
@@ -7,14 +10,15 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from sct import cli
+from sct.backends import load_predictor
 from sct.data.cases import Case, Volume
 from sct.data.formats import FileFormat
 from sct.distributed import pick_device
 from sct.errors import UserError
-from sct.factory import build_inferer, load_trained
+from sct.factory import build_inferer
 from sct.inference import predict_volume
 from sct.overlap import overlapped
-from sct.precision import autocast, precision_dtype
+from sct.precision import autocast
 from sct.run import log_to
 
 logger = logging.getLogger(__name__)
@@ -25,14 +29,10 @@ def predict(cfg: DictConfig) -> None:
     log_to(None)
     device = pick_device(cfg.device)
     changes = {"inferer": OmegaConf.to_container(cfg.inferer)}
-    run_cfg, data, segmenter = load_trained(cfg.ckpt, weights=cfg.weights, changes=changes, device=device)
+    run_cfg, data, segmenter, dtype = load_predictor(cfg, changes=changes, device=device)
     cases, output = find_inputs(Path(cfg.input), file_format=data.format), Path(cfg.output)
-    targets = {data.format.label_path(output / case.id).resolve() for case in cases}
-    taken = [case.image for case in cases if case.image.resolve() in targets]
-    if taken:
-        raise UserError(f"output={output} would overwrite the input {taken[0]}; give another folder.")
+    check_output(cases, output=output, file_format=data.format)
     data.check_files(cases)
-    dtype = precision_dtype(cfg.precision or run_cfg.trainer.precision, key="precision")
     inferer = build_inferer(run_cfg)
 
     def compute(volume: Volume) -> np.ndarray:
@@ -62,6 +62,14 @@ def find_inputs(path: Path, *, file_format: FileFormat) -> list[Case]:
         if other != file:
             raise UserError(f"input={path} holds both {other.name} and {file.name}; remove one of them.")
     return [Case(id=stem, image=file, label=None) for stem, file in by_id.items()]
+
+
+def check_output(cases: list[Case], *, output: Path, file_format: FileFormat) -> None:
+    """UserError where the label map of a case would be written over an image."""
+    targets = {file_format.label_path(output / case.id).resolve() for case in cases}
+    taken = [case.image for case in cases if case.image.resolve() in targets]
+    if taken:
+        raise UserError(f"output={output} would overwrite the input {taken[0]}; give another folder.")
 
 
 def main() -> None:

@@ -38,8 +38,7 @@ def profile(cfg: DictConfig) -> None:
     settings = OmegaConf.to_object(cfg.profile)
     assert isinstance(settings, ProfileConfig)
     windows = None
-    encoder = segmenter.encoder
-    if not settings.windows and (encoder.spec.prunes_rows or (encoder.reducer and encoder.reducer.by_image)):
+    if not settings.windows and segmenter.encoder.by_image:
         logger.warning("what this network prunes depends on the image, and this is noise: give profile.windows=16")
     if settings.windows:
         data.prepare()

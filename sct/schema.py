@@ -121,7 +121,10 @@ class Config:
 
 @dataclass
 class InferenceConfig:
-    """What evaluation and prediction share; `null` keeps what the run was trained with."""
+    """What evaluation and prediction share; `null` keeps what the run was trained with.
+
+    precision goes before speed, see sct.speed
+    """
 
     ckpt: str = MISSING
     weights: str = "best"
@@ -129,6 +132,10 @@ class InferenceConfig:
     precision: str | None = None
     speed: str | None = None
     inferer: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.speed is not None:
+            check_speed(self.speed, key="speed")
 
 
 @dataclass
@@ -144,6 +151,34 @@ class EvalConfig(InferenceConfig):
 class PredictConfig(InferenceConfig):
     input: str = MISSING
     output: str = MISSING
+    backend: str | None = None
+
+
+@dataclass
+class ExportConfig:
+    """What is exported and how; `windows` real windows, of `input` or of the validation cases, check the result."""
+
+    ckpt: str = MISSING
+    format: str = MISSING
+    output: str | None = None
+    weights: str = "best"
+    batch: int | None = None
+    half: bool = False
+    precision: str = "fp32"
+    authors: str = "not named"
+    input: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    windows: int = 4
+    agreement: float = 0.999
+
+    def __post_init__(self) -> None:
+        precision_dtype(self.precision, key="precision")
+        if self.batch is not None and self.batch < 1:
+            raise UserError(f"batch={self.batch} must be at least 1 window in a call, or null for any number.")
+        if self.windows < 1:
+            raise UserError(f"windows={self.windows} must be at least 1: an export is checked on real windows.")
+        if not 0 <= self.agreement <= 1:
+            raise UserError(f"agreement={self.agreement} must be a share of the voxels, from 0 to 1.")
 
 
 @dataclass
@@ -181,5 +216,6 @@ def register_schemas() -> None:
     store.store(name="run_schema", node=Config)
     store.store(name="eval_schema", node=EvalConfig)
     store.store(name="predict_schema", node=PredictConfig)
+    store.store(name="export_schema", node=ExportConfig)
     store.store(name="report_schema", node=ReportConfig)
     store.store(name="verify_schema", node=VerifyConfig)

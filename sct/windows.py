@@ -10,16 +10,19 @@ import torch.nn.functional as F
 from monai.data.utils import dense_patch_slices
 from torch import Tensor
 
-from sct.data.cases import window_shape
+from sct.data.cases import Case, window_shape
 from sct.data.module import SegmentationData
 
 
-def sample_windows(data: SegmentationData, *, count: int, split: str = "val", overlap: float = 0.5) -> Tensor:
+def sample_windows(
+    data: SegmentationData, *, count: int, split: str = "val", cases: list[Case] | None = None, overlap: float = 0.5
+) -> Tensor:
     """`count` windows (count, C, *S), spread evenly over all windows of the cases of a split, empty ones included.
 
-    Fewer cases than `count`: several windows of each; fewer windows: some come twice.
+    `cases` takes the place of the split's. Fewer cases than `count`: several windows of each; fewer windows: some come
+    twice.
     """
-    cases = data.cases(split)
+    cases = cases or data.cases(split)
     chosen = []
     for number in range(count):
         volume = data.load_case(cases[number % len(cases)])

@@ -20,6 +20,11 @@ class Encoder(nn.Module, ABC):
     depth: int
     reducer: Reducer | None
 
+    @property
+    def by_image(self) -> bool:
+        """Whether what is computed depends on what is in an image, and not on its shape alone."""
+        return self.spec.prunes_rows or (self.reducer is not None and self.reducer.by_image)
+
     @abstractmethod
     def forward(self, image: Tensor) -> Encoded:
         """image (B, C_in, *S) -> sparse features."""
@@ -49,7 +54,7 @@ class ImageOnly(Encoder):
 
     def forward(self, image: Tensor) -> Encoded:
         """image (B, C_in, *S) -> features of no token."""
-        B = len(image)
+        B = image.shape[0]
         nothing = Tokens(image.new_zeros(B, 0, 0), torch.zeros(B, 0, dtype=torch.long, device=image.device))
         return Encoded(grid=self.spec.grid, final=nothing, prefix=image.new_zeros(B, 0, 0))
 

@@ -64,8 +64,10 @@ class Tokens:
         """How many tokens of this set every image has: (B,) float, on the CPU where it follows from the shapes."""
         if self.mask is not None:
             return self.mask.detach().sum(dim=1).float()
-        lengths = self.lengths if self.lengths is not None else (self.x.shape[1],) * self.x.shape[0]
-        return torch.tensor(lengths, dtype=torch.float32, device="cpu")
+        if self.lengths is not None:
+            return torch.tensor(self.lengths, dtype=torch.float32, device="cpu")
+        B, n, _ = self.x.shape
+        return torch.full((B,), n, dtype=torch.float32, device="cpu")
 
 
 @dataclass(frozen=True)

@@ -75,13 +75,17 @@ class Light(Decoder):
         skipped = self.skipped(flat, dense)
         ones = [1] * len(self.cells)
         x, flat = x.reshape(B * N, *ones, -1), flat.reshape(B * N, *ones, -1)
-        detail = None
+        detail, aux = None, {}
         if self.detail is not None:
             detail = to_patches(
                 self.detail(image.to(memory_format=self.memory_format)).movedim(1, -1), dense.grid
             ).flatten(0, 1)
         if skipped is None:
-            cells, aux = self.decode(x, flat, detail), {}
+            cells = self.decode(x, flat, detail)
+        elif torch.compiler.is_exporting():
+            # a recorded graph can't choose: it decodes all patches, and takes the same ones
+            word = flat.expand(B * N, *self.cells, -1)
+            cells = torch.where(skipped.reshape(B * N, *ones, 1), word, self.decode(x, flat, detail))
         else:
             chosen = (~skipped).flatten().nonzero().squeeze(1)
             if detail is not None:

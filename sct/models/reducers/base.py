@@ -85,7 +85,10 @@ def hard_top_k(scores: Tensor, *, k: int) -> Tensor:
 
 def split_order(hard: Tensor) -> Tensor:
     """Positions of the ones of a 0/1 mask (B, n), ascending, then of the zeros, ascending: (B, n)."""
-    return hard.argsort(dim=1, descending=True, stable=True)
+    n = hard.shape[1]
+    # every token has a key of its own: the formats networks are exported to know no stable sort
+    keys = torch.arange(n, device=hard.device) - n * hard.long()
+    return keys.argsort(dim=1)
 
 
 def split_top_k(scores: Tensor, *, k: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,42 @@
+"""What a bundle says to people: README and LICENSE."""
+
+from sct import __version__
+from sct.exporting.base import Source
+
+
+def readme(source: Source) -> str:
+    """How to run the bundle, and what it gives."""
+    data, outputs = source.data, source.data.outputs
+    values = "\n".join(f"| {value} | {name} |" for value, name in enumerate(outputs.legend))
+    suffixes = " or ".join(data.format.suffixes)
+    return f"""# {source.config.name}
+
+A network trained with sct {__version__} on {type(data).__name__}, as a MONAI Bundle. It needs sct, MONAI and `fire`:
+
+```bash
+python -m monai.bundle run --config_file configs/inference.json --dataset_dir IMAGES --output_dir PREDICTIONS
+```
+
+called in this folder; elsewhere add `--bundle_root` with its path. IMAGES is a file or a folder of {data.format.name}
+files ({suffixes}), {data.num_channels} channel(s) each. Images are brought to the network's grid and intensities as in
+training, and label maps are written on the grid of their image:
+
+| value | meaning |
+|---|---|
+{values}
+
+Any value of `configs/inference.json` can be changed, for instance `--inferer#overlap 0.25`. The config names classes
+and expressions that MONAI runs: take bundles only from people you trust.
+
+Research software, not a medical device.
+"""
+
+
+def license_text(source: Source) -> str:
+    """Terms of the code, and that those of the weights are not known here."""
+    return f"""The programs that this bundle runs, sct and MONAI, are under the Apache License 2.0
+(https://www.apache.org/licenses/LICENSE-2.0).
+
+The weights in models/ were trained on {type(source.data).__name__} and are of: {source.authors}. The terms of that data
+set may bind them. Whoever passes this bundle on says here under which terms the weights may be used.
+"""

@@ -1,0 +1,70 @@
+"""What the config of a MONAI Bundle names beside the parts of the network: weights, images, and the loop over them."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sct import checkpoint
+from sct.data.cases import Case
+from sct.data.module import SegmentationData
+from sct.inference import SlidingWindow, predict_volume
+from sct.predict import check_output, find_inputs
+
+logger = logging.getLogger(__name__)
+
+
+def with_weights(network: nn.Module, *, path: str, device: torch.device | str) -> nn.Module:
+    """The network with the weights of a file, in evaluation mode."""
+    checkpoint.load_weights(network, checkpoint.read(Path(path)), source=path)
+    return network.to(device).eval()
+
+
+class Volumes(Sequence[Case]):
+    """The image, or all of a folder, that are of the data set's format, checked when first asked for."""
+
+    def __init__(self, *, path: str, data: SegmentationData) -> None:
+        self.path, self.data = path, data
+        self._cases: list[Case] | None = None
+
+    @property
+    def cases(self) -> list[Case]:
+        if self._cases is None:
+            self._cases = find_inputs(Path(self.path), file_format=self.data.format)
+            self.data.check_files(self._cases)
+        return self._cases
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, number):
+        return self.cases[number]
+
+
+class Predictor:
+    """Writes a label map for every image, never over one."""
+
+    def __init__(
+        self, *, network: nn.Module, dataset: Volumes, inferer: SlidingWindow, output: str, device: torch.device | str
+    ) -> None:
+        self.network, self.dataset, self.inferer = network, dataset, inferer
+        self.output, self.device = Path(output), torch.device(device)
+
+    def run(self) -> list[Path]:
+        """The files that were written."""
+        data, written = self.dataset.data, []
+        check_output(self.dataset.cases, output=self.output, file_format=data.format)
+        for case in self.dataset.cases:
+            labels = predict_volume(
+                self.network,
+                data.load_case(case),
+                self.inferer,
+                roi_size=data.roi_size,
+                outputs=data.outputs,
+                device=self.device,
+            )
+            written.append(data.format.save_labels(self.output / case.id, labels, like=case.image))
+            logger.info("%s -> %s", case.image, written[-1])
+        return written

@@ -1,0 +1,59 @@
+"""ONNX: a graph for onnxruntime and whatever else reads the format.
+
+Letters: B batch, C channels, Q channels of the logits, S size of the window (2 or 3 dims).
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sct.exporting.base import INPUT, OUTPUT, Format, Source, in_batches, quiet
+from sct.exporting.torch import program_of
+from sct.inference import Model
+
+logger = logging.getLogger(__name__)
+
+FILE = "model.onnx"
+
+
+class Onnx(Format):
+    """A graph and its weights beside it; computed by onnxruntime, on CUDA where that was built for it."""
+
+    name = "onnx"
+    packages = ("onnx", "onnxscript", "onnxruntime")
+
+    def write(self, folder: Path, *, source: Source) -> None:
+        # they count their rewritten nodes, and miss torchvision
+        with quiet("onnxscript", "onnx_ir", "torch.onnx"):
+            program = torch.onnx.export(
+                program_of(source), (), dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT]
+            )
+        assert program is not None
+        # one file could hold 2 GB
+        program.save(folder / FILE, external_data=True)
+
+    def load(self, folder: Path, *, device: torch.device, precision: str, batch: int | None) -> Model:
+        runtime = self.package("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = runtime.InferenceSession(folder / FILE, options, providers=providers(runtime, device=device))
+
+        def run(windows: Tensor) -> Tensor:
+            (logits,) = session.run([OUTPUT], {INPUT: windows.float().contiguous().cpu().numpy()})
+            return torch.from_numpy(logits).to(windows.device)
+
+        return in_batches(run, batch=batch)
+
+
+def providers(runtime: Any, *, device: torch.device) -> list[Any]:
+    """What onnxruntime shall compute on, the first that it can."""
+    cuda, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
+    if device.type != "cuda":
+        return [cpu]
+    if cuda not in runtime.get_available_providers():
+        logger.warning("onnxruntime has no CUDA here and computes on the CPU; the package onnxruntime-gpu has it")
+        return [cpu]
+    return [(cuda, {"device_id": device.index or 0}), cpu]

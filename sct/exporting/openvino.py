@@ -1,0 +1,59 @@
+"""OpenVINO: a graph for Intel's runtime, which knows the matrix units of their processors.
+
+Letters: B batch, C channels, Q channels of the logits, S size of the window (2 or 3 dims).
+"""
+
+import logging
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from sct.exporting.base import INPUT, OUTPUT, Format, Source, in_batches, quiet
+from sct.exporting.torch import program_of
+from sct.inference import Model
+
+logger = logging.getLogger(__name__)
+
+FILE = "model.xml"
+HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+class OpenVino(Format):
+    """The intermediate representation: model.xml and model.bin; computed on the CPU, in bf16 where it is asked to."""
+
+    name = "openvino"
+    packages = ("openvino",)
+    precisions = tuple(HINTS)
+    holds_half = True
+
+    def package(self, name: str) -> ModuleType:
+        """OpenVINO, which without this tells Google Analytics of its import and of every conversion."""
+        # a module of None can't be imported, and OpenVINO goes without
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+        return super().package(name)
+
+    def write(self, folder: Path, *, source: Source) -> None:
+        openvino = self.package("openvino")
+        shape = openvino.PartialShape([source.batch or -1, *source.window])
+        with quiet():
+            model = openvino.convert_model(program_of(source), input=[shape])
+        model.input().set_names({INPUT})
+        model.output().set_names({OUTPUT})
+        openvino.save_model(model, folder / FILE, compress_to_fp16=source.half)
+
+    def load(self, folder: Path, *, device: torch.device, precision: str, batch: int | None) -> Model:
+        openvino = self.package("openvino")
+        if device.type != "cpu":
+            logger.warning("device=%s is ignored: openvino computes on the CPU here", device)
+        # without a hint it takes bf16 by itself where the processor has it
+        settings = {"INFERENCE_PRECISION_HINT": HINTS[precision], "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        compiled = openvino.Core().compile_model(folder / FILE, "CPU", settings)
+
+        def run(windows: Tensor) -> Tensor:
+            logits = compiled({INPUT: windows.float().contiguous().cpu().numpy()})[OUTPUT]
+            return torch.from_numpy(logits).to(windows.device)
+
+        return in_batches(run, batch=batch)

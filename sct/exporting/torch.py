@@ -1,0 +1,46 @@
+"""torch.export: the network as one graph of tensor operations, run by torch without this project's code.
+
+Letters: B batch, C channels, S size of the window (2 or 3 dims).
+"""
+
+from pathlib import Path
+
+import torch
+from torch._dynamo.exc import UserError as NotFree
+from torch.export import Dim, ExportedProgram
+from torch.export.passes import move_to_device_pass
+
+from sct.errors import UserError
+from sct.exporting.base import INPUT, Format, Source, in_batches
+from sct.inference import Model
+
+FILE = "model.pt2"
+
+
+class TorchExport(Format):
+    """A file for `torch.export.load`."""
+
+    name = "torch"
+
+    def write(self, folder: Path, *, source: Source) -> None:
+        torch.export.save(program_of(source), folder / FILE)
+
+    def load(self, folder: Path, *, device: torch.device, precision: str, batch: int | None) -> Model:
+        # places are recorded too, those of the CPU that wrote it
+        program = move_to_device_pass(torch.export.load(folder / FILE), device)
+        return in_batches(program.module(), batch=batch)
+
+
+@torch.no_grad()
+def program_of(source: Source) -> ExportedProgram:
+    """The graph of windows (B, C, *S) -> logits; B is free, or the source's `batch`."""
+    # 0 and 1 would become constants of a free B
+    example = torch.zeros(source.batch or 2, *source.window)
+    free = {INPUT: {0: Dim("batch", min=1)}} if source.batch is None else None
+    try:
+        return torch.export.export(source.network, (example,), dynamic_shapes=free)
+    except NotFree as error:
+        raise UserError(
+            f"This network can't be exported for any number of windows at once ({str(error).splitlines()[0]}). Give "
+            "the number that shall go into one call, such as batch=4."
+        ) from error
