@@ -1,0 +1,271 @@
+"""The referee: which of several networks segments a volume sooner, from NIfTI file to NIfTI file.
+
+    python scripts/duel.py                                       # fast STP against its rivals, random weights
+    python scripts/duel.py --contestants fast dense_unetr --rounds 7 --input CT.nii.gz
+    python scripts/duel.py --runs fast=RUN dense=RUN --input CT.nii.gz --truth LABELS.nii.gz --margin 0.005
+    python scripts/duel.py --runs a=RUN b=RUN --settings a="inferer=fast" --agreement 0.999 --input CT.nii.gz
+
+Contestants take turns, a fresh process for each and every round, so that other load on the machine meets all and
+nothing is left from before. A round's time starts when Python has imported the program and ends when the label map is
+written: it has the loading of the weights in it; the whole process with imports is given beside it. Peak memory is the
+process's. Ratios are of the first contestant, round by round: their median and a bootstrap interval of it.
+
+Two gates in the same run: with --agreement, labels must agree with those of the first contestant (for the same
+weights in another way); with --truth, mean Dice over the labels in it must be within --margin of the last
+contestant's. A missed gate ends with status 1. Random weights do for time where no method decides by content.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+
+import nibabel as nib
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from sct import card, checkpoint
+from sct.cli import compose_config
+from sct.config import build
+from sct.data.phantom import draw_abdomen
+from sct.export import export
+from sct.exporting.manifest import FILE, read_manifest
+from sct.factory import build_segmenter
+from sct.predict import predict
+from sct.timing import device_name
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """How a network is made, how a volume is predicted with it, and in which format it is exported before, if any."""
+
+    network: tuple[str, ...]
+    predict: tuple[str, ...] = ()
+    export: str | None = None
+
+
+BASELINE = ("+experiment=btcv_dense_unetr",)
+REFERENCE = ("precision=fp32",)
+CONTESTANTS = {
+    "fast": Contestant(("+experiment=btcv_fast_stp",)),
+    "dense_unetr": Contestant(BASELINE, REFERENCE),
+    "monai_unetr": Contestant((*BASELINE, "model=monai_unetr"), REFERENCE),
+    "nnunet": Contestant((*BASELINE, "model=nnunet", "data.roi_size=[128,128,128]"), REFERENCE),
+    "openvino_dense": Contestant(BASELINE, ("precision=bf16",), export="openvino"),
+}
+
+
+@dataclass
+class Record:
+    """What was measured of a contestant, a number a round."""
+
+    ckpt: Path
+    arguments: list[str]
+    seconds: list[float] = field(default_factory=list)
+    process: list[float] = field(default_factory=list)
+    peak_mb: list[float] = field(default_factory=list)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, help="untrained networks; all if not given")
+    parser.add_argument("--runs", nargs="+", default=[], metavar="NAME=RUN", help="trained runs instead")
+    parser.add_argument("--settings", nargs="+", default=[], metavar="NAME='KEY=VALUE ...'", help="for sct.predict")
+    parser.add_argument("--input", type=Path, help="a NIfTI volume; a phantom CT of 512 x 512 x 147 if not given")
+    parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 147), help="voxels of the phantom CT")
+    parser.add_argument("--voxel-size", type=float, nargs=3, default=(0.791, 0.791, 3.0), help="its mm")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--agreement", type=float, help="share of voxels that must have the first one's label")
+    parser.add_argument("--truth", type=Path, help="label file of the input")
+    parser.add_argument(
+        "--margin", type=float, default=0.005, help="Dice that a contestant may have less than the last"
+    )
+    parser.add_argument("--output", type=Path, default=Path("outputs/duel"))
+    parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def work(arguments: Sequence[str]) -> None:
+    """In a process of its own: one `sct.predict`, and on the last line of its output the seconds it took."""
+    start = time.perf_counter()
+    predict(compose_config("predict", overrides=list(arguments)))
+    print(json.dumps({"seconds": time.perf_counter() - start}))
+
+
+def untrained(contestant: Contestant, folder: Path, *, volume: Path) -> Path:
+    """A run folder with random weights of seed 0, or its export."""
+    cfg = compose_config("train", overrides=[*contestant.network, f"name={folder.name}"])
+    torch.manual_seed(0)
+    segmenter = build_segmenter(cfg, data=build(cfg.data, key="data"))
+    config = OmegaConf.to_container(cfg, resolve=True)
+    state = {"config": config, "model": segmenter.state_dict(), "step": 0, "best": {}}
+    checkpoint.save(state, folder / checkpoint.FOLDER / "best.pt")
+    if contestant.export is None:
+        return folder
+    exported = folder / contestant.export
+    if not (exported / FILE).exists():
+        # random weights have no labels to agree on; its speed is what is asked
+        where = (f"ckpt={folder}", f"output={exported}", f"input={volume}")
+        export(compose_config("export", overrides=[*where, f"format={contestant.export}", "agreement=0"]))
+    return exported
+
+
+def phantom(path: Path, *, shape: Sequence[int], voxel_size: Sequence[float]) -> Path:
+    """A made-up abdomen of any size, written once."""
+    if not path.exists():
+        image, _ = draw_abdomen(shape=shape, voxel_size=voxel_size, rng=np.random.default_rng(0))
+        nib.save(nib.Nifti1Image(np.rint(image).astype(np.int16), np.diag([*voxel_size, 1.0])), path)
+    return path
+
+
+def race(record: Record, *, log: Path, threads: int) -> None:
+    """One round of one contestant; what its process used comes from the system."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    line = [sys.executable, __file__, "--worker", *record.arguments]
+    start = time.perf_counter()
+    with log.open("w+") as file:
+        process = subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        _, status, usage = os.wait4(process.pid, 0)
+        elapsed = time.perf_counter() - start
+        process.returncode = status  # it has been waited for
+        file.seek(0)
+        told = file.read().splitlines()
+    if status:
+        raise SystemExit(f"{log.stem} failed, see {log}")
+    record.seconds.append(json.loads(told[-1])["seconds"])
+    record.process.append(elapsed)
+    record.peak_mb.append(usage.ru_maxrss / 1024)
+
+
+def run_rounds(records: dict[str, Record], *, rounds: int, folder: Path, threads: int) -> None:
+    """All contestants in turn; a round before the first one warms the file cache and does not count."""
+    names = list(records)
+    for number in range(-1, rounds):
+        # each is first in its turn
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            race(records[name], log=folder / f"{name}.log", threads=threads)
+        if number < 0:
+            for record in records.values():
+                record.seconds, record.process, record.peak_mb = [], [], []
+
+
+def interval(ratios: Sequence[float], *, rng: np.random.Generator) -> tuple[float, float]:
+    """The middle 95 % of the medians of 2000 resamples."""
+    samples = rng.choice(np.asarray(ratios), size=(2000, len(ratios)))
+    low, high = np.percentile(np.median(samples, axis=1), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def mean_dice(labels: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over the labels in the truth; one that is missed counts 0."""
+    scores = []
+    for value in np.unique(truth[truth > 0]):
+        own, theirs = labels == value, truth == value
+        scores.append(2 * (own & theirs).sum() / (own.sum() + theirs.sum()))
+    return float(np.mean(scores))
+
+
+def judge(labels: dict[str, np.ndarray], *, truth: np.ndarray | None) -> dict[str, dict[str, float]]:
+    """Per contestant the share of voxels with the first one's label, and mean Dice where there is a truth."""
+    first = next(iter(labels.values()))
+    quality = {name: {"agreement": float((own == first).mean())} for name, own in labels.items()}
+    if truth is not None:
+        for name, own in labels.items():
+            quality[name]["dice"] = mean_dice(own, truth)
+    return quality
+
+
+def missed_gates(quality: dict[str, dict[str, float]], *, agreement: float | None, margin: float) -> list[str]:
+    """What does not agree enough with the first contestant, or has less Dice than the last allows."""
+    names, told = list(quality), []
+    for name, found in quality.items():
+        if agreement is not None and found["agreement"] < agreement:
+            told.append(f"{name} agrees with {names[0]} on {found['agreement']:.4%} of the voxels, not {agreement:.2%}")
+        if "dice" in found and found["dice"] < (least := quality[names[-1]]["dice"] - margin):
+            told.append(f"{name} has Dice {found['dice']:.4f}, less than {least:.4f}")
+    return told
+
+
+def table(records: dict[str, Record], quality: dict[str, dict[str, float]]) -> str:
+    first, rng = next(iter(records.values())), np.random.default_rng(0)
+    columns = list(next(iter(quality.values())))
+    head = ["contestant", "seconds", "whole process", "peak MB", "times the first", "95 %", *columns]
+    lines = [head, ["---"] * len(head)]
+    for name, record in records.items():
+        ratios = [theirs / ours for theirs, ours in zip(record.seconds, first.seconds, strict=True)]
+        low, high = interval(ratios, rng=rng)
+        lines.append([
+            name, f"{median(record.seconds):.1f}", f"{median(record.process):.1f}", f"{max(record.peak_mb):.0f}",
+            f"{median(ratios):.2f}", f"{low:.2f} to {high:.2f}", *(f"{quality[name][key]:.4f}" for key in columns),
+        ])  # fmt: skip
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def weights_of(ckpt: Path) -> str:
+    """Equal for equal weights, of a run or of an export."""
+    if (ckpt / FILE).exists():
+        return read_manifest(ckpt).weights
+    return card.weights_digest(checkpoint.weights_of(checkpoint.load(checkpoint.find(str(ckpt), weights="best"))))
+
+
+def enter(options: argparse.Namespace, *, volume: Path) -> dict[str, Record]:
+    """The contestants by name, ready to run."""
+    settings = {name: value.split() for name, value in (pair.split("=", 1) for pair in options.settings)}
+    if options.runs:
+        ckpts = {name: Path(run) for name, run in (pair.split("=", 1) for pair in options.runs)}
+        own: dict[str, tuple[str, ...]] = dict.fromkeys(ckpts, ())
+    else:
+        chosen = {name: CONTESTANTS[name] for name in options.contestants or CONTESTANTS}
+        ckpts = {name: untrained(how, options.output / name, volume=volume) for name, how in chosen.items()}
+        own = {name: how.predict for name, how in chosen.items()}
+    records = {}
+    for name, ckpt in ckpts.items():
+        where = [f"ckpt={ckpt}", f"input={volume}", f"output={options.output / name / 'labels'}"]
+        records[name] = Record(ckpt, [*where, *own[name], *settings.get(name, [])])
+    return records
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse(argv)
+    if options.worker:
+        work(options.worker)
+        return
+    folder = options.output
+    folder.mkdir(parents=True, exist_ok=True)
+    volume = options.input or phantom(folder / "phantom.nii.gz", shape=options.shape, voxel_size=options.voxel_size)
+    records = enter(options, volume=volume)
+    run_rounds(records, rounds=options.rounds, folder=folder, threads=options.threads)
+    labels = {name: read_labels(folder / name / "labels" / volume.name) for name in records}
+    quality = judge(labels, truth=read_labels(options.truth) if options.truth else None)
+    text = table(records, quality)
+    environment = {
+        "volume": str(volume), "rounds": options.rounds, "threads": options.threads,
+        "device": device_name(torch.device("cpu")), "versions": card.versions(),
+    }  # fmt: skip
+    contestants = {
+        name: {**asdict(record), "ckpt": str(record.ckpt), "weights": weights_of(record.ckpt), **quality[name]}
+        for name, record in records.items()
+    }
+    found = {"environment": environment, "contestants": contestants}
+    (folder / "duel.json").write_text(json.dumps(found, indent=2) + "\n")
+    (folder / "duel.md").write_text(text)
+    print(text)
+    if missed := missed_gates(quality, agreement=options.agreement, margin=options.margin):
+        raise SystemExit("\n".join(missed))
+
+
+def read_labels(path: Path) -> np.ndarray:
+    return np.asanyarray(nib.load(path).dataobj)
+
+
+if __name__ == "__main__":
+    main()
