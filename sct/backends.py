@@ -18,7 +18,7 @@ from sct.exporting import manifest as manifests
 from sct.exporting.manifest import Manifest, read_manifest
 from sct.factory import load_trained, with_data
 from sct.inference import Model
-from sct.precision import precision_dtype
+from sct.speed import inference_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +39,15 @@ def load_predictor(
     folder = find_export(cfg)
     if folder is None:
         run_cfg, data, network = load_trained(cfg.ckpt, weights=cfg.weights, changes=changes, device=device)
-        return run_cfg, data, network, precision_dtype(cfg.precision or run_cfg.trainer.precision, key="precision")
+        return run_cfg, data, network, inference_dtype(cfg, run_cfg, network=network, device=device)
     manifest = read_manifest(folder)
     form = FORMATS[manifest.format]
     form.require()
     check_manifest(manifest, folder=folder, cfg=cfg)
     precision = cfg.precision or manifest.precision
     check_precision(precision, name=manifest.format)
+    if cfg.speed is not None:
+        logger.warning("speed=%s is ignored: an exported network computes in its own precision", cfg.speed)
     if precision != manifest.precision:
         logger.warning("precision=%s: this export was checked with %s alone", precision, manifest.precision)
     run_cfg, data = with_data(manifest.config, changes=changes)
