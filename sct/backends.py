@@ -46,6 +46,8 @@ def load_predictor(
     check_manifest(manifest, folder=folder, cfg=cfg)
     precision = cfg.precision or manifest.precision
     check_precision(precision, name=manifest.format)
+    if cfg.speed is not None:
+        logger.warning("speed=%s is ignored: an exported network computes in its own precision", cfg.speed)
     if precision != manifest.precision:
         logger.warning("precision=%s: this export was checked with %s alone", precision, manifest.precision)
     run_cfg, data = with_data(manifest.config, changes=changes)

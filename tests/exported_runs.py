@@ -20,12 +20,12 @@ def needs(name: str) -> None:
             pytest.skip(f"format={name} needs the extra {name}: {package} is not installed")
 
 
-def trained(folder: Path, *settings: str) -> Path:
+def trained(folder: Path, *settings: str, seed: int = 0) -> Path:
     """A run of one step, noise added to its weights: scorers that have learned nothing score all tokens alike."""
     outcome = run_command(train.main, *settings, "trainer.max_steps=1", f"run_dir={folder}")
     assert outcome.status == 0, outcome
     for path in (folder / checkpoint.FOLDER).glob("*.pt"):
-        add_noise(path, seed=0)
+        add_noise(path, seed=seed)
     return folder
 
 

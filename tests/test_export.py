@@ -24,7 +24,8 @@ PICTURES = ("+experiment=demo", "+debug=smoke_isic", "trainer.tensorboard=false"
 
 @pytest.fixture(scope="module")
 def run(workplace: Path, smoke: list[str]) -> Path:
-    return trained(workplace / "exported_run", *smoke, *NETWORK)
+    # a draw in which some tokens are sure of background
+    return trained(workplace / "exported_run", *smoke, *NETWORK, seed=7)
 
 
 @pytest.fixture(scope="module")
