@@ -10,7 +10,7 @@ from torch import nn
 from sct import checkpoint
 from sct.data.cases import Case
 from sct.data.module import SegmentationData
-from sct.inference import SlidingWindow, predict_volume
+from sct.inference import Inferer, predict_volume
 from sct.predict import check_output, find_inputs
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Predictor:
     """Writes a label map for every image, never over one."""
 
     def __init__(
-        self, *, network: nn.Module, dataset: Volumes, inferer: SlidingWindow, output: str, device: torch.device | str
+        self, *, network: nn.Module, dataset: Volumes, inferer: Inferer, output: str, device: torch.device | str
     ) -> None:
         self.network, self.dataset, self.inferer = network, dataset, inferer
         self.output, self.device = Path(output), torch.device(device)
