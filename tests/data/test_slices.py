@@ -75,8 +75,9 @@ def test_a_volume_is_evaluated_slice_by_slice(data, cfg, tmp_path):
         segmenter=segmenter,
         inferer=inferer,
         run_cfg=cfg,
-        cfg=OmegaConf.create({"precision": None, "save_predictions": True}),
+        cfg=OmegaConf.create({"save_predictions": True}),
         device=CPU,
+        dtype=torch.float32,
         folder=tmp_path / "eval",
         draw=True,
     )
