@@ -19,13 +19,13 @@ TOLERANCE = 0.03
 PLACES, TOKENS = 8, 64
 
 
-def choose_dtype(speed: str, *, precision: str, network: nn.Module, device: torch.device, key: str) -> torch.dtype:
+def choose_dtype(speed: str, *, precision: str, network: nn.Module, device: torch.device) -> torch.dtype:
     """The number format of the forward pass: `precision` where speed is safe; with fast, bf16 where it pays.
 
     It pays where the device computes in it natively and every kind of layer of `network` agrees there with float32.
-    What was chosen, and why, is logged. key: the name of `precision`, for messages.
+    What was chosen, and why, is logged.
     """
-    asked = precision_dtype(precision, key=key)
+    asked = precision_dtype(precision)
     if speed == "safe":
         return asked
     # bf16 without instructions for it is slower than fp32
@@ -52,7 +52,7 @@ def inference_dtype(cfg: DictConfig, run_cfg: DictConfig, *, network: nn.Module,
         return precision_dtype(cfg.precision, key="precision")
     trained = run_cfg.trainer
     speed = cfg.speed or trained.get("speed", "safe")  # runs of before know no speed
-    return choose_dtype(speed, precision=trained.precision, network=network, device=device, key="trainer.precision")
+    return choose_dtype(speed, precision=trained.precision, network=network, device=device)
 
 
 def has_bf16(device: torch.device) -> bool:

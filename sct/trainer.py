@@ -59,18 +59,11 @@ class Trainer:
         self.criterion = criterion.to(self.device)
         self.segmenter = segmenter.to(self.device)
         self.optimizer = make_optimizer(self.segmenter)
-        self.base_lr = self.optimizer.defaults["lr"]
-        self.schedule = schedule
+        self.schedule, self.base_lr = schedule, self.optimizer.defaults["lr"]
         # refuses bad settings now and not at the first step
         schedule(0, max_steps=settings.max_steps)
         check_best_metric(settings.best_metric, data=data)
-        self.dtype = choose_dtype(
-            settings.speed,
-            precision=settings.precision,
-            network=self.segmenter,
-            device=self.device,
-            key="trainer.precision",
-        )
+        self.dtype = choose_dtype(settings.speed, precision=settings.precision, network=segmenter, device=self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.ema = copy.deepcopy(self.segmenter).requires_grad_(False) if settings.ema_decay is not None else None
         self.step = 0

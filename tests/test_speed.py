@@ -33,7 +33,7 @@ def network() -> nn.Sequential:
 
 
 def choose(net, name="fast", precision="fp32"):
-    return choose_dtype(name, precision=precision, network=net, device=CPU, key="trainer.precision")
+    return choose_dtype(name, precision=precision, network=net, device=CPU)
 
 
 def test_safe_is_what_was_asked_for(monkeypatch):
