@@ -56,7 +56,7 @@ def test_an_edge_within_a_patch_is_seen_where_it_is():
 
 
 def test_weights_stay_channels_last():
-    """Without it the decoder takes three times as long on a CPU."""
+    """Without it the decoder takes two to three times as long on a CPU."""
     decoder, _, _ = thin()
     other = copy.deepcopy(decoder)
     other.load_state_dict({name: value.contiguous() for name, value in decoder.state_dict().items()})

@@ -23,7 +23,7 @@ class Light(Decoder):
 
     `rungs` of Linear(W, 2^D W / 2), LayerNorm and GELU (transposed convolutions whose kernel is their stride) double
     the resolution within a patch until a cell has `width` channels. `detail` channels of the image, two convolutions
-    at half the resolution, join by an MLP of `hidden` channels cell by cell and keep boundaries sharp; `detail=0`
+    at half the resolution, join by an MLP of `hidden` channels cell by cell, for boundaries within a patch; `detail=0`
     sees nothing but the tokens. A transposed convolution gives the logits of a cell's voxels.
 
     With `skip_above`, a patch whose token was pruned first, and whose token alone says with at least this probability

@@ -37,7 +37,7 @@ class Thin(Decoder):
         self.joins = nn.ModuleList(conv_norm_gelu(dims, 2 * out, out) for out in channels[:-1])
         self.head = transposed(width, num_classes, kernel_size=2, stride=2)
         self.apply(init_weights)
-        # twice as fast on processors in half precision, where weights and images both are
+        # on processors in half precision two to three times as fast, where weights and image both are
         self.memory_format = CHANNELS_LAST[dims]
         self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
