@@ -39,7 +39,7 @@ from sct.export import export
 from sct.exporting.manifest import FILE, read_manifest
 from sct.factory import build_segmenter
 from sct.predict import predict
-from sct.timing import device_name
+from sct.timing import device_name, status_kb
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def work(arguments: Sequence[str]) -> None:
-    """In a process of its own: one `sct.predict`, and on the last line of its output the seconds it took."""
+    """In a process of its own: one `sct.predict`; on the last line of its output, the seconds and memory it took."""
     start = time.perf_counter()
     predict(compose_config("predict", overrides=list(arguments)))
-    print(json.dumps({"seconds": time.perf_counter() - start}))
+    seconds = time.perf_counter() - start
+    # what the parent would be told has the parent's own memory in it, from before the program was started
+    print(json.dumps({"seconds": seconds, "peak_mb": status_kb("VmHWM") / 1024}))
 
 
 def untrained(contestant: Contestant, folder: Path, *, volume: Path) -> Path:
@@ -127,22 +129,19 @@ def phantom(path: Path, *, shape: Sequence[int], voxel_size: Sequence[float]) ->
 
 
 def race(record: Record, *, log: Path, threads: int) -> None:
-    """One round of one contestant; what its process used comes from the system."""
+    """One round of one contestant, in a fresh process."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     line = [sys.executable, __file__, "--worker", *record.arguments]
     start = time.perf_counter()
-    with log.open("w+") as file:
-        process = subprocess.Popen(line, stdout=file, stderr=subprocess.STDOUT, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        elapsed = time.perf_counter() - start
-        process.returncode = status  # it has been waited for
-        file.seek(0)
-        told = file.read().splitlines()
+    with log.open("w") as file:
+        status = subprocess.run(line, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+    elapsed = time.perf_counter() - start
     if status:
         raise SystemExit(f"{log.stem} failed, see {log}")
-    record.seconds.append(json.loads(told[-1])["seconds"])
+    told = json.loads(log.read_text().splitlines()[-1])
+    record.seconds.append(told["seconds"])
     record.process.append(elapsed)
-    record.peak_mb.append(usage.ru_maxrss / 1024)
+    record.peak_mb.append(told["peak_mb"])
 
 
 def run_rounds(records: dict[str, Record], *, rounds: int, folder: Path, threads: int) -> None:

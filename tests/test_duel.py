@@ -16,6 +16,7 @@ def script():
 
 
 def test_a_duel_of_one_network_with_itself(script, finished_run, workplace, tmp_path, capsys):
+    ours = np.ones(200_000_000)  # 1.6 GB, which are none of the contestants'
     (volume, *_) = sorted((workplace / "data").rglob("img*.nii.gz"))
     script["main"]([
         "--runs", f"a={finished_run}", f"b={finished_run}", "--settings", "b=inferer=fast", "--input", str(volume),
@@ -28,6 +29,7 @@ def test_a_duel_of_one_network_with_itself(script, finished_run, workplace, tmp_
     for own in (a, b):
         assert len(own["seconds"]) == len(own["process"]) == len(own["peak_mb"]) == 2, "the warm-up is left out"
         assert all(inner < whole for inner, whole in zip(own["seconds"], own["process"], strict=True))
+        assert 100 < max(own["peak_mb"]) < ours.nbytes / 2**20
     assert a["agreement"] == 1
     lines = capsys.readouterr().out.strip().splitlines()
     assert [line.split(" | ")[0] for line in lines] == ["| contestant", "| ---", "| a", "| b"]
