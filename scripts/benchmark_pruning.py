@@ -10,7 +10,6 @@ in fresh processes: the peak of the whole process over two training steps (on CU
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from sct.models.encoder import ViTEncoder
 from sct.models.reducers.stp import STP
 from sct.models.segmenter import Segmenter
 from sct.optim import adamw
-from sct.timing import Inference, Stopwatch, Training, device_name
+from sct.timing import Inference, Stopwatch, Training, device_name, status_kb
 
 NETWORKS = ("dense", "stp")
 MEASURES = ("encoder", "forward", "training step")
@@ -98,7 +97,8 @@ def training_memory_mb(network: str, options: argparse.Namespace) -> float:
         run.step()
     if torch.device(options.device).type == "cuda":
         return torch.cuda.max_memory_allocated(options.device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # the kernel's ru_maxrss would have the parent's memory in it, from before this program was started
+    return status_kb("VmHWM") / 1024
 
 
 def memory_in_fresh_process(network: str, arguments: Sequence[str]) -> float:
