@@ -1,0 +1,115 @@
+"""An exported bundle through MONAI's own commands, each in a process of its own as a user starts it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from commands import run_command
+from exported_runs import exported, trained
+
+from sct import predict
+from sct.exporting.bundle import INFERENCE, METADATA
+
+pytest.importorskip("fire", reason="monai.bundle's commands need the extra bundle: fire is not installed")
+pytest.importorskip("jsonschema", reason="verify_metadata needs the extra bundle: jsonschema is not installed")
+
+# What MONAI's schema of 2024-07-25 asks, in our own words: the file itself lies on a server that a test can't ask.
+TENSOR = {
+    "type": "object",
+    "properties": {
+        "type": {"type": "string"},
+        "format": {"type": "string"},
+        "dtype": {"type": "string"},
+        "num_channels": {"type": "integer"},
+        "spatial_shape": {"type": "array", "items": {"type": ["string", "integer"]}},
+        "value_range": {"type": "array", "items": {"type": "number"}},
+        "is_patch_data": {"type": "boolean"},
+        "channel_def": {"type": "object"},
+    },
+    "required": ["type", "format", "num_channels", "spatial_shape", "dtype", "value_range"],
+}
+TEXTS = (
+    "schema", "version", "monai_version", "pytorch_version", "numpy_version",
+    "task", "description", "authors", "copyright",
+)  # fmt: skip
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        **{name: {"type": "string"} for name in TEXTS},
+        "changelog": {"type": "object"},
+        "required_packages_version": {"type": "object"},
+        "network_data_format": {
+            "type": "object",
+            "properties": {
+                side: {"type": "object", "additionalProperties": TENSOR, "minProperties": 1}
+                for side in ("inputs", "outputs")
+            },
+            "required": ["inputs", "outputs"],
+        },
+    },
+    "required": [*TEXTS, "required_packages_version", "network_data_format"],
+}
+
+
+@pytest.fixture(scope="module")
+def run(workplace: Path, smoke: list[str]) -> Path:
+    return trained(workplace / "bundled_run", *smoke, "encoder.depth=2", "decoder=thin", "pruning.blocks=[1]")
+
+
+@pytest.fixture(scope="module")
+def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(run, "bundle", output=tmp_path_factory.mktemp("bundle") / "here")
+
+
+@pytest.fixture
+def schema(tmp_path: Path) -> Path:
+    # MONAI fetches nothing where the file is there
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(SCHEMA))
+    return path
+
+
+def monai(command: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "monai.bundle", command, *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_metadata_is_what_monai_asks(bundle: Path, schema: Path) -> None:
+    outcome = monai("verify_metadata", "--meta_file", METADATA, "--filepath", schema, folder=bundle)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "metadata is verified with no error" in outcome.stdout + outcome.stderr
+
+
+def test_metadata_without_a_field_is_refused(bundle: Path, schema: Path, tmp_path: Path) -> None:
+    lacking = json.loads((bundle / METADATA).read_text())
+    del lacking["network_data_format"]["inputs"]["image"]["dtype"]
+    (tmp_path / "lacking.json").write_text(json.dumps(lacking))
+    outcome = monai("verify_metadata", "--meta_file", tmp_path / "lacking.json", "--filepath", schema, folder=bundle)
+    assert outcome.returncode != 0
+    assert "'dtype' is a required property" in outcome.stderr
+
+
+def test_network_takes_and_gives_what_the_metadata_says(bundle: Path) -> None:
+    where = ("--config_file", INFERENCE, "--meta_file", METADATA, "--device", "cpu")
+    outcome = monai("verify_net_in_out", "network_def", *where, folder=bundle)
+    assert outcome.returncode == 0, outcome.stderr
+    assert "data shape of network is verified with no error" in outcome.stdout + outcome.stderr
+
+
+def test_run_writes_the_labels_of_the_run(bundle: Path, run: Path, workplace: Path, tmp_path: Path) -> None:
+    image = sorted((workplace / "data" / "phantom_smoke").rglob("img/*.nii.gz"))[-1]
+    where = ("--config_file", INFERENCE, "--dataset_dir", image, "--output_dir", tmp_path / "bundle")
+    outcome = monai("run", *where, folder=bundle)
+    assert outcome.returncode == 0, outcome.stderr
+    predicted = run_command(predict.main, f"ckpt={run}", f"input={image}", f"output={tmp_path}/own")
+    assert predicted.status == 0, predicted
+    (theirs,) = (tmp_path / "bundle").rglob("*.nii.gz")
+    own, labels = (np.asarray(nib.load(path).dataobj) for path in (tmp_path / "own" / image.name, theirs))
+    np.testing.assert_array_equal(labels, own)
+    assert len(np.unique(own)) > 2
