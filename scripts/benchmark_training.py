@@ -1,0 +1,186 @@
+"""What a training step costs, side by side: time, memory of the activations, and how long it waits for the loader.
+
+    python scripts/benchmark_training.py                # fast STP against dense UNETR in fp32, a window of 96^3
+    python scripts/benchmark_training.py --contestants stp="+experiment=btcv_stp_mta" dense="+experiment=btcv_dense_unetr"
+
+Contestants take turns, a fresh process for each and every round. A step is the trainer's own: forward, loss, backward,
+the checks of gradients, and the optimizer. Memory is the peak of a step less what the process held before the network
+was built, and less weights, gradients and optimizer state. Ratios are of the first contestant.
+
+The loader: steps fed by the data set's own loader (phantoms, or --data with a folder in BTCV's layout) and steps on one
+window again and again, in turns; stall is the share of the former that the latter do not take. With workers, that
+holds what they take from the processor too.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from sct import card, distributed
+from sct.cli import compose_config
+from sct.config import build, to_dict
+from sct.data.cases import Batch
+from sct.data.phantom import PhantomSpec, write_phantoms
+from sct.timing import device_name, reset_peak_rss, status_kb
+from sct.train import build_trainer
+from sct.trainer import Trainer
+
+CONTESTANTS = ("fast=+experiment=btcv_fast_stp", "dense_unetr=+experiment=btcv_dense_unetr trainer.precision=fp32")
+# weight, gradient, and two moments of AdamW
+COPIES = 4
+PHANTOMS = PhantomSpec(
+    num_train=4, num_val=1, num_test=1, shape=(200, 200, 110), voxel_size=(1.5, 1.5, 3.0), seed=0, lookalikes=False
+)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--contestants", nargs="+", default=CONTESTANTS, metavar="NAME='OVERRIDE ...'")
+    parser.add_argument("--batch", type=int, default=1, help="volumes in a step, one window of each")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3, help="timed steps a round; its median counts")
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--loader-steps", type=int, default=20, help="steps a turn; 0: leave the loader out")
+    parser.add_argument("--loader-turns", type=int, default=5)
+    parser.add_argument("--data", type=Path, help="volumes in BTCV's layout for the loader; phantoms if not given")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmark_training"))
+    parser.add_argument("--worker", choices=WORK, help=argparse.SUPPRESS)
+    parser.add_argument("--overrides", nargs="+", default=[], help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def make_trainer(overrides: Sequence[str]) -> Trainer:
+    cfg = compose_config("train", overrides=list(overrides))
+    data = build(cfg.data, key="data")
+    return build_trainer(cfg, data=data, processes=distributed.join("cpu"), config=to_dict(cfg))
+
+
+def random_batch(trainer: Trainer) -> Batch:
+    data = trainer.data
+    size = data.batch_size * data.crops_per_volume
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        image=torch.randn(size, data.num_channels, *data.roi_size, generator=generator),
+        label=torch.randint(data.num_classes, (size, *data.roi_size), generator=generator),
+        case=["noise"] * size,
+    )
+
+
+def seconds_of(trainer: Trainer, batches: Iterable[Batch]) -> list[float]:
+    """Seconds from one batch asked for to the next, of every step."""
+    took, start = [], time.perf_counter()
+    for batch in batches:
+        trainer.train_step([batch])
+        trainer.step += 1
+        now = time.perf_counter()
+        took.append(now - start)
+        start = now
+    return took
+
+
+def cost(options: argparse.Namespace) -> dict[str, float | None]:
+    """Of one contestant: seconds of a step, and MiB of its activations (None where the system does not tell)."""
+    before = reset_peak_rss()
+    trainer = make_trainer(options.overrides)
+    batch = random_batch(trainer)
+    seconds = seconds_of(trainer, [batch] * (options.warmup + options.steps))[options.warmup :]
+    activations = None
+    if reset_peak_rss() is not None and before is not None:
+        trainer.train_step([batch])
+        parameters = sum(weight.numel() for weight in trainer.segmenter.parameters())
+        activations = (status_kb("VmHWM") - before) / 1024 - 4 * COPIES * parameters / 2**20
+    return {"seconds": median(seconds), "activations_mb": activations}
+
+
+def stall(options: argparse.Namespace) -> dict[str, float]:
+    """Of one contestant: median seconds of a step with the loader and without it, in turns."""
+    trainer = make_trainer(options.overrides)
+    count = options.loader_steps
+    loader = iter(trainer.data.train_loader(seed=0, start_step=0, num_steps=count * options.loader_turns + 1))
+    batch = next(loader)
+    seconds_of(trainer, [batch] * options.warmup)
+    fed, alone = [], []
+    for _ in range(options.loader_turns):
+        fed += seconds_of(trainer, (next(loader) for _ in range(count)))
+        alone += seconds_of(trainer, [batch] * count)
+    return {"fed": median(fed), "alone": median(alone), "stall": 1 - median(alone) / median(fed)}
+
+
+WORK = {"cost": cost, "stall": stall}
+
+
+def in_fresh_process(kind: str, overrides: Sequence[str], options: argparse.Namespace) -> dict[str, float]:
+    line = [sys.executable, __file__, "--worker", kind, "--warmup", options.warmup, "--steps", options.steps]
+    line += ["--loader-steps", options.loader_steps, "--loader-turns", options.loader_turns, "--overrides", *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    done = subprocess.run([str(word) for word in line], check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def phantoms(folder: Path) -> Path:
+    write_phantoms(folder, spec=PHANTOMS)
+    return folder
+
+
+def table(costs: dict[str, list[dict[str, float]]]) -> str:
+    """Medians over the rounds; ratios of time round by round, as other load meets neighbours alike."""
+    head = ["contestant", "seconds a step", "activations MB", "times the first", "range", "memory, times the first"]
+    lines, first = [head, ["---"] * len(head)], next(iter(costs.values()))
+    for name, rounds in costs.items():
+        ratios = [own["seconds"] / other["seconds"] for own, other in zip(rounds, first, strict=True)]
+        memory, least = (middle(some, "activations_mb") for some in (rounds, first))
+        lines.append([
+            name, f"{middle(rounds, 'seconds'):.3f}", f"{memory:.0f}", f"{median(ratios):.2f}",
+            f"{min(ratios):.2f} to {max(ratios):.2f}", f"{memory / least:.2f}",
+        ])  # fmt: skip
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def middle(rounds: Sequence[dict[str, float]], key: str) -> float:
+    """NaN where a round has no such figure."""
+    values = [found[key] for found in rounds]
+    return float("nan") if None in values else median(values)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse(argv)
+    if options.worker:
+        print(json.dumps(WORK[options.worker](options)))
+        return
+    options.output.mkdir(parents=True, exist_ok=True)
+    shared = [f"data.batch_size={options.batch}", "data.crops_per_volume=1", "data.split=null"]
+    contestants = {
+        name: [*value.split(), *shared] for name, value in (text.split("=", 1) for text in options.contestants)
+    }
+    costs: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
+    for _ in range(options.rounds):
+        for name, overrides in contestants.items():
+            costs[name].append(in_fresh_process("cost", overrides, options))
+    found = {
+        "environment": {"device": device_name(torch.device("cpu")), "versions": card.versions()},
+        "settings": {key: str(value) for key, value in vars(options).items() if key not in ("worker", "overrides")},
+        "costs": costs,
+    }
+    text = table(costs)
+    if options.loader_steps:
+        name, overrides = next(iter(contestants.items()))
+        root = options.data or phantoms(options.output / "phantoms")
+        found["loader"] = loader = in_fresh_process("stall", [*overrides, f"data.root={root}"], options)
+        text += f"\n{name}: {loader['fed']:.3f} s a step with the loader, {loader['alone']:.3f} s without: "
+        text += f"stall {100 * loader['stall']:.1f} %\n"
+    (options.output / "training.json").write_text(json.dumps(found, indent=2) + "\n")
+    (options.output / "training.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
