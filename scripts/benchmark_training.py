@@ -1,7 +1,7 @@
 """What a training step costs, side by side: time, memory of the activations, and how long it waits for the loader.
 
     python scripts/benchmark_training.py                # fast STP against dense UNETR in fp32, a window of 96^3
-    python scripts/benchmark_training.py --contestants stp="+experiment=btcv_stp_mta" dense="+experiment=btcv_dense_unetr"
+    python scripts/benchmark_training.py --contestants a="+experiment=btcv_stp_mta" b="+experiment=btcv_dense_unetr"
 
 Contestants take turns, a fresh process for each and every round. A step is the trainer's own: forward, loss, backward,
 the checks of gradients, and the optimizer. Memory is the peak of a step less what the process held before the network

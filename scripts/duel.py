@@ -3,6 +3,7 @@
     python scripts/duel.py                                       # fast STP against its rivals, random weights
     python scripts/duel.py --contestants fast dense_unetr --rounds 7 --input CT.nii.gz
     python scripts/duel.py --runs fast=RUN dense=RUN --input CT.nii.gz --truth LABELS.nii.gz --margin 0.005
+    python scripts/duel.py --runs fast=RUN --contestants dense_unetr nnunet --input CT.nii.gz    # the run comes first
     python scripts/duel.py --runs a=RUN b=RUN --settings a="inferer=fast" --agreement 0.999 --input CT.nii.gz
 
 Contestants take turns, a fresh process for each and every round, so that other load on the machine meets all and
@@ -75,8 +76,8 @@ class Record:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, help="untrained networks; all if not given")
-    parser.add_argument("--runs", nargs="+", default=[], metavar="NAME=RUN", help="trained runs instead")
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, help="untrained networks; all without --runs")
+    parser.add_argument("--runs", nargs="+", default=[], metavar="NAME=RUN", help="trained runs, before any untrained")
     parser.add_argument("--settings", nargs="+", default=[], metavar="NAME='KEY=VALUE ...'", help="for sct.predict")
     parser.add_argument("--input", type=Path, help="a NIfTI volume; a phantom CT of 512 x 512 x 147 if not given")
     parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 147), help="voxels of the phantom CT")
@@ -145,16 +146,16 @@ def race(record: Record, *, log: Path, threads: int) -> None:
 
 
 def run_rounds(records: dict[str, Record], *, rounds: int, folder: Path, threads: int) -> None:
-    """All contestants in turn; a round before the first one warms the file cache and does not count."""
+    """All contestants in turn; a run of the first before all others warms the file cache and does not count."""
     names = list(records)
-    for number in range(-1, rounds):
+    first = records[names[0]]
+    race(first, log=folder / f"{names[0]}.log", threads=threads)
+    first.seconds, first.process, first.peak_mb = [], [], []
+    for number in range(rounds):
         # each is first in its turn
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
             race(records[name], log=folder / f"{name}.log", threads=threads)
-        if number < 0:
-            for record in records.values():
-                record.seconds, record.process, record.peak_mb = [], [], []
 
 
 def interval(ratios: Sequence[float], *, rng: np.random.Generator) -> tuple[float, float]:
@@ -219,13 +220,13 @@ def weights_of(ckpt: Path) -> str:
 def enter(options: argparse.Namespace, *, volume: Path) -> dict[str, Record]:
     """The contestants by name, ready to run."""
     settings = {name: value.split() for name, value in (pair.split("=", 1) for pair in options.settings)}
-    if options.runs:
-        ckpts = {name: Path(run) for name, run in (pair.split("=", 1) for pair in options.runs)}
-        own: dict[str, tuple[str, ...]] = dict.fromkeys(ckpts, ())
-    else:
-        chosen = {name: CONTESTANTS[name] for name in options.contestants or CONTESTANTS}
-        ckpts = {name: untrained(how, options.output / name, volume=volume) for name, how in chosen.items()}
-        own = {name: how.predict for name, how in chosen.items()}
+    ckpts = {name: Path(run) for name, run in (pair.split("=", 1) for pair in options.runs)}
+    own: dict[str, tuple[str, ...]] = dict.fromkeys(ckpts, ())
+    for name in options.contestants or ([] if ckpts else CONTESTANTS):
+        if name in ckpts:
+            raise SystemExit(f"--runs and --contestants both have a {name}: name the run otherwise")
+        how = CONTESTANTS[name]
+        ckpts[name], own[name] = untrained(how, options.output / name, volume=volume), how.predict
     records = {}
     for name, ckpt in ckpts.items():
         where = [f"ckpt={ckpt}", f"input={volume}", f"output={options.output / name / 'labels'}"]
