@@ -1,0 +1,127 @@
+"""Where the time of one prediction goes, from NIfTI file to NIfTI file.
+
+    python scripts/split_time.py ckpt=RUN input=CT.nii.gz output=/tmp/labels          # settings as for sct.predict
+    python scripts/split_time.py ckpt=RUN input=CT.nii.gz output=/tmp/labels inferer=fast speed=fast --repeats 5
+
+Medians over the repeats, after one that warms up. reading: file to preprocessed image; encoder, completion, decoder:
+of all windows; stitching: windows cut out, logits weighted and added; argmax: which class wins on the network's grid;
+regridding: labels on the file's grid, without argmax; writing: the label file. Nothing runs beside anything else here,
+where sct.predict of several files reads and writes during the computing.
+"""
+
+import argparse
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from sct.backends import load_predictor
+from sct.cli import compose_config
+from sct.distributed import pick_device
+from sct.factory import build_inferer
+from sct.inference import Inferer, logits_for, source_grid
+from sct.models.segmenter import Segmenter
+from sct.precision import autocast
+from sct.predict import find_inputs
+
+PARTS = ("encoder", "completion", "decoder")
+STAGES = ("reading", *PARTS, "stitching", "argmax", "regridding", "writing")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="of sct.predict")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice if not given")
+    return parser.parse_args(argv)
+
+
+class Clock:
+    """Seconds by stage."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.last = self.now()
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def start(self) -> None:
+        self.last = self.now()
+
+    def stop(self, stage: str) -> None:
+        """What went by since the last start or stop is of `stage`."""
+        now = self.now()
+        self.seconds[stage] += now - self.last
+        self.last = now
+
+
+def watch(network: Segmenter, clock: Clock) -> None:
+    """The parts of a network tell the clock; before the first of them, windows are cut out."""
+    network.encoder.register_forward_pre_hook(lambda *_: clock.stop("stitching"))
+    for part in PARTS:
+        getattr(network, part).register_forward_hook(lambda *_, part=part: clock.stop(part))
+
+
+def once(cfg: DictConfig, *, network: Segmenter, data, inferer: Inferer, dtype: torch.dtype, clock: Clock) -> None:
+    """One prediction, as `sct.predict` makes it."""
+    case = find_inputs(Path(cfg.input), file_format=data.format)[0]
+    clock.start()
+    volume = data.load_case(case)
+    clock.stop("reading")
+    grid = source_grid(volume, outputs=data.outputs)
+    with torch.no_grad(), autocast(clock.device, dtype):
+        slabs = logits_for(
+            grid, network, volume.image, inferer, roi_size=data.roi_size,
+            background=data.outputs.background, device=clock.device,
+        )  # fmt: skip
+        for slab in slabs:
+            clock.stop("stitching")
+            data.outputs.decisions(slab.logits)
+            clock.stop("argmax")
+            grid.add(slab)
+            clock.stop("regridding")
+    data.format.save_labels(Path(cfg.output) / case.id, grid.labels, like=case.image)
+    clock.stop("writing")
+    # it had to decide once more
+    clock.seconds["regridding"] -= clock.seconds["argmax"]
+
+
+def table(rounds: Sequence[dict[str, float]]) -> str:
+    """Median seconds of every stage, and their shares."""
+    middle = {stage: median(seconds[stage] for seconds in rounds) for stage in STAGES}
+    total = sum(middle.values())
+    lines = [f"| {stage} | {seconds:.2f} | {100 * seconds / total:.1f} % |" for stage, seconds in middle.items()]
+    return "\n".join(["| stage | seconds | share |", "|---|---:|---:|", *lines, f"| all | {total:.2f} | |"])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    cfg = compose_config("predict", overrides=options.settings)
+    device = pick_device(cfg.device)
+    changes = {"inferer": OmegaConf.to_container(cfg.inferer)}
+    run_cfg, data, network, dtype = load_predictor(cfg, changes=changes, device=device)
+    if not isinstance(network, Segmenter):
+        raise SystemExit("an exported network has no parts to time: give the run itself as ckpt, without backend")
+    clock, inferer, rounds = Clock(device), build_inferer(run_cfg), []
+    watch(network, clock)
+    for _ in range(1 + options.repeats):
+        clock.seconds.clear()
+        once(cfg, network=network, data=data, inferer=inferer, dtype=dtype, clock=clock)
+        rounds.append(dict(clock.seconds))
+    print(table(rounds[1:]))
+
+
+if __name__ == "__main__":
+    main()

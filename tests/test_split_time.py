@@ -1,0 +1,39 @@
+"""The split of a prediction's time: all stages are there, and the label map is that of sct.predict."""
+
+import runpy
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from commands import run_command
+
+from sct import predict
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "split_time.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    return runpy.run_path(str(SCRIPT))
+
+
+def test_stages_of_a_prediction(script, finished_run, workplace, tmp_path, capsys):
+    image = sorted((workplace / "data" / "phantom_smoke").rglob("img/*.nii.gz"))[-1]
+    where = [f"ckpt={finished_run}", f"input={image}", "inferer=fast"]
+    script["main"]([*where, f"output={tmp_path}/split", "--repeats", "1"])
+    cells = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [line[0].strip("| ") for line in cells[1:]] == [*script["STAGES"], "all"]
+    # the smallest stages round to nothing, the network's do not
+    assert sum(float(line[2].split()[0]) for line in cells[1:-1]) == pytest.approx(100, abs=1)
+    outcome = run_command(predict.main, *where, f"output={tmp_path}/own")
+    assert outcome.status == 0, outcome
+    split, own = (np.asarray(nib.load(tmp_path / name / image.name).dataobj) for name in ("split", "own"))
+    np.testing.assert_array_equal(split, own)
+
+
+def test_shares_are_of_the_sum_of_medians(script):
+    rounds = [dict.fromkeys(script["STAGES"], seconds) for seconds in (1.0, 2.0, 9.0)]
+    lines = script["table"](rounds).splitlines()
+    assert lines[2] == "| reading | 2.00 | 12.5 % |"
+    assert lines[-1] == "| all | 16.00 | |"
