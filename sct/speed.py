@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from sct.models.attention import LONG
 from sct.models.layers import Attention
 from sct.precision import autocast, precision_dtype
 
@@ -99,7 +100,8 @@ def input_shape(layer: nn.Module) -> tuple[int, ...] | None:
         case nn.Linear():
             return (TOKENS, layer.in_features)
         case Attention():
-            return (1, TOKENS, layer.proj.in_features)
+            # long enough for the kernel that whole windows get
+            return (1, LONG, layer.proj.in_features)
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d() | nn.ConvTranspose2d() | nn.ConvTranspose3d():
             return (1, layer.in_channels, *[max(PLACES, edge) for edge in layer.kernel_size])
     return None

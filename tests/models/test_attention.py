@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 
 from sct.models.attention import (
+    LONG,
+    attention_by_head,
     cross_attention,
     first_row,
     fused_attention,
@@ -11,6 +13,7 @@ from sct.models.attention import (
     mean_products,
     packed_attention,
     policy_attention,
+    suits_processor,
 )
 
 B, H, L, D = 2, 3, 7, 4
@@ -100,3 +103,25 @@ def test_mean_products_of_whole_sets():
     torch.testing.assert_close(mean_products(q, k, lengths=None), logits.mean(dim=1).transpose(1, 2))
     expected = logits.softmax(dim=-1) @ v
     torch.testing.assert_close(cross_attention(q, k, v, lengths=None), expected)
+
+
+def test_bf16_products_by_head_are_attention():
+    # more queries than are taken at once, other numbers of queries and keys, memory as the heads of one projection
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(B, length, H, 32).bfloat16().transpose(1, 2) for length in (LONG + 89, 300, 300))
+    expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    with torch.no_grad():
+        context = fused_attention(q, k, v)
+        assert torch.equal(context, attention_by_head(q, k, v))
+        assert torch.equal(context[1:], fused_attention(q[1:], k[1:], v[1:])), "alone as in a batch"
+    assert ((context.float() - expected).norm() / expected.norm()).item() < 0.01
+
+
+def test_products_by_head_are_for_long_bf16_inference_alone():
+    q = torch.zeros(1, 1, LONG, 8, dtype=torch.bfloat16)
+    assert not suits_processor(q), "gradients"
+    with torch.no_grad():
+        assert suits_processor(q)
+        assert not suits_processor(q[:, :, 1:])
+        assert not suits_processor(q.float())
+        assert not suits_processor(q.to("meta"))
