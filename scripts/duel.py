@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -35,10 +36,13 @@ from omegaconf import OmegaConf
 from sct import card, checkpoint
 from sct.cli import compose_config
 from sct.config import build
+from sct.data.formats import Nifti
 from sct.data.phantom import draw_abdomen
+from sct.errors import UserError
 from sct.export import export
 from sct.exporting.manifest import FILE, read_manifest
 from sct.factory import build_segmenter
+from sct.files import atomic
 from sct.predict import predict
 from sct.timing import device_name, status_kb
 
@@ -53,13 +57,19 @@ class Contestant:
 
 
 BASELINE = ("+experiment=btcv_dense_unetr",)
-REFERENCE = ("precision=fp32",)
+# windows as in MONAI's own default, and as many as the fast inferer has; nnU-Net's own is the half step
+REFERENCE = ("precision=fp32", "inferer.overlap=0.25")
 CONTESTANTS = {
     "fast": Contestant(("+experiment=btcv_fast_stp",)),
     "dense_unetr": Contestant(BASELINE, REFERENCE),
     "monai_unetr": Contestant((*BASELINE, "model=monai_unetr"), REFERENCE),
-    "nnunet": Contestant((*BASELINE, "model=nnunet", "data.roi_size=[128,128,128]"), REFERENCE),
-    "openvino_dense": Contestant(BASELINE, ("precision=bf16",), export="openvino"),
+    "nnunet": Contestant((*BASELINE, "model=nnunet", "data.roi_size=[128,128,128]"), ("precision=fp32",)),
+    "openvino_dense": Contestant(BASELINE, ("precision=bf16", "inferer.overlap=0.25"), export="openvino"),
+}
+# of contestants that need more than the project itself: module, and how it comes
+PACKAGES = {
+    "nnunet": ("dynamic_network_architectures", "pip install --no-deps dynamic-network-architectures"),
+    "openvino_dense": ("openvino", "pip install -e '.[openvino]'"),
 }
 
 
@@ -84,6 +94,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--voxel-size", type=float, nargs=3, default=(0.791, 0.791, 3.0), help="its mm")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; OpenVINO stays on the processor")
     parser.add_argument("--agreement", type=float, help="share of voxels that must have the first one's label")
     parser.add_argument("--truth", type=Path, help="label file of the input")
     parser.add_argument(
@@ -114,18 +125,20 @@ def untrained(contestant: Contestant, folder: Path, *, volume: Path) -> Path:
     if contestant.export is None:
         return folder
     exported = folder / contestant.export
-    if not (exported / FILE).exists():
+    if not (exported / FILE).exists() or weights_of(exported) != card.weights_digest(segmenter.state_dict()):
         # random weights have no labels to agree on; its speed is what is asked
         where = (f"ckpt={folder}", f"output={exported}", f"input={volume}")
         export(compose_config("export", overrides=[*where, f"format={contestant.export}", "agreement=0"]))
     return exported
 
 
-def phantom(path: Path, *, shape: Sequence[int], voxel_size: Sequence[float]) -> Path:
+def phantom(folder: Path, *, shape: Sequence[int], voxel_size: Sequence[float]) -> Path:
     """A made-up abdomen of any size, written once."""
+    path = folder / f"phantom_{'x'.join(map(str, shape))}_{'x'.join(map(str, voxel_size))}mm.nii.gz"
     if not path.exists():
         image, _ = draw_abdomen(shape=shape, voxel_size=voxel_size, rng=np.random.default_rng(0))
-        nib.save(nib.Nifti1Image(np.rint(image).astype(np.int16), np.diag([*voxel_size, 1.0])), path)
+        with atomic(path) as temporary:
+            nib.save(nib.Nifti1Image(np.rint(image).astype(np.int16), np.diag([*voxel_size, 1.0])), temporary)
     return path
 
 
@@ -217,39 +230,59 @@ def weights_of(ckpt: Path) -> str:
     return card.weights_digest(checkpoint.weights_of(checkpoint.load(checkpoint.find(str(ckpt), weights="best"))))
 
 
+def pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:
+    """NAME=VALUE by name."""
+    if wrong := [text for text in texts if "=" not in text]:
+        raise UserError(f"{option} {wrong[0]}: give NAME=VALUE.")
+    return dict(text.split("=", 1) for text in texts)
+
+
+def check_packages(names: Sequence[str]) -> None:
+    """UserError where a contestant's package is not installed."""
+    for name in names:
+        module, remedy = PACKAGES.get(name, ("sct", ""))
+        if find_spec(module) is None:
+            raise UserError(f"{name} needs the package {module}: {remedy}, or leave it out with --contestants.")
+
+
 def enter(options: argparse.Namespace, *, volume: Path) -> dict[str, Record]:
     """The contestants by name, ready to run."""
-    settings = {name: value.split() for name, value in (pair.split("=", 1) for pair in options.settings)}
-    ckpts = {name: Path(run) for name, run in (pair.split("=", 1) for pair in options.runs)}
+    settings = {name: value.split() for name, value in pairs(options.settings, option="--settings").items()}
+    ckpts = {name: Path(run) for name, run in pairs(options.runs, option="--runs").items()}
     own: dict[str, tuple[str, ...]] = dict.fromkeys(ckpts, ())
-    for name in options.contestants or ([] if ckpts else CONTESTANTS):
-        if name in ckpts:
-            raise SystemExit(f"--runs and --contestants both have a {name}: name the run otherwise")
+    untrained_names = options.contestants or ([] if ckpts else list(CONTESTANTS))
+    check_packages(untrained_names)
+    if both := ckpts.keys() & set(untrained_names):
+        raise UserError(f"--runs and --contestants both have a {min(both)}: name the run otherwise.")
+    if unknown := settings.keys() - ckpts.keys() - set(untrained_names):
+        raise UserError(f"--settings {min(unknown)}=...: no contestant has this name.")
+    for name in untrained_names:
         how = CONTESTANTS[name]
         ckpts[name], own[name] = untrained(how, options.output / name, volume=volume), how.predict
     records = {}
     for name, ckpt in ckpts.items():
         where = [f"ckpt={ckpt}", f"input={volume}", f"output={options.output / name / 'labels'}"]
+        where.append(f"device={options.device}")
         records[name] = Record(ckpt, [*where, *own[name], *settings.get(name, [])])
     return records
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    options = parse(argv)
-    if options.worker:
-        work(options.worker)
-        return
+def duel(options: argparse.Namespace) -> None:
     folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
-    volume = options.input or phantom(folder / "phantom.nii.gz", shape=options.shape, voxel_size=options.voxel_size)
+    truth = read_labels(options.truth) if options.truth else None
+    if truth is not None and not truth.any():
+        raise UserError(f"--truth {options.truth}: there is no label in it to score.")
+    volume = options.input or phantom(folder, shape=options.shape, voxel_size=options.voxel_size)
     records = enter(options, volume=volume)
     run_rounds(records, rounds=options.rounds, folder=folder, threads=options.threads)
-    labels = {name: read_labels(folder / name / "labels" / volume.name) for name in records}
-    quality = judge(labels, truth=read_labels(options.truth) if options.truth else None)
+    stem = Nifti(3).stem(volume)
+    labels = {name: read_labels(Nifti(3).label_path(folder / name / "labels" / stem)) for name in records}
+    quality = judge(labels, truth=truth)
     text = table(records, quality)
     environment = {
         "volume": str(volume), "rounds": options.rounds, "threads": options.threads,
-        "device": device_name(torch.device("cpu")), "versions": card.versions(),
+        "device": device_name(torch.device(options.device)), "versions": card.versions(),
     }  # fmt: skip
     contestants = {
         name: {**asdict(record), "ckpt": str(record.ckpt), "weights": weights_of(record.ckpt), **quality[name]}
@@ -265,6 +298,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def read_labels(path: Path) -> np.ndarray:
     return np.asanyarray(nib.load(path).dataobj)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse(argv)
+    if options.worker:
+        work(options.worker)
+        return
+    try:
+        duel(options)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

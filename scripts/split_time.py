@@ -22,12 +22,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from sct.backends import load_predictor
 from sct.cli import compose_config
+from sct.data.cases import Case
+from sct.data.module import SegmentationData
 from sct.distributed import pick_device
+from sct.errors import UserError
 from sct.factory import build_inferer
 from sct.inference import Inferer, logits_for, source_grid
 from sct.models.segmenter import Segmenter
 from sct.precision import autocast
-from sct.predict import find_inputs
+from sct.predict import check_output, find_inputs
 
 PARTS = ("encoder", "completion", "decoder")
 STAGES = ("reading", *PARTS, "stitching", "argmax", "regridding", "writing")
@@ -71,9 +74,26 @@ def watch(network: Segmenter, clock: Clock) -> None:
         getattr(network, part).register_forward_hook(lambda *_, part=part: clock.stop(part))
 
 
-def once(cfg: DictConfig, *, network: Segmenter, data, inferer: Inferer, dtype: torch.dtype, clock: Clock) -> None:
+def find_case(cfg: DictConfig, *, data: SegmentationData) -> Case:
+    """The one image to predict; UserError where there are several, or where its labels would be written over it."""
+    cases = find_inputs(Path(cfg.input), file_format=data.format)
+    check_output(cases, output=Path(cfg.output), file_format=data.format)
+    if len(cases) > 1:
+        raise UserError(f"input={cfg.input} holds {len(cases)} images; give one of them.")
+    return cases[0]
+
+
+def once(
+    case: Case,
+    *,
+    network: Segmenter,
+    data: SegmentationData,
+    inferer: Inferer,
+    dtype: torch.dtype,
+    output: Path,
+    clock: Clock,
+) -> None:
     """One prediction, as `sct.predict` makes it."""
-    case = find_inputs(Path(cfg.input), file_format=data.format)[0]
     clock.start()
     volume = data.load_case(case)
     clock.stop("reading")
@@ -89,7 +109,7 @@ def once(cfg: DictConfig, *, network: Segmenter, data, inferer: Inferer, dtype: 
             clock.stop("argmax")
             grid.add(slab)
             clock.stop("regridding")
-    data.format.save_labels(Path(cfg.output) / case.id, grid.labels, like=case.image)
+    data.format.save_labels(output / case.id, grid.labels, like=case.image)
     clock.stop("writing")
     # it had to decide once more
     clock.seconds["regridding"] -= clock.seconds["argmax"]
@@ -97,15 +117,16 @@ def once(cfg: DictConfig, *, network: Segmenter, data, inferer: Inferer, dtype: 
 
 def table(rounds: Sequence[dict[str, float]]) -> str:
     """Median seconds of every stage, and their shares."""
-    middle = {stage: median(seconds[stage] for seconds in rounds) for stage in STAGES}
+    middle = {stage: median(seconds.get(stage, 0.0) for seconds in rounds) for stage in STAGES}
     total = sum(middle.values())
     lines = [f"| {stage} | {seconds:.2f} | {100 * seconds / total:.1f} % |" for stage, seconds in middle.items()]
     return "\n".join(["| stage | seconds | share |", "|---|---:|---:|", *lines, f"| all | {total:.2f} | |"])
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    options = parse(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+def split(options: argparse.Namespace) -> str:
+    """The table for one image."""
+    if options.repeats < 1:
+        raise UserError(f"--repeats {options.repeats}: give 1 or more.")
     if options.threads:
         torch.set_num_threads(options.threads)
     cfg = compose_config("predict", overrides=options.settings)
@@ -113,14 +134,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     changes = {"inferer": OmegaConf.to_container(cfg.inferer)}
     run_cfg, data, network, dtype = load_predictor(cfg, changes=changes, device=device)
     if not isinstance(network, Segmenter):
-        raise SystemExit("an exported network has no parts to time: give the run itself as ckpt, without backend")
+        raise UserError("An exported network has no parts to time: give the run itself as ckpt, without backend.")
+    case = find_case(cfg, data=data)
     clock, inferer, rounds = Clock(device), build_inferer(run_cfg), []
     watch(network, clock)
     for _ in range(1 + options.repeats):
         clock.seconds.clear()
-        once(cfg, network=network, data=data, inferer=inferer, dtype=dtype, clock=clock)
+        once(case, network=network, data=data, inferer=inferer, dtype=dtype, output=Path(cfg.output), clock=clock)
         rounds.append(dict(clock.seconds))
-    print(table(rounds[1:]))
+    return table(rounds[1:])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        print(split(parse(argv)))
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

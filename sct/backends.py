@@ -48,6 +48,8 @@ def load_predictor(
     check_precision(precision, name=manifest.format)
     if cfg.speed is not None:
         logger.warning("speed=%s is ignored: an exported network computes in its own precision", cfg.speed)
+    if cfg.weights != "best" and cfg.backend is None:
+        logger.warning("weights=%s is ignored: an exported folder holds one set of weights", cfg.weights)
     if precision != manifest.precision:
         logger.warning("precision=%s: this export was checked with %s alone", precision, manifest.precision)
     run_cfg, data = with_data(manifest.config, changes=changes)

@@ -97,6 +97,7 @@ def default_folder(cfg: DictConfig, *, data: SegmentationData) -> Path:
     run = run_folder(cfg)
     changed = ["inferer"] if "_target_" in cfg.inferer else [f"inferer.{key}" for key in cfg.inferer]
     changed += [f"data.{key}" for key in cfg.data if key not in PLACES]
+    changed += [key for key in ("precision", "speed") if cfg[key] is not None]
     if (run / card.FILE).exists():
         own = card.read_card(run)["split"][cfg.split]
         changed += [f"the cases below data.root={data.root}"] * (own != [case.id for case in data.cases(cfg.split)])

@@ -1,8 +1,11 @@
 """Reading, computing and writing at the same time, for work that comes item by item."""
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
@@ -19,7 +22,8 @@ def overlapped(
     """write(item, compute(read(item))) for every item in order, where the next is read and the last written meanwhile.
 
     Two threads beside this one, which computes, and never more than one item ahead or behind: of all that is read or
-    computed, two are held at once. What a thread raises is raised here, at the latest with the item after it.
+    computed, two are held at once. What a thread raises is raised here, at the latest with the item after it; where
+    that one fails too, what was lost in writing is logged.
     """
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         ahead = reader.submit(read, items[0]) if items else None
@@ -28,7 +32,12 @@ def overlapped(
             assert ahead is not None
             data = ahead.result()
             ahead = reader.submit(read, items[number]) if number < len(items) else None
-            result = compute(data)
+            try:
+                result = compute(data)
+            except Exception:
+                if written is not None and (lost := written.exception()) is not None:
+                    logger.error("what was computed before is not written: %s", lost)
+                raise
             del data  # the next is already there
             if written is not None:
                 written.result()

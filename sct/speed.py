@@ -78,33 +78,35 @@ def cpu_features(cpuinfo: Path) -> set[str]:
 def worst_layer(network: nn.Module, *, device: torch.device) -> tuple[str, float]:
     """Name and relative error of the layer whose bf16 output is furthest from float32; ("", 0) without any layer.
 
-    Every kind and size of linear, convolution and attention of the network computes a small random input both ways.
+    Every kind and size of linear, convolution and plain attention of the network computes small random inputs both
+    ways; attention a short and a long sequence, which have kernels of their own.
     """
     generator = torch.Generator().manual_seed(0)
     errors: dict[str, float] = {}
     seen = set()
     for name, layer in network.named_modules():
-        shape = input_shape(layer)
-        kind = (type(layer), shape, *(tuple(weight.shape) for weight in layer.parameters()))
-        if shape is None or kind in seen:
+        shapes = input_shapes(layer)
+        settings = [getattr(layer, key, None) for key in ("num_heads", "stride", "groups", "dilation")]
+        kind = (type(layer), shapes, *settings, *(tuple(weight.shape) for weight in layer.parameters()))
+        if not shapes or kind in seen:
             continue
         seen.add(kind)
-        errors[name] = bf16_error(layer, torch.randn(shape, generator=generator).to(device))
+        inputs = [torch.randn(shape, generator=generator).to(device) for shape in shapes]
+        errors[name] = max(bf16_error(layer, x) for x in inputs)
     worst = max(errors, key=lambda name: errors[name], default="")
     return worst, errors.get(worst, 0.0)
 
 
-def input_shape(layer: nn.Module) -> tuple[int, ...] | None:
-    """A small input that a layer can take; None for layers that are not checked."""
+def input_shapes(layer: nn.Module) -> tuple[tuple[int, ...], ...]:
+    """Small inputs that a layer can take; none for layers that are not checked."""
     match layer:
         case nn.Linear():
-            return (TOKENS, layer.in_features)
+            return ((TOKENS, layer.in_features),)
         case Attention():
-            # long enough for the kernel that whole windows get
-            return (1, LONG, layer.proj.in_features)
+            return tuple((1, length, layer.proj.in_features) for length in (TOKENS, LONG))
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d() | nn.ConvTranspose2d() | nn.ConvTranspose3d():
-            return (1, layer.in_channels, *[max(PLACES, edge) for edge in layer.kernel_size])
-    return None
+            return ((1, layer.in_channels, *[max(PLACES, edge) for edge in layer.kernel_size]),)
+    return ()
 
 
 def bf16_error(layer: nn.Module, x: Tensor) -> float:

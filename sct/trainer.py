@@ -282,7 +282,9 @@ class Trainer:
                 # an average that is switched on now begins with the weights of now
                 self.ema.load_state_dict(state["ema"] or state["model"])
             checkpoint.load_optimizer(self.optimizer, state["optimizer"], source=source)
-            self.scaler.load_state_dict(state["scaler"])
+            # empty where the run computed in another precision, which needs none
+            if state["scaler"]:
+                self.scaler.load_state_dict(state["scaler"])
             self.step, self.best = state["step"], state["best"]
             self.compare_start(state, run_dir)
         steps = self.processes.gather(self.step)

@@ -102,9 +102,10 @@ class Inferer(ABC):
         return labels
 
     def check_axes(self, roi_size: Sequence[int]) -> None:
-        """UserError where `mirror_axes` names an axis that the window has not."""
-        if any(not 0 <= axis < len(roi_size) for axis in self.mirror_axes):
-            raise UserError(f"inferer.mirror_axes={list(self.mirror_axes)}: choose axes from 0 to {len(roi_size) - 1}")
+        """UserError where `mirror_axes` names an axis that the window has not, or one twice."""
+        axes, last = list(self.mirror_axes), len(roi_size) - 1
+        if any(not 0 <= axis <= last for axis in axes) or len(set(axes)) < len(axes):
+            raise UserError(f"inferer.mirror_axes={axes}: choose axes from 0 to {last}, each once")
 
     def batch_bytes(self, *, roi_size: Sequence[int], in_channels: int, num_channels: int) -> int:
         """Bytes of one forward pass' windows and logits in float32, with what their mean over mirrors takes."""

@@ -128,7 +128,7 @@ class SourceGrid:
         """Bytes at most, by what they are for, beside the logits."""
         block = min(self.labels.size, max(BLOCK_VOXELS, self.labels.size // self.labels.shape[self._blocked]))
         shape = [axis.size for axis in self.axes]
-        slab = (rows_of_a_slab(shape) + 1) * math.prod(shape[1:])
+        slab = (rows_of_a_slab(shape) + 1 if self.streams else shape[0]) * math.prod(shape[1:])
         # decisions and cells of a slab; of a block's voxels, were all at borders, indices, shares, and logits twice
         return {"label map": self.labels.nbytes, "regridding": slab * 48 + block * (80 + 8 * self.outputs.num_channels)}
 

@@ -15,7 +15,7 @@ def light(grid=(2, 3), *, patch_size=8, channels=2, overlapping=False, **setting
     """A decoder, an image and dense tokens of a grid, in float64 and with loud weights."""
     torch.manual_seed(0)
     size = tuple(g * patch_size for g in grid)
-    spec = FeatureSpec(size, channels, patch_size, C, 2, overlapping=overlapping)
+    spec = FeatureSpec(size, channels, patch_size, C, 2, num_stages=1, overlapping=overlapping)
     decoder = Light(spec=spec, num_classes=Q, width=4, hidden=8, **settings).double().eval()
     with torch.no_grad():
         for parameter in decoder.parameters():

@@ -4,6 +4,7 @@ Letters: B batch, N tokens of the grid, M tokens that are decoded, C width, W wi
 D dimensions, S spatial size, g grid, s cells along a side of a patch. A cell is 2^D voxels.
 """
 
+import logging
 import math
 from itertools import pairwise
 
@@ -16,6 +17,8 @@ from sct.models.convolutions import CHANNELS_LAST, CONVOLUTION, INSTANCE_NORM, T
 from sct.models.decoders.base import Decoder, doubling_steps
 from sct.models.layers import init_weights
 from sct.models.tokens import Decoded, Dense, FeatureSpec
+
+logger = logging.getLogger(__name__)
 
 
 class Light(Decoder):
@@ -47,6 +50,9 @@ class Light(Decoder):
         if skip_above is not None and not 0.5 <= skip_above < 1:
             raise UserError(f"decoder.skip_above={skip_above} is a probability: choose from 0.5 to below 1, or null.")
         dims = spec.spatial_dims
+        if skip_above is not None and not spec.num_depths:
+            logger.warning("decoder.skip_above=%s is ignored: this encoder prunes no tokens", skip_above)
+            skip_above = None
         self.skip_above, self.overlapping = skip_above, spec.overlapping
         self.cells = (2 ** (steps - 1),) * dims
         self.norm = nn.LayerNorm(spec.dim)

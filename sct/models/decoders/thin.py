@@ -4,6 +4,7 @@ Letters: B batch, N tokens of the grid, C width of the tokens, Q classes (or reg
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sct.models.convolutions import CHANNELS_LAST, CONVOLUTION, INSTANCE_NORM, TRANSPOSED
@@ -20,9 +21,12 @@ class Thin(Decoder):
     many a step, one convolution of 3^D at each. Tokens, mapped to the channels of their grid, go up by transposed
     convolutions, each joined with the image and one convolution of 3^D. A transposed convolution to the classes is
     the last step, so that nothing but logits is as large as the image.
+
+    `cells` channels before that step see the 2^D voxels of a cell as they are, with no norm or neighbours between:
+    what a voxel's own intensity says of it, which half the resolution would blur at the border of a small organ.
     """
 
-    def __init__(self, *, spec: FeatureSpec, num_classes: int, width: int = 16) -> None:
+    def __init__(self, *, spec: FeatureSpec, num_classes: int, width: int = 16, cells: int = 0) -> None:
         super().__init__()
         steps, dims = doubling_steps(spec.patch_size, decoder="thin"), spec.spatial_dims
         # channels[i] at 1 / 2^(i + 1) of the image; the last are the tokens'
@@ -35,7 +39,9 @@ class Thin(Decoder):
         self.enter = nn.Sequential(nn.LayerNorm(spec.dim), nn.Linear(spec.dim, channels[-1]))
         self.ups = nn.ModuleList(transposed(2 * out, out, kernel_size=2, stride=2, bias=False) for out in channels[:-1])
         self.joins = nn.ModuleList(conv_norm_gelu(dims, 2 * out, out) for out in channels[:-1])
-        self.head = transposed(width, num_classes, kernel_size=2, stride=2)
+        self.features = convolution(width, cells, kernel_size=1) if cells else None
+        self.voxels = convolution(spec.in_channels, cells, kernel_size=2, stride=2, bias=False) if cells else None
+        self.head = transposed(cells or width, num_classes, kernel_size=2, stride=2)
         self.apply(init_weights)
         # on processors in half precision two to three times as fast, where weights and image both are
         self.memory_format = CHANNELS_LAST[dims]
@@ -44,13 +50,15 @@ class Thin(Decoder):
     def forward(self, image: Tensor, dense: Dense) -> Decoded:
         """image (B, C_in, *S), dense tokens (B, N, C) -> logits (B, Q, *S)."""
         skips = []
-        image = image.to(memory_format=self.memory_format)
+        image = x = image.to(memory_format=self.memory_format)
         for down in self.downs:
-            image = down(image)
-            skips.append(image)
+            x = down(x)
+            skips.append(x)
         x = to_grid(self.enter(dense.x), dense.grid)
         for up, join, skip in reversed(list(zip(self.ups, self.joins, skips, strict=True))):
             x = join(torch.cat([up(x), skip], dim=1))
+        if self.features is not None and self.voxels is not None:
+            x = F.gelu(self.features(x) + self.voxels(image))
         return Decoded(self.head(x))
 
 
