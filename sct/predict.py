@@ -4,19 +4,22 @@
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sct import cli
 from sct.backends import load_predictor
 from sct.data.cases import Case, Volume
 from sct.data.formats import FileFormat
+from sct.data.module import SegmentationData
 from sct.distributed import pick_device
 from sct.errors import UserError
 from sct.factory import build_inferer
-from sct.inference import predict_volume
+from sct.inference import Inferer, Model, predict_volume
 from sct.overlap import overlapped
 from sct.precision import autocast
 from sct.run import log_to
@@ -29,22 +32,44 @@ def predict(cfg: DictConfig) -> None:
     log_to(None)
     device = pick_device(cfg.device)
     changes = {"inferer": OmegaConf.to_container(cfg.inferer)}
-    run_cfg, data, segmenter, dtype = load_predictor(cfg, changes=changes, device=device)
-    cases, output = find_inputs(Path(cfg.input), file_format=data.format), Path(cfg.output)
-    check_output(cases, output=output, file_format=data.format)
+    run_cfg, data, model, dtype = load_predictor(cfg, changes=changes, device=device)
+    cases = find_inputs(Path(cfg.input), file_format=data.format)
     data.check_files(cases)
-    inferer = build_inferer(run_cfg)
+    predict_cases(
+        cases,
+        data=data,
+        model=model,
+        inferer=build_inferer(run_cfg),
+        device=device,
+        dtype=dtype,
+        output=Path(cfg.output),
+    )
+
+
+def predict_cases(
+    cases: Sequence[Case],
+    *,
+    data: SegmentationData,
+    model: Model,
+    inferer: Inferer,
+    device: torch.device,
+    dtype: torch.dtype,
+    output: Path,
+) -> list[Path]:
+    """Writes a label map of every case into a folder, never over an image; reads and writes while it computes."""
+    check_output(cases, output=output, file_format=data.format)
+    written = []
 
     def compute(volume: Volume) -> np.ndarray:
         with autocast(device, dtype):
-            return predict_volume(
-                segmenter, volume, inferer, roi_size=data.roi_size, outputs=data.outputs, device=device
-            )
+            return predict_volume(model, volume, inferer, roi_size=data.roi_size, outputs=data.outputs, device=device)
 
     def write(case: Case, labels: np.ndarray) -> None:
-        logger.info("%s -> %s", case.image, data.format.save_labels(output / case.id, labels, like=case.image))
+        written.append(data.format.save_labels(output / case.id, labels, like=case.image))
+        logger.info("%s -> %s", case.image, written[-1])
 
     overlapped(cases, read=data.load_case, compute=compute, write=write)
+    return written
 
 
 def find_inputs(path: Path, *, file_format: FileFormat) -> list[Case]:
@@ -64,7 +89,7 @@ def find_inputs(path: Path, *, file_format: FileFormat) -> list[Case]:
     return [Case(id=stem, image=file, label=None) for stem, file in by_id.items()]
 
 
-def check_output(cases: list[Case], *, output: Path, file_format: FileFormat) -> None:
+def check_output(cases: Sequence[Case], *, output: Path, file_format: FileFormat) -> None:
     """UserError where the label map of a case would be written over an image."""
     targets = {file_format.label_path(output / case.id).resolve() for case in cases}
     taken = [case.image for case in cases if case.image.resolve() in targets]

@@ -63,3 +63,29 @@ def test_the_interval_of_the_median(script):
     assert script["interval"]([2.0] * 5, rng=rng) == (2.0, 2.0)
     low, high = script["interval"]([1.0, 2.0, 3.0, 4.0, 5.0], rng=rng)
     assert 1 <= low < 3 < high <= 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--runs", "a=RUN", "--settings", "b=inferer=fast"], "--settings b=...: no contestant has this name"),
+        (["--runs", "fast"], "--runs fast: give NAME=VALUE"),
+        (["--runs", "fast=RUN", "--contestants", "fast"], "both have a fast"),
+    ],
+)
+def test_mistakes_end_before_the_first_round(script, tmp_path, arguments, told):
+    with pytest.raises(SystemExit, match=told.replace(".", r"\.")):
+        script["main"]([*arguments, "--input", str(tmp_path / "ct.nii.gz"), "--output", str(tmp_path)])
+
+
+def test_a_missing_package_is_named_before_anything_is_built(script, monkeypatch):
+    monkeypatch.setitem(script["PACKAGES"], "nnunet", ("no_such_package", "pip install it"))
+    with pytest.raises(Exception, match=r"nnunet needs the package no_such_package: pip install it"):
+        script["check_packages"](["fast", "nnunet"])
+
+
+def test_phantoms_of_other_sizes_are_other_files(script, tmp_path):
+    small = script["phantom"](tmp_path, shape=(16, 16, 8), voxel_size=(5.0, 5.0, 8.0))
+    other = script["phantom"](tmp_path, shape=(20, 16, 8), voxel_size=(5.0, 5.0, 8.0))
+    assert script["read_labels"](small).shape == (16, 16, 8)
+    assert script["read_labels"](other).shape == (20, 16, 8)

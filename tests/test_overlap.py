@@ -61,3 +61,17 @@ def test_errors_are_raised_where_it_was_called(part, bad):
     with pytest.raises(OSError, match=f"{part} {bad}"):
         overlapped(range(3), **parts)
     assert written == list(range(bad)), "what was ready before is written"
+
+
+def test_what_was_lost_in_writing_is_told_where_the_next_fails_too(caplog):
+    def compute(number):
+        if number:
+            raise ValueError("no result")
+        return number
+
+    def write(number, result):
+        raise OSError("disk full")
+
+    with pytest.raises(ValueError, match="no result"):
+        overlapped(range(2), read=int, compute=compute, write=write)
+    assert "not written: disk full" in caplog.text

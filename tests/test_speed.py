@@ -4,11 +4,13 @@ import logging
 
 import pytest
 import torch
+import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import nn
 
 from sct import speed
 from sct.errors import UserError
+from sct.models import attention
 from sct.models.layers import Attention
 from sct.precision import check_speed
 from sct.schema import PredictConfig
@@ -52,6 +54,24 @@ def test_fast_is_bf16_where_the_machine_has_it(monkeypatch, caplog):
     monkeypatch.setattr(speed, "has_bf16", lambda device: True)
     assert choose(network()) == torch.bfloat16
     assert "agree with fp32 within" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["fused", "by head"])
+def test_both_kernels_of_attention_are_tried(monkeypatch, name):
+    """Short sequences have the fused kernel, long ones products by head: a network may meet either."""
+
+    def broken(original):
+        return lambda q, *rest, **more: original(q, *rest, **more) * (1 + 0.1 * (q.dtype == torch.bfloat16))
+
+    if name == "fused":
+        monkeypatch.setattr(F, "scaled_dot_product_attention", broken(F.scaled_dot_product_attention))
+    else:
+        monkeypatch.setattr(attention, "attention_by_head", broken(attention.attention_by_head))
+    net = Attention(64, num_heads=2)
+    nn.init.zeros_(net.proj.bias)
+    worst, error = worst_layer(nn.Sequential(net), device=CPU)
+    assert worst == "0"
+    assert error == pytest.approx(0.1, abs=0.02)
 
 
 @pytest.mark.parametrize("wrong", [0.1, float("nan")])

@@ -32,6 +32,20 @@ def test_stages_of_a_prediction(script, finished_run, workplace, tmp_path, capsy
     np.testing.assert_array_equal(split, own)
 
 
+@pytest.mark.parametrize(
+    ("output", "changed", "told"),
+    [("", [], "would overwrite the input"), ("out", ["--repeats", "0"], "--repeats 0: give 1 or more")],
+)
+def test_mistakes_end_before_anything_is_written(script, finished_run, workplace, tmp_path, output, changed, told):
+    image = tmp_path / "scan.nii.gz"
+    image.write_bytes(sorted((workplace / "data" / "phantom_smoke").rglob("img/*.nii.gz"))[-1].read_bytes())
+    before = image.read_bytes()
+    with pytest.raises(SystemExit, match=told):
+        script["main"]([f"ckpt={finished_run}", f"input={image}", f"output={tmp_path / output}", *changed])
+    assert image.read_bytes() == before
+    assert not (tmp_path / "out").exists()
+
+
 def test_shares_are_of_the_sum_of_medians(script):
     rounds = [dict.fromkeys(script["STAGES"], seconds) for seconds in (1.0, 2.0, 9.0)]
     lines = script["table"](rounds).splitlines()

@@ -103,7 +103,7 @@ def test_other_data_are_found(evaluated, workplace):
 
 def test_an_evaluation_of_other_data_goes_elsewhere(evaluated, tmp_path):
     before = (evaluated / "eval/test/summary.json").read_bytes()
-    for settings in (["inferer.overlap=0.25"], ["data.split=same"]):
+    for settings in (["inferer.overlap=0.25"], ["data.split=same"], ["precision=bf16"], ["speed=fast"]):
         outcome = run_command(evaluation.main, f"ckpt={evaluated}", *settings)
         assert outcome.status == 1
         assert "give output=FOLDER" in outcome.err

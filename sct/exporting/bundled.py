@@ -1,6 +1,5 @@
 """What the config of a MONAI Bundle names beside the parts of the network: weights, images, and the loop over them."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +9,8 @@ from torch import nn
 from sct import checkpoint
 from sct.data.cases import Case
 from sct.data.module import SegmentationData
-from sct.inference import Inferer, predict_volume
-from sct.predict import check_output, find_inputs
-
-logger = logging.getLogger(__name__)
+from sct.inference import Inferer
+from sct.predict import find_inputs, predict_cases
 
 
 def with_weights(network: nn.Module, *, path: str, device: torch.device | str) -> nn.Module:
@@ -54,17 +51,12 @@ class Predictor:
 
     def run(self) -> list[Path]:
         """The files that were written."""
-        data, written = self.dataset.data, []
-        check_output(self.dataset.cases, output=self.output, file_format=data.format)
-        for case in self.dataset.cases:
-            labels = predict_volume(
-                self.network,
-                data.load_case(case),
-                self.inferer,
-                roi_size=data.roi_size,
-                outputs=data.outputs,
-                device=self.device,
-            )
-            written.append(data.format.save_labels(self.output / case.id, labels, like=case.image))
-            logger.info("%s -> %s", case.image, written[-1])
-        return written
+        return predict_cases(
+            self.dataset,
+            data=self.dataset.data,
+            model=self.network,
+            inferer=self.inferer,
+            device=self.device,
+            dtype=torch.float32,
+            output=self.output,
+        )
