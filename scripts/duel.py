@@ -34,7 +34,7 @@ import torch
 from omegaconf import OmegaConf
 
 from sct import card, checkpoint
-from sct.cli import compose_config
+from sct.cli import compose_config, open_overrides
 from sct.config import build
 from sct.data.formats import Nifti
 from sct.data.phantom import draw_abdomen
@@ -108,7 +108,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def work(arguments: Sequence[str]) -> None:
     """In a process of its own: one `sct.predict`; on the last line of its output, the seconds and memory it took."""
     start = time.perf_counter()
-    predict(compose_config("predict", overrides=list(arguments)))
+    predict(compose_config("predict", overrides=open_overrides(arguments, groups=["inferer"])))
     seconds = time.perf_counter() - start
     # what the parent would be told has the parent's own memory in it, from before the program was started
     print(json.dumps({"seconds": seconds, "peak_mb": status_kb("VmHWM") / 1024}))

@@ -21,7 +21,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sct.backends import load_predictor
-from sct.cli import compose_config
+from sct.cli import compose_config, open_overrides
 from sct.data.cases import Case
 from sct.data.module import SegmentationData
 from sct.distributed import pick_device
@@ -129,7 +129,7 @@ def split(options: argparse.Namespace) -> str:
         raise UserError(f"--repeats {options.repeats}: give 1 or more.")
     if options.threads:
         torch.set_num_threads(options.threads)
-    cfg = compose_config("predict", overrides=options.settings)
+    cfg = compose_config("predict", overrides=open_overrides(options.settings, groups=["inferer"]))
     device = pick_device(cfg.device)
     changes = {"inferer": OmegaConf.to_container(cfg.inferer)}
     run_cfg, data, network, dtype = load_predictor(cfg, changes=changes, device=device)

@@ -32,6 +32,12 @@ DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUO
 APPENDED = ("experiment", "variant", "sweep", "debug")
 
 
+def open_overrides(arguments: Sequence[str], *, groups: Sequence[str]) -> list[str]:
+    """Overrides in which the keys of `groups`, which the command's own config does not know, are added to it."""
+    added = tuple(f"{group}." for group in groups)
+    return [f"++{argument}" if argument.startswith(added) else argument for argument in arguments]
+
+
 class FailedJob(Exception):
     """A job of a sweep that has told its user's mistake: Hydra goes on with the others."""
 
@@ -41,8 +47,7 @@ def run(task: Callable[[DictConfig], Any], *, config_name: str, open_groups: Seq
 
     The keys of `open_groups` are those of a trained run, unknown here: the task checks them.
     """
-    added = tuple(f"{group}." for group in open_groups)
-    sys.argv[1:] = [f"++{argument}" if argument.startswith(added) else argument for argument in sys.argv[1:]]
+    sys.argv[1:] = open_overrides(sys.argv[1:], groups=open_groups)
     # Hydra then raises instead of printing its own reports and exiting
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     register_schemas()

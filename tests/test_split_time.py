@@ -20,7 +20,7 @@ def script():
 
 def test_stages_of_a_prediction(script, finished_run, workplace, tmp_path, capsys):
     image = sorted((workplace / "data" / "phantom_smoke").rglob("img/*.nii.gz"))[-1]
-    where = [f"ckpt={finished_run}", f"input={image}", "inferer=fast"]
+    where = [f"ckpt={finished_run}", f"input={image}", "inferer=fast", "inferer.overlap=0.5"]
     script["main"]([*where, f"output={tmp_path}/split", "--repeats", "1"])
     cells = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [line[0].strip("| ") for line in cells[1:]] == [*script["STAGES"], "all"]
