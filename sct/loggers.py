@@ -92,3 +92,20 @@ def cut_after(file: Path, *, step: int) -> None:
         if row["step"] <= step:
             kept.append(line + "\n")
     write_text(file, "".join(kept))
+
+
+def short(row: dict[str, float]) -> str:
+    """The main numbers of a row as text."""
+    names = ("train/loss", "train/lr", "train/grad_norm", "val/dice/mean")
+    return "  ".join(f"{name.split('/', 1)[1]} {row[name]:.4g}" for name in names if name in row)
+
+
+def flat_settings(config: dict[str, Any], *, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names with plain values, for TensorBoard."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= flat_settings(value, prefix=f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value if isinstance(value, int | float | str | bool) else str(value)
+    return flat

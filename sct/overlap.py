@@ -34,7 +34,7 @@ def overlapped(
             ahead = reader.submit(read, items[number]) if number < len(items) else None
             try:
                 result = compute(data)
-            except Exception:
+            except Exception:  # raised again: nothing is hidden, the other loss is added
                 if written is not None and (lost := written.exception()) is not None:
                     logger.error("what was computed before is not written: %s", lost)
                 raise

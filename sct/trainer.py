@@ -23,7 +23,7 @@ from sct.data.module import SegmentationData
 from sct.distributed import Processes
 from sct.errors import UserError
 from sct.inference import Inferer
-from sct.loggers import RunLogger
+from sct.loggers import RunLogger, flat_settings, short
 from sct.models.encoder import ViTEncoder
 from sct.models.pretrained import load_pretrained
 from sct.models.segmenter import Segmenter
@@ -333,20 +333,3 @@ def update_average(average: nn.Module, network: nn.Module, *, decay: float) -> N
         mean.lerp_(new, 1 - decay)
     for mean_buffer, buffer in zip(average.buffers(), network.buffers(), strict=True):
         mean_buffer.copy_(buffer)
-
-
-def short(row: dict[str, float]) -> str:
-    """The main numbers of a row as text."""
-    names = ("train/loss", "train/lr", "train/grad_norm", "val/dice/mean")
-    return "  ".join(f"{name.split('/', 1)[1]} {row[name]:.4g}" for name in names if name in row)
-
-
-def flat_settings(config: dict[str, Any], *, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted names with plain values, for TensorBoard."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, dict):
-            flat |= flat_settings(value, prefix=f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value if isinstance(value, int | float | str | bool) else str(value)
-    return flat

@@ -15,8 +15,9 @@ from sct.cli import compose_config
 from sct.config import build, to_dict
 from sct.distributed import Processes
 from sct.errors import UserError
+from sct.loggers import flat_settings
 from sct.train import build_trainer
-from sct.trainer import Trainer, draw_seed, flat_settings, update_average
+from sct.trainer import Trainer, draw_seed, update_average
 
 ONE_PROCESS = Processes(rank=0, world_size=1, device=torch.device("cpu"))
 # few channels: rounding grows slowly enough to compare several steps
