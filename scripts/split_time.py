@@ -20,7 +20,7 @@ from statistics import median
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from sct.backends import load_predictor
+from sct.backends import find_predictor
 from sct.cli import compose_config, open_overrides
 from sct.data.cases import Case
 from sct.data.module import SegmentationData
@@ -132,7 +132,8 @@ def split(options: argparse.Namespace) -> str:
     cfg = compose_config("predict", overrides=open_overrides(options.settings, groups=["inferer"]))
     device = pick_device(cfg.device)
     changes = {"inferer": OmegaConf.to_container(cfg.inferer)}
-    run_cfg, data, network, dtype = load_predictor(cfg, changes=changes, device=device)
+    run_cfg, data, load = find_predictor(cfg, changes=changes, device=device)
+    network, dtype = load()
     if not isinstance(network, Segmenter):
         raise UserError("An exported network has no parts to time: give the run itself as ckpt, without backend.")
     case = find_case(cfg, data=data)

@@ -4,6 +4,7 @@ Letters: B batch, C channels, Q channels of the logits, S size of the window (2 
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,15 @@ from sct.errors import UserError
 from sct.exporting import FORMATS
 from sct.exporting import manifest as manifests
 from sct.exporting.manifest import Manifest, read_manifest
-from sct.factory import load_trained, with_data
+from sct.factory import find_trained, with_data
 from sct.inference import Model
+from sct.models.segmenter import Segmenter
 from sct.speed import inference_dtype
 
 logger = logging.getLogger(__name__)
+
+# windows (B, C, *S) -> logits (B, Q, *S), and the type of its mixed precision
+Loader = Callable[[], tuple[Model, torch.dtype]]
 
 # below a run's folder: one folder a format
 FOLDER = "export"
@@ -28,18 +33,17 @@ FOLDER = "export"
 BACKENDS = [name for name, form in FORMATS.items() if form.fixed_graph]
 
 
-def load_predictor(
+def find_predictor(
     cfg: DictConfig, *, changes: dict[str, Any], device: torch.device
-) -> tuple[DictConfig, SegmentationData, Model, torch.dtype]:
-    """Config of the run, data set, windows (B, C, *S) -> logits (B, Q, *S), and the type of its mixed precision.
+) -> tuple[DictConfig, SegmentationData, Loader]:
+    """Config of the run, data set, and what loads the network: where images can be read meanwhile.
 
     `ckpt` is a run, whose own network predicts or, with `backend`, what was exported to its folder; or it is an
     exported folder, which says itself what it is. An exported network has its precision in it.
     """
     folder = find_export(cfg)
     if folder is None:
-        run_cfg, data, network = load_trained(cfg.ckpt, weights=cfg.weights, changes=changes, device=device)
-        return run_cfg, data, network, inference_dtype(cfg, run_cfg, network=network, device=device)
+        return find_own(cfg, changes=changes, device=device)
     manifest = read_manifest(folder)
     form = FORMATS[manifest.format]
     form.require()
@@ -53,9 +57,25 @@ def load_predictor(
     if precision != manifest.precision:
         logger.warning("precision=%s: this export was checked with %s alone", precision, manifest.precision)
     run_cfg, data = with_data(manifest.config, changes=changes)
-    logger.info("%s: %s in %s, step %d", folder, manifest.format, precision, manifest.step)
-    model = form.load(folder, device=device, precision=precision, batch=manifest.batch)
-    return run_cfg, data, model, torch.float32
+
+    def load() -> tuple[Model, torch.dtype]:
+        logger.info("%s: %s in %s, step %d", folder, manifest.format, precision, manifest.step)
+        return form.load(folder, device=device, precision=precision, batch=manifest.batch), torch.float32
+
+    return run_cfg, data, load
+
+
+def find_own(
+    cfg: DictConfig, *, changes: dict[str, Any], device: torch.device
+) -> tuple[DictConfig, SegmentationData, Loader]:
+    """As `find_predictor`, of a run's own network."""
+    run_cfg, data, build_trained = find_trained(cfg.ckpt, weights=cfg.weights, changes=changes, device=device)
+
+    def load() -> tuple[Segmenter, torch.dtype]:
+        network = build_trained()
+        return network, inference_dtype(cfg, run_cfg, network=network, device=device)
+
+    return run_cfg, data, load
 
 
 def find_export(cfg: DictConfig) -> Path | None:

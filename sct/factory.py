@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -50,13 +51,25 @@ def load_trained(
 
     `changes` are settings of groups to take instead of those of the run, such as {"data": {"root": ...}}.
     """
+    cfg, data, load = find_trained(ckpt, weights=weights, changes=changes, device=device)
+    return cfg, data, load()
+
+
+def find_trained(
+    ckpt: str, *, weights: str, changes: dict[str, Any], device: torch.device
+) -> tuple[DictConfig, SegmentationData, Callable[[], Segmenter]]:
+    """As `load_trained`, but the network is yet to be built: where images can be read meanwhile."""
     path = checkpoint.find(ckpt, weights=weights)
     state = checkpoint.load(path)
     cfg, data = with_data(state["config"], changes=changes)
-    segmenter = build_segmenter(cfg, data=data)
-    checkpoint.load_weights(segmenter, checkpoint.weights_of(state), source=str(path))
-    logger.info("%s: step %d, %s", path, state["step"], data.outputs.names)
-    return cfg, data, segmenter.to(device).eval()
+
+    def load() -> Segmenter:
+        segmenter = build_segmenter(cfg, data=data)
+        checkpoint.load_weights(segmenter, checkpoint.weights_of(state), source=str(path))
+        logger.info("%s: step %d, %s", path, state["step"], data.outputs.names)
+        return segmenter.to(device).eval()
+
+    return cfg, data, load
 
 
 def with_data(config: dict[str, Any], *, changes: dict[str, Any]) -> tuple[DictConfig, SegmentationData]:

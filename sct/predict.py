@@ -5,6 +5,7 @@
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sct import cli
-from sct.backends import load_predictor
+from sct.backends import Loader, find_predictor
 from sct.data.cases import Case, Volume
 from sct.data.formats import FileFormat
 from sct.data.module import SegmentationData
 from sct.distributed import pick_device
 from sct.errors import UserError
 from sct.factory import build_inferer
-from sct.inference import Inferer, Model, predict_volume
+from sct.inference import Inferer, predict_volume
 from sct.overlap import overlapped
 from sct.precision import autocast
 from sct.run import log_to
@@ -32,35 +33,38 @@ def predict(cfg: DictConfig) -> None:
     log_to(None)
     device = pick_device(cfg.device)
     changes = {"inferer": OmegaConf.to_container(cfg.inferer)}
-    run_cfg, data, model, dtype = load_predictor(cfg, changes=changes, device=device)
+    run_cfg, data, load = find_predictor(cfg, changes=changes, device=device)
     cases = find_inputs(Path(cfg.input), file_format=data.format)
     data.check_files(cases)
-    predict_cases(
-        cases,
-        data=data,
-        model=model,
-        inferer=build_inferer(run_cfg),
-        device=device,
-        dtype=dtype,
-        output=Path(cfg.output),
-    )
+    with ThreadPoolExecutor(1) as pool:
+        predict_cases(
+            cases,
+            data=data,
+            load=pool.submit(load).result,
+            inferer=build_inferer(run_cfg),
+            device=device,
+            output=Path(cfg.output),
+        )
 
 
 def predict_cases(
     cases: Sequence[Case],
     *,
     data: SegmentationData,
-    model: Model,
+    load: Loader,
     inferer: Inferer,
     device: torch.device,
-    dtype: torch.dtype,
     output: Path,
 ) -> list[Path]:
-    """Writes a label map of every case into a folder, never over an image; reads and writes while it computes."""
+    """Writes a label map of every case into a folder, never over an image; reads and writes while it computes.
+
+    `load` gives the network and the type of its mixed precision; asked for when the first case is read.
+    """
     check_output(cases, output=output, file_format=data.format)
     written = []
 
     def compute(volume: Volume) -> np.ndarray:
+        model, dtype = load()
         with autocast(device, dtype):
             return predict_volume(model, volume, inferer, roi_size=data.roi_size, outputs=data.outputs, device=device)
 

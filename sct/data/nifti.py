@@ -68,11 +68,11 @@ def read_voxels(path: Path, *, spatial_dims: int) -> tuple[np.ndarray, Grid]:
 
 
 def to_ras(voxels: np.ndarray, *, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Turn voxels (C, X, Y, Z) to the closest RAS orientation; returns them with their affine (4, 4)."""
+    """Turn voxels (C, X, Y, Z) to the closest RAS orientation; returns a view of them with its affine (4, 4)."""
     orientation = nib.orientations.io_orientation(affine)
     turned = nib.orientations.apply_orientation(np.moveaxis(voxels, 0, -1), orientation)
     inverse = nib.orientations.inv_ornt_aff(orientation, voxels.shape[1:])
-    return np.ascontiguousarray(np.moveaxis(turned, -1, 0)), affine @ inverse
+    return np.moveaxis(turned, -1, 0), affine @ inverse
 
 
 def save_label_map(path: Path, labels: np.ndarray, *, like: Path) -> None:

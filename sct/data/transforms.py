@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.data import MetaTensor, get_track_meta, set_track_meta
-from monai.transforms import Randomizable, Spacing
+from monai.data import get_track_meta, set_track_meta
+from monai.transforms import Randomizable
 
 from sct.data.cases import Case, Grid, window_shape
 from sct.data.formats import FileFormat
 from sct.data.nifti import to_ras
+from sct.data.resample import resample
 
 DictTransform = Callable[[Mapping], Mapping]
 
@@ -129,11 +130,7 @@ class Preprocess:
             return np.ascontiguousarray(voxels), affine
         # MONAI takes -1 for the file's own spacing.
         pixdim = [*[-1.0] * (len(grid.shape) - len(self.spacing)), *self.spacing]
-        resample = Spacing(pixdim=pixdim, mode=mode, padding_mode="border", dtype=np.float32)
-        tensor = MetaTensor(torch.from_numpy(np.ascontiguousarray(voxels)), affine=torch.from_numpy(affine))
-        resampled = resample(tensor)
-        assert isinstance(resampled, MetaTensor)
-        return resampled.as_tensor().numpy(), resampled.affine.numpy().astype(np.float64)
+        return resample(voxels, affine=affine, spacing=pixdim, mode=mode)
 
     def _tissue(self, image: np.ndarray) -> np.ndarray:
         """Which voxels of the image (C, *S) as in the file are tissue, (*S) bool."""

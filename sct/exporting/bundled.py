@@ -54,9 +54,8 @@ class Predictor:
         return predict_cases(
             self.dataset,
             data=self.dataset.data,
-            model=self.network,
+            load=lambda: (self.network, torch.float32),
             inferer=self.inferer,
             device=self.device,
-            dtype=torch.float32,
             output=self.output,
         )

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sct.data.cases import window_shape
 from sct.errors import UserError
 from sct.inference.base import Inferer, Model, Slab, mirrored_mean, rows_of_a_slab, slab_bounds
+from sct.inference.parallel import in_order
 from sct.inference.stitch import RollingLogits, box_at, inverse_weight
 from sct.inference.tiling import occupied, pad_to_window, window_starts, window_weight
 
@@ -38,15 +39,20 @@ class FastSlidingWindow(Inferer):
         covers is background. Whatever is darker and larger than a window is never found.
     accumulate: precision in which the windows are weighted and summed; the halves take half the memory, and less time
         than float32 only where the network's logits come in the same one.
+    workers: batches that a processor computes at the same time, each on its share of the threads; no more than there
+        are threads. Other devices, and exported networks, which have threads of their own, compute one.
     """
 
     skip_below: float | None = None
     accumulate: Literal["float32", "float16", "bfloat16"] = "float32"
+    workers: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.accumulate not in PRECISIONS:
             raise UserError(f"inferer.accumulate={self.accumulate}: choose one of {', '.join(PRECISIONS)}")
+        if self.workers < 1:
+            raise UserError(f"inferer.workers={self.workers}: choose 1 or more")
 
     @torch.no_grad()
     def slabs(
@@ -61,6 +67,15 @@ class FastSlidingWindow(Inferer):
         weight = window_weight(window, blending=self.blending).to(device)
         inverse = inverse_weight(padded.shape[1:], places=places, weight=weight)
         groups = row_groups(starts, batch_size=self.batch_size)
+        by_group = [list(batches([p for p in places if p[0] in group], size=self.batch_size)) for group in groups]
+
+        @torch.no_grad()
+        def compute(batch: list[tuple[int, ...]]) -> Tensor:
+            windows = torch.stack([padded[(slice(None), *box_at(place, window))] for place in batch])
+            return mirrored_mean(model, windows.reshape(len(batch), -1, *roi_size), axes=self.mirror_axes)
+
+        workers = self.workers_for(model, device=device)
+        computed = in_order(compute, itertools.chain(*by_group), workers=workers, device=device)
         buffer = RollingLogits(
             num_channels=len(background),
             num_rows=rows_kept(groups, depth=window[0]),
@@ -72,14 +87,13 @@ class FastSlidingWindow(Inferer):
         top, end = before[0], before[0] + image.shape[1]
         inside = tuple(slice(a, a + size) for a, size in zip(before[1:], image.shape[2:], strict=True))
         done, height = top, rows_of_a_slab(padded.shape[1:])
-        for group, following in zip(groups, [*groups[1:], None], strict=True):
-            for batch in batches([place for place in places if place[0] in group], size=self.batch_size):
-                windows = torch.stack([padded[(slice(None), *box_at(place, window))] for place in batch])
-                logits = mirrored_mean(model, windows.reshape(len(batch), -1, *roi_size), axes=self.mirror_axes)
+        for own, following in zip(by_group, [*groups[1:], None], strict=True):
+            for batch in own:
+                logits = next(computed)
                 for one, place in zip(logits, batch, strict=True):
                     share = weight * inverse[box_at(place, window)]
                     buffer.add(one.reshape(-1, *window), weight=share, place=place)
-                del windows, logits, one  # they would stay beside the next batch and slabs
+                del logits, one  # they would stay beside the next batch and slabs
             final = following[0] if following else end
             for start, stop in slab_bounds(done, final, top=top, rows=height):
                 rows = fill(buffer.rows(start, stop), where=inverse[start:stop].isinf(), values=background)
@@ -87,6 +101,12 @@ class FastSlidingWindow(Inferer):
                 del rows
             done = final
             buffer.drop_before(done - 1)
+
+    def workers_for(self, model: Model, *, device: torch.device) -> int:
+        """Batches that are computed at the same time."""
+        if device.type != "cpu" or not isinstance(model, nn.Module):
+            return 1
+        return min(self.workers, torch.get_num_threads())
 
     def _places(self, image: Tensor, *, starts: list[list[int]], window: Sequence[int]) -> list[tuple[int, ...]]:
         """First voxels of the windows that are predicted, in order; says how many are not."""
@@ -109,13 +129,15 @@ class FastSlidingWindow(Inferer):
         groups = row_groups(window_starts(padded, window, overlap=self.overlap), batch_size=self.batch_size)
         row, itemsize = math.prod(padded[1:]), PRECISIONS[self.accumulate].itemsize
         is_padded = padded != list(shape)
+        # workers compute on while what they computed before is stitched
+        at_once = self.workers + 1 if self.workers > 1 else 1
         # slabs are views of the sum, unless it is in half precision or its padding is cut off
         copies = int(itemsize < 4) + int(is_padded)
         return {
             "image": 4 * in_channels * (math.prod(shape) + is_padded * math.prod(padded)),
             "weights": 4 * math.prod(padded),
             "logits kept": rows_kept(groups, depth=window[0]) * row * num_channels * itemsize,
-            "batch": self.batch_bytes(roi_size=roi_size, in_channels=in_channels, num_channels=num_channels),
+            "batch": at_once * self.batch_bytes(roi_size=roi_size, in_channels=in_channels, num_channels=num_channels),
             "slab": (rows_of_a_slab(padded) + 1) * row * 4 * num_channels * copies,
         }
 

@@ -1,0 +1,56 @@
+"""Several forward passes at the same time on one processor."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, device: torch.device
+) -> Iterator[Result]:
+    """function(item) of every item in order, computed by `workers` threads; one computes in the caller's own.
+
+    A window's many small operations leave part of a second core idle, two windows at once do not. PyTorch's threads
+    are shared out among the workers for as long as items are left, and the caller's autocast on `device` holds in
+    them. Beside the result that was handed out last, `workers` are held or being computed.
+    """
+    if workers == 1:
+        yield from map(function, items)
+        return
+    enabled, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
+
+    def inherit() -> None:
+        # for the life of the thread: left after every item, autocast would cast all weights anew for the next
+        torch.autocast(device.type, dtype=dtype, enabled=enabled).__enter__()
+
+    items = iter(items)
+    with threads_shared(workers), ThreadPoolExecutor(workers, initializer=inherit) as pool:
+        waiting: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(items, workers))
+        try:
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(function, item) for item in islice(items, 1))
+                yield result
+                del result  # the next one would be held beside it
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@contextmanager
+def threads_shared(workers: int) -> Iterator[None]:
+    """PyTorch's threads, divided by `workers`, in this thread and in those that begin meanwhile."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,82 @@
+"""Forward passes side by side: in order, on shared threads, in the caller's precision, never far ahead."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from sct.inference import FastSlidingWindow
+from sct.inference.parallel import in_order
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_results_come_in_order(workers):
+    assert list(in_order(lambda n: n * n, range(7), workers=workers, device=CPU)) == [n * n for n in range(7)]
+    assert list(in_order(lambda n: n, [], workers=workers, device=CPU)) == []
+
+
+def test_workers_compute_at_the_same_time():
+    """Both wait for each other, and would wait for ever if one came after the other."""
+    both = threading.Barrier(2)
+    assert len(list(in_order(lambda _: both.wait(10), range(4), workers=2, device=CPU))) == 4
+
+
+def test_threads_are_shared_out_and_given_back():
+    found = list(in_order(lambda _: torch.get_num_threads(), range(6), workers=2, device=CPU))
+    assert found == [2] * 6
+    assert torch.get_num_threads() == 4
+    assert list(in_order(lambda _: torch.get_num_threads(), range(2), workers=1, device=CPU)) == [4, 4]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_callers_autocast_holds_in_the_workers(enabled):
+    layer = nn.Linear(4, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+        found = list(in_order(lambda _: layer(torch.ones(1, 4)).dtype, range(3), workers=2, device=CPU))
+    assert found == [torch.bfloat16 if enabled else torch.float32] * 3
+
+
+def test_no_further_ahead_than_there_are_workers():
+    begun = []
+    found = in_order(lambda n: begun.append(n) or n, range(10), workers=2, device=CPU)
+    assert next(found) == 0
+    assert max(begun) <= 2
+    found.close()
+    assert torch.get_num_threads() == 4
+
+
+def test_errors_are_raised_where_the_result_is_asked_for():
+    def compute(number):
+        if number == 2:
+            raise OSError("window 2")
+        return number
+
+    found = in_order(compute, range(9), workers=2, device=CPU)
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(OSError, match="window 2"):
+        next(found)
+    assert torch.get_num_threads() == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "wanted"),
+    [
+        (nn.Identity(), "cpu", 4),
+        (nn.Identity(), "meta", 1),
+        (lambda windows: windows, "cpu", 1),  # as an exported network, with threads of its own
+    ],
+)
+def test_only_networks_on_a_processor_have_several(model, device, wanted):
+    inferer = FastSlidingWindow(workers=9)
+    assert inferer.workers_for(model, device=torch.device(device)) == wanted
