@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sct.data.cases import window_shape
 from sct.errors import UserError
 from sct.inference.base import Inferer, Model, Slab, mirrored_mean, rows_of_a_slab, slab_bounds
-from sct.inference.parallel import in_order
+from sct.inference.parallel import AHEAD, in_order
 from sct.inference.stitch import RollingLogits, box_at, inverse_weight
 from sct.inference.tiling import occupied, pad_to_window, window_starts, window_weight
 
@@ -130,7 +130,7 @@ class FastSlidingWindow(Inferer):
         row, itemsize = math.prod(padded[1:]), PRECISIONS[self.accumulate].itemsize
         is_padded = padded != list(shape)
         # workers compute on while what they computed before is stitched
-        at_once = self.workers + 1 if self.workers > 1 else 1
+        at_once = AHEAD * self.workers + 1 if self.workers > 1 else 1
         # slabs are views of the sum, unless it is in half precision or its padding is cut off
         copies = int(itemsize < 4) + int(is_padded)
         return {

@@ -9,6 +9,9 @@ from typing import TypeVar
 
 import torch
 
+# Items that are computed, or wait to be asked for, a worker.
+AHEAD = 2
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -20,7 +23,8 @@ def in_order(
 
     A window's many small operations leave part of a second core idle, two windows at once do not. PyTorch's threads
     are shared out among the workers for as long as items are left, and the caller's autocast on `device` holds in
-    them. Beside the result that was handed out last, `workers` are held or being computed.
+    them. Beside the result that was handed out last, AHEAD a worker are held or being computed: so many that the
+    workers need not wait while a slab is made into labels.
     """
     if workers == 1:
         yield from map(function, items)
@@ -33,7 +37,7 @@ def in_order(
 
     items = iter(items)
     with threads_shared(workers), ThreadPoolExecutor(workers, initializer=inherit) as pool:
-        waiting: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(items, workers))
+        waiting: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(items, AHEAD * workers))
         try:
             while waiting:
                 result = waiting.popleft().result()

@@ -242,7 +242,7 @@ def light(decoder: Light, segmenter: Segmenter) -> int:
 def thin(decoder: Thin, segmenter: Segmenter) -> int:
     """At every resolution down to twice the grid: a step down, a convolution; a step up, a convolution of both.
 
-    Then the voxels of a cell, where the decoder sees them, and the step to the image.
+    Then the step to the image, or the few channels there and the step to the classes.
     """
     spec = segmenter.completion.spec
     d, N, C = spec.spatial_dims, spec.num_tokens, spec.dim
@@ -255,12 +255,12 @@ def thin(decoder: Thin, segmenter: Segmenter) -> int:
         macs += voxels * 2 * width * width + voxels * (2 * 3**d * width**2 + AFFINE_NORM * width)
         above = width
     macs += N * (AFFINE_NORM * C + C * decoder.enter[1].out_features)
-    if decoder.features is not None:
-        # at half the resolution, from the channels there and from the cell's voxels
-        cells = decoder.features.out_channels
-        voxels = math.prod(spec.image_size) // 2**d
-        macs += voxels * cells * (decoder.features.in_channels + 2**d * spec.in_channels)
-    return macs + math.prod(spec.image_size) * decoder.head.in_channels * segmenter.num_classes
+    voxels, head = math.prod(spec.image_size), decoder.head.in_channels * segmenter.num_classes
+    if decoder.whole is None:
+        return macs + voxels * head
+    few = decoder.whole.up.out_channels
+    macs += voxels * widths[0] * few + conv_bn(voxels, d, spec.in_channels, few)
+    return macs + conv_bn(voxels, d, few, 2 * few) + voxels * head
 
 
 def conv_bn(voxels: int, d: int, cin: int, cout: int) -> int:

@@ -1,13 +1,12 @@
-"""A thin U-Net below full resolution: the image at its side keeps boundaries, the tokens are its bottom.
+"""A thin U-Net: the image at its side keeps boundaries, the tokens are its bottom.
 
 Letters: B batch, N tokens of the grid, C width of the tokens, Q classes (or regions), S spatial size.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sct.models.convolutions import CHANNELS_LAST, CONVOLUTION, INSTANCE_NORM, TRANSPOSED
+from sct.models.convolutions import CHANNELS_LAST, CONVOLUTION, INSTANCE_NORM, TRANSPOSED, conv_bn_relu
 from sct.models.decoders.base import Decoder, doubling_steps
 from sct.models.grid import to_grid
 from sct.models.layers import init_weights
@@ -15,18 +14,20 @@ from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 
 class Thin(Decoder):
-    """Tokens and image meet at every resolution between the token grid and half the image, never at the image's own.
+    """Tokens and image meet at every resolution between the token grid and half the image, and once at the image's own.
 
     The image goes down by convolutions of kernel and stride 2, `width` channels at half the resolution and twice as
     many a step, one convolution of 3^D at each. Tokens, mapped to the channels of their grid, go up by transposed
-    convolutions, each joined with the image and one convolution of 3^D. A transposed convolution to the classes is
-    the last step, so that nothing but logits is as large as the image.
+    convolutions, each joined with the image and one convolution of 3^D.
 
-    `cells` channels before that step see the 2^D voxels of a cell as they are, with no norm or neighbours between:
-    what a voxel's own intensity says of it, which half the resolution would blur at the border of a small organ.
+    At the image's own resolution there are no more than two convolutions of 3^D: `voxels` channels of the image, to
+    which what comes from below is added, and twice as many of their sum, of which the logits are made voxel by voxel.
+    They are few, since all that is done there passes the whole of memory, and their norm is BatchNorm, in evaluation a
+    product and a sum. With voxels=0 a transposed convolution from half the resolution to the classes is the last step:
+    in less time, and less exact at the borders of small organs.
     """
 
-    def __init__(self, *, spec: FeatureSpec, num_classes: int, width: int = 16, cells: int = 0) -> None:
+    def __init__(self, *, spec: FeatureSpec, num_classes: int, width: int = 16, voxels: int = 0) -> None:
         super().__init__()
         steps, dims = doubling_steps(spec.patch_size, decoder="thin"), spec.spatial_dims
         # channels[i] at 1 / 2^(i + 1) of the image; the last are the tokens'
@@ -39,9 +40,12 @@ class Thin(Decoder):
         self.enter = nn.Sequential(nn.LayerNorm(spec.dim), nn.Linear(spec.dim, channels[-1]))
         self.ups = nn.ModuleList(transposed(2 * out, out, kernel_size=2, stride=2, bias=False) for out in channels[:-1])
         self.joins = nn.ModuleList(conv_norm_gelu(dims, 2 * out, out) for out in channels[:-1])
-        self.features = convolution(width, cells, kernel_size=1) if cells else None
-        self.voxels = convolution(spec.in_channels, cells, kernel_size=2, stride=2, bias=False) if cells else None
-        self.head = transposed(cells or width, num_classes, kernel_size=2, stride=2)
+        self.whole = WholeResolution(spec, width=width, voxels=voxels) if voxels else None
+        self.head = (
+            convolution(2 * voxels, num_classes, kernel_size=1)
+            if voxels
+            else transposed(width, num_classes, kernel_size=2, stride=2)
+        )
         self.apply(init_weights)
         # on processors in half precision two to three times as fast, where weights and image both are
         self.memory_format = CHANNELS_LAST[dims]
@@ -57,9 +61,24 @@ class Thin(Decoder):
         x = to_grid(self.enter(dense.x), dense.grid)
         for up, join, skip in reversed(list(zip(self.ups, self.joins, skips, strict=True))):
             x = join(torch.cat([up(x), skip], dim=1))
-        if self.features is not None and self.voxels is not None:
-            x = F.gelu(self.features(x) + self.voxels(image))
+        if self.whole is not None:
+            x = self.whole(x, image)
         return Decoded(self.head(x))
+
+
+class WholeResolution(nn.Module):
+    """The last join with the image, at its own resolution: x (B, width, *S / 2) -> (B, 2 * voxels, *S)."""
+
+    def __init__(self, spec: FeatureSpec, *, width: int, voxels: int) -> None:
+        super().__init__()
+        dims = spec.spatial_dims
+        self.up = TRANSPOSED[dims](width, voxels, kernel_size=2, stride=2)
+        self.image = conv_bn_relu(dims, spec.in_channels, voxels)
+        self.join = conv_bn_relu(dims, voxels, 2 * voxels)
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        """x (B, width, *S / 2), image (B, C_in, *S) -> (B, 2 * voxels, *S)."""
+        return self.join(self.up(x) + self.image(image))
 
 
 def conv_norm_gelu(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Sequential:
