@@ -1,17 +1,16 @@
 """Convolutional pieces that hybrids and decoders share, in 2-D and 3-D.
 
-Letters: B batch, S spatial size.
+Letters: B batch, C channels, S spatial size.
 """
 
+from collections.abc import Sequence
+
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM: dict[int, type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-INSTANCE_NORM: dict[int, type[nn.InstanceNorm2d] | type[nn.InstanceNorm3d]] = {
-    2: nn.InstanceNorm2d,
-    3: nn.InstanceNorm3d,
-}
 TRANSPOSED: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
@@ -19,6 +18,60 @@ TRANSPOSED: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
 MAX_POOL: dict[int, type[nn.MaxPool2d] | type[nn.MaxPool3d]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 CHANNELS_LAST: dict[int, torch.memory_format] = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+
+class InstanceNorm2d(nn.InstanceNorm2d):
+    """Of pictures; a single one stays channels-last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, *S) -> (B, C, *S)."""
+        return norm_of_one(x, norm=self) if is_single(x) else super().forward(x)
+
+
+class InstanceNorm3d(nn.InstanceNorm3d):
+    """Of volumes; a single one stays channels-last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, *S) -> (B, C, *S)."""
+        return norm_of_one(x, norm=self) if is_single(x) else super().forward(x)
+
+
+INSTANCE_NORM: dict[int, type[InstanceNorm2d] | type[InstanceNorm3d]] = {2: InstanceNorm2d, 3: InstanceNorm3d}
+
+
+def is_single(x: Tensor) -> bool:
+    """Whether there is one image, now and, in a graph that is exported or compiled, always."""
+    return not torch.compiler.is_compiling() and len(x) == 1
+
+
+def norm_of_one(x: Tensor, *, norm: nn.InstanceNorm2d | nn.InstanceNorm3d) -> Tensor:
+    """x (1, C, *S) as the batch norm of a batch of one: torch's instance norm copies channels-last memory, twice."""
+    return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+
+
+class FoldedConv(nn.Module):
+    """Convolution that keeps the size, BatchNorm, ReLU: (B, in_channels, *S) -> (B, out_channels, *S).
+
+    In evaluation the norm is folded into the convolution's weights, and has no pass over memory of its own.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: Sequence[int]) -> None:
+        super().__init__()
+        size, padding = tuple(kernel_size), tuple(edge // 2 for edge in kernel_size)
+        self.convolution = CONVOLUTION[len(size)](in_channels, out_channels, size, padding=padding, bias=False)  # type: ignore[arg-type]
+        self.norm = BATCH_NORM[len(size)](out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, in_channels, *S) -> (B, out_channels, *S)."""
+        convolution, norm = self.convolution, self.norm
+        if self.training:
+            return norm(convolution(x)).relu_()
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        weight = convolution.weight * scale.reshape(-1, *[1] * (convolution.weight.ndim - 1))
+        apply = F.conv2d if x.ndim == 4 else F.conv3d
+        return apply(x, weight, norm.bias - norm.running_mean * scale, padding=convolution.padding).relu_()
 
 
 def conv_bn_relu(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Sequential:

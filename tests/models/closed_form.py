@@ -258,9 +258,10 @@ def thin(decoder: Thin, segmenter: Segmenter) -> int:
     voxels, head = math.prod(spec.image_size), decoder.head.in_channels * segmenter.num_classes
     if decoder.whole is None:
         return macs + voxels * head
+    # norms are in the convolutions: of 3^d taps, and after the sum of 3^(d - 1) and of 3
     few = decoder.whole.up.out_channels
-    macs += voxels * widths[0] * few + conv_bn(voxels, d, spec.in_channels, few)
-    return macs + conv_bn(voxels, d, few, 2 * few) + voxels * head
+    products = widths[0] + 3**d * spec.in_channels + 3 ** (d - 1) * few + 3 * 2 * few
+    return macs + voxels * (products * few + head)
 
 
 def conv_bn(voxels: int, d: int, cin: int, cout: int) -> int:

@@ -6,7 +6,7 @@ Letters: B batch, N tokens of the grid, C width of the tokens, Q classes (or reg
 import torch
 from torch import Tensor, nn
 
-from sct.models.convolutions import CHANNELS_LAST, CONVOLUTION, INSTANCE_NORM, TRANSPOSED, conv_bn_relu
+from sct.models.convolutions import CHANNELS_LAST, CONVOLUTION, INSTANCE_NORM, TRANSPOSED, FoldedConv
 from sct.models.decoders.base import Decoder, doubling_steps
 from sct.models.grid import to_grid
 from sct.models.layers import init_weights
@@ -20,11 +20,11 @@ class Thin(Decoder):
     many a step, one convolution of 3^D at each. Tokens, mapped to the channels of their grid, go up by transposed
     convolutions, each joined with the image and one convolution of 3^D.
 
-    At the image's own resolution there are no more than two convolutions of 3^D: `voxels` channels of the image, to
-    which what comes from below is added, and twice as many of their sum, of which the logits are made voxel by voxel.
-    They are few, since all that is done there passes the whole of memory, and their norm is BatchNorm, in evaluation a
-    product and a sum. With voxels=0 a transposed convolution from half the resolution to the classes is the last step:
-    in less time, and less exact at the borders of small organs.
+    At the image's own resolution there are few channels, since all that is done there passes the whole of memory:
+    `voxels` of the image, to which what comes from below is added, and two flat convolutions of their sum, one within
+    the planes of the first axis, and one along it to twice as many. Their norm is BatchNorm, which in evaluation is
+    part of them. With voxels=0 a transposed convolution from half the resolution to the classes is the last step: in
+    less time, and less exact at the borders of small organs.
     """
 
     def __init__(self, *, spec: FeatureSpec, num_classes: int, width: int = 16, voxels: int = 0) -> None:
@@ -73,12 +73,15 @@ class WholeResolution(nn.Module):
         super().__init__()
         dims = spec.spatial_dims
         self.up = TRANSPOSED[dims](width, voxels, kernel_size=2, stride=2)
-        self.image = conv_bn_relu(dims, spec.in_channels, voxels)
-        self.join = conv_bn_relu(dims, voxels, 2 * voxels)
+        self.image = FoldedConv(spec.in_channels, voxels, kernel_size=[3] * dims)
+        self.join = nn.Sequential(
+            FoldedConv(voxels, voxels, kernel_size=[1, *[3] * (dims - 1)]),
+            FoldedConv(voxels, 2 * voxels, kernel_size=[3, *[1] * (dims - 1)]),
+        )
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
         """x (B, width, *S / 2), image (B, C_in, *S) -> (B, 2 * voxels, *S)."""
-        return self.join(self.up(x) + self.image(image))
+        return self.join(self.up(x).add_(self.image(image)))
 
 
 def conv_norm_gelu(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Sequential:
