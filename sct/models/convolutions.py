@@ -70,8 +70,8 @@ class FoldedConv(nn.Module):
         assert norm.running_mean is not None
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         weight = convolution.weight * scale.reshape(-1, *[1] * (convolution.weight.ndim - 1))
-        apply = F.conv2d if x.ndim == 4 else F.conv3d
-        return apply(x, weight, norm.bias - norm.running_mean * scale, padding=convolution.padding).relu_()
+        apply, bias = F.conv2d if x.ndim == 4 else F.conv3d, norm.bias - norm.running_mean * scale
+        return apply(x, weight, bias, convolution.stride, convolution.padding, convolution.dilation).relu_()
 
 
 def conv_bn_relu(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Sequential:
