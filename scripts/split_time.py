@@ -6,7 +6,8 @@
 Medians over the repeats, after one that warms up. reading: file to preprocessed image; encoder, completion, decoder:
 of all windows; stitching: windows cut out, logits weighted and added; argmax: which class wins on the network's grid;
 regridding: labels on the file's grid, without argmax; writing: the label file. Nothing runs beside anything else here,
-where sct.predict of several files reads and writes during the computing.
+where sct.predict loads the network and, of several files, reads and writes meanwhile, and computes two windows at a
+time on a processor (inferer.workers).
 """
 
 import argparse
@@ -14,6 +15,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -27,7 +29,8 @@ from sct.data.module import SegmentationData
 from sct.distributed import pick_device
 from sct.errors import UserError
 from sct.factory import build_inferer
-from sct.inference import Inferer, logits_for, source_grid
+from sct.inference import FastSlidingWindow, Inferer, logits_for, source_grid
+from sct.memory import keep_freed_memory
 from sct.models.segmenter import Segmenter
 from sct.precision import autocast
 from sct.predict import check_output, find_inputs
@@ -72,6 +75,11 @@ def watch(network: Segmenter, clock: Clock) -> None:
     network.encoder.register_forward_pre_hook(lambda *_: clock.stop("stitching"))
     for part in PARTS:
         getattr(network, part).register_forward_hook(lambda *_, part=part: clock.stop(part))
+
+
+def alone(inferer: Inferer) -> Inferer:
+    """The inferer with one window at a time on all threads, whose parts have a time of their own."""
+    return replace(inferer, workers=1) if isinstance(inferer, FastSlidingWindow) else inferer
 
 
 def find_case(cfg: DictConfig, *, data: SegmentationData) -> Case:
@@ -137,7 +145,7 @@ def split(options: argparse.Namespace) -> str:
     if not isinstance(network, Segmenter):
         raise UserError("An exported network has no parts to time: give the run itself as ckpt, without backend.")
     case = find_case(cfg, data=data)
-    clock, inferer, rounds = Clock(device), build_inferer(run_cfg), []
+    clock, inferer, rounds = Clock(device), alone(build_inferer(run_cfg)), []
     watch(network, clock)
     for _ in range(1 + options.repeats):
         clock.seconds.clear()
@@ -148,6 +156,7 @@ def split(options: argparse.Namespace) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    keep_freed_memory()  # as the commands do
     try:
         print(split(parse(argv)))
     except UserError as error:

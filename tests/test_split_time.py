@@ -9,6 +9,7 @@ import pytest
 from commands import run_command
 
 from sct import predict
+from sct.inference import FastSlidingWindow, SlidingWindow
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "split_time.py"
 
@@ -51,3 +52,8 @@ def test_shares_are_of_the_sum_of_medians(script):
     lines = script["table"](rounds).splitlines()
     assert lines[2] == "| reading | 2.00 | 12.5 % |"
     assert lines[-1] == "| all | 16.00 | |"
+
+
+def test_parts_are_timed_one_window_after_the_other(script):
+    assert script["alone"](FastSlidingWindow(workers=3, overlap=0.1)) == FastSlidingWindow(workers=1, overlap=0.1)
+    assert script["alone"](reference := SlidingWindow()) is reference
