@@ -6,8 +6,8 @@
 Medians over the repeats, after one that warms up. reading: file to preprocessed image; encoder, completion, decoder:
 of all windows; stitching: windows cut out, logits weighted and added; argmax: which class wins on the network's grid;
 regridding: labels on the file's grid, without argmax; writing: the label file. Nothing runs beside anything else here,
-where sct.predict loads the network and, of several files, reads and writes meanwhile, and computes two windows at a
-time on a processor (inferer.workers).
+where sct.predict builds the network and, of several files, reads and writes meanwhile, and computes several batches
+at a time on a processor (inferer.workers).
 """
 
 import argparse
@@ -78,7 +78,7 @@ def watch(network: Segmenter, clock: Clock) -> None:
 
 
 def alone(inferer: Inferer) -> Inferer:
-    """The inferer with one window at a time on all threads, whose parts have a time of their own."""
+    """The inferer with one batch at a time on all threads, whose parts have a time of their own."""
     return replace(inferer, workers=1) if isinstance(inferer, FastSlidingWindow) else inferer
 
 

@@ -62,11 +62,13 @@ def find_trained(
     path = checkpoint.find(ckpt, weights=weights)
     state = checkpoint.load(path)
     cfg, data = with_data(state["config"], changes=changes)
+    # of the state, which may hold an optimizer's too, no more is kept
+    own, step = checkpoint.weights_of(state), state["step"]
 
     def load() -> Segmenter:
         segmenter = build_segmenter(cfg, data=data)
-        checkpoint.load_weights(segmenter, checkpoint.weights_of(state), source=str(path))
-        logger.info("%s: step %d, %s", path, state["step"], data.outputs.names)
+        checkpoint.load_weights(segmenter, own, source=str(path))
+        logger.info("%s: step %d, %s", path, step, data.outputs.names)
         return segmenter.to(device).eval()
 
     return cfg, data, load

@@ -5,7 +5,7 @@ import platform
 
 # mallopt's parameters, from malloc.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-# the largest that each takes
+# the largest that the first two take; one arena, since every thread's would keep memory of its own
 SETTINGS = {M_TRIM_THRESHOLD: 2**31 - 1, M_MMAP_THRESHOLD: 32 * 2**20, M_ARENA_MAX: 1}
 
 
@@ -14,7 +14,7 @@ def keep_freed_memory() -> bool:
 
     A network on a processor frees and asks for tens of megabytes at every layer, and glibc has each given back to the
     system and, on its next use, zeroed page by page: on two cores a sixth of a training step. The most that a process
-    takes stays the same, but it keeps it to its end.
+    takes stays about the same, but it keeps it to its end.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -37,10 +37,12 @@ def predict(cfg: DictConfig) -> None:
     cases = find_inputs(Path(cfg.input), file_format=data.format)
     data.check_files(cases)
     with ThreadPoolExecutor(1) as pool:
+        loaded = pool.submit(load)
+        del load  # it holds the weights once more
         predict_cases(
             cases,
             data=data,
-            load=pool.submit(load).result,
+            load=loaded.result,
             inferer=build_inferer(run_cfg),
             device=device,
             output=Path(cfg.output),

@@ -20,7 +20,7 @@ def resample(
     """Voxels (C, *S) at `spacing`, -1 for an axis that stays, float32; and their affine (D + 1, D + 1).
 
     mode: bilinear, or nearest for labels. MONAI's `Spacing`, whose linear mixing is done here at a fifth of the time
-    wherever the axes stay parallel, which is everywhere but in sheared files.
+    wherever the axes stay parallel, as they do unless the file is sheared.
     """
     change = Spacing(pixdim=spacing, mode=mode, padding_mode="border", dtype=np.float32)
     if mode == "bilinear":
@@ -43,9 +43,10 @@ def places_along_axes(
     None where the axes of the two are not parallel, in this order; affines (D + 1, D + 1) or (4, 4).
     """
     num_dims = len(shape)
-    relative = np.linalg.inv(source_affine) @ affine
+    spatial = np.ix_([*range(num_dims), -1], [*range(num_dims), -1])
+    relative = np.linalg.inv(source_affine[spatial]) @ affine[spatial]
     scales = np.diag(relative)[:num_dims]
-    if np.abs(relative[:num_dims, :num_dims] - np.diag(scales)).max() * max(shape) > TOLERANCE * max(shape):
+    if np.abs(relative[:num_dims, :num_dims] - np.diag(scales)).max() > TOLERANCE:
         return None
     return [
         scale * np.arange(n) + shift for n, scale, shift in zip(shape, scales, relative[:num_dims, -1], strict=True)
@@ -58,6 +59,8 @@ def resample_linear(voxels: np.ndarray, *, places: Sequence[np.ndarray]) -> np.n
     Linear interpolation, as every axis apart from the others allows: far fewer sums than of 2^D corners for every
     voxel, and no copy of the source. Outside, the outermost voxel goes on.
     """
+    if voxels.strides[0] < 0:
+        voxels = voxels.copy()  # channels have no places to turn
     # torch knows no flipped axes; in the order of memory, rows are copied as they lie
     flipped = tuple(axis for axis, stride in enumerate(voxels.strides) if stride < 0)
     order = sorted(range(voxels.ndim), key=lambda axis: -abs(voxels.strides[axis]))

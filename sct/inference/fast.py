@@ -40,7 +40,7 @@ class FastSlidingWindow(Inferer):
     accumulate: precision in which the windows are weighted and summed; the halves take half the memory, and less time
         than float32 only where the network's logits come in the same one.
     workers: batches that a processor computes at the same time, each on its share of the threads; no more than there
-        are threads. Other devices, and exported networks, which have threads of their own, compute one.
+        are threads. Other devices, and ONNX and OpenVINO, which have threads of their own, compute one.
     """
 
     skip_below: float | None = None
@@ -74,7 +74,7 @@ class FastSlidingWindow(Inferer):
             windows = torch.stack([padded[(slice(None), *box_at(place, window))] for place in batch])
             return mirrored_mean(model, windows.reshape(len(batch), -1, *roi_size), axes=self.mirror_axes)
 
-        workers = self.workers_for(model, device=device)
+        workers = self.workers_for(model, num_batches=sum(map(len, by_group)), device=device)
         computed = in_order(compute, itertools.chain(*by_group), workers=workers, device=device)
         buffer = RollingLogits(
             num_channels=len(background),
@@ -102,11 +102,11 @@ class FastSlidingWindow(Inferer):
             done = final
             buffer.drop_before(done - 1)
 
-    def workers_for(self, model: Model, *, device: torch.device) -> int:
-        """Batches that are computed at the same time."""
+    def workers_for(self, model: Model, *, num_batches: int, device: torch.device) -> int:
+        """How many of some batches are computed at the same time."""
         if device.type != "cpu" or not isinstance(model, nn.Module):
             return 1
-        return min(self.workers, torch.get_num_threads())
+        return max(1, min(self.workers, num_batches, torch.get_num_threads()))
 
     def _places(self, image: Tensor, *, starts: list[list[int]], window: Sequence[int]) -> list[tuple[int, ...]]:
         """First voxels of the windows that are predicted, in order; says how many are not."""
@@ -130,7 +130,8 @@ class FastSlidingWindow(Inferer):
         row, itemsize = math.prod(padded[1:]), PRECISIONS[self.accumulate].itemsize
         is_padded = padded != list(shape)
         # workers compute on while what they computed before is stitched
-        at_once = AHEAD * self.workers + 1 if self.workers > 1 else 1
+        workers = min(self.workers, torch.get_num_threads())
+        at_once = AHEAD * workers + 1 if workers > 1 else 1
         # slabs are views of the sum, unless it is in half precision or its padding is cut off
         copies = int(itemsize < 4) + int(is_padded)
         return {

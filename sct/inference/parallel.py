@@ -22,7 +22,7 @@ def in_order(
     """function(item) of every item in order, computed by `workers` threads; one computes in the caller's own.
 
     A window's many small operations leave part of a second core idle, two windows at once do not. PyTorch's threads
-    are shared out among the workers for as long as items are left, and the caller's autocast on `device` holds in
+    are shared out among the workers until the last item is computed, and the caller's autocast on `device` holds in
     them. Beside the result that was handed out last, AHEAD a worker are held or being computed: so many that the
     workers need not wait while a slab is made into labels.
     """
@@ -35,18 +35,22 @@ def in_order(
         # for the life of the thread: left after every item, autocast would cast all weights anew for the next
         torch.autocast(device.type, dtype=dtype, enabled=enabled).__enter__()
 
-    items = iter(items)
+    items, waiting = iter(items), deque[Future[Result]]()
     with threads_shared(workers), ThreadPoolExecutor(workers, initializer=inherit) as pool:
-        waiting: deque[Future[Result]] = deque(pool.submit(function, item) for item in islice(items, AHEAD * workers))
         try:
-            while waiting:
-                result = waiting.popleft().result()
-                waiting.extend(pool.submit(function, item) for item in islice(items, 1))
-                yield result
-                del result  # the next one would be held beside it
-        finally:
+            while True:
+                ahead = islice(items, AHEAD * workers - len(waiting))
+                waiting.extend(pool.submit(function, item) for item in ahead)
+                if len(waiting) < 2:
+                    break
+                # without a name, it would be held beside the next one
+                yield waiting.popleft().result()
+        except BaseException:  # also where no more results are asked for
             for future in waiting:
                 future.cancel()
+            raise
+    if waiting:
+        yield waiting.popleft().result()
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def test_voxels_are_those_of_monai(shape, spacing):
     np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
     # what files and turning leave: axes in any order, some backwards
     for order in itertools.permutations(range(4)):
-        for flipped in ((), (1,), (2, 3)):
+        for flipped in ((), (1,), (2, 3), (0, 2)):
             stored = np.flip(voxels, flipped).transpose(order).copy()
             view = np.flip(stored.transpose(np.argsort(order)), flipped)
             again = resample_linear(view, places=places)
@@ -65,6 +65,13 @@ def sheared():
     affine = np.diag([1.0, 1.2, 2.0, 1.0])
     affine[0, 1] = 0.3
     return affine
+
+
+def test_a_picture_needs_no_third_axis():
+    flat = np.diag([2.0, 2.0, 0.0, 1.0])
+    (rows, columns) = places_along_axes((3, 2), affine=np.diag([4.0, 1.0, 0.0, 1.0]), source_affine=flat)
+    assert rows.tolist() == [0, 2, 4]
+    assert columns.tolist() == [0, 0.5]
 
 
 def test_axes_that_are_not_parallel_have_no_places():

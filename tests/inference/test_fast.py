@@ -267,7 +267,8 @@ def test_memory_is_at_most_what_was_said(shape, window, options, monkeypatch, ca
     # the image is there before, and the label map is no tensor
     said = sum(memory.values()) - 4 * math.prod(shape) + regridding["regridding"]
     peak = peak_bytes(run)
-    assert 0.25 * said < peak <= said
+    # a network that takes no time never has all its workers' batches waiting
+    assert (0.15 if inferer.workers > 1 else 0.25) * said < peak <= said
     assert memory["logits kept"] < 4 * 8 * math.prod(shape)
 
 

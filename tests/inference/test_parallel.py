@@ -32,9 +32,12 @@ def test_workers_compute_at_the_same_time():
     assert len(list(in_order(lambda _: both.wait(10), range(4), workers=2, device=CPU))) == 4
 
 
-def test_threads_are_shared_out_and_given_back():
-    found = list(in_order(lambda _: torch.get_num_threads(), range(6), workers=2, device=CPU))
+def test_threads_are_shared_out_and_given_back_with_the_last_result():
+    found, here = [], []
+    for threads in in_order(lambda _: torch.get_num_threads(), range(6), workers=2, device=CPU):
+        found.append(threads), here.append(torch.get_num_threads())
     assert found == [2] * 6
+    assert here == [2] * 5 + [4]
     assert torch.get_num_threads() == 4
     assert list(in_order(lambda _: torch.get_num_threads(), range(2), workers=1, device=CPU)) == [4, 4]
 
@@ -70,13 +73,15 @@ def test_errors_are_raised_where_the_result_is_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("model", "device", "wanted"),
+    ("model", "device", "num_batches", "wanted"),
     [
-        (nn.Identity(), "cpu", 4),
-        (nn.Identity(), "meta", 1),
-        (lambda windows: windows, "cpu", 1),  # as an exported network, with threads of its own
+        (nn.Identity(), "cpu", 20, 4),
+        (nn.Identity(), "cpu", 3, 3),  # a worker without work would take threads from the others
+        (nn.Identity(), "cpu", 0, 1),
+        (nn.Identity(), "meta", 20, 1),
+        (lambda windows: windows, "cpu", 20, 1),  # as an exported network, with threads of its own
     ],
 )
-def test_only_networks_on_a_processor_have_several(model, device, wanted):
+def test_only_networks_on_a_processor_have_several(model, device, num_batches, wanted):
     inferer = FastSlidingWindow(workers=9)
-    assert inferer.workers_for(model, device=torch.device(device)) == wanted
+    assert inferer.workers_for(model, num_batches=num_batches, device=torch.device(device)) == wanted
