@@ -161,7 +161,10 @@ def race(record: Record, *, log: Path, threads: int) -> None:
 
 
 def run_rounds(records: dict[str, Record], *, rounds: int, folder: Path, threads: int) -> None:
-    """All contestants in turn; a run of the first before all others warms the file cache and does not count."""
+    """All contestants in turn; a run of the first before all others warms the file cache and does not count.
+
+    After every round rounds.json in `folder` has all until then: what is left of a duel that is ended early.
+    """
     names = list(records)
     first = records[names[0]]
     race(first, log=folder / f"{names[0]}.log", threads=threads)
@@ -171,6 +174,10 @@ def run_rounds(records: dict[str, Record], *, rounds: int, folder: Path, threads
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
             race(records[name], log=folder / f"{name}.log", threads=threads)
+        told = ", ".join(f"{name} {record.seconds[-1]:.1f} s" for name, record in records.items())
+        print(f"round {number + 1} of {rounds}: {told}", file=sys.stderr)
+        so_far = {name: {**asdict(record), "ckpt": str(record.ckpt)} for name, record in records.items()}
+        (folder / "rounds.json").write_text(json.dumps(so_far, indent=2) + "\n")
 
 
 def interval(ratios: Sequence[float], *, rng: np.random.Generator) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from sct.errors import UserError
 
@@ -72,6 +73,12 @@ class Processes:
         box = torch.tensor(int(flag), device=self.device)
         dist.all_reduce(box, op=dist.ReduceOp.MAX)
         return bool(box.item())
+
+    def share_buffers(self, network: nn.Module) -> None:
+        """The main process's buffers, everywhere: running statistics are of what each process has seen."""
+        if self.world_size > 1:
+            for buffer in network.buffers():
+                dist.broadcast(buffer, src=0)
 
     def share(self, items: Sequence[Any]) -> list[Any]:
         """This process's part of a list."""

@@ -223,6 +223,7 @@ class Trainer:
     def validate(self) -> None:
         """Scores the validation cases; keeps the weights when they are the best so far."""
         network = self.ema if self.ema is not None else self.segmenter
+        self.processes.share_buffers(network)  # those of the checkpoint
         row = validate(network, data=self.data, inferer=self.inferer, processes=self.processes, dtype=self.dtype)
         self.log.log(row, step=self.step)
         self.log.tell(f"step {self.step}  validation  " + short(row))

@@ -1,6 +1,7 @@
 """Several processes: one run folder, the losses of one process with the whole batch, and no one left waiting."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from commands import SMOKE, run_command
+from torch import distributed as dist
+from torch import nn
 
 from sct import checkpoint, distributed, train
 from sct.distributed import Processes, pick_device
@@ -42,6 +45,31 @@ def rows(run: Path, kind: str) -> list[dict[str, float]]:
 
 def losses(run: Path) -> np.ndarray:
     return np.array([row["train/loss"] for row in rows(run, "train/")])
+
+
+def meet(rank: int, place: Path) -> None:
+    """In a process of its own: ends with 0 if the running statistics are those of the first."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
+    norm = nn.BatchNorm3d(4)
+    norm(torch.randn(2, 4, 3, 3, 3) + rank)
+    if rank == 0:
+        norm.running_mean.zero_()
+    Processes(rank, 2, torch.device("cpu")).share_buffers(norm)
+    same = not norm.running_mean.any()
+    dist.destroy_process_group()
+    raise SystemExit(0 if same else 1)
+
+
+def test_running_statistics_are_shared(tmp_path):
+    # forked, they would wait for threads of this process
+    processes = multiprocessing.get_context("spawn")
+    pair = [processes.Process(target=meet, args=(rank, tmp_path / "meeting")) for rank in range(2)]
+    for process in pair:
+        process.start()
+    for process in pair:
+        process.join(60)
+    assert [process.exitcode for process in pair] == [0, 0]
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,11 @@ def test_a_duel_of_one_network_with_itself(script, finished_run, workplace, tmp_
         assert all(inner < whole for inner, whole in zip(own["seconds"], own["process"], strict=True))
         assert 100 < max(own["peak_mb"]) < ours.nbytes / 2**20
     assert a["agreement"] == 1
-    lines = capsys.readouterr().out.strip().splitlines()
+    so_far = json.loads((tmp_path / "duel" / "rounds.json").read_text())
+    assert so_far["a"]["seconds"] == a["seconds"], "what an ended duel would have left"
+    out, progress = capsys.readouterr()
+    assert progress.count("round ") == 2
+    lines = out.strip().splitlines()
     assert [line.split(" | ")[0] for line in lines] == ["| contestant", "| ---", "| a", "| b"]
     assert lines[2].split(" | ")[4:6] == ["1.00", "1.00 to 1.00"]
 
