@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -83,6 +84,10 @@ class Record:
     seconds: list[float] = field(default_factory=list)
     process: list[float] = field(default_factory=list)
     peak_mb: list[float] = field(default_factory=list)
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return {**asdict(self), "ckpt": str(self.ckpt)}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -176,7 +181,7 @@ def run_rounds(records: dict[str, Record], *, rounds: int, folder: Path, threads
             race(records[name], log=folder / f"{name}.log", threads=threads)
         told = ", ".join(f"{name} {record.seconds[-1]:.1f} s" for name, record in records.items())
         print(f"round {number + 1} of {rounds}: {told}", file=sys.stderr)
-        so_far = {name: {**asdict(record), "ckpt": str(record.ckpt)} for name, record in records.items()}
+        so_far = {name: record.plain() for name, record in records.items()}
         (folder / "rounds.json").write_text(json.dumps(so_far, indent=2) + "\n")
 
 
@@ -294,7 +299,7 @@ def duel(options: argparse.Namespace) -> None:
         "device": device_name(torch.device(options.device)), "versions": card.versions(),
     }  # fmt: skip
     contestants = {
-        name: {**asdict(record), "ckpt": str(record.ckpt), "weights": weights_of(record.ckpt), **quality[name]}
+        name: {**record.plain(), "weights": weights_of(record.ckpt), **quality[name]}
         for name, record in records.items()
     }
     found = {"environment": environment, "contestants": contestants}

@@ -40,7 +40,7 @@ INSTANCE_NORM: dict[int, type[InstanceNorm2d] | type[InstanceNorm3d]] = {2: Inst
 
 
 def is_single(x: Tensor) -> bool:
-    """Whether there is one image, now and, in a graph that is exported or compiled, always."""
+    """Whether x holds one image; never where a graph is recorded, which has to hold for any number of them."""
     return not torch.compiler.is_compiling() and len(x) == 1
 
 

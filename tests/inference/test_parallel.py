@@ -2,12 +2,16 @@
 
 import threading
 
+import numpy as np
 import pytest
 import torch
+from little_volumes import FakeVolume
 from torch import nn
 
-from sct.inference import FastSlidingWindow
+from sct.data.outputs import numbered
+from sct.inference import FastSlidingWindow, predict_volume
 from sct.inference.parallel import AHEAD, in_order
+from sct.inference.regrid import SourceGrid
 
 CPU = torch.device("cpu")
 
@@ -85,3 +89,19 @@ def test_errors_are_raised_where_the_result_is_asked_for():
 def test_only_networks_on_a_processor_have_several(model, device, num_batches, wanted):
     inferer = FastSlidingWindow(workers=9)
     assert inferer.workers_for(model, num_batches=num_batches, device=torch.device(device)) == wanted
+
+
+def test_threads_are_given_back_after_an_exception_that_is_kept(monkeypatch):
+    """As a notebook keeps the last one: its traceback holds whatever the frames of the prediction name."""
+
+    def fail(*_):
+        assert torch.get_num_threads() == 2
+        raise MemoryError
+
+    monkeypatch.setattr(SourceGrid, "add", fail)
+    volume = FakeVolume(torch.randn(2, 12, 8, 8), np.eye(4), (12, 8, 8), np.eye(4))
+    inferer = FastSlidingWindow(workers=2, batch_size=1)
+    with pytest.raises(MemoryError) as kept:
+        predict_volume(nn.Identity(), volume, inferer, roi_size=(4, 4, 4), outputs=numbered(2), device=CPU)
+    assert kept.traceback
+    assert torch.get_num_threads() == 4
