@@ -7,10 +7,12 @@ from monai.losses.dice import DiceCELoss, DiceLoss
 from scipy.special import expit, log_softmax
 from scipy.stats import bernoulli, entropy
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sct.data.cases import LabelMap
 from sct.data.outputs import Regions, numbered
 from sct.errors import UserError
+from sct.losses import blocks
 from sct.losses.criterion import Criterion
 from sct.losses.dice_bce import DiceBCE
 from sct.losses.dice_ce import DiceCE
@@ -65,6 +67,43 @@ def test_equals_monai_in_value_and_gradient(squared, batch):
     loss.backward()
     monai.backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize(("make", "channels"), [(DiceCE, 4), (DiceBCE, 3)])
+def test_blocks_of_voxels_give_what_all_at_once_gives(monkeypatch, make, channels):
+    torch.manual_seed(0)
+    shape = (2, 6, 7, 8)
+    target = torch.randint(channels, shape) if make is DiceCE else torch.randint(2, (2, channels, *shape[1:]))
+    logits = torch.randn(2, channels, *shape[1:]).requires_grad_()
+
+    def loss_and_gradient():
+        parts = make()(logits, target)
+        return parts, *torch.autograd.grad(parts["loss"], logits)
+
+    parts, gradient = loss_and_gradient()
+    # of 2 images 50 of 336 voxels a block: the last one is smaller
+    monkeypatch.setattr(blocks, "BLOCK_VOXELS", 100)
+    with Sizes() as sizes:
+        by_block = loss_and_gradient()
+    torch.testing.assert_close(by_block, (parts, gradient))
+    largest = sorted(sizes.found, key=sizes.found.get)
+    assert largest[-1] == "aten.cat.default", "the gradient itself"
+    assert sizes.found["aten.cat.default"] == logits.numel()
+    assert sizes.found[largest[-2]] == 2 * channels * 50, "nothing else is larger than a block"
+
+
+class Sizes(TorchDispatchMode):
+    """Numbers in the largest result of every operation that makes a new tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not func.is_view:
+            self.found[str(func)] = max(self.found.get(str(func), 0), result.numel())
+        return result
 
 
 def test_perfect_and_worst_prediction():

@@ -3,11 +3,14 @@
 Letters: B batch, Q regions, S spatial size.
 """
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from sct.losses.base import PixelLoss
-from sct.losses.dice_ce import SMOOTH
+from sct.losses.blocks import sum_over_blocks
+from sct.losses.dice_ce import dice_loss
 
 
 class DiceBCE(PixelLoss):
@@ -24,12 +27,9 @@ class DiceBCE(PixelLoss):
 
     def forward(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """logits (B, Q, *S) and masks (B, Q, *S) -> {"loss", "dice", "bce"}, scalars in float32."""
-        logits, truth = logits.float().flatten(2), target.flatten(2).float()
-        bce = F.binary_cross_entropy_with_logits(logits, truth)
-        probs = logits.sigmoid()
-        predicted = probs.square() if self.squared else probs
-        sizes = predicted.sum(dim=2) + truth.sum(dim=2)
-        dice = (1 - (2 * (probs * truth).sum(dim=2) + SMOOTH) / (sizes + SMOOTH)).mean()
+        sums = partial(sigmoid_sums, squared=self.squared)
+        bce, overlap, sizes = sum_over_blocks(sums, logits.flatten(2), target.flatten(2))
+        bce, dice = bce / target.numel(), dice_loss(overlap, sizes)
         return {"loss": self.dice_weight * dice + self.bce_weight * bce, "dice": dice, "bce": bce}
 
     @staticmethod
@@ -39,3 +39,14 @@ class DiceBCE(PixelLoss):
         inside = theirs.sigmoid() * (F.logsigmoid(theirs) - F.logsigmoid(ours))
         outside = (-theirs).sigmoid() * (F.logsigmoid(-theirs) - F.logsigmoid(-ours))
         return (inside + outside).mean()
+
+
+def sigmoid_sums(logits: Tensor, target: Tensor, *, squared: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """What the loss sums over voxels, of logits and masks (B, Q, V): binary cross-entropy (), and for Dice as
+    `softmax_sums` of `dice_ce`, each (B, Q).
+    """
+    logits, truth = logits.float(), target.float()
+    bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
+    probs = logits.sigmoid()
+    predicted = probs.square() if squared else probs
+    return bce, (probs * truth).sum(dim=2), predicted.sum(dim=2) + truth.sum(dim=2)

@@ -3,11 +3,14 @@
 Letters: B batch, Q classes, S spatial size, V voxels of it.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sct.losses.base import PixelLoss
+from sct.losses.blocks import sum_over_blocks
 
 SMOOTH = 1e-5
 
@@ -29,10 +32,9 @@ class DiceCE(PixelLoss):
 
     def forward(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """logits (B, Q, *S) and labels (B, *S) -> {"loss", "dice", "ce"}, scalars in float32."""
-        log_probs = logits.float().flatten(2).log_softmax(dim=1)
-        labels = target.flatten(1)
-        ce = F.nll_loss(log_probs, labels)
-        dice = dice_loss(log_probs.exp(), labels, squared=self.squared, batch=self.batch)
+        sums = partial(softmax_sums, squared=self.squared)
+        ce, overlap, sizes = sum_over_blocks(sums, logits.flatten(2), target.flatten(1))
+        ce, dice = ce / target.numel(), dice_loss(overlap, sizes, batch=self.batch)
         return {"loss": self.dice_weight * dice + self.ce_weight * ce, "dice": dice, "ce": ce}
 
     @staticmethod
@@ -42,21 +44,28 @@ class DiceCE(PixelLoss):
         return (theirs.exp() * (theirs - ours)).sum(dim=1).mean()
 
 
-def dice_loss(probs: Tensor, labels: Tensor, *, squared: bool, batch: bool) -> Tensor:
-    """1 - Dice of probs (B, Q, V) against labels (B, V), mean over images and classes, background included.
+def softmax_sums(logits: Tensor, labels: Tensor, *, squared: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """What the loss sums over voxels, of logits (B, Q, V) and labels (B, V).
 
-    batch: the images count as one
-
-    Equal to MONAI's DiceLoss; sums are taken without a one-hot target or other full-size copies, which at
-    14 classes of 96^3 voxels would be the peak of a training step's memory.
+    Returns the cross-entropy (), and of every image and class, (B, Q): probability on the truth, and probability,
+    squared or not, plus voxels of the truth, Dice's numerator and denominator. There is no one-hot target.
     """
-    B, Q, _ = probs.shape
-    zeros = probs.new_zeros(B, Q)
+    log_probs = logits.float().log_softmax(dim=1)
+    ce = F.nll_loss(log_probs, labels, reduction="sum")
+    probs = log_probs.exp()
     of_truth = probs.gather(1, labels.unsqueeze(1)).squeeze(1)
+    zeros = probs.new_zeros(probs.shape[:2])
     overlap = zeros.scatter_add(1, labels, of_truth)
     truth = zeros.scatter_add(1, labels, torch.ones_like(of_truth))
-    # the norm's backward pass makes one full-size tensor, that of a product of two would make three
-    predicted = torch.linalg.vector_norm(probs, dim=2).square() if squared else probs.sum(dim=2)
+    predicted = (probs.square() if squared else probs).sum(dim=2)
+    return ce, overlap, predicted + truth
+
+
+def dice_loss(overlap: Tensor, sizes: Tensor, *, batch: bool = False) -> Tensor:
+    """1 - Dice from its sums (B, Q), mean over images and classes, background included; equal to MONAI's DiceLoss.
+
+    batch: the images count as one
+    """
     if batch:
-        overlap, predicted, truth = (part.sum(dim=0) for part in (overlap, predicted, truth))
-    return (1 - (2 * overlap + SMOOTH) / (predicted + truth + SMOOTH)).mean()
+        overlap, sizes = overlap.sum(dim=0), sizes.sum(dim=0)
+    return (1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)).mean()
