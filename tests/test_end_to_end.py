@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -67,6 +69,22 @@ def test_exported_prediction_scores_as_in_memory(evaluated: Path, test_image: Pa
 def test_figure_shows_something(evaluated: Path) -> None:
     (figure,) = (evaluated / "figures").glob("*.png")
     assert len(np.unique(np.asarray(Image.open(figure)))) > 20
+
+
+WITHOUT_COMPILER = """
+import sys
+from sct import predict
+sys.argv[1:] = {arguments}
+predict.main()
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_prediction_does_not_load_the_compiler(finished_run: Path, test_image: Path, tmp_path: Path) -> None:
+    # a second and more of every command; the tests' own process may have it already
+    program = WITHOUT_COMPILER.format(arguments=[f"ckpt={finished_run}", f"input={test_image}", f"output={tmp_path}"])
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert list(tmp_path.iterdir())
 
 
 def test_prediction_is_that_of_the_evaluation(

@@ -6,7 +6,6 @@ Letters: B batch, C channels, S size of the window (2 or 3 dims).
 from pathlib import Path
 
 import torch
-from torch._dynamo.exc import UserError as NotFree
 from torch.export import Dim, ExportedProgram
 from torch.export.passes import move_to_device_pass
 
@@ -34,6 +33,9 @@ class TorchExport(Format):
 @torch.no_grad()
 def program_of(source: Source) -> ExportedProgram:
     """The graph of windows (B, C, *S) -> logits; B is free, or the source's `batch`."""
+    # torch's compiler: more than a second that no prediction should wait for
+    from torch._dynamo.exc import UserError as NotFree
+
     # 0 and 1 would become constants of a free B
     example = torch.zeros(source.batch or 2, *source.window)
     free = {INPUT: {0: Dim("batch", min=1)}} if source.batch is None else None

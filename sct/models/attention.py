@@ -9,8 +9,8 @@ import itertools
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
-from torch.utils.checkpoint import checkpoint
+
+from sct.models.recompute import recomputed
 
 # against rows that see nothing; the authors' 1e-6 moves the weights by as much
 EPS = 1e-8
@@ -61,7 +61,7 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor) -> Tensor
     normalised with a guard against empty rows. The mask's gradient also reaches tokens of mask 0, which no
     fused kernel gives, so the matrix is formed, and formed again in the backward pass instead of being kept.
     """
-    return checkpoint(policy_attention, q, k, v, mask, use_reentrant=False, preserve_rng_state=False)
+    return recomputed(policy_attention, q, k, v, mask)
 
 
 def policy_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -89,6 +89,9 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, *, lengths: tuple[int, ...
 
 def variable_length_attention(q: Tensor, k: Tensor, v: Tensor, *, lengths: tuple[int, ...]) -> Tensor:
     """`packed_attention` in one kernel that knows the images' borders; CUDA, half precision."""
+    # brings torch's compiler with it, more than a second that no other network should wait for
+    from torch.nn.attention.varlen import varlen_attn
+
     q, k, v = (tensor.squeeze(0).transpose(0, 1) for tensor in (q, k, v))
     borders = torch.tensor((0, *lengths), device=q.device).cumsum(0, dtype=torch.int32)
     context = varlen_attn(q, k, v, borders, borders, max(lengths), max(lengths))

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from sct.models.completion.base import Completion, SourceNorms
 from sct.models.grid import assemble, pruning_depth
 from sct.models.layers import Block, init_weights, sincos_positions
+from sct.models.recompute import recomputed
 from sct.models.tokens import Dense, Encoded, FeatureSpec
 
 
@@ -67,7 +67,7 @@ class MTA(Completion):
     def mix(self, x: Tensor) -> Tensor:
         """The blocks, on the whole sequence (B, P + N, D)."""
         if self.training and self.recompute:
-            return checkpoint(self.blocks, x, use_reentrant=False, preserve_rng_state=False)
+            return recomputed(self.blocks, x)
         return self.blocks(x)
 
 

@@ -8,11 +8,11 @@ from typing import Any, Literal
 from monai.networks.blocks.dynunet_block import UnetOutBlock, UnetResBlock
 from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from sct.errors import UserError
 from sct.models.decoders.base import Decoder, doubling_steps
 from sct.models.grid import to_grid
+from sct.models.recompute import recomputed
 from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 
@@ -91,7 +91,7 @@ class UNETR(Decoder):
     def run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
         """A block whose activations are forgotten in training where `recompute` asks for it."""
         if self.training and self.recompute:
-            return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+            return recomputed(block, *inputs)
         return block(*inputs)
 
 
@@ -105,7 +105,7 @@ class LeanResBlock(UnetResBlock):
 
     def forward(self, inp: Tensor) -> Tensor:
         """inp (B, C_in, *S) -> (B, C_out, *S)."""
-        residual = checkpoint(self.shortcut, inp, use_reentrant=False, preserve_rng_state=False)
+        residual = recomputed(self.shortcut, inp)
         out = self.norm2(self.conv2(self.lrelu(self.norm1(self.conv1(inp)))))
         return self.lrelu(out + residual)
 

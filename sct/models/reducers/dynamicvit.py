@@ -8,10 +8,10 @@ from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from sct.errors import UserError
 from sct.models.layers import AttentionStats
+from sct.models.recompute import recomputed
 from sct.models.reducers.base import Reducer, Reduction, check_ratio, split_top_k
 from sct.models.reducers.scorer import TokenScorer, gumbel_noise
 from sct.models.tokens import Encoded, FeatureSpec, Tokens
@@ -70,7 +70,7 @@ class DynamicViT(Reducer):
             return Reduction(tokens.take(kept), tokens.take(rest), aux={f"score_{stage + 1}": keep})
         before = tokens.mask if tokens.mask is not None else torch.ones_like(tokens.index, dtype=torch.float32)
         # recomputed in the backward pass: what a scorer keeps is four times its input, what it computes is little
-        scores = checkpoint(self.scorers[stage], tokens.x, before, use_reentrant=False, preserve_rng_state=False)
+        scores = recomputed(self.scorers[stage], tokens.x, before)
         decision = before * gumbel_keep(scores, tau=self.tau, perturb=self.perturb).to(before.dtype)
         return Reduction(
             Tokens(tokens.x, tokens.index, mask=decision),

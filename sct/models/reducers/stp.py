@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from sct.errors import UserError
 from sct.models.layers import AttentionStats
+from sct.models.recompute import recomputed
 from sct.models.reducers.base import (
     Reducer,
     Reduction,
@@ -83,7 +83,7 @@ class STP(Reducer):
         n = tokens.x.shape[1]
         k = keep_count(n, ratio=self.ratio, rounding=self.rounding)
         # recomputed in the backward pass: what a scorer keeps is five times its input, what it computes is little
-        scores = checkpoint(self.scorers[stage], tokens.x, use_reentrant=False, preserve_rng_state=False)
+        scores = recomputed(self.scorers[stage], tokens.x)
         aux = {f"score_{stage + 1}": scores}
         if not self.training:
             kept, rest = split_top_k(scores, k=k)
