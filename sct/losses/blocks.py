@@ -1,4 +1,4 @@
-"""Sums over voxels, one block after the other: intermediate results of all would be the peak of a step's memory.
+"""Sums over voxels, one block after the other: sooner than all at once, and without full-size intermediate results.
 
 Letters: B batch, V voxels.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# of one channel of the whole batch: small for the sake of memory. For 14 classes of 96^3 voxels on two cores this takes
+# of one channel of the whole batch. For 14 classes of 96^3 voxels on two cores this takes
 # half to two thirds of the time of all at once (of float32 in channels-last memory a sixth more)
 BLOCK_VOXELS = 2**15
 

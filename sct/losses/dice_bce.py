@@ -42,8 +42,9 @@ class DiceBCE(PixelLoss):
 
 
 def sigmoid_sums(logits: Tensor, target: Tensor, *, squared: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """What the loss sums over voxels, of logits and masks (B, Q, V): binary cross-entropy (), and for Dice as
-    `softmax_sums` of `dice_ce`, each (B, Q).
+    """What the loss sums over voxels, of logits and masks (B, Q, V).
+
+    Returns the binary cross-entropy (), and Dice's numerator and denominator (B, Q), as `softmax_sums` of `dice_ce`.
     """
     logits, truth = logits.float(), target.float()
     bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
