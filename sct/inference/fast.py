@@ -63,7 +63,12 @@ class FastSlidingWindow(Inferer):
         image = image.to(device, torch.float32)
         padded, before = pad_to_window(image, window)
         starts = window_starts(padded.shape[1:], window, overlap=self.overlap)
-        places = self._places(image, starts=starts, window=window)
+        wanted = self.occupied_places(image, starts=starts, window=window)
+        places = [place for place, is_wanted in wanted.items() if is_wanted]
+        logger.info(
+            "%d of %d windows skipped: nothing in them is above %s",
+            len(wanted) - len(places), len(wanted), self.skip_below,
+        )  # fmt: skip
         weight = window_weight(window, blending=self.blending).to(device)
         inverse = inverse_weight(padded.shape[1:], places=places, weight=weight)
         groups = row_groups(starts, batch_size=self.batch_size)
@@ -108,18 +113,16 @@ class FastSlidingWindow(Inferer):
             return 1
         return max(1, min(self.workers, num_batches, torch.get_num_threads()))
 
-    def _places(self, image: Tensor, *, starts: list[list[int]], window: Sequence[int]) -> list[tuple[int, ...]]:
-        """First voxels of the windows that are predicted, in order; says how many are not."""
-        places = list(itertools.product(*starts))
+    def occupied_places(
+        self, image: Tensor, *, starts: Sequence[Sequence[int]], window: Sequence[int]
+    ) -> dict[tuple[int, ...], bool]:
+        """First voxels of all windows of an image (C, *S), in order, and whether they are predicted or skipped."""
+        places = itertools.product(*starts)
         if self.skip_below is None:
-            return places
+            return dict.fromkeys(places, True)
         # padding is no tissue, whatever the threshold
         mask, _ = pad_to_window((image > self.skip_below).any(dim=0, keepdim=True), window)
-        wanted = occupied(mask[0], starts=starts, window=window).flatten().tolist()
-        logger.info(
-            "%d of %d windows skipped: nothing in them is above %s", wanted.count(False), len(wanted), self.skip_below
-        )
-        return list(itertools.compress(places, wanted))
+        return dict(zip(places, occupied(mask[0], starts=starts, window=window).flatten().tolist(), strict=True))
 
     def memory(
         self, shape: Sequence[int], *, roi_size: Sequence[int], in_channels: int, num_channels: int
