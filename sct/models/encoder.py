@@ -6,6 +6,7 @@ Letters: B batch, N tokens of the grid, n tokens alive, P prefix tokens (the cla
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -32,10 +33,12 @@ class ViTEncoder(Encoder):
     no dense snapshots, so it publishes no taps and the completed tokens serve every skip connection.
     `num_classes` and `overlapping` are the data set's `Outputs`, for methods that predict inside the encoder.
     Positions are learned; `position_init="sincos"` starts them as sines and cosines of the place in the grid,
-    "none" leaves them out. `transformer=false` is the identity control: embedding and positions, no block at all,
-    whatever `depth` says. A hybrid has a `stem`: every place of its output is then a patch, and its pyramid goes to
-    the decoder. `attention` is another attention for all blocks; `gate` says by the stem's output which tokens ask
-    nothing in it (APFormer, and its pruning on other networks).
+    "none" leaves them out. `init_std` is the spread of all linears' weights at the start: the 0.02 of ViT-B leaves the
+    attention of a narrow encoder nearly uniform, and its training at a loss for long. `transformer=false` is the
+    identity control: embedding and positions, no block at all, whatever `depth` says. A hybrid has a `stem`: every
+    place of its output is then a patch, and its pyramid goes to the decoder. `attention` is another attention for all
+    blocks; `gate` says by the stem's output which tokens ask nothing in it (APFormer, and its pruning on other
+    networks).
     """
 
     def __init__(
@@ -59,12 +62,15 @@ class ViTEncoder(Encoder):
         taps: int | Sequence[int] = 0,
         transformer: bool = True,
         position_init: Literal["normal", "sincos", "none"] = "normal",
+        init_std: float = 0.02,
         stem: Callable[..., Stem] | None = None,
         gate: Callable[..., nn.Module] | None = None,
         attention: Callable[..., nn.Module] | None = None,
         reducer: Callable[..., Reducer] | None = None,
     ) -> None:
         super().__init__()
+        if init_std <= 0:
+            raise UserError(f"encoder.init_std={init_std}: choose a spread above 0, such as 0.02.")
         self.grid = token_grid(tuple(image_size), patch_size)
         self.depth = depth = depth if transformer else 0
         check_pruning(gate=gate, stem=stem, attention=attention, reducer=reducer, class_token=class_token)
@@ -126,13 +132,13 @@ class ViTEncoder(Encoder):
         if self.reducer is not None:
             check_stages(self.reducer, depth=depth, class_token=class_token)
             self.spec = replace(self.spec, num_stages=len(self.reducer.blocks))
-        self.reset_parameters(position_init)
+        self.reset_parameters(position_init, std=init_std)
         if self.reducer is not None and self.reducer.freezes_encoder:
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(name.startswith("reducer."))
 
-    def reset_parameters(self, position_init: str) -> None:
-        self.apply(init_weights)
+    def reset_parameters(self, position_init: str, *, std: float) -> None:
+        self.apply(partial(init_weights, std=std))
         if self.position is not None:
             nn.init.trunc_normal_(self.position, std=0.02)
             if position_init == "sincos":

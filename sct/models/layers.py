@@ -188,10 +188,10 @@ class Block(nn.Module):
         return self.feed(self.attend(x, layout)[0], layout)
 
 
-def init_weights(module: nn.Module) -> None:
-    """Truncated normal (0.02) linears, zero biases, unit norms; for `nn.Module.apply`."""
+def init_weights(module: nn.Module, *, std: float = 0.02) -> None:
+    """Truncated normal linears, zero biases; norms keep their ones. For `nn.Module.apply`."""
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.trunc_normal_(module.weight, std=std)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 

@@ -7,6 +7,7 @@ import torch
 from little_models import CLASSES, little_batch, little_config, little_network, makes_sense, options
 from little_models import Combination as Which
 from omegaconf import open_dict
+from torch import nn
 
 from sct.config import build
 from sct.errors import UserError
@@ -195,3 +196,16 @@ def test_prediction_carries_the_sparse_features_in_both_modes():
     assert torch.equal(prediction.logits, network(image))
     assert len(prediction.encoded.dropped) == 2
     assert set(prediction.encoded.aux) == {"score_1", "score_2"}
+
+
+@pytest.mark.parametrize(("settings", "spread"), [({}, 0.02), ({"init_std": 0.125}, 0.125)])
+def test_linears_start_with_the_spread_that_is_asked_for(settings, spread):
+    encoder = little_encoder(dim=96, **settings)
+    for block in encoder.blocks:
+        for linear in (module for module in block.modules() if isinstance(module, nn.Linear)):
+            assert linear.weight.std().item() == pytest.approx(spread, rel=0.05)
+
+
+def test_a_spread_of_nothing_is_refused():
+    with pytest.raises(UserError, match=r"encoder\.init_std=0: choose a spread above 0"):
+        little_encoder(init_std=0)
