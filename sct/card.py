@@ -51,14 +51,19 @@ def result_card(
     summary: Mapping[str, Any],
     data: SegmentationData,
     device: torch.device,
+    dtype: torch.dtype,
 ) -> dict[str, Any]:
-    """An evaluation: settings, circumstances of its own, digest of the weights, scores, and the training's card."""
+    """An evaluation: settings, circumstances of its own, digest of the weights, scores, and the training's card.
+
+    dtype: what the forward pass was computed in, which speed=fast chooses by the machine.
+    """
     return {
         "format": FORMAT,
         "evaluation": dict(evaluation),
         "weights": weights,
         "scores": dict(summary),
         **circumstances(data, device=device),
+        "dtype": str(dtype).removeprefix("torch."),
         "training": training,
     }
 

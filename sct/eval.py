@@ -80,6 +80,7 @@ def evaluate(cfg: DictConfig) -> None:
             summary=summary,
             data=data,
             device=device,
+            dtype=dtype,
         ),
     )
     logger.info("\n%s\nWritten to %s", markdown_table(summary, scores=data.scores), folder)

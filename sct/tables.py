@@ -19,10 +19,13 @@ class Cell:
     digits: int = 2
     percent: bool = False
     suffix: str = ""
+    is_probability: bool = False  # no test gives one of 0
 
     def text(self) -> str:
         if self.value is None:
             return "-"
+        if self.is_probability and self.value < 10**-self.digits:
+            return f"< {10**-self.digits:.{self.digits}f}"
         scale = 100 if self.percent else 1
         number = f"{self.value * scale:.{self.digits}f}"
         if self.std is not None:
@@ -57,7 +60,8 @@ def build_table(
         for head, what in (("missed", "n_missed"), ("false pos.", "n_false_positive")):
             row[head] = Cell(setting.count(what), digits=1 if len(setting.runs) > 1 else 0)
         if baseline is not None:
-            row["p"] = Cell(None if setting is baseline else paired_p_value(setting, baseline), digits=3)
+            chance = None if setting is baseline else paired_p_value(setting, baseline)
+            row["p"] = Cell(chance, digits=3, is_probability=True)
         kept = setting.kept()
         row["foreground kept"] = Cell(kept[0] if kept else None, digits=0, percent=True)
         row["tokens kept"] = Cell(kept[1] if kept else None, digits=0, percent=True)
@@ -154,5 +158,5 @@ def latex(table: Table) -> str:
 
 def escaped(text: str) -> str:
     """Text in which LaTeX's own characters are harmless."""
-    harmless = {**{letter: f"\\{letter}" for letter in "%&_#$"}, "±": r"$\pm$"}
+    harmless = {**{letter: f"\\{letter}" for letter in "%&_#$"}, "±": r"$\pm$", "<": "$<$"}
     return "".join(harmless.get(letter, letter) for letter in text)

@@ -170,6 +170,14 @@ def test_the_command_writes_three_tables(runs, tmp_path):
     assert r"\_" not in text
 
 
+@pytest.mark.parametrize(("value", "text"), [(0.0004, "< 0.001"), (0.001, "0.001"), (0.32, "0.320"), (None, "-")])
+def test_no_probability_is_shown_as_zero(value, text):
+    cell = Cell(value, digits=3, is_probability=True)
+    assert cell.text() == text
+    assert Cell(0.0, digits=3).text() == "0.000"
+    assert latex([{"setting": "a", "p": cell}]).count("$<$") == text.count("<")
+
+
 def test_the_plot_lies_beside_the_tables(runs, tmp_path):
     outcome = run_command(report.main, f"runs={runs}", "plot=true", "baseline=dense", f"output={tmp_path}/out")
     assert outcome.status == 0, outcome.err

@@ -34,6 +34,7 @@ def test_what_is_on_a_card(evaluated):
     best = checkpoint.load(evaluated / "checkpoints/best.pt")["model"]
     assert result["weights"] == card.weights_digest(best)
     assert result["training"] == run
+    assert result["dtype"] == "float32"
     assert result["split"] == run["split"]
 
 
@@ -82,10 +83,23 @@ def test_other_circumstances_are_told(evaluated, tmp_path):
     file = run / "eval/test/card.json"
     content = json.loads(file.read_text())
     content["versions"]["monai"] = "0.1"
+    content["dtype"] = "bfloat16"
     file.write_text(json.dumps(content))
     outcome = run_command(verify.main, f"ckpt={run}")
     assert outcome.status == 0, outcome.err
     assert "not as on the card: versions.monai" in outcome.out
+    assert "not as on the card: dtype: float32, on the card bfloat16" in outcome.out
+
+
+def test_a_card_of_before_that_tells_less_is_confirmed(evaluated, tmp_path):
+    run = copied(evaluated, tmp_path)
+    file = run / "eval/test/card.json"
+    content = json.loads(file.read_text())
+    del content["dtype"]
+    file.write_text(json.dumps(content))
+    outcome = run_command(verify.main, f"ckpt={run}")
+    assert outcome.status == 0, outcome.err
+    assert "not as on the card" not in outcome.out
 
 
 def test_other_data_are_found(evaluated, workplace):
