@@ -171,11 +171,11 @@ def tokens_alive(encoder: Encoder, encoded: Encoded) -> np.ndarray:
     """Patch tokens alive after every block in every image, (depth, B); class tokens are not counted."""
     alive, counts = np.full(len(encoded.prefix), float(encoder.spec.num_tokens)), []
     stages = encoder.reducer.blocks if encoder.reducer is not None else ()
-    for block in range(1, encoder.depth + 1):
+    for block in range(encoder.depth + 1):  # 0 is the embedding
         if block in stages:
             alive = encoded.alive[stages.index(block)].cpu().numpy()
         counts.append(alive)
-    return np.stack(counts) if counts else np.empty((0, len(encoded.prefix)))
+    return np.stack(counts)[1:]
 
 
 def gain_bound(costs: Mapping[str, float]) -> float | None:

@@ -18,6 +18,7 @@ from sct.models.base import Encoder
 from sct.models.convolutions import CONVOLUTION
 from sct.models.grid import join, split, token_grid
 from sct.models.layers import WHOLE, AttentionStats, Block, Layout, init_weights, make_dropout, sincos_positions
+from sct.models.placement import check_pruning, check_stages, tap_blocks
 from sct.models.reducers.base import Reducer
 from sct.models.stems.base import Stem
 from sct.models.tokens import Encoded, FeatureSpec, Tokens
@@ -163,14 +164,18 @@ class ViTEncoder(Encoder):
             encoded.gate, encoded.asking = self.gate(features)
             encoded.aux["queries_pruned"] = 1 - encoded.asking.float().mean(dim=1)
         encoded.taps.extend([tokens.x] * self.taps.count(0))
+        if (reducer := self.reducer_at(0)) is not None:
+            x, tokens = self.reduce(reducer, x, AttentionStats(), number=0, tokens=tokens, encoded=encoded)
         for number, block in enumerate(self.blocks, start=1):
-            if self.reducer is not None and number in self.reducer.blocks:
-                x, tokens = self.reduce(block, self.reducer, x, number=number, tokens=tokens, encoded=encoded)
-            else:
-                layout = self.layout(tokens, asking=encoded.asking)
-                x, stats = block.attend(x, layout)
-                self.note(stats, number=number, encoded=encoded)
-                x = block.feed(x, layout)
+            reducer = self.reducer_at(number)
+            wants = reducer.wants if reducer is not None else ()
+            x, stats = block.attend(x, self.layout(tokens, asking=encoded.asking), wants=wants)
+            self.note(stats, number=number, encoded=encoded)
+            if reducer is not None and reducer.inside_block:
+                x, tokens = self.reduce(reducer, x, stats, number=number, tokens=tokens, encoded=encoded)
+            x = block.feed(x, self.layout(tokens, asking=encoded.asking))
+            if reducer is not None and not reducer.inside_block:
+                x, tokens = self.reduce(reducer, x, stats, number=number, tokens=tokens, encoded=encoded)
             encoded.taps.extend([x[:, P:]] * self.taps.count(number))
         encoded.prefix, x = split(self.norm(x), tokens, num_prefix=P)
         encoded.final = replace(tokens, x=x)
@@ -203,16 +208,16 @@ class ViTEncoder(Encoder):
         mask = F.pad(tokens.mask, (self.num_prefix, 0), value=1.0)
         return Layout(seen=mask) if self.reducer.masks == "attention" else Layout(active=mask)
 
+    def reducer_at(self, number: int) -> Reducer | None:
+        """The reducer if it acts at block `number`; at 0 it acts on the embedding."""
+        return self.reducer if self.reducer is not None and number in self.reducer.blocks else None
+
     def reduce(
-        self, block: Block, reducer: Reducer, x: Tensor, *, number: int, tokens: Tokens, encoded: Encoded
+        self, reducer: Reducer, x: Tensor, stats: AttentionStats, *, number: int, tokens: Tokens, encoded: Encoded
     ) -> tuple[Tensor, Tokens]:
-        """A block at which the reducer acts: the sequence and the set that go on; the rest goes to `encoded`."""
-        P, layout = self.num_prefix, self.layout(tokens)
-        x, stats = block.attend(x, layout, wants=reducer.wants)
-        if not reducer.inside_block:
-            x = block.feed(x, layout)
-        prefix, patches = split(x, tokens, num_prefix=P)
-        stats = stats.of_tokens(lambda values: split(values, tokens, num_prefix=P)[1])
+        """The sequence and the set that go on from block `number`; the rest goes to `encoded`."""
+        prefix, patches = split(x, tokens, num_prefix=self.num_prefix)
+        stats = stats.of_tokens(lambda values: split(values, tokens, num_prefix=self.num_prefix)[1])
         reduction = reducer(replace(tokens, x=patches), stage=reducer.blocks.index(number), stats=stats)
         encoded.dropped.append(reduction.dropped)
         encoded.alive.append(reduction.live.count())
@@ -220,10 +225,7 @@ class ViTEncoder(Encoder):
             encoded.said.append(reduction.said)
         encoded.losses.update(reduction.losses)
         encoded.aux.update(reduction.aux)
-        x = join(prefix, reduction.live)
-        if reducer.inside_block:
-            x = block.feed(x, self.layout(reduction.live))
-        return x, reduction.live
+        return join(prefix, reduction.live), reduction.live
 
     def layer_of(self, name: str) -> int:
         """Depth of a parameter for layer-wise decay: 0 embedding, i block i, depth + 1 what comes after."""
@@ -232,48 +234,3 @@ class ViTEncoder(Encoder):
         if name.startswith("blocks."):
             return int(name.split(".")[1]) + 1
         return self.depth + 1
-
-
-def tap_blocks(taps: int | Sequence[int], *, depth: int) -> tuple[int, ...]:
-    """The blocks to tap, from a list or a number of them (i-th of m: 1 + i * depth // (m + 1))."""
-    if depth == 0:  # no block at all: the embedding itself serves as every tap
-        return (0,) * (taps if isinstance(taps, int) else len(taps))
-    if isinstance(taps, int):
-        return tuple(1 + i * depth // (taps + 1) for i in range(1, taps + 1))
-    if any(not 1 <= block <= depth for block in taps) or sorted(set(taps)) != list(taps):
-        raise UserError(f"encoder.taps={list(taps)} must be ascending blocks between 1 and encoder.depth={depth}.")
-    return tuple(taps)
-
-
-def check_pruning(
-    *,
-    gate: Callable[..., nn.Module] | None,
-    stem: Callable[..., Stem] | None,
-    attention: Callable[..., nn.Module] | None,
-    reducer: Callable[..., Reducer] | None,
-    class_token: bool,
-) -> None:
-    """UserError where gate, attention and reducer do not go together."""
-    if gate is not None and (stem is None or attention is None):
-        raise UserError(
-            "encoder.gate judges the features of a stem and prunes rows of an attention that can skip them: set "
-            "encoder.stem and encoder.attention (see configs/encoder/apformer.yaml), or encoder.gate=null."
-        )
-    if attention is not None and reducer is not None:
-        raise UserError(
-            "encoder.attention prunes inside attention and encoder.reducer drops tokens; together they are not "
-            "supported: set one of them to null."
-        )
-    if attention is not None and class_token:
-        raise UserError("encoder.attention works on the patches of a whole grid; set encoder.class_token=false.")
-
-
-def check_stages(reducer: Reducer, *, depth: int, class_token: bool) -> None:
-    """UserError where a reducer cannot work in this encoder."""
-    blocks = list(reducer.blocks)
-    if sorted(set(blocks)) != blocks or not blocks or not 1 <= blocks[0] <= blocks[-1] <= depth:
-        raise UserError(
-            f"encoder.reducer.blocks={blocks} must be ascending block numbers between 1 and encoder.depth={depth}."
-        )
-    if "class_row" in reducer.wants and not class_token:
-        raise UserError(f"{type(reducer).__name__} scores tokens by the class token; set encoder.class_token=true.")

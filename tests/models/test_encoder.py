@@ -11,10 +11,12 @@ from torch import nn
 
 from sct.config import build
 from sct.errors import UserError
-from sct.models.encoder import ViTEncoder, tap_blocks
+from sct.models.encoder import ViTEncoder
+from sct.models.placement import tap_blocks
 from sct.models.reducers.stp import STP
 from sct.models.segmenter import Segmenter
 from sct.models.tokens import FeatureSpec
+from sct.profiling import tokens_alive
 
 
 class Attentive(STP):
@@ -127,6 +129,24 @@ def test_a_reducer_inside_a_block_sees_attention_and_the_mlp_sees_what_is_left()
     assert sizes == [1 + 12]
 
 
+@torch.no_grad()
+def test_a_reducer_of_the_embedding_leaves_the_first_block_what_it_keeps():
+    encoder = little_encoder(reducer=partial(STP, blocks=(0, 3), ratio=0.5))
+    sizes = []
+    for block in encoder.blocks:
+        block.mlp.register_forward_hook(lambda module, args, out: sizes.append(out.shape[1]))
+    image = torch.randn(2, 2, 16, 24)
+    encoded = encoder(image)
+    assert sizes == [1 + 12, 1 + 12, 1 + 12, 1 + 6]
+    embedding = encoder.embed(image)[:, 1:]
+    scores = encoder.reducer.scorers[0](embedding)
+    kept = scores.topk(12, dim=1).indices.sort(dim=1).values
+    dropped = encoded.dropped[0]
+    assert not (dropped.index.unsqueeze(2) == kept.unsqueeze(1)).any()
+    torch.testing.assert_close(dropped.x, embedding.gather(1, dropped.index.unsqueeze(2).expand(-1, -1, 24)))
+    assert tokens_alive(encoder, encoded).tolist() == [[12, 12], [12, 12], [6, 6], [6, 6]]
+
+
 def test_drop_path_rises_linearly():
     rates = [block.drop_path.rate for block in little_encoder(depth=5, drop_path=0.2).blocks]
     assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
@@ -157,7 +177,9 @@ def test_initial_weights():
         ({"taps": [2, 5]}, r"encoder\.taps=\[2, 5\].*encoder\.depth=4"),
         ({"num_heads": 5}, r"dim=24.*num_heads=5"),
         ({"reducer": partial(STP, blocks=(2, 5))}, r"encoder\.reducer\.blocks=\[2, 5\].*encoder\.depth=4"),
-        ({"reducer": partial(STP, blocks=(0, 2))}, r"encoder\.reducer\.blocks=\[0, 2\].*between 1"),
+        ({"reducer": partial(STP, blocks=(-1, 2))}, r"encoder\.reducer\.blocks=\[-1, 2\].*between 0.*the embedding"),
+        ({"reducer": partial(Attentive, blocks=(0, 2))}, r"blocks=\[0, 2\].*between 1.*acts inside a block"),
+        ({"reducer": partial(Inside, blocks=(0, 2))}, r"blocks=\[0, 2\].*between 1.*acts inside a block"),
         ({"reducer": partial(STP, blocks=(2, 1))}, r"encoder\.reducer\.blocks=\[2, 1\].*ascending"),
         ({"reducer": partial(STP, blocks=())}, r"encoder\.reducer\.blocks=\[\]"),
         ({"reducer": partial(STP, blocks=(1,)), "depth": 0}, r"encoder\.reducer\.blocks=\[1\].*encoder\.depth=0"),
@@ -198,12 +220,11 @@ def test_prediction_carries_the_sparse_features_in_both_modes():
     assert set(prediction.encoded.aux) == {"score_1", "score_2"}
 
 
-@pytest.mark.parametrize(("settings", "spread"), [({}, 0.02), ({"init_std": 0.125}, 0.125)])
-def test_linears_start_with_the_spread_that_is_asked_for(settings, spread):
-    encoder = little_encoder(dim=96, **settings)
-    for block in encoder.blocks:
-        for linear in (module for module in block.modules() if isinstance(module, nn.Linear)):
-            assert linear.weight.std().item() == pytest.approx(spread, rel=0.05)
+def test_linears_start_with_the_spread_that_is_asked_for():
+    linears = [module for module in little_encoder(dim=96, init_std=0.125).modules() if isinstance(module, nn.Linear)]
+    assert len(linears) == 4 * 4
+    for linear in linears:
+        assert linear.weight.std().item() == pytest.approx(0.125, rel=0.05)
 
 
 def test_a_spread_of_nothing_is_refused():

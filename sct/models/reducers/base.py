@@ -31,12 +31,12 @@ class Reduction:
 class Reducer(Scheduled, ABC):
     """A pruning method: where it acts, what it wants from attention, and the reduction itself.
 
-    Built by the encoder with its `FeatureSpec`; `blocks` counts from 1. `inside_block` prunes between attention
-    and MLP instead of after the block; `wants` names the fields of `AttentionStats` that it reads, of that block's
-    patch tokens; `masks` says what a mask of the live tokens acts on in later blocks: attention (the token is seen
-    by none but itself) or activation (its MLP update is multiplied by the mask). `freezes_encoder` trains the
-    method and what follows the encoder, and leaves the encoder as it is. `by_image` keeps another number of tokens of
-    every image, so that the cost depends on what is in it.
+    Built by the encoder with its `FeatureSpec`; `blocks` counts from 1, 0 being the embedding, of which there are no
+    `AttentionStats`. `inside_block` prunes between attention and MLP instead of after the block; `wants` names the
+    fields of `AttentionStats` that it reads, of that block's patch tokens; `masks` says what a mask of the live tokens
+    acts on in later blocks: attention (the token is seen by none but itself) or activation (its MLP update is
+    multiplied by the mask). `freezes_encoder` trains the method and what follows the encoder, and leaves the encoder
+    as it is. `by_image` keeps another number of tokens of every image, so that the cost depends on what is in it.
 
     Features of live tokens may be changed too (merged); every place must end in exactly one set.
     """
