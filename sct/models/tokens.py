@@ -5,7 +5,9 @@ Q classes (or overlapping regions), S spatial size (2 or 3 dims).
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -21,6 +23,8 @@ class Tokens:
     gate (B, n): the running product of straight-through decisions, ones that carry the scorers' gradient.
     lengths: where images keep different numbers, x (1, T, C) and index (1, T) hold them one after another, and
     this says how many each has (T is the sum); None where all have n.
+    A method that needs more of every token (how many it was merged from) takes a subclass with a tensor (B, n, ...)
+    beside these: it goes with its tokens from stage to stage.
     """
 
     x: Tensor
@@ -33,21 +37,25 @@ class Tokens:
     def batch_size(self) -> int:
         return self.x.shape[0] if self.lengths is None else len(self.lengths)
 
-    def take(self, order: Tensor) -> "Tokens":
+    def take(self, order: Tensor) -> Self:
         """The tokens at positions `order` (B, K) of this set, in that order; all images keep K."""
         assert self.lengths is None
-        mask = None if self.mask is None else self.mask.gather(1, order)
-        gate = None if self.gate is None else self.gate.gather(1, order)
-        return Tokens(gather_tokens(self.x, order), self.index.gather(1, order), mask, gate)
+        return self.changed(lambda values: gather_tokens(values, order))
 
-    def select(self, keep: Tensor) -> "Tokens":
+    def select(self, keep: Tensor) -> Self:
         """The tokens where keep (B, n) or (1, T) is true, in order; every image keeps its own number."""
         assert self.mask is None
         assert self.gate is None
         counts = torch.stack([part.sum() for part in self.per_image(keep)]).tolist()
         where = keep.flatten().nonzero().squeeze(1)
-        x = self.x.flatten(0, 1).index_select(0, where).unsqueeze(0)
-        return Tokens(x, self.index.flatten().index_select(0, where).unsqueeze(0), lengths=tuple(counts))
+        chosen = self.changed(lambda values: values.flatten(0, 1).index_select(0, where).unsqueeze(0))
+        return replace(chosen, lengths=tuple(counts))
+
+    def changed(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """What is known of every token passed through `function`."""
+        known = {one.name: getattr(self, one.name) for one in fields(self)}
+        changes: dict[str, Any] = {name: function(value) for name, value in known.items() if isinstance(value, Tensor)}
+        return replace(self, **changes)
 
     def per_image(self, values: Tensor) -> tuple[Tensor, ...]:
         """values (B, n, ...) or (1, T, ...) of these tokens as one tensor (n_b, ...) an image."""
@@ -232,6 +240,7 @@ class Prediction:
     aux: dict[str, Tensor] = field(default_factory=dict)
 
 
-def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
-    """Tokens of x (B, N, C) at index (B, K): (B, K, C)."""
-    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+def gather_tokens(values: Tensor, index: Tensor) -> Tensor:
+    """What is known of the tokens, values (B, N, ...), at index (B, K): (B, K, ...)."""
+    places = index.reshape(*index.shape, *[1] * (values.ndim - 2))
+    return values.gather(1, places.expand(-1, -1, *values.shape[2:]))

@@ -5,6 +5,7 @@ Letters: B batch, n tokens alive, K tokens kept, C width.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
@@ -53,10 +54,19 @@ class Reducer(Scheduled, ABC):
 
     @abstractmethod
     def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
-        """tokens (B, n, C) -> live (B, K, C) and dropped (B, n - K, C), both in spatial order."""
+        """tokens (B, n, C) -> live (B, K, C) and dropped (B, n - K, C), both in spatial order.
+
+        stage: which of `blocks`, from 0. Several windows may be computed at the same time: what belongs to an image
+        goes with its tokens (a subclass of `Tokens`) or into the `Reduction`, never to `self`. Training may run in
+        mixed precision: decide in `full_precision`.
+        """
 
     def finish(self, encoded: Encoded) -> None:
-        """Called with the features after the last block: what spans all stages (a budget) goes into `encoded`."""
+        """Called with the features after the last block: what spans all stages (a budget) goes into `encoded`.
+
+        `encoded.final` has passed the encoder's last norm. The dropped sets, which may be rewritten (unmerge), have
+        not: a completion gives each stage a norm of its own.
+        """
 
 
 def keep_count(num_tokens: int, *, ratio: float, rounding: str = "nearest") -> int:
@@ -95,3 +105,9 @@ def split_top_k(scores: Tensor, *, k: int) -> tuple[Tensor, Tensor]:
     """Positions of the k highest of scores (B, n) and of the others, both ascending: (B, k) and (B, n - k)."""
     order = split_order(hard_top_k(scores, k=k))
     return order[:, :k], order[:, k:]
+
+
+def full_precision(device_type: str) -> AbstractContextManager:
+    """Switches mixed precision off where it is on: in half precision scores of many tokens are equal."""
+    mixed = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if mixed else nullcontext()

@@ -3,11 +3,12 @@
 Letters: B batch, n tokens alive, C width.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+
+from sct.models.reducers.base import full_precision
 
 
 class TokenScorer(nn.Module):
@@ -45,9 +46,3 @@ def gumbel_noise(scores: Tensor) -> Tensor:
     """Gumbel(0, 1) noise in the shape and type of scores, finite in half precision too."""
     tiny = torch.finfo(scores.dtype).tiny
     return -(-torch.rand_like(scores).clamp_min(tiny).log()).clamp_min(tiny).log()
-
-
-def full_precision(device_type: str) -> AbstractContextManager:
-    """Switches mixed precision off where it is on."""
-    mixed = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
-    return torch.autocast(device_type, enabled=False) if mixed else nullcontext()
