@@ -5,8 +5,8 @@
 
 Both predict the same windows in the same precision, on the preprocessed grid. For each case: windows; how many are
 skipped; how many of the skipped hold a foreground voxel of the truth or of the reference's prediction; the share of
-voxels with the same label. Ends with status 1 where a skipped window
-holds one, or a case agrees on less than --agreement.
+voxels with the same label. Ends with status 1 where a skipped window holds one, or a case agrees on less than
+--agreement.
 """
 
 import argparse

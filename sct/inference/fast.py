@@ -65,10 +65,11 @@ class FastSlidingWindow(Inferer):
         starts = window_starts(padded.shape[1:], window, overlap=self.overlap)
         wanted = self.occupied_places(image, starts=starts, window=window)
         places = [place for place, is_wanted in wanted.items() if is_wanted]
-        logger.info(
-            "%d of %d windows skipped: nothing in them is above %s",
-            len(wanted) - len(places), len(wanted), self.skip_below,
-        )  # fmt: skip
+        if self.skip_below is not None:
+            num_skipped = len(wanted) - len(places)
+            logger.info(
+                "%d of %d windows skipped: nothing in them is above %s", num_skipped, len(wanted), self.skip_below
+            )
         weight = window_weight(window, blending=self.blending).to(device)
         inverse = inverse_weight(padded.shape[1:], places=places, weight=weight)
         groups = row_groups(starts, batch_size=self.batch_size)
