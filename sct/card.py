@@ -30,15 +30,20 @@ def run_card(
     *,
     overrides: Sequence[str],
     num_processes: int,
+    first: Mapping[str, str] | None,
     data: SegmentationData,
     device: torch.device,
 ) -> dict[str, Any]:
-    """What a training is: command, config, processes and circumstances; all of it known before it begins."""
+    """What a training is: command, config, processes, first weights and circumstances, all known before it begins.
+
+    first: digests of the weights that it begins with, which `init`, `pretrained` and a teacher change.
+    """
     return {
         "format": FORMAT,
         "command": ["python", "-m", "sct.train", *overrides],
         "config": dict(config),
         "processes": num_processes,
+        "first_weights": first,
         **circumstances(data, device=device),
     }
 

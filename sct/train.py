@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sct import checkpoint, cli, distributed
-from sct.card import FILE, differences, read_card, run_card, write_card
+from sct.card import FILE, differences, read_card, run_card, weights_digest, write_card
 from sct.config import build
 from sct.data.module import SegmentationData
 from sct.distributed import Processes
@@ -49,13 +49,15 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None) -> float:
     processes.on_main(data.prepare)
     data.prepare()
     trainer = build_trainer(cfg, data=data, processes=processes, config=plan.config)
+    first = None
     if not (plan.folder and checkpoint.step_files(plan.folder)):
         start(trainer, cfg)
+        first = first_weights(trainer)
     if plan.folder is not None:
         trainer.restore(plan.folder)
     with opened(plan, processes=processes) as run_dir:
         if processes.is_main:
-            leave_card(plan, run_dir, data=data, processes=processes)
+            leave_card(plan, run_dir, first=first, data=data, processes=processes)
         best = trainer.fit(run_dir)
     logger.info(
         "best %s %.4f at step %d; evaluate with  python -m sct.eval ckpt=%s",
@@ -68,18 +70,25 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None) -> float:
     return best[settings.best_metric]
 
 
-def leave_card(plan: Plan, run_dir: Path, *, data: SegmentationData, processes: Processes) -> None:
-    """Writes the run's card; of a run that goes on, the card that it had before is kept in its `history`."""
+def leave_card(
+    plan: Plan, run_dir: Path, *, first: dict[str, str] | None, data: SegmentationData, processes: Processes
+) -> None:
+    """Writes the run's card; of a run that goes on, the card that it had before is kept in its `history`.
+
+    first: digests of the weights that it began with, None where it goes on.
+    """
     card = run_card(
         plan.config,
         overrides=plan.overrides,
         num_processes=processes.world_size,
+        first=first,
         data=data,
         device=processes.device,
     )
     if (run_dir / FILE).exists():
         before = read_card(run_dir)
         history = before.pop("history", [])
+        card["first_weights"] = first or before.get("first_weights")
         card["history"] = [*history, before] if differences(card, before) else history
     write_card(run_dir, card)
 
@@ -93,6 +102,14 @@ def start(trainer: Trainer, cfg: DictConfig) -> None:
         trainer.start_from(checkpoint.load(path)["model"], source=str(path))
     if cfg.pretrained is not None:
         trainer.start_pretrained(cfg.pretrained)
+
+
+def first_weights(trainer: Trainer) -> dict[str, str]:
+    """Digests of the network before its first step, and of what it is judged by: a teacher, the weights of classes."""
+    return {
+        "network": weights_digest(trainer.segmenter.state_dict()),
+        "loss": weights_digest(trainer.criterion.state_dict()),
+    }
 
 
 def build_trainer(cfg: DictConfig, *, data: SegmentationData, processes: Processes, config: dict[str, Any]) -> Trainer:

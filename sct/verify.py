@@ -89,6 +89,9 @@ def compare(wanted: Mapping[str, Any], found: Mapping[str, Any], *, tolerance: f
             faults.append(f"the cases to {split} on: {len(ours)}, on the card {len(theirs)}; they differ in {told}")
     if not faults and found["split"]["files"] != wanted["split"]["files"]:
         faults.append("files of the same cases have other sizes than the card knows")
+    now, then = ((of["training"] or {}).get("first_weights") or {} for of in (found, wanted))
+    # an older card does not tell them
+    faults += [f"first weights, {told}" for told in card.differences(now, then)] if now and then else []
     if found["weights"] != wanted["weights"]:
         faults.append(f"weights: {found['weights'][:12]}..., on the card {wanted['weights'][:12]}...")
     known = dict(numbers(wanted["scores"]))

@@ -4,7 +4,7 @@ import json
 
 from commands import run_command
 
-from sct import checkpoint, train
+from sct import card, checkpoint, train
 
 
 def rows(folder):
@@ -30,6 +30,9 @@ def test_a_dense_twin_starts_from_the_sparse_run_and_learns_from_it(smoke, finis
     shared = [name for name in now if name.startswith("encoder.") and "reducer" not in name]
     assert shared
     assert all((start[name] == now[name]).all() for name in shared), "with a learning rate of 0 they stay"
+    told = card.read_card(folder)["first_weights"]
+    assert told["network"] == card.weights_digest(now)
+    assert told["loss"] != card.read_card(finished_run)["first_weights"]["loss"], "the teacher's weights are told too"
     first = rows(folder)[0]
     assert first["train/distill"] > 0
     parts = first["train/dice"] + first["train/ce"] + 0.5 * first["train/distill"]

@@ -102,6 +102,24 @@ def test_a_card_of_before_that_tells_less_is_confirmed(evaluated, tmp_path):
     assert "not as on the card" not in outcome.out
 
 
+def test_another_start_is_found_and_outlives_a_resume(evaluated, tmp_path):
+    run = copied(evaluated, tmp_path)
+    file = run / "eval/test/card.json"
+    content = json.loads(file.read_text())
+    content["training"]["first_weights"]["network"] = "0" * 64
+    file.write_text(json.dumps(content))
+    outcome = run_command(verify.main, f"ckpt={run}")
+    assert outcome.status == 1
+    assert "first weights, network: " in outcome.err
+    before = card.read_card(run)
+    arguments = train.resumed_arguments([f"resume={run}", "trainer.max_steps=5"])
+    assert run_command(train.main, *arguments).status == 0
+    after = card.read_card(run)
+    assert after["first_weights"] == before["first_weights"]
+    assert after["config"]["trainer"]["max_steps"] == 5
+    assert after["history"] == [before]
+
+
 def test_other_data_are_found(evaluated, workplace):
     label = next((workplace / "data/phantom_smoke/organs").rglob("label0004.nii.gz"))
     whole = label.read_bytes()
