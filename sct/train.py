@@ -52,7 +52,7 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None) -> float:
     first = None
     if not (plan.folder and checkpoint.step_files(plan.folder)):
         start(trainer, cfg)
-        first = first_weights(trainer)
+        first = first_weights(trainer) if processes.is_main else None
     if plan.folder is not None:
         trainer.restore(plan.folder)
     with opened(plan, processes=processes) as run_dir:

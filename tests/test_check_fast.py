@@ -20,19 +20,19 @@ def rows(text: str) -> list[list[str]]:
 
 def test_where_nothing_is_skipped_all_labels_agree(script, finished_run, capsys):
     script["main"]([f"ckpt={finished_run}", "split=val"])
-    for _, windows, *counts, agreement in rows(capsys.readouterr().out):
-        assert int(windows) >= 1
-        assert counts == ["0", "0", "0"]
-        assert float(agreement) > 99.9
+    [(_, windows, *counts, agreement)] = rows(capsys.readouterr().out)
+    assert int(windows) >= 1
+    assert counts == ["0", "0", "0"]
+    assert float(agreement) > 99.9
 
 
 def test_windows_that_must_not_be_skipped_are_counted(script, finished_run, capsys):
     # above every intensity: all windows are skipped, those with organs too
     with pytest.raises(SystemExit, match="a skipped window holds foreground"):
         script["main"]([f"ckpt={finished_run}", "split=val", "inferer.skip_below=5"])
-    for _, windows, skipped, with_truth, *_ in rows(capsys.readouterr().out):
-        assert windows == skipped
-        assert int(with_truth) > 0
+    [(_, windows, skipped, with_truth, *_)] = rows(capsys.readouterr().out)
+    assert windows == skipped
+    assert int(with_truth) > 0
 
 
 def test_foreground_at_the_edge_of_an_image_smaller_than_the_window(script):
