@@ -17,6 +17,7 @@ import numpy as np
 
 from sct.data.cases import Case
 from sct.data.splits import SPLITS
+from sct.factory import build_inferer
 from sct.metrics import quick_dice
 from sct.plots import command
 from sct.plots.depth import depths_of
@@ -39,13 +40,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def counts_of(run: Run, case: Case) -> np.ndarray:
-    inferer = run.cfg.inferer
+    inferer = build_inferer(run.cfg)
     return window_counts(
         run.segmenter.encoder,
         run.data.load_case(case).image,
         size=run.data.roi_size,
         overlap=inferer.overlap,
-        batch_size=inferer.batch_size,
+        batch_size=inferer.windows_at_once(run.data.roi_size, device=run.device),
         device=run.device,
     )
 

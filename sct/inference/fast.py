@@ -72,8 +72,9 @@ class FastSlidingWindow(Inferer):
             )
         weight = window_weight(window, blending=self.blending).to(device)
         inverse = inverse_weight(padded.shape[1:], places=places, weight=weight)
-        groups = row_groups(starts, batch_size=self.batch_size)
-        by_group = [list(batches([p for p in places if p[0] in group], size=self.batch_size)) for group in groups]
+        batch_size = self.windows_at_once(roi_size, device=device)
+        groups = row_groups(starts, batch_size=batch_size)
+        by_group = [list(batches([p for p in places if p[0] in group], size=batch_size)) for group in groups]
 
         @torch.no_grad()
         def compute(batch: list[tuple[int, ...]]) -> Tensor:
@@ -110,9 +111,11 @@ class FastSlidingWindow(Inferer):
 
     def workers_for(self, model: Model, *, num_batches: int, device: torch.device) -> int:
         """How many of some batches are computed at the same time."""
-        if device.type != "cpu" or not isinstance(model, nn.Module):
-            return 1
-        return max(1, min(self.workers, num_batches, torch.get_num_threads()))
+        return max(1, min(self.most_workers(device), num_batches)) if isinstance(model, nn.Module) else 1
+
+    def most_workers(self, device: torch.device) -> int:
+        """How many batches `device` computes at the same time."""
+        return min(self.workers, torch.get_num_threads()) if device.type == "cpu" else 1
 
     def occupied_places(
         self, image: Tensor, *, starts: Sequence[Sequence[int]], window: Sequence[int]
@@ -126,15 +129,22 @@ class FastSlidingWindow(Inferer):
         return dict(zip(places, occupied(mask[0], starts=starts, window=window).flatten().tolist(), strict=True))
 
     def memory(
-        self, shape: Sequence[int], *, roi_size: Sequence[int], in_channels: int, num_channels: int
+        self,
+        shape: Sequence[int],
+        *,
+        roi_size: Sequence[int],
+        in_channels: int,
+        num_channels: int,
+        device: torch.device,
     ) -> dict[str, int]:
         window = window_shape(roi_size, num_dims=len(shape))
         padded = [max(size, edge) for size, edge in zip(shape, window, strict=True)]
-        groups = row_groups(window_starts(padded, window, overlap=self.overlap), batch_size=self.batch_size)
+        batch_size = self.windows_at_once(roi_size, device=device)
+        groups = row_groups(window_starts(padded, window, overlap=self.overlap), batch_size=batch_size)
         row, itemsize = math.prod(padded[1:]), PRECISIONS[self.accumulate].itemsize
         is_padded = padded != list(shape)
         # workers compute on while what they computed before is stitched
-        workers = min(self.workers, torch.get_num_threads())
+        workers = self.most_workers(device)
         at_once = AHEAD * workers + 1 if workers > 1 else 1
         # slabs are views of the sum, unless it is in half precision or its padding is cut off
         copies = int(itemsize < 4) + int(is_padded)
@@ -142,7 +152,8 @@ class FastSlidingWindow(Inferer):
             "image": 4 * in_channels * (math.prod(shape) + is_padded * math.prod(padded)),
             "weights": 4 * math.prod(padded),
             "logits kept": rows_kept(groups, depth=window[0]) * row * num_channels * itemsize,
-            "batch": at_once * self.batch_bytes(roi_size=roi_size, in_channels=in_channels, num_channels=num_channels),
+            "batch": at_once
+            * self.batch_bytes(roi_size=roi_size, in_channels=in_channels, num_channels=num_channels, device=device),
             "slab": (rows_of_a_slab(padded) + 1) * row * 4 * num_channels * copies,
         }
 

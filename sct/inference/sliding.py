@@ -55,7 +55,7 @@ class SlidingWindow(Inferer):
         logits = sliding_window_inference(
             image[None].to(stitch_device, torch.float32),
             roi_size=window,
-            sw_batch_size=self.batch_size,
+            sw_batch_size=self.windows_at_once(roi_size, device=device),
             predictor=predictor,
             overlap=self.overlap,
             mode=self.blending,
@@ -72,7 +72,13 @@ class SlidingWindow(Inferer):
         yield from slabs_of(logits)
 
     def memory(
-        self, shape: Sequence[int], *, roi_size: Sequence[int], in_channels: int, num_channels: int
+        self,
+        shape: Sequence[int],
+        *,
+        roi_size: Sequence[int],
+        in_channels: int,
+        num_channels: int,
+        device: torch.device,
     ) -> dict[str, int]:
         window = window_shape(roi_size, num_dims=len(shape))
         padded = [max(size, edge) for size, edge in zip(shape, window, strict=True)]
@@ -81,7 +87,9 @@ class SlidingWindow(Inferer):
             "image": 4 * in_channels * (math.prod(shape) + copied),
             # with their weights
             "logits": 4 * math.prod(padded) * (num_channels + 1),
-            "batch": self.batch_bytes(roi_size=roi_size, in_channels=in_channels, num_channels=num_channels),
+            "batch": self.batch_bytes(
+                roi_size=roi_size, in_channels=in_channels, num_channels=num_channels, device=device
+            ),
         }
 
     def plan(

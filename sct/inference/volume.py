@@ -59,7 +59,9 @@ def logits_for(
     device: torch.device,
 ) -> Iterator[Slab]:
     """Slabs of logits of an image (C, *S) as `grid` can take them; says before how much memory they take."""
-    memory = inferer.memory(image.shape[1:], roi_size=roi_size, in_channels=len(image), num_channels=len(background))
+    memory = inferer.memory(
+        image.shape[1:], roi_size=roi_size, in_channels=len(image), num_channels=len(background), device=device
+    )
     if not grid.streams:
         whole = 4 * len(background) * image[0].numel()
         memory |= {"logits, whole": whole}

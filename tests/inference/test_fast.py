@@ -239,7 +239,7 @@ def test_memory_is_at_most_what_was_said(shape, window, options, monkeypatch, ca
     monkeypatch.setattr(regrid, "BLOCK_VOXELS", 5000)
     outputs = numbered(8)
     volume = volume_on("axes exchanged", shape=shape)
-    inferer = FastSlidingWindow(**options)
+    inferer = FastSlidingWindow(**{"batch_size": 4, **options})
     num_dims = len(window)
 
     class Network(nn.Module):
@@ -253,7 +253,7 @@ def test_memory_is_at_most_what_was_said(shape, window, options, monkeypatch, ca
 
     with caplog.at_level(logging.INFO):
         run()
-    memory = inferer.memory(shape, roi_size=window, in_channels=1, num_channels=8)
+    memory = inferer.memory(shape, roi_size=window, in_channels=1, num_channels=8, device=CPU)
     assert "memory beside the network's at most" in caplog.text
     label_map = math.prod(volume.source_shape)
     regridding = regrid.SourceGrid(

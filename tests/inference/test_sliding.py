@@ -31,6 +31,22 @@ def test_windows_equal_the_whole_image(shape, blending):
     torch.testing.assert_close(logits, pointwise(image[None])[0])
 
 
+@pytest.mark.parametrize(
+    ("roi_size", "device", "batch_size", "expected"),
+    [
+        ((96, 96, 96), "cpu", None, 1),
+        ((128, 128, 128), "cpu", None, 1),
+        ((48, 48, 48), "cpu", None, 8),
+        ((224, 224), "cpu", None, 17),
+        ((96, 96, 96), "cuda", None, 4),
+        ((96, 96, 96), "cpu", 3, 3),
+    ],
+)
+def test_a_pass_takes_the_windows_that_suit_the_device(roi_size, device, batch_size, expected):
+    inferer = SlidingWindow(batch_size=batch_size)
+    assert inferer.windows_at_once(roi_size, device=torch.device(device)) == expected
+
+
 def test_mirroring_averages_over_every_combination_of_axes():
     torch.manual_seed(0)
     image, weight = torch.randn(1, 6, 8), torch.randn(2, 1, 3, 3)
