@@ -52,26 +52,40 @@ def norm_of_one(x: Tensor, *, norm: nn.InstanceNorm2d | nn.InstanceNorm3d) -> Te
 class FoldedConv(nn.Module):
     """Convolution that keeps the size, BatchNorm, ReLU: (B, in_channels, *S) -> (B, out_channels, *S).
 
-    In evaluation the norm is folded into the convolution's weights, and has no pass over memory of its own.
+    In training the middle of its kernel has a convolution and a norm of its own beside it, whose result is added. In
+    evaluation norms and middle are folded into one convolution's weights, and have no pass over memory of their own
+    (as in RepVGG, Ding et al., CVPR 2021).
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: Sequence[int]) -> None:
         super().__init__()
-        size, padding = tuple(kernel_size), tuple(edge // 2 for edge in kernel_size)
-        self.convolution = CONVOLUTION[len(size)](in_channels, out_channels, size, padding=padding, bias=False)  # type: ignore[arg-type]
-        self.norm = BATCH_NORM[len(size)](out_channels)
+        self.size = tuple(kernel_size)
+        convolution, norm = CONVOLUTION[len(self.size)], BATCH_NORM[len(self.size)]
+        padding = tuple(edge // 2 for edge in self.size)
+        self.convolution = convolution(in_channels, out_channels, self.size, padding=padding, bias=False)  # type: ignore[arg-type]
+        self.norm = norm(out_channels)
+        self.middle = convolution(in_channels, out_channels, 1, bias=False)
+        self.middle_norm = norm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in_channels, *S) -> (B, out_channels, *S)."""
-        convolution, norm = self.convolution, self.norm
         if self.training:
-            return norm(convolution(x)).relu_()
-        assert norm.running_var is not None
-        assert norm.running_mean is not None
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        weight = convolution.weight * scale.reshape(-1, *[1] * (convolution.weight.ndim - 1))
-        apply, bias = F.conv2d if x.ndim == 4 else F.conv3d, norm.bias - norm.running_mean * scale
-        return apply(x, weight, bias, convolution.stride, convolution.padding, convolution.dilation).relu_()
+            return self.norm(self.convolution(x)).add_(self.middle_norm(self.middle(x))).relu_()
+        weight, bias = folded(self.convolution, self.norm)
+        middle, shift = folded(self.middle, self.middle_norm)
+        # in float32 until here: half precision would round the sum twice
+        weight = weight + F.pad(middle, [edge // 2 for edge in reversed(self.size) for _ in range(2)])
+        apply = F.conv2d if x.ndim == 4 else F.conv3d
+        return apply(x, weight, bias + shift, padding=self.convolution.padding).relu_()
+
+
+def folded(convolution: nn.Conv2d | nn.Conv3d, norm: nn.BatchNorm2d | nn.BatchNorm3d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that is a convolution and its norm in evaluation."""
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    weight = convolution.weight * scale.reshape(-1, *[1] * (convolution.weight.ndim - 1))
+    return weight, norm.bias - norm.running_mean * scale
 
 
 def conv_bn_relu(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Sequential:

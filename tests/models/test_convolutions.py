@@ -12,11 +12,12 @@ from sct.models.convolutions import CHANNELS_LAST, INSTANCE_NORM, FoldedConv
 def test_a_folded_norm_is_the_norm(kernel_size):
     torch.manual_seed(0)
     block, image = FoldedConv(2, 5, kernel_size=kernel_size), torch.randn(3, 2, *[6] * len(kernel_size))
-    nn.init.normal_(block.norm.weight), nn.init.normal_(block.norm.bias)
+    for norm in (block.norm, block.middle_norm):
+        nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
     for _ in range(3):
         block(2 * image + 1)  # running means that are not those of the image
     block.eval()
-    wanted = F.relu(block.norm(block.convolution(image)))
+    wanted = F.relu(block.norm(block.convolution(image)) + block.middle_norm(block.middle(image)))
     found = block(image)
     assert found.shape == (3, 5, *image.shape[2:])
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)

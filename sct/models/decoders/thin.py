@@ -21,10 +21,10 @@ class Thin(Decoder):
     convolutions, each joined with the image and one convolution of 3^D.
 
     At the image's own resolution there are few channels, since all that is done there passes the whole of memory:
-    `voxels` of the image, to which what comes from below is added, and two flat convolutions of their sum to twice as
-    many, one within the planes of the first axis, and one along it. Their norm is BatchNorm, which in evaluation is
-    part of them. With voxels=0 a transposed convolution from half the resolution to the classes is the last step: in
-    less time, and less exact at the borders of small organs.
+    `voxels` of the image, to which what comes from below is added, and two flat convolutions of their sum, one within
+    the planes of the first axis, and one along it to twice as many; in evaluation each is one convolution and no more,
+    see `FoldedConv`. With voxels=0 a transposed convolution from half the resolution to the classes is the last step:
+    in less time, and less exact at the borders of small organs.
     """
 
     def __init__(self, *, spec: FeatureSpec, num_classes: int, width: int = 16, voxels: int = 0) -> None:
@@ -75,8 +75,8 @@ class WholeResolution(nn.Module):
         self.up = TRANSPOSED[dims](width, voxels, kernel_size=2, stride=2)
         self.image = FoldedConv(spec.in_channels, voxels, kernel_size=[3] * dims)
         self.join = nn.Sequential(
-            FoldedConv(voxels, 2 * voxels, kernel_size=[1, *[3] * (dims - 1)]),
-            FoldedConv(2 * voxels, 2 * voxels, kernel_size=[3, *[1] * (dims - 1)]),
+            FoldedConv(voxels, voxels, kernel_size=[1, *[3] * (dims - 1)]),
+            FoldedConv(voxels, 2 * voxels, kernel_size=[3, *[1] * (dims - 1)]),
         )
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
