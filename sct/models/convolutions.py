@@ -76,7 +76,8 @@ class FoldedConv(nn.Module):
         # in float32 until here: half precision would round the sum twice
         weight = weight + F.pad(middle, [edge // 2 for edge in reversed(self.size) for _ in range(2)])
         apply = F.conv2d if x.ndim == 4 else F.conv3d
-        return apply(x, weight, bias + shift, padding=self.convolution.padding).relu_()
+        own = self.convolution
+        return apply(x, weight, bias + shift, own.stride, own.padding, own.dilation).relu_()
 
 
 def folded(convolution: nn.Conv2d | nn.Conv3d, norm: nn.BatchNorm2d | nn.BatchNorm3d) -> tuple[Tensor, Tensor]:

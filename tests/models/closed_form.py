@@ -240,7 +240,7 @@ def light(decoder: Light, segmenter: Segmenter) -> int:
 
 
 def thin(decoder: Thin, segmenter: Segmenter) -> int:
-    """At every resolution down to twice the grid: a step down, a convolution; a step up, a convolution of both.
+    """At every resolution down to twice the grid: a step down, a convolution; a step up, a convolution.
 
     Then the step to the image, or the few channels there and the step to the classes.
     """
@@ -252,7 +252,7 @@ def thin(decoder: Thin, segmenter: Segmenter) -> int:
         voxels //= 2**d
         macs += voxels * (2**d * above * width + 3**d * width**2 + AFFINE_NORM * width)
         # up to here, and together with the image
-        macs += voxels * 2 * width * width + voxels * (2 * 3**d * width**2 + AFFINE_NORM * width)
+        macs += voxels * 2 * width * width + voxels * (3**d * width**2 + AFFINE_NORM * width)
         above = width
     macs += N * (AFFINE_NORM * C + C * decoder.enter[1].out_features)
     voxels, head = math.prod(spec.image_size), decoder.head.in_channels * segmenter.num_classes

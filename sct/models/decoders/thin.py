@@ -3,7 +3,6 @@
 Letters: B batch, N tokens of the grid, C width of the tokens, Q classes (or regions), S spatial size.
 """
 
-import torch
 from torch import Tensor, nn
 
 from sct.models.convolutions import CHANNELS_LAST, CONVOLUTION, INSTANCE_NORM, TRANSPOSED, FoldedConv
@@ -18,7 +17,7 @@ class Thin(Decoder):
 
     The image goes down by convolutions of kernel and stride 2, `width` channels at half the resolution and twice as
     many a step, one convolution of 3^D at each. Tokens, mapped to the channels of their grid, go up by transposed
-    convolutions, each joined with the image and one convolution of 3^D.
+    convolutions; to each the image is added, and one convolution of 3^D follows.
 
     At the image's own resolution there are few channels, since all that is done there passes the whole of memory:
     `voxels` of the image, to which what comes from below is added, and two flat convolutions of their sum, one within
@@ -39,7 +38,7 @@ class Thin(Decoder):
         )
         self.enter = nn.Sequential(nn.LayerNorm(spec.dim), nn.Linear(spec.dim, channels[-1]))
         self.ups = nn.ModuleList(transposed(2 * out, out, kernel_size=2, stride=2, bias=False) for out in channels[:-1])
-        self.joins = nn.ModuleList(conv_norm_gelu(dims, 2 * out, out) for out in channels[:-1])
+        self.joins = nn.ModuleList(conv_norm_gelu(dims, out, out) for out in channels[:-1])
         self.whole = WholeResolution(spec, width=width, voxels=voxels) if voxels else None
         self.head = (
             convolution(2 * voxels, num_classes, kernel_size=1)
@@ -60,7 +59,7 @@ class Thin(Decoder):
             skips.append(x)
         x = to_grid(self.enter(dense.x), dense.grid)
         for up, join, skip in reversed(list(zip(self.ups, self.joins, skips, strict=True))):
-            x = join(torch.cat([up(x), skip], dim=1))
+            x = join(up(x).add_(skip))
         if self.whole is not None:
             x = self.whole(x, image)
         return Decoded(self.head(x))
