@@ -32,7 +32,8 @@ def test_statistics_are_learnt_in_training_alone():
     assert torch.equal(block.norm.running_mean, before)
     block.train()(image).sum().backward()
     assert not torch.equal(block.norm.running_mean, before)
-    assert block.convolution.weight.grad.abs().sum() > 0
+    for learnt in (block.convolution, block.middle):
+        assert learnt.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("dims", [2, 3])
