@@ -90,3 +90,10 @@ def test_one_voxel_moves_no_further_than_its_neighbours_at_the_images_own_resolu
 def test_patches_that_no_doubling_reaches_are_refused():
     with pytest.raises(UserError, match="power of two"):
         thin(patch_size=6)
+
+
+def test_tokens_begin_as_large_as_features():
+    torch.manual_seed(0)
+    spec = FeatureSpec((16, 16, 16), 1, 8, 192, 3)
+    entered = Thin(spec=spec, num_classes=2).enter(5 * torch.randn(1, 8, 192))
+    assert 0.7 < entered.std() < 1.3
