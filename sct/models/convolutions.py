@@ -3,11 +3,13 @@
 Letters: B batch, C channels, S spatial size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sct.models.recompute import recomputed
 
 CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM: dict[int, type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -70,7 +72,8 @@ class FoldedConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in_channels, *S) -> (B, out_channels, *S)."""
         if self.training:
-            return self.norm(self.convolution(x)).add_(self.middle_norm(self.middle(x))).relu_()
+            # kept, what the middle's norm is given would be half as much again of this layer's activations
+            return self.norm(self.convolution(x)).add_(recomputed(self.beside(), x)).relu_()
         weight, bias = folded(self.convolution, self.norm)
         middle, shift = folded(self.middle, self.middle_norm)
         # in float32 until here: half precision would round the sum twice
@@ -78,6 +81,22 @@ class FoldedConv(nn.Module):
         apply = F.conv2d if x.ndim == 4 else F.conv3d
         own = self.convolution
         return apply(x, weight, bias + shift, own.stride, own.padding, own.dilation).relu_()
+
+    def beside(self) -> Callable[[Tensor], Tensor]:
+        """The middle and its norm in training, whose running statistics take in the first of its calls alone."""
+        norm, is_first = self.middle_norm, True
+
+        def apply(x: Tensor) -> Tensor:
+            nonlocal is_first
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            mean, var = norm.running_mean, norm.running_var
+            if not is_first:
+                mean, var = mean.clone(), var.clone()
+            is_first = False
+            return F.batch_norm(self.middle(x), mean, var, norm.weight, norm.bias, training=True, eps=norm.eps)
+
+        return apply
 
 
 def folded(convolution: nn.Conv2d | nn.Conv3d, norm: nn.BatchNorm2d | nn.BatchNorm3d) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,11 @@ def test_statistics_are_learnt_in_training_alone():
     before = block.norm.running_mean.clone()
     block.eval()(image)
     assert torch.equal(block.norm.running_mean, before)
-    block.train()(image).sum().backward()
+    result = block.train()(image)
+    middle = block.middle_norm.running_mean.clone()
+    result.sum().backward()  # computes the middle again, whose statistics must not move twice
+    assert torch.equal(block.middle_norm.running_mean, middle)
+    assert not torch.equal(middle, torch.zeros(4))
     assert not torch.equal(block.norm.running_mean, before)
     for learnt in (block.convolution, block.middle):
         assert learnt.weight.grad.abs().sum() > 0

@@ -36,7 +36,8 @@ class Thin(Decoder):
             nn.Sequential(convolution(above, out, kernel_size=2, stride=2), conv_norm_gelu(dims, out, out))
             for above, out in zip([spec.in_channels, *channels], channels[:-1], strict=False)
         )
-        self.enter = nn.Sequential(nn.LayerNorm(spec.dim), nn.Linear(spec.dim, channels[-1]))
+        linear = nn.Linear(spec.dim, channels[-1])
+        self.enter = nn.Sequential(nn.LayerNorm(spec.dim), linear)
         self.ups = nn.ModuleList(transposed(2 * out, out, kernel_size=2, stride=2, bias=False) for out in channels[:-1])
         self.joins = nn.ModuleList(conv_norm_gelu(dims, out, out) for out in channels[:-1])
         self.whole = WholeResolution(spec, width=width, voxels=voxels) if voxels else None
@@ -47,7 +48,7 @@ class Thin(Decoder):
         )
         self.apply(init_weights)
         # tokens begin as large as the image's features that they are added to: of less, the image alone learns at first
-        nn.init.trunc_normal_(self.enter[1].weight, std=spec.dim**-0.5)
+        nn.init.trunc_normal_(linear.weight, std=spec.dim**-0.5)
         # on processors in half precision two to three times as fast, where weights and image both are
         self.memory_format = CHANNELS_LAST[dims]
         self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
