@@ -272,6 +272,26 @@ def test_memory_is_at_most_what_was_said(shape, window, options, monkeypatch, ca
     assert memory["logits kept"] < 4 * 8 * math.prod(shape)
 
 
+@pytest.mark.parametrize("inferer", [FastSlidingWindow(overlap=0), SlidingWindow(overlap=0)])
+def test_without_a_batch_size_a_pass_takes_what_suits_the_device(inferer, monkeypatch):
+    monkeypatch.setattr(base, "PROCESSOR_VOXELS", 3 * 8 * 8)
+    sizes = []
+
+    def model(windows):
+        sizes.append(len(windows))
+        return windows.repeat(1, 2, 1, 1)
+
+    inferer(model, torch.rand(1, 16, 32), roi_size=(8, 8), background=torch.zeros(2), device=CPU)
+    assert sum(sizes) == 8
+    assert max(sizes) == 3
+
+
+def test_memory_of_a_device_holds_no_batches_of_workers():
+    inferer, sizes = FastSlidingWindow(workers=2, batch_size=1), {"in_channels": 1, "num_channels": 8}
+    said = inferer.memory((64, 64), roi_size=(16, 16), device=torch.device("cuda"), **sizes)
+    assert said["batch"] == inferer.batch_bytes(roi_size=(16, 16), device=torch.device("cuda"), **sizes)
+
+
 @pytest.mark.parametrize(("data", "threshold"), [("btcv", 0.0), ("hippocampus", None)])
 def test_air_is_what_the_data_set_crops_away(data, threshold):
     cfg = compose_config("train", overrides=[f"data={data}", "inferer=fast", "name=any"])
