@@ -1,8 +1,6 @@
 """What `speed=fast` chooses on the machine at hand, and the check that its numbers can be trusted there."""
 
 import logging
-import platform
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 from sct.models.attention import LONG
 from sct.models.layers import Attention
 from sct.precision import autocast, precision_dtype
+from sct.processor import processor_features
 
 logger = logging.getLogger(__name__)
 
@@ -60,18 +59,7 @@ def has_bf16(device: torch.device) -> bool:
     """Whether the device has instructions for bf16; without them it is slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & cpu_features(Path("/proc/cpuinfo")))
-
-
-def cpu_features(cpuinfo: Path) -> set[str]:
-    """What the system says that the first processor can do (x86 and ARM); empty where it does not say."""
-    if platform.system() != "Linux" or not cpuinfo.exists():
-        return set()
-    for line in cpuinfo.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in ("flags", "Features"):
-            return set(value.split())
-    return set()
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & processor_features())
 
 
 @torch.no_grad()

@@ -13,8 +13,9 @@ from sct.errors import UserError
 from sct.models import attention
 from sct.models.layers import Attention
 from sct.precision import check_speed
+from sct.processor import cpu_features
 from sct.schema import PredictConfig
-from sct.speed import bf16_error, choose_dtype, cpu_features, inference_dtype, worst_layer
+from sct.speed import bf16_error, choose_dtype, inference_dtype, worst_layer
 
 CPU = torch.device("cpu")
 
@@ -66,6 +67,7 @@ def test_both_kernels_of_attention_are_tried(monkeypatch, name):
     if name == "fused":
         monkeypatch.setattr(F, "scaled_dot_product_attention", broken(F.scaled_dot_product_attention))
     else:
+        monkeypatch.setattr(attention, "processor_features", lambda: {"avx512_bf16"})
         monkeypatch.setattr(attention, "attention_by_head", broken(attention.attention_by_head))
     net = Attention(64, num_heads=2)
     nn.init.zeros_(net.proj.bias)

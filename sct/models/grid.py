@@ -25,6 +25,15 @@ def token_grid(image_size: tuple[int, ...], patch_size: int) -> tuple[int, ...]:
     return tuple(size // patch_size for size in image_size)
 
 
+def patches(x: Tensor, *, size: Sequence[int]) -> Tensor:
+    """The patches of an image (B, C, *S), voxels in the order of a convolution's kernel: (B, N, C * prod(size))."""
+    B, C, *whole = x.shape
+    grid = [length // edge for length, edge in zip(whole, size, strict=True)]
+    x = x.reshape(B, C, *(length for pair in zip(grid, size, strict=True) for length in pair))
+    places, within = range(2, 2 + 2 * len(grid), 2), range(3, 3 + 2 * len(grid), 2)
+    return x.permute(0, *places, 1, *within).reshape(B, math.prod(grid), -1)
+
+
 def assemble(features: Sequence[Tensor], sets: Sequence[Tokens], *, num_tokens: int) -> Tensor:
     """Features of token sets (each shaped like its set's x, width D) at their places in the grid: (B, N, D).
 

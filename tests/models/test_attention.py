@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from sct.models import attention
 from sct.models.attention import (
     LONG,
     attention_by_head,
@@ -105,7 +106,8 @@ def test_mean_products_of_whole_sets():
     torch.testing.assert_close(cross_attention(q, k, v, lengths=None), expected)
 
 
-def test_bf16_products_by_head_are_attention():
+def test_bf16_products_by_head_are_attention(monkeypatch):
+    monkeypatch.setattr(attention, "processor_features", lambda: {"avx512_bf16"})
     # more queries than are taken at once, other numbers of queries and keys, memory as the heads of one projection
     torch.manual_seed(0)
     q, k, v = (torch.randn(B, length, H, 32).bfloat16().transpose(1, 2) for length in (LONG + 89, 300, 300))
@@ -117,7 +119,8 @@ def test_bf16_products_by_head_are_attention():
     assert ((context.float() - expected).norm() / expected.norm()).item() < 0.01
 
 
-def test_products_by_head_are_for_long_bf16_inference_alone():
+def test_products_by_head_are_for_long_bf16_inference_without_tiles_alone(monkeypatch):
+    monkeypatch.setattr(attention, "processor_features", lambda: {"avx512_bf16"})
     q = torch.zeros(1, 1, LONG, 8, dtype=torch.bfloat16)
     assert not suits_processor(q), "gradients"
     with torch.no_grad():
@@ -125,3 +128,5 @@ def test_products_by_head_are_for_long_bf16_inference_alone():
         assert not suits_processor(q[:, :, 1:])
         assert not suits_processor(q.float())
         assert not suits_processor(q.to("meta"))
+        monkeypatch.setattr(attention, "processor_features", lambda: {"avx512_bf16", "amx_bf16"})
+        assert not suits_processor(q)

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sct.models.convolutions import CHANNELS_LAST, INSTANCE_NORM, FoldedConv
+from sct.models import convolutions
+from sct.models.convolutions import CHANNELS_LAST, INSTANCE_NORM, FoldedConv, paired_kernel, pairs, unpaired
 
 
 @pytest.mark.parametrize("kernel_size", [(3, 3), (1, 3), (3, 3, 3), (3, 1, 1)])
@@ -38,6 +39,45 @@ def test_statistics_are_learnt_in_training_alone():
     assert not torch.equal(block.norm.running_mean, before)
     for learnt in (block.convolution, block.middle):
         assert learnt.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("kernel_size", [(3, 3), (1, 3, 3), (3, 1, 1), (3, 3, 5)])
+@pytest.mark.parametrize(("channels", "width"), [(1, 6), (1, 7), (3, 6)])
+def test_inference_takes_a_pass_less_for_the_same_result(monkeypatch, channels, width, kernel_size, channels_last):
+    torch.manual_seed(0)
+    block = FoldedConv(channels, 5, kernel_size=kernel_size).eval()
+    nn.init.normal_(block.norm.bias)
+    image = torch.randn(2, channels, *[6] * (len(kernel_size) - 1), width)
+    if channels_last:
+        image = image.to(memory_format=CHANNELS_LAST[len(kernel_size)])
+    used, fused = [], convolutions.fused_conv_relu
+    monkeypatch.setattr(convolutions, "fused_conv_relu", lambda x, *rest: used.append(x.shape) or fused(x, *rest))
+    wanted = block(image)
+    assert not used, "gradients"
+    with torch.no_grad():
+        found = block(image)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = block(image)
+        traced = torch.jit.trace(block, image, check_trace=False)
+    assert len(used) == 2, "a graph shows what the network is"
+    assert used[0][1] == (2 if (channels, width) == (1, 6) else channels)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(traced(image), wanted)
+    assert rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), wanted, rtol=0.05, atol=0.05)
+    assert (found == 0).any()
+    assert (found > 0).any()
+
+
+@pytest.mark.parametrize("taps", [1, 3, 5, 7])
+def test_pairs_of_voxels_are_convolved_as_voxels(taps):
+    torch.manual_seed(0)
+    image, weight = torch.randn(2, 1, 4, 10), torch.randn(3, 1, 3, taps)
+    kernel = paired_kernel(weight)
+    found = unpaired(F.conv2d(pairs(image), kernel, padding=[edge // 2 for edge in kernel.shape[2:]]))
+    torch.testing.assert_close(found, F.conv2d(image, weight, padding=(1, taps // 2)), rtol=1e-5, atol=1e-5)
+    assert pairs(image).data_ptr() == image.data_ptr()
 
 
 @pytest.mark.parametrize("dims", [2, 3])

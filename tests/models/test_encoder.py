@@ -71,15 +71,17 @@ def test_taps_are_the_outputs_of_their_blocks():
     assert torch.equal(torch.cat([encoded.prefix, encoded.final.x], dim=1), normed)
 
 
-@torch.no_grad()
-def test_embedding_is_a_linear_of_flattened_patches():
-    encoder = little_encoder(depth=0, norm_eps=1e-6)
-    image = torch.randn(1, 2, 16, 24)
+@pytest.mark.parametrize("training", [False, True])
+def test_embedding_is_a_linear_of_flattened_patches(training):
+    encoder, image = little_encoder(depth=0, norm_eps=1e-6), torch.randn(1, 2, 16, 24)
+    # the convolution, or the product that inference on a processor takes instead
+    with torch.set_grad_enabled(training):
+        embedded = encoder.embed(image)
     weight, bias = encoder.patch_embed.weight.flatten(1), encoder.patch_embed.bias
     for number, (row, column) in enumerate((r, c) for r in range(4) for c in range(6)):
         patch = image[0, :, row * 4 : row * 4 + 4, column * 4 : column * 4 + 4].flatten()
         expected = weight @ patch + bias + encoder.position[0, 1 + number]
-        torch.testing.assert_close(encoder.embed(image)[0, 1 + number], expected)
+        torch.testing.assert_close(embedded[0, 1 + number], expected)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

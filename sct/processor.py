@@ -1,0 +1,38 @@
+"""What the processor at hand can do, and where shortcuts that it alone profits from may be taken."""
+
+import functools
+import platform
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@functools.cache
+def processor_features() -> frozenset[str]:
+    """What the system says that this machine's processor can do; empty where it does not say."""
+    return frozenset(cpu_features(Path("/proc/cpuinfo")))
+
+
+def cpu_features(cpuinfo: Path) -> set[str]:
+    """What the system says that the first processor can do (x86 and ARM); empty where it does not say."""
+    if platform.system() != "Linux" or not cpuinfo.exists():
+        return set()
+    for line in cpuinfo.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return set(value.split())
+    return set()
+
+
+def infers_here(x: Tensor) -> bool:
+    """Whether x is computed with at once, on a processor and without gradients.
+
+    Not where a graph is recorded, for export or for counting, which must show what the network is and hold elsewhere.
+    """
+    return (
+        x.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )
