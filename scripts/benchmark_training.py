@@ -29,7 +29,7 @@ from sct.cli import compose_config
 from sct.config import build, to_dict
 from sct.data.cases import Batch
 from sct.data.phantom import PhantomSpec, write_phantoms
-from sct.memory import keep_freed_memory
+from sct.memory import tune_allocator
 from sct.timing import device_name, reset_peak_rss, status_kb
 from sct.train import build_trainer
 from sct.trainer import Trainer
@@ -155,7 +155,7 @@ def middle(rounds: Sequence[dict[str, float]], key: str) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argv)
     if options.worker:
-        keep_freed_memory()  # as the commands do
+        tune_allocator()  # as the commands do
         print(json.dumps(WORK[options.worker](options)))
         return
     options.output.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from sct.factory import build_inferer, load_trained
 from sct.inference import FastSlidingWindow, SlidingWindow
 from sct.inference.stitch import box_at
 from sct.inference.tiling import pad_to_window, window_starts
-from sct.memory import keep_freed_memory
+from sct.memory import tune_allocator
 from sct.models.segmenter import Segmenter
 from sct.precision import autocast
 from sct.speed import inference_dtype
@@ -127,7 +127,7 @@ def check(settings: Sequence[str]) -> list[Outcome]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    keep_freed_memory()  # as the commands do
+    tune_allocator()  # as the commands do
     options = parse(argv)
     try:
         outcomes = check(options.settings)

@@ -44,7 +44,7 @@ from sct.export import export
 from sct.exporting.manifest import FILE, read_manifest
 from sct.factory import build_segmenter
 from sct.files import atomic
-from sct.memory import keep_freed_memory
+from sct.memory import tune_allocator
 from sct.predict import predict
 from sct.timing import device_name, status_kb
 
@@ -113,7 +113,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def work(arguments: Sequence[str]) -> None:
     """In a process of its own: one `sct.predict`; on the last line of its output, the seconds and memory it took."""
-    keep_freed_memory()  # as the commands do
+    tune_allocator()  # as the commands do
     start = time.perf_counter()
     predict(compose_config("predict", overrides=open_overrides(arguments, groups=["inferer"])))
     seconds = time.perf_counter() - start

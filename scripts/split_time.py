@@ -30,7 +30,7 @@ from sct.distributed import pick_device
 from sct.errors import UserError
 from sct.factory import build_inferer
 from sct.inference import FastSlidingWindow, Inferer, logits_for, source_grid
-from sct.memory import keep_freed_memory
+from sct.memory import tune_allocator
 from sct.models.segmenter import Segmenter
 from sct.precision import autocast
 from sct.predict import check_output, find_inputs
@@ -156,7 +156,7 @@ def split(options: argparse.Namespace) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    keep_freed_memory()  # as the commands do
+    tune_allocator()  # as the commands do
     try:
         print(split(parse(argv)))
     except UserError as error:

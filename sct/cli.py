@@ -23,7 +23,7 @@ from yaml import YAMLError
 
 from sct.config import CONFIG_DIR, check_section, nearest, options
 from sct.errors import UserError
-from sct.memory import keep_freed_memory
+from sct.memory import tune_allocator
 from sct.schema import register_schemas
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
@@ -48,7 +48,7 @@ def run(task: Callable[[DictConfig], Any], *, config_name: str, open_groups: Seq
 
     The keys of `open_groups` are those of a trained run, unknown here: the task checks them.
     """
-    keep_freed_memory()
+    tune_allocator()
     sys.argv[1:] = open_overrides(sys.argv[1:], groups=open_groups)
     # Hydra then raises instead of printing its own reports and exiting
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")

@@ -26,11 +26,11 @@ def overlapped(
     that one fails too, what was lost in writing is logged.
     """
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        ahead = reader.submit(read, items[0]) if items else None
+        ahead: Future[Read] | None = None
         written: Future[None] | None = None
         for number, item in enumerate(items, start=1):
-            assert ahead is not None
-            data = ahead.result()
+            # the first one here: nothing else is to do, and this thread has its helpers for parallel loops already
+            data = read(item) if ahead is None else ahead.result()
             ahead = reader.submit(read, items[number]) if number < len(items) else None
             try:
                 result = compute(data)

@@ -20,7 +20,8 @@ from sct.data.module import SegmentationData
 from sct.distributed import pick_device
 from sct.errors import UserError
 from sct.factory import build_inferer
-from sct.inference import Inferer, predict_volume
+from sct.inference import Inferer, Model, predict_volume
+from sct.inference.parallel import threads_shared
 from sct.overlap import overlapped
 from sct.precision import autocast
 from sct.run import log_to
@@ -37,7 +38,7 @@ def predict(cfg: DictConfig) -> None:
     cases = find_inputs(Path(cfg.input), file_format=data.format)
     data.check_files(cases)
     with ThreadPoolExecutor(1) as pool:
-        loaded = pool.submit(load)
+        loaded = pool.submit(on_one_thread, load)
         del load  # it holds the weights once more
         predict_cases(
             cases,
@@ -47,6 +48,12 @@ def predict(cfg: DictConfig) -> None:
             device=device,
             output=Path(cfg.output),
         )
+
+
+def on_one_thread(load: Loader) -> tuple[Model, torch.dtype]:
+    """The network, built beside the reading of an image: were both on all threads, both would take twice the time."""
+    with threads_shared(torch.get_num_threads()):
+        return load()
 
 
 def predict_cases(
