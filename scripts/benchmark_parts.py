@@ -1,0 +1,133 @@
+"""What windows cost in the network alone, side by side: in whole, and encoder, completion and decoder apart.
+
+    python scripts/benchmark_parts.py --device cuda                     # bf16, 96^3 and 128^3, 1 and 4 windows at once
+    python scripts/benchmark_parts.py --sizes 96 --batches 1 --precision fp32 --repeats 3
+    python scripts/benchmark_parts.py --contestants a="+experiment=btcv_stp_mta" b="+experiment=btcv_dense_unetr"
+
+Contestants are experiments with random weights, the fast one, the paper's STP and what it is compared with. They take
+turns, so that other load on the machine meets all; medians are given, and the ratio of the whole to that of the first,
+run by run, with its range. Memory is the device's at most during a pass, weights included; on a processor, what the
+process grows by in it. A network of MONAI is all decoder here. Of a whole volume, from file to file: scripts/duel.py.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from sct import card
+from sct.cli import compose_config
+from sct.config import build
+from sct.distributed import pick_device
+from sct.errors import UserError
+from sct.factory import build_segmenter
+from sct.macs import PARTS
+from sct.memory import tune_allocator
+from sct.precision import PRECISIONS
+from sct.timing import Inference, Stopwatch, device_name, peak_memory_mb
+
+CONTESTANTS = (
+    "fast=+experiment=btcv_fast_stp",
+    "stp_mta=+experiment=btcv_stp_mta",
+    "dense_unetr=+experiment=btcv_dense_unetr",
+    "monai_unetr=+experiment=btcv_dense_unetr model=monai_unetr",
+)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--contestants", nargs="+", default=CONTESTANTS, metavar="NAME='OVERRIDE ...'")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[96, 128], help="edges of a window, voxels")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="windows in one pass")
+    parser.add_argument("--precision", choices=sorted(PRECISIONS), default="bf16")
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice if not given")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmark_parts"))
+    return parser.parse_args(argv)
+
+
+def make(overrides: Sequence[str], *, size: int, batch: int, precision: str, device: torch.device) -> Inference:
+    """A network with random weights of seed 0, and noise to look at, the same for all."""
+    cfg = compose_config("train", overrides=[*overrides, f"data.roi_size={[size] * 3}"])
+    data = build(cfg.data, key="data")
+    torch.manual_seed(0)
+    segmenter = build_segmenter(cfg, data=data).to(device)
+    # drawn on the CPU: the same on every device
+    image = torch.randn(batch, data.num_channels, size, size, size, generator=torch.Generator().manual_seed(0))
+    return Inference(segmenter=segmenter, image=image.to(device), precision=precision)
+
+
+def measure(runs: dict[str, Inference], *, warmup: int, repeats: int) -> dict[str, dict[str, list[float]]]:
+    """Milliseconds of every turn: contestant -> "total" and parts -> list."""
+    device = next(iter(runs.values())).image.device
+    watches = {name: Stopwatch(device) for name in runs}
+    for turn in range(warmup + repeats):
+        if turn == warmup:
+            watches = {name: Stopwatch(device) for name in runs}
+        for name, run in runs.items():
+            watches[name].time("total", run.step)
+            run.parts(watches[name])
+    return {name: dict(watch.samples) for name, watch in watches.items()}
+
+
+def table(found: dict[str, dict[str, dict]]) -> str:
+    """A line a contestant and setting."""
+    columns = ["window", "batch", "contestant", "total ms", *(f"{part} ms" for part in PARTS), "memory MB"]
+    lines = [[*columns, "times the first", "range"], ["---"] * (len(columns) + 2)]
+    for setting, contestants in found.items():
+        size, batch = setting.split(" x ")
+        first = next(iter(contestants.values()))["ms"]["total"]
+        for name, one in contestants.items():
+            ratios = [own / least for own, least in zip(one["ms"]["total"], first, strict=True)]
+            times = [f"{median(one['ms'][key]):.1f}" for key in ("total", *PARTS)]
+            memory = "unknown" if one["memory_mb"] is None else f"{one['memory_mb']:.0f}"
+            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+            lines.append([size, batch, name, *times, memory, f"{median(ratios):.2f}", spread])
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def benchmark(options: argparse.Namespace) -> str:
+    if wrong := [text for text in options.contestants if "=" not in text]:
+        raise UserError(f"--contestants {wrong[0]}: give NAME='OVERRIDE ...'.")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = pick_device(options.device)
+    contestants = {name: value.split() for name, value in (text.split("=", 1) for text in options.contestants)}
+    found: dict[str, dict[str, dict]] = {}
+    for size in options.sizes:
+        for batch in options.batches:
+            settings = {"size": size, "batch": batch, "precision": options.precision, "device": device}
+            runs = {name: make(overrides, **settings) for name, overrides in contestants.items()}
+            # before the others have made room that a pass could use again
+            memory = {name: peak_memory_mb(partial(run.step), device) for name, run in runs.items()}
+            times = measure(runs, warmup=options.warmup, repeats=options.repeats)
+            found[f"{size}^3 x {batch}"] = {name: {"ms": times[name], "memory_mb": memory[name]} for name in runs}
+    options.output.mkdir(parents=True, exist_ok=True)
+    record = {
+        "environment": {"device": device_name(device), "threads": torch.get_num_threads(), "versions": card.versions()},
+        "settings": {key: str(value) for key, value in vars(options).items()},
+        "found": found,
+    }
+    text = table(found)
+    (options.output / "parts.json").write_text(json.dumps(record, indent=2) + "\n")
+    (options.output / "parts.md").write_text(text)
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse(argv)
+    tune_allocator()  # as the commands do
+    try:
+        print(benchmark(options))
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
