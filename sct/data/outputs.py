@@ -106,6 +106,8 @@ class Classes(Outputs):
 
     def decisions(self, logits: Tensor) -> Tensor:
         """The channel of the largest logit, the first of equals; on a CPU far faster than torch.argmax."""
+        if logits.stride(0) == 1:  # a voxel's channels side by side
+            return logits.max(dim=0).indices.to(torch.int16)
         best = logits[0].clone()
         labels = torch.zeros(best.shape, dtype=torch.int16, device=best.device)
         for value, candidate in enumerate(logits[1:], start=1):

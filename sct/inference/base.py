@@ -32,7 +32,10 @@ DEVICE_VOXELS = 4 * PROCESSOR_VOXELS
 
 @dataclass(frozen=True)
 class Slab:
-    """Logits (Q, h, *S[1:]) float32 of the rows from `start` on; their memory is used again for the slab after it."""
+    """Logits (Q, h, *S[1:]) float32 of the rows from `start` on; their memory is used again for the slab after it.
+
+    Either the channels of a voxel are side by side in memory, or the voxels of a channel.
+    """
 
     start: int
     logits: Tensor

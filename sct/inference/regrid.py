@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sct.data.outputs import Outputs
@@ -130,7 +131,10 @@ class SourceGrid:
         shape = [axis.size for axis in self.axes]
         slab = (rows_of_a_slab(shape) + 1 if self.streams else shape[0]) * math.prod(shape[1:])
         # decisions and cells of a slab; of a block's voxels, were all at borders, indices, shares, and logits twice
-        return {"label map": self.labels.nbytes, "regridding": slab * 48 + block * (80 + 8 * self.outputs.num_channels)}
+        return {
+            "label map": self.labels.nbytes,
+            "regridding": slab * 48 + block * (128 + 8 * self.outputs.num_channels),
+        }
 
     @torch.no_grad()
     def add(self, slab: Slab) -> None:
@@ -210,16 +214,29 @@ def interpolate(logits: Tensor, *, first: Tensor, shares: dict[int, Tensor]) -> 
     logits (Q, V): all voxels in memory order; first (P) int32: where the first corners are; shares: by how many
     voxels the second corner along an axis comes later, its weight (P).
     """
+    corners = list(itertools.product((False, True), repeat=len(shares)))
+    if logits.stride(0) == 1:  # a voxel's channels side by side: all corners of a place in one operation
+        index = torch.empty((len(first), len(corners)), dtype=torch.int32, device=first.device)
+        weights = logits.new_empty(index.shape)
+        for number, seconds in enumerate(corners):
+            index[:, number], weights[:, number] = corner(seconds, first=first, shares=shares)
+        return F.embedding_bag(index, logits.t(), per_sample_weights=weights, mode="sum").t()
     sampled = logits.new_zeros((len(logits), len(first)))
-    for seconds in itertools.product((False, True), repeat=len(shares)):
-        index, weight = first, torch.ones_like(first, dtype=logits.dtype)
-        for is_second, (step, share) in zip(seconds, shares.items(), strict=True):
-            index = index + step if is_second else index
-            weight = weight * (share if is_second else 1 - share)
+    for seconds in corners:
+        index, weight = corner(seconds, first=first, shares=shares)
         # channel by channel: together they would first be copied into one piece
         for total, channel in zip(sampled, logits, strict=True):
             total.addcmul_(channel.index_select(0, index), weight)
     return sampled
+
+
+def corner(seconds: Sequence[bool], *, first: Tensor, shares: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
+    """Where the corners are that are the second ones along some axes, (P) int32, and their weights (P) float32."""
+    index, weight = first, torch.ones(len(first), device=first.device)
+    for is_second, (step, share) in zip(seconds, shares.items(), strict=True):
+        index = index + step if is_second else index
+        weight = weight * (share if is_second else 1 - share)
+    return index, weight
 
 
 def overlap_box(

@@ -61,6 +61,19 @@ def test_logits_are_those_of_the_reference(shape, window, options):
     torch.testing.assert_close(found, SlidingWindow(**same)(network, image, **settings), rtol=1e-4, atol=1e-5)
 
 
+def channels_last(network):
+    """The network, its logits with the channels of a voxel side by side, as in networks made for time."""
+    return lambda windows: network(windows).contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": "float16"}, {"workers": 2}])
+def test_where_channels_lie_in_memory_changes_nothing(options):
+    network, image = random_network(spatial_dims=3, num_channels=4), torch.randn(1, 19, 17, 9)
+    settings = {"roi_size": (8, 8, 8), "background": numbered(4).background, "device": CPU}
+    found, other = (FastSlidingWindow(**options)(one, image, **settings) for one in (network, channels_last(network)))
+    assert torch.equal(found, other)
+
+
 @pytest.mark.parametrize("shape", [(23, 5, 9), (1, 4, 3)])
 @pytest.mark.parametrize("inferer", [FastSlidingWindow(batch_size=2), SlidingWindow()])
 def test_slabs_follow_each_other_and_share_a_row(inferer, shape):

@@ -150,13 +150,16 @@ GRIDS = {
 @pytest.mark.parametrize("outputs", [numbered(4), REGIONS], ids=["classes", "regions"])
 @pytest.mark.parametrize("shape", [(9, 12, 8), (1, 6, 7), (6, 1, 9)])
 @pytest.mark.parametrize("grid", [*GRIDS, "oblique"])
-def test_borders_alone_are_interpolated_as_all_voxels_are(grid, shape, outputs, monkeypatch):
+@pytest.mark.parametrize("side_by_side", ["channels", "voxels"])
+def test_borders_alone_are_interpolated_as_all_voxels_are(grid, shape, outputs, side_by_side, monkeypatch):
     monkeypatch.setattr(base, "SLAB_VOXELS", 1)
     monkeypatch.setattr(base, "FEWEST_ROWS", 2)
     monkeypatch.setattr(regrid, "BLOCK_VOXELS", 200)
     torch.manual_seed(0)
     coarse = torch.randn(1, outputs.num_channels, 4, 4, 4)
     logits = torch.nn.functional.interpolate(coarse, size=shape, mode="trilinear")[0]
+    if side_by_side == "channels":
+        logits = logits.movedim(0, -1).contiguous().movedim(-1, 0)
     if grid == "oblique":
         grids = {"affine": rotation(3), "source_shape": (20, 17, 20), "source_affine": np.diag([0.5, 0.8, 2.0, 1.0])}
         grids["source_affine"][:3, 3] = rotation(3)[:3, 3] - [3, 0, 1]
@@ -195,6 +198,7 @@ def test_means_of_voxels_with_the_same_decision_have_it_too(outputs):
     generator = torch.Generator().manual_seed(0)
     corners = torch.randint(-2, 3, (outputs.num_channels, 4, 20000), generator=generator).double()
     decisions = outputs.decisions(corners)
+    assert torch.equal(decisions, outputs.decisions(corners.movedim(0, -1).contiguous().movedim(-1, 0)))
     same = (decisions == decisions[:1]).all(dim=0)
     weights = torch.tensor([[0.125, 0.375, 0.5, 0.0], [0.25, 0.25, 0.25, 0.25], [0.0, 0.0, 0.625, 0.375]]).double()
     for weight in weights:
