@@ -281,7 +281,7 @@ def test_memory_is_at_most_what_was_said(shape, window, options, monkeypatch, ca
     said = sum(memory.values()) - 4 * math.prod(shape) + regridding["regridding"]
     peak = peak_bytes(run)
     # a network that takes no time never has all its workers' batches waiting
-    assert (0.15 if inferer.workers > 1 else 0.25) * said < peak <= said
+    assert (0.15 if inferer.workers > 1 else 0.2) * said < peak <= said
     assert memory["logits kept"] < 4 * 8 * math.prod(shape)
 
 
