@@ -13,7 +13,6 @@ process grows by in it. A network of MONAI is all decoder here. Of a whole volum
 import argparse
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -103,9 +102,9 @@ def benchmark(options: argparse.Namespace) -> str:
     for size in options.sizes:
         for batch in options.batches:
             settings = {"size": size, "batch": batch, "precision": options.precision, "device": device}
+            # each alone: on a device the weights of others would count too
+            memory = {name: peak_memory_mb(make(own, **settings).step, device) for name, own in contestants.items()}
             runs = {name: make(overrides, **settings) for name, overrides in contestants.items()}
-            # before the others have made room that a pass could use again
-            memory = {name: peak_memory_mb(partial(run.step), device) for name, run in runs.items()}
             times = measure(runs, warmup=options.warmup, repeats=options.repeats)
             found[f"{size}^3 x {batch}"] = {name: {"ms": times[name], "memory_mb": memory[name]} for name in runs}
     options.output.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from sct.exporting import manifest as manifests
 from sct.exporting.manifest import Manifest, read_manifest
 from sct.factory import find_trained, with_data
 from sct.inference import Model
+from sct.inference.parallel import threads_shared
 from sct.models.segmenter import Segmenter
 from sct.speed import inference_dtype
 
@@ -72,8 +73,10 @@ def find_own(
     run_cfg, data, build_trained = find_trained(cfg.ckpt, weights=cfg.weights, changes=changes, device=device)
 
     def load() -> tuple[Segmenter, torch.dtype]:
-        network = build_trained()
-        return network, inference_dtype(cfg, run_cfg, network=network, device=device)
+        # on one thread: an image is read beside it, and were both on all threads, both would take twice the time
+        with threads_shared(torch.get_num_threads()):
+            network = build_trained()
+            return network, inference_dtype(cfg, run_cfg, network=network, device=device)
 
     return run_cfg, data, load
 

@@ -20,8 +20,7 @@ from sct.data.module import SegmentationData
 from sct.distributed import pick_device
 from sct.errors import UserError
 from sct.factory import build_inferer
-from sct.inference import Inferer, Model, predict_volume
-from sct.inference.parallel import threads_shared
+from sct.inference import Inferer, predict_volume
 from sct.overlap import overlapped
 from sct.precision import autocast
 from sct.run import log_to
@@ -37,8 +36,10 @@ def predict(cfg: DictConfig) -> None:
     run_cfg, data, load = find_predictor(cfg, changes=changes, device=device)
     cases = find_inputs(Path(cfg.input), file_format=data.format)
     data.check_files(cases)
+    # a thread keeps the number of helpers that it first asks for: before the loading changes it for a while
+    torch.get_num_threads()
     with ThreadPoolExecutor(1) as pool:
-        loaded = pool.submit(on_one_thread, load)
+        loaded = pool.submit(load)
         del load  # it holds the weights once more
         predict_cases(
             cases,
@@ -48,12 +49,6 @@ def predict(cfg: DictConfig) -> None:
             device=device,
             output=Path(cfg.output),
         )
-
-
-def on_one_thread(load: Loader) -> tuple[Model, torch.dtype]:
-    """The network, built beside the reading of an image: were both on all threads, both would take twice the time."""
-    with threads_shared(torch.get_num_threads()):
-        return load()
 
 
 def predict_cases(

@@ -28,7 +28,8 @@ def cpu_features(cpuinfo: Path) -> set[str]:
 def infers_here(x: Tensor) -> bool:
     """Whether x is computed with at once, on a processor and without gradients.
 
-    Not where a graph is recorded, for export or for counting, which must show what the network is and hold elsewhere.
+    Not where torch compiles, exports or traces (as `sct.macs` does to count): graphs must show what the network is, and
+    hold elsewhere.
     """
     return (
         x.device.type == "cpu"

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from sct.models.attention import LONG
+from sct.models.convolutions import FoldedConv
 from sct.models.layers import Attention
 from sct.precision import autocast, precision_dtype
 from sct.processor import processor_features
@@ -67,7 +68,8 @@ def worst_layer(network: nn.Module, *, device: torch.device) -> tuple[str, float
     """Name and relative error of the layer whose bf16 output is furthest from float32; ("", 0) without any layer.
 
     Every kind and size of linear, convolution and plain attention of the network computes small random inputs both
-    ways; attention a short and a long sequence, which have kernels of their own.
+    ways; attention a short and a long sequence, which have kernels of their own, and folded convolutions as they are
+    in evaluation, where the network is.
     """
     generator = torch.Generator().manual_seed(0)
     errors: dict[str, float] = {}
@@ -92,6 +94,9 @@ def input_shapes(layer: nn.Module) -> tuple[tuple[int, ...], ...]:
             return ((TOKENS, layer.in_features),)
         case Attention():
             return tuple((1, length, layer.proj.in_features) for length in (TOKENS, LONG))
+        # in training it would learn from this, and is no more than its convolutions
+        case FoldedConv() if not layer.training:
+            return ((1, layer.convolution.in_channels, *[PLACES] * len(layer.size)),)
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d() | nn.ConvTranspose2d() | nn.ConvTranspose3d():
             return ((1, layer.in_channels, *[max(PLACES, edge) for edge in layer.kernel_size]),)
     return ()

@@ -4,17 +4,19 @@ import csv
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from commands import assert_one_message, run_command
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from sct import backends, predict, profile, train
 from sct import eval as evaluation
-from sct import predict, profile, train
 from sct.data.cases import LabelMap
 from sct.data.outputs import Classes
 from sct.data.phantom import ORGANS
@@ -85,6 +87,28 @@ def test_prediction_does_not_load_the_compiler(finished_run: Path, test_image: P
     program = WITHOUT_COMPILER.format(arguments=[f"ckpt={finished_run}", f"input={test_image}", f"output={tmp_path}"])
     subprocess.run([sys.executable, "-c", program], check=True)
     assert list(tmp_path.iterdir())
+
+
+def test_a_prediction_asks_for_its_threads_before_loading_takes_them(
+    finished_run: Path, test_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread keeps the number that torch has when it first asks, and while a network is loaded that is 1."""
+    log = []
+
+    def find(*given, own=backends.find_trained, **named):
+        cfg, data, build = own(*given, **named)
+        log.clear()
+        return cfg, data, lambda: (log.append(torch.get_num_threads()), build())[1]
+
+    def ask(own=torch.get_num_threads):
+        log.append(threading.current_thread())
+        return own()
+
+    monkeypatch.setattr(backends, "find_trained", find)
+    monkeypatch.setattr(torch, "get_num_threads", ask)
+    outcome = run_command(predict.main, f"ckpt={finished_run}", f"input={test_image}", f"output={tmp_path}")
+    assert outcome.status == 0, outcome
+    assert log[0] is threading.main_thread()
 
 
 def test_prediction_is_that_of_the_evaluation(

@@ -71,9 +71,11 @@ def test_large_tensors_ask_for_huge_pages_unless_told_not_to(asked):
         del environment["THP_MEM_ALLOC_ENABLE"]
     done = subprocess.run([sys.executable, "-c", PAGES], capture_output=True, text=True, check=True, env=environment)
     always = "[always]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text()
-    assert (int(done.stdout) > 2**17) == (asked is None or always)
+    # of 256 MB; a full machine may not have so much in large pieces
+    assert (int(done.stdout) > 2**15) == (asked is None or always)
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setenv(memory.HUGE_PAGES, "0")  # and not for all tests after this
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
     assert not memory.tune_allocator()

@@ -10,10 +10,10 @@ from torch import nn
 
 from sct import speed
 from sct.errors import UserError
-from sct.models import attention
+from sct.models import attention, convolutions
+from sct.models.convolutions import FoldedConv, PatchEmbedding2d
 from sct.models.layers import Attention
 from sct.precision import check_speed
-from sct.processor import cpu_features
 from sct.schema import PredictConfig
 from sct.speed import bf16_error, choose_dtype, inference_dtype, worst_layer
 
@@ -76,6 +76,27 @@ def test_both_kernels_of_attention_are_tried(monkeypatch, name):
     assert error == pytest.approx(0.1, abs=0.02)
 
 
+@pytest.mark.parametrize("part", ["conv_relu", "embedded"])
+def test_what_inference_computes_otherwise_is_tried_as_it_does(monkeypatch, part):
+    original = getattr(convolutions, part)
+
+    def broken(x, *rest, **more):
+        return original(x, *rest, **more) * (1 + 0.1 * torch.is_autocast_enabled("cpu"))
+
+    monkeypatch.setattr(convolutions, part, broken)
+    layer = FoldedConv(1, 4, kernel_size=[3, 3]) if part == "conv_relu" else PatchEmbedding2d(1, 4, 4, 4, bias=False)
+    worst, error = worst_layer(nn.Sequential(layer).eval(), device=CPU)
+    assert worst == "0"
+    assert error == pytest.approx(0.1, abs=0.02)
+
+
+def test_a_layer_learns_nothing_from_the_check():
+    layer = FoldedConv(1, 4, kernel_size=[3, 3])
+    worst, _ = worst_layer(nn.Sequential(layer), device=CPU)
+    assert worst in ("0.convolution", "0.middle")
+    assert not layer.norm.running_mean.any()
+
+
 @pytest.mark.parametrize("wrong", [0.1, float("nan")])
 def test_a_kernel_that_is_off_is_found_and_named(monkeypatch, caplog, wrong):
     monkeypatch.setattr(speed, "has_bf16", lambda device: True)
@@ -100,17 +121,6 @@ def test_layers_of_one_kind_and_size_are_computed_once(monkeypatch):
     worst_layer(nn.Sequential(nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(4, 3), nn.LayerNorm(3)), device=CPU)
     assert [tuple(shape) for shape in seen] == [(64, 3), (64, 4)]
     assert worst_layer(nn.LayerNorm(3), device=CPU) == ("", 0.0)
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [("flags\t\t: fpu avx512_bf16 sse", {"fpu", "avx512_bf16", "sse"}), ("Features\t: fp bf16", {"fp", "bf16"})],
-)
-def test_what_the_system_says_of_the_processor(tmp_path, line, expected):
-    file = tmp_path / "cpuinfo"
-    file.write_text(f"processor\t: 0\n{line}\nprocessor\t: 1\nflags\t\t: other\n")
-    assert cpu_features(file) == expected
-    assert cpu_features(tmp_path / "none") == set()
 
 
 @pytest.mark.parametrize(

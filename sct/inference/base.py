@@ -34,7 +34,7 @@ DEVICE_VOXELS = 4 * PROCESSOR_VOXELS
 class Slab:
     """Logits (Q, h, *S[1:]) float32 of the rows from `start` on; their memory is used again for the slab after it.
 
-    Either the channels of a voxel are side by side in memory, or the voxels of a channel.
+    Either the channels of a voxel are side by side in memory, or the voxels of a channel; it may be a part of more.
     """
 
     start: int

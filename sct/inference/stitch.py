@@ -43,9 +43,10 @@ class RollingLogits:
     def add(self, logits: Tensor, *, weight: Tensor, place: Sequence[int]) -> None:
         """Adds a window at voxel `place` of the image: logits (Q, *W), weight (*W)."""
         total = self.total[box_at((place[0] - self.first, *place[1:]), weight.shape)]
-        # a few rows at a time, so that what a change of layout and precision copies stays near the processor
+        # on a processor a few rows at a time, so that what a change of layout and precision copies stays near it
+        rows = ROWS if total.device.type == "cpu" else len(total)
         parts = (total, logits.movedim(0, -1), weight.to(total.dtype).unsqueeze(-1))
-        for own, new, share in zip(*(part.split(ROWS) for part in parts), strict=True):
+        for own, new, share in zip(*(part.split(rows) for part in parts), strict=True):
             own.addcmul_(new.contiguous().to(own.dtype), share)
 
     def rows(self, start: int, stop: int) -> Tensor:

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from sct.errors import UserError
 from sct.models.base import Encoder
-from sct.models.convolutions import CONVOLUTION
-from sct.models.grid import join, patches, split, token_grid
+from sct.models.convolutions import PATCH_EMBEDDING
+from sct.models.grid import join, split, token_grid
 from sct.models.layers import WHOLE, AttentionStats, Block, Layout, init_weights, make_dropout, sincos_positions
 from sct.models.placement import check_pruning, check_stages, tap_blocks
 from sct.models.reducers.base import Reducer
 from sct.models.stems.base import Stem
 from sct.models.tokens import Encoded, FeatureSpec, Tokens
-from sct.processor import infers_here
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ class ViTEncoder(Encoder):
                     "to that, or change the stem."
                 )
             channels, patch = self.stem.out_channels, 1
-        self.patch_embed = CONVOLUTION[dims](channels, dim, kernel_size=patch, stride=patch)
+        self.patch_embed = PATCH_EMBEDDING[dims](channels, dim, kernel_size=patch, stride=patch)
         self.gate = gate(spatial_dims=dims, in_channels=channels) if gate is not None else None
         self.dropout = make_dropout(dropout)
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
@@ -186,12 +185,7 @@ class ViTEncoder(Encoder):
 
     def embed(self, features: Tensor) -> Tensor:
         """Image (B, C_in, *S), or what a stem made of it -> prefix and patch tokens with positions (B, P + N, C)."""
-        size = self.patch_embed.kernel_size
-        if infers_here(features) and max(size) > 1:
-            # the same sums as one product: a seventh of the convolution's time in bf16, one channel and patches of 8^3
-            x = F.linear(patches(features, size=size), self.patch_embed.weight.flatten(1), self.patch_embed.bias)
-        else:
-            x = self.patch_embed(features).flatten(2).transpose(1, 2)
+        x = self.patch_embed(features).flatten(2).transpose(1, 2)
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
         return self.dropout(x + self.position if self.position is not None else x)

@@ -61,16 +61,24 @@ def test_logits_are_those_of_the_reference(shape, window, options):
     torch.testing.assert_close(found, SlidingWindow(**same)(network, image, **settings), rtol=1e-4, atol=1e-5)
 
 
-def channels_last(network):
-    """The network, its logits with the channels of a voxel side by side, as in networks made for time."""
-    return lambda windows: network(windows).contiguous(memory_format=torch.channels_last_3d)
+class ChannelsLast(nn.Module):
+    """A network whose logits have the channels of a voxel side by side, as those made for time."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, windows):
+        return self.network(windows).contiguous(memory_format=torch.channels_last_3d)
 
 
 @pytest.mark.parametrize("options", [{}, {"accumulate": "float16"}, {"workers": 2}])
-def test_where_channels_lie_in_memory_changes_nothing(options):
+def test_where_channels_lie_in_memory_changes_nothing(options, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     network, image = random_network(spatial_dims=3, num_channels=4), torch.randn(1, 19, 17, 9)
     settings = {"roi_size": (8, 8, 8), "background": numbered(4).background, "device": CPU}
-    found, other = (FastSlidingWindow(**options)(one, image, **settings) for one in (network, channels_last(network)))
+    assert FastSlidingWindow(**options).workers_for(network, num_batches=9, device=CPU) == options.get("workers", 1)
+    found, other = (FastSlidingWindow(**options)(one, image, **settings) for one in (network, ChannelsLast(network)))
     assert torch.equal(found, other)
 
 
