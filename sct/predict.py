@@ -21,6 +21,7 @@ from sct.distributed import pick_device
 from sct.errors import UserError
 from sct.factory import build_inferer
 from sct.inference import Inferer, predict_volume
+from sct.memory import keep_large_blocks
 from sct.overlap import overlapped
 from sct.precision import autocast
 from sct.run import log_to
@@ -36,6 +37,8 @@ def predict(cfg: DictConfig) -> None:
     run_cfg, data, load = find_predictor(cfg, changes=changes, device=device)
     cases = find_inputs(Path(cfg.input), file_format=data.format)
     data.check_files(cases)
+    if len(cases) == 1:
+        keep_large_blocks()
     # a thread keeps the number of helpers that it first asks for: before the loading changes it for a while
     torch.get_num_threads()
     with ThreadPoolExecutor(1) as pool:

@@ -13,9 +13,10 @@ from sct import memory
 # what a network does, without one: blocks of tens of megabytes, written to and freed, again and again
 FAULTS = """
 import ctypes, resource
-from sct.memory import tune_allocator
+from sct.memory import keep_large_blocks, tune_allocator
 if {keep}:
     assert tune_allocator()
+    assert {size} <= 32 or keep_large_blocks()
 libc, size = ctypes.CDLL(None), {size} * 2**20
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
@@ -79,3 +80,4 @@ def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setenv(memory.HUGE_PAGES, "0")  # and not for all tests after this
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
     assert not memory.tune_allocator()
+    assert not memory.keep_large_blocks()
