@@ -137,8 +137,8 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     if not (infers_here(x) and onednn_computes(dtype)):
-        apply = F.conv2d if x.ndim == 4 else F.conv3d
-        return apply(x, weight, bias, padding=[edge // 2 for edge in weight.shape[2:]]).relu_()
+        apply, ones = (F.conv2d if x.ndim == 4 else F.conv3d), [1] * (x.ndim - 2)
+        return apply(x, weight, bias, ones, [edge // 2 for edge in weight.shape[2:]], ones).relu_()
     x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
     if x.shape[1] == 1 and x.shape[-1] % 2 == 0:
         return unpaired(fused_conv_relu(pairs(x), paired_kernel(weight), bias.repeat(2)))
