@@ -37,8 +37,8 @@ class FastSlidingWindow(Inferer):
     skip_below: a window is skipped if no voxel of it is above this preprocessed intensity in any channel; None skips
         none. A skipped window says nothing: a voxel that another window covers is decided by that one, what none
         covers is background. Whatever is darker and larger than a window is never found.
-    accumulate: precision in which the windows are weighted and summed; the halves take half the memory, and less time
-        than float32 only where the network's logits come in the same one.
+    accumulate: precision in which the windows are weighted and summed; the halves take half the memory and, on a
+        processor, more time.
     workers: batches that a processor computes at the same time, each on its share of the threads; no more than there
         are threads. Other devices, and ONNX and OpenVINO, which have threads of their own, compute one.
     """
