@@ -19,7 +19,7 @@ from statistics import median
 import torch
 
 from sct import card
-from sct.cli import compose_config
+from sct.cli import compose_config, pairs
 from sct.config import build
 from sct.distributed import pick_device
 from sct.errors import UserError
@@ -92,12 +92,10 @@ def table(found: dict[str, dict[str, dict]]) -> str:
 
 
 def benchmark(options: argparse.Namespace) -> str:
-    if wrong := [text for text in options.contestants if "=" not in text]:
-        raise UserError(f"--contestants {wrong[0]}: give NAME='OVERRIDE ...'.")
     if options.threads:
         torch.set_num_threads(options.threads)
     device = pick_device(options.device)
-    contestants = {name: value.split() for name, value in (text.split("=", 1) for text in options.contestants)}
+    contestants = {name: value.split() for name, value in pairs(options.contestants, option="--contestants").items()}
     found: dict[str, dict[str, dict]] = {}
     for size in options.sizes:
         for batch in options.batches:

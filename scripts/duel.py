@@ -35,7 +35,7 @@ import torch
 from omegaconf import OmegaConf
 
 from sct import card, checkpoint
-from sct.cli import compose_config, open_overrides
+from sct.cli import compose_config, open_overrides, pairs
 from sct.config import build
 from sct.data.formats import Nifti
 from sct.data.phantom import draw_abdomen
@@ -242,13 +242,6 @@ def weights_of(ckpt: Path) -> str:
     if (ckpt / FILE).exists():
         return read_manifest(ckpt).weights
     return card.weights_digest(checkpoint.weights_of(checkpoint.load(checkpoint.find(str(ckpt), weights="best"))))
-
-
-def pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:
-    """NAME=VALUE by name."""
-    if wrong := [text for text in texts if "=" not in text]:
-        raise UserError(f"{option} {wrong[0]}: give NAME=VALUE.")
-    return dict(text.split("=", 1) for text in texts)
 
 
 def check_packages(names: Sequence[str]) -> None:

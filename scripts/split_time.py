@@ -30,7 +30,7 @@ from sct.distributed import pick_device
 from sct.errors import UserError
 from sct.factory import build_inferer
 from sct.inference import FastSlidingWindow, Inferer, logits_for, source_grid
-from sct.memory import tune_allocator
+from sct.memory import keep_large_blocks, tune_allocator
 from sct.models.segmenter import Segmenter
 from sct.precision import autocast
 from sct.predict import check_output, find_inputs
@@ -157,6 +157,7 @@ def split(options: argparse.Namespace) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     tune_allocator()  # as the commands do
+    keep_large_blocks()  # as sct.predict does for one image
     try:
         print(split(parse(argv)))
     except UserError as error:

@@ -39,6 +39,13 @@ def open_overrides(arguments: Sequence[str], *, groups: Sequence[str]) -> list[s
     return [f"++{argument}" if argument.startswith(added) else argument for argument in arguments]
 
 
+def pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:
+    """What the scripts' options take as NAME=VALUE, by name."""
+    if wrong := [text for text in texts if "=" not in text]:
+        raise UserError(f"{option} {wrong[0]}: give NAME=VALUE.")
+    return dict(text.split("=", 1) for text in texts)
+
+
 class FailedJob(Exception):
     """A job of a sweep that has told its user's mistake: Hydra goes on with the others."""
 

@@ -107,14 +107,20 @@ class PlainTracing(TorchFunctionMode):
 
 def convolution(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
     """`F.conv2d` and `F.conv3d` as the operator fvcore knows."""
-    return torch._convolution(x, weight, bias, stride, padding, dilation, False, [0], groups, False, False, True, True)
+    steps = [along_axes(value, x=x) for value in (stride, padding, dilation)]
+    return torch._convolution(x, weight, bias, *steps, False, [0], groups, False, False, True, True)
+
+
+def along_axes(value, *, x: Tensor):
+    """One number for all spatial axes of x (B, C, *S), as `F.conv2d` takes it, written out for `torch._convolution`."""
+    return [value] * (x.ndim - 2) if isinstance(value, int) else value
 
 
 def transposed_convolution(x, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
     """`F.conv_transpose2d` and `F.conv_transpose3d` as the operator fvcore knows."""
-    return torch._convolution(
-        x, weight, bias, stride, padding, dilation, True, output_padding, groups, False, False, True, True
-    )
+    steps = [along_axes(value, x=x) for value in (stride, padding, dilation)]
+    more = along_axes(output_padding, x=x)
+    return torch._convolution(x, weight, bias, *steps, True, more, groups, False, False, True, True)
 
 
 CONVOLUTIONS: dict[Callable, Callable] = {

@@ -111,6 +111,19 @@ def test_a_prediction_asks_for_its_threads_before_loading_takes_them(
     assert log[0] is threading.main_thread()
 
 
+def test_large_blocks_are_kept_of_a_single_image_alone(
+    finished_run: Path, test_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+    monkeypatch.setattr(predict, "keep_large_blocks", lambda: kept.append(True))
+    outcome = run_command(predict.main, f"ckpt={finished_run}", f"input={test_image.parent}", f"output={tmp_path}/all")
+    assert outcome.status == 0, outcome
+    assert len(list((tmp_path / "all").iterdir())) > 1
+    assert not kept
+    run_command(predict.main, f"ckpt={finished_run}", f"input={test_image}", f"output={tmp_path}/one")
+    assert kept == [True]
+
+
 def test_prediction_is_that_of_the_evaluation(
     finished_run: Path, evaluated: Path, test_image: Path, tmp_path: Path
 ) -> None:

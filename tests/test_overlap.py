@@ -17,6 +17,17 @@ def test_everything_is_written_in_order():
     assert len(written) == 5
 
 
+def test_the_first_is_read_in_the_thread_that_computes():
+    readers = []
+    overlapped(
+        range(3),
+        read=lambda number: readers.append(threading.current_thread()),
+        compute=lambda number: number,
+        write=lambda number, result: None,
+    )
+    assert [thread is threading.current_thread() for thread in readers] == [True, False, False]
+
+
 def test_the_next_is_read_and_the_last_written_while_one_is_computed():
     """Every computation waits for both, and would wait for ever if they came before or after it."""
     read, written = [threading.Event() for _ in range(4)], [threading.Event() for _ in range(4)]
