@@ -7,9 +7,9 @@ Contestants take turns, a fresh process for each and every round. A step is the 
 the checks of gradients, and the optimizer. Memory is the peak of a step less what the process held before the network
 was built, and less weights, gradients and optimizer state. Ratios are of the first contestant.
 
-The loader: steps fed by the data set's own loader (phantoms, or --data with a folder in BTCV's layout) and steps on one
-window again and again, in turns; stall is the share of the former that the latter do not take. With workers, that
-holds what they take from the processor too.
+The loader: steps fed by the data set's own loader (phantoms, or --data with a folder in BTCV's layout) and steps on the
+same windows again, held in memory, in turns; stall is the share of the former that the latter do not take. With
+workers, that holds what they take from the processor too.
 """
 
 import argparse
@@ -18,9 +18,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 import torch
 
@@ -103,17 +104,27 @@ def cost(options: argparse.Namespace) -> dict[str, float | None]:
 
 
 def stall(options: argparse.Namespace) -> dict[str, float]:
-    """Of one contestant: median seconds of a step with the loader and without it, in turns."""
+    """Of one contestant: mean seconds of a step with the loader and without it, of the same windows in turns.
+
+    Windows differ in what their steps take, so that each has to be in both.
+    """
     trainer = make_trainer(options.overrides)
     count = options.loader_steps
     loader = iter(trainer.data.train_loader(seed=0, start_step=0, num_steps=count * options.loader_turns + 1))
-    batch = next(loader)
-    seconds_of(trainer, [batch] * options.warmup)
+    seconds_of(trainer, [next(loader)] * options.warmup)
     fed, alone = [], []
     for _ in range(options.loader_turns):
-        fed += seconds_of(trainer, (next(loader) for _ in range(count)))
-        alone += seconds_of(trainer, [batch] * count)
-    return {"fed": median(fed), "alone": median(alone), "stall": 1 - median(alone) / median(fed)}
+        held: list[Batch] = []
+        fed += seconds_of(trainer, kept(islice(loader, count), held))
+        alone += seconds_of(trainer, held)
+    return {"fed": mean(fed), "alone": mean(alone), "stall": 1 - sum(alone) / sum(fed)}
+
+
+def kept(batches: Iterable[Batch], held: list[Batch]) -> Iterator[Batch]:
+    """The batches as they come, put into `held` as well."""
+    for batch in batches:
+        held.append(batch)
+        yield batch
 
 
 WORK = {"cost": cost, "stall": stall}

@@ -3,41 +3,52 @@
     python scripts/check_fast.py ckpt=RUN          # test cases; settings as for sct.eval with inferer=fast
     python scripts/check_fast.py ckpt=RUN split=val inferer.overlap=0.5 speed=fast --agreement 0.9999
 
-Both predict the same windows in the same precision, on the preprocessed grid. For each case: windows; how many are
-skipped; how many of the skipped hold a foreground voxel of the truth or of the reference's prediction; the share of
-voxels with the same label. Ends with status 1 where a skipped window holds one, or a case agrees on less than
---agreement.
+Both predict the same windows in the same precision, on the preprocessed grid, padded at its ends to whole features
+where those are stitched (inferer.stitch=features). For each case: windows; how many are skipped; how many of the
+skipped hold a foreground voxel of the truth or of the reference's prediction; the share of voxels with the same label,
+and of voxels that are foreground to one of the two; mean Dice of either with the truth. Ends with status 1 where a
+skipped window holds foreground, or a case agrees on less than --agreement of all voxels.
 """
 
 import argparse
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 import torch
+import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from sct.cli import CONFIG_ERRORS, compose_config, explain, open_overrides
 from sct.data.cases import Case, window_shape
 from sct.data.module import SegmentationData
+from sct.data.outputs import Outputs, any_of
 from sct.distributed import pick_device
 from sct.errors import UserError
 from sct.factory import build_inferer, load_trained
 from sct.inference import FastSlidingWindow, SlidingWindow
 from sct.inference.stitch import box_at
-from sct.inference.tiling import pad_to_window, window_starts
+from sct.inference.tiling import pad_to_window, padded_shape, window_starts
 from sct.memory import tune_allocator
 from sct.models.segmenter import Segmenter
 from sct.precision import autocast
 from sct.speed import inference_dtype
 
-HEADER = ("case", "windows", "skipped", "of them with truth", "with prediction", "same labels %")
+HEADER = (
+    "case", "windows", "skipped", "of them with truth", "with prediction",
+    "same labels %", "of foreground %", "Dice of the reference", "Dice",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was seen of one case; `with_truth` and `with_prediction` count skipped windows that hold foreground."""
+    """What was seen of one case; `with_truth` and `with_prediction` count skipped windows that hold foreground.
+
+    agreement, of_foreground: shares of all voxels, and of those that are foreground to one of the two; dice: mean over
+    what the truth has, of the reference and of the fast inferer
+    """
 
     case: str
     windows: int
@@ -45,6 +56,8 @@ class Outcome:
     with_truth: int
     with_prediction: int
     agreement: float
+    of_foreground: float
+    dice: tuple[float, float]
 
     def passes(self, agreement: float) -> bool:
         return self.agreement >= agreement and not self.with_truth and not self.with_prediction
@@ -78,30 +91,64 @@ def check_case(
     reference = SlidingWindow(
         overlap=fast.overlap, blending=fast.blending, mirror_axes=fast.mirror_axes, batch_size=fast.batch_size
     )
+    window = window_shape(data.roi_size, num_dims=volume.image.ndim - 1)
+    stride = fast.stages(
+        segmenter, num_channels=data.outputs.num_channels, roi_size=data.roi_size, num_dims=len(window)
+    ).stride
+    check_steps(fast.overlap, window=window, stride=stride)
+    image, truth = (to_whole(part, stride=stride) for part in (volume.image, volume.label.unsqueeze(0)))
     with autocast(device, dtype):
         wanted, found = (
-            inferer.labels(segmenter, volume.image, roi_size=data.roi_size, outputs=data.outputs, device=device)
+            inferer.labels(segmenter, image, roi_size=data.roi_size, outputs=data.outputs, device=device)
             for inferer in (reference, fast)
         )
-    window = window_shape(data.roi_size, num_dims=volume.image.ndim - 1)
-    starts = window_starts(pad_to_window(volume.image, window)[0].shape[1:], window, overlap=fast.overlap)
-    places = fast.occupied_places(volume.image, starts=starts, window=window)
+    padded = padded_shape(image.shape[1:], window, multiple=stride)
+    starts = window_starts(padded, window, overlap=fast.overlap, multiple=stride)
+    places = fast.occupied_places(image, starts=starts, window=window, padded=padded)
     skipped = [place for place, is_predicted in places.items() if not is_predicted]
+    foreground, same = (wanted > 0) | (found > 0), wanted == found
     return Outcome(
         case=case.id,
         windows=len(places),
         skipped=len(skipped),
-        with_truth=foreground_in(volume.label, skipped, window=window),
+        with_truth=foreground_in(truth[0], skipped, window=window),
         with_prediction=foreground_in(wanted, skipped, window=window),
-        agreement=(wanted == found).double().mean().item(),
+        agreement=same.double().mean().item(),
+        of_foreground=same[foreground].double().mean().item() if foreground.any() else 1.0,
+        dice=(mean_dice(wanted, truth[0], outputs=data.outputs), mean_dice(found, truth[0], outputs=data.outputs)),
     )
+
+
+def check_steps(overlap: float, *, window: Sequence[int], stride: Sequence[int]) -> None:
+    """UserError where the reference's windows do not start on whole features, so that the fast ones lie elsewhere."""
+    for edge, whole in zip(window, stride, strict=True):
+        if (step := int(edge * (1 - overlap))) % whole:
+            raise UserError(
+                f"inferer.overlap={overlap}: MONAI's windows of {edge} are {step} voxels apart, those of "
+                f"inferer.stitch=features a multiple of {whole}. Choose an overlap that gives one."
+            )
+
+
+def to_whole(image: Tensor, *, stride: Sequence[int]) -> Tensor:
+    """An image (C, *S) padded with zeros at its ends to a multiple of the stride."""
+    lack = [-size % whole for size, whole in zip(image.shape[1:], stride, strict=True)]
+    return F.pad(image, [pad for missing in reversed(lack) for pad in (0, missing)])
+
+
+def mean_dice(labels: Tensor, truth: Tensor, *, outputs: Outputs) -> float:
+    """Mean Dice over what is scored and in the truth; NaN where nothing is."""
+    pairs = [(any_of(labels, own), any_of(truth, own)) for own in outputs.scored.values()]
+    scores = [2 * (a & b).sum().item() / (a.sum() + b.sum()).item() for a, b in pairs if b.any()]
+    return mean(scores) if scores else float("nan")
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
     lines = [f"| {' | '.join(HEADER)} |", "|---|" + "---|" * (len(HEADER) - 1)]
     for one in outcomes:
         counts = (one.windows, one.skipped, one.with_truth, one.with_prediction)
-        lines.append(f"| {one.case} | {' | '.join(map(str, counts))} | {100 * one.agreement:.5f} |")
+        shares = (100 * one.agreement, 100 * one.of_foreground)
+        told = [*map(str, counts), *(f"{share:.5f}" for share in shares), *(f"{dice:.4f}" for dice in one.dice)]
+        lines.append(f"| {one.case} | {' | '.join(told)} |")
     return "\n".join(lines)
 
 

@@ -14,13 +14,14 @@ import argparse
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from sct.backends import find_predictor
 from sct.cli import compose_config, open_overrides
@@ -31,6 +32,7 @@ from sct.errors import UserError
 from sct.factory import build_inferer
 from sct.inference import FastSlidingWindow, Inferer, logits_for, source_grid
 from sct.memory import keep_large_blocks, tune_allocator
+from sct.models.decoders.base import TwoStageDecoder
 from sct.models.segmenter import Segmenter
 from sct.precision import autocast
 from sct.predict import check_output, find_inputs
@@ -75,6 +77,22 @@ def watch(network: Segmenter, clock: Clock) -> None:
     network.encoder.register_forward_pre_hook(lambda *_: clock.stop("stitching"))
     for part in PARTS:
         getattr(network, part).register_forward_hook(lambda *_, part=part: clock.stop(part))
+    if isinstance(decoder := network.decoder, TwoStageDecoder):
+        # before its first stage comes the completion, before its second what was stitched is taken
+        for name, before in (("features", "completion"), ("voxels", "stitching")):
+            setattr(decoder, name, timed(getattr(decoder, name), clock=clock, before=before))
+
+
+def timed(stage: Callable[..., Tensor], *, clock: Clock, before: str) -> Callable[..., Tensor]:
+    """A stage of the decoder that tells the clock."""
+
+    def run(*inputs: Tensor) -> Tensor:
+        clock.stop(before)
+        result = stage(*inputs)
+        clock.stop("decoder")
+        return result
+
+    return run
 
 
 def alone(inferer: Inferer) -> Inferer:

@@ -20,10 +20,12 @@ def rows(text: str) -> list[list[str]]:
 
 def test_where_nothing_is_skipped_all_labels_agree(script, finished_run, capsys):
     script["main"]([f"ckpt={finished_run}", "split=val"])
-    [(_, windows, *counts, agreement)] = rows(capsys.readouterr().out)
+    [(_, windows, *counts, agreement, of_foreground, reference, dice)] = rows(capsys.readouterr().out)
     assert int(windows) >= 1
     assert counts == ["0", "0", "0"]
     assert float(agreement) > 99.9
+    assert float(agreement) >= float(of_foreground) > 99
+    assert float(dice) == pytest.approx(float(reference), abs=0.01)
 
 
 def test_windows_that_must_not_be_skipped_are_counted(script, finished_run, capsys):
@@ -45,6 +47,7 @@ def test_foreground_at_the_edge_of_an_image_smaller_than_the_window(script):
 
 def test_a_case_passes_by_labels_and_by_what_is_skipped(script):
     good = {"case": "a", "windows": 8, "skipped": 3, "with_truth": 0, "with_prediction": 0, "agreement": 0.9995}
+    good |= {"of_foreground": 0.9, "dice": (0.5, 0.5)}
     assert script["Outcome"](**good).passes(0.999)
     for change in ({"agreement": 0.9989}, {"with_truth": 1}, {"with_prediction": 1}):
         assert not script["Outcome"](**good | change).passes(0.999)

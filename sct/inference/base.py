@@ -86,6 +86,7 @@ class Inferer(ABC):
     @abstractmethod
     def memory(
         self,
+        model: Model,
         shape: Sequence[int],
         *,
         roi_size: Sequence[int],
@@ -113,6 +114,7 @@ class Inferer(ABC):
         labels = torch.empty(image.shape[1:], dtype=torch.int16)
         for slab in self.slabs(model, image, roi_size=roi_size, background=outputs.background, device=device):
             labels[slab.rows] = outputs.labels(slab.logits).cpu()
+            del slab  # the next need not be computed beside it
         return labels
 
     def check_axes(self, roi_size: Sequence[int]) -> None:

@@ -1,6 +1,7 @@
 """Whole-volume inference in a bounded memory: windows slab by slab, those of air skipped.
 
-Legend: C channels, Q channels of the logits, S the preprocessed grid (2 or 3 dims), B windows of a batch.
+Legend: C channels, Q channels of the logits, S the preprocessed grid (2 or 3 dims), B windows of a batch. A place is
+what one vector of what is stitched stands for, see `sct.inference.stages`.
 """
 
 import itertools
@@ -8,17 +9,18 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from sct.data.cases import window_shape
 from sct.errors import UserError
-from sct.inference.base import Inferer, Model, Slab, mirrored_mean, rows_of_a_slab, slab_bounds
+from sct.inference.base import Inferer, Model, Slab, rows_of_a_slab, slab_bounds
 from sct.inference.parallel import AHEAD, in_order
-from sct.inference.stitch import RollingLogits, box_at, inverse_weight
-from sct.inference.tiling import occupied, pad_to_window, window_starts, window_weight
+from sct.inference.stages import Stages, Stitch, stages_of
+from sct.inference.stitch import RollingSum, box_at, inverse_weight
+from sct.inference.tiling import occupied, pad_to_window, padded_shape, window_starts, window_weight
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +33,13 @@ PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": to
 class FastSlidingWindow(Inferer):
     """The windows and weights of `SlidingWindow`, at less time and in a memory that is known before.
 
-    Windows are visited along the first axis, and only the rows that a later window can still touch are kept: logits
-    of about one window's depth, on the model's device, not of the whole image.
+    Windows are visited along the first axis, and only the rows that a later window can still touch are kept, on the
+    model's device, not those of the whole image.
 
+    stitch: `features`: of networks whose decoder has two stages (`TwoStageDecoder`) the features of windows are
+        blended, and the logits computed from them once for every voxel, not in each window that covers it. Images are
+        padded, and windows start, at multiples of the features' stride. `logits`, and all other networks, and mirrored
+        windows: the windows' logits are blended, as the reference does.
     skip_below: a window is skipped if no voxel of it is above this preprocessed intensity in any channel; None skips
         none. A skipped window says nothing: a voxel that another window covers is decided by that one, what none
         covers is background. Whatever is darker and larger than a window is never found.
@@ -43,12 +49,15 @@ class FastSlidingWindow(Inferer):
         are threads. Other devices, and ONNX and OpenVINO, which have threads of their own, compute one.
     """
 
+    stitch: Stitch = "features"
     skip_below: float | None = None
     accumulate: Literal["float32", "float16", "bfloat16"] = "float32"
     workers: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.stitch not in (choices := get_args(Stitch)):
+            raise UserError(f"inferer.stitch={self.stitch}: choose {' or '.join(choices)}")
         if self.accumulate not in PRECISIONS:
             raise UserError(f"inferer.accumulate={self.accumulate}: choose one of {', '.join(PRECISIONS)}")
         if self.workers < 1:
@@ -59,55 +68,78 @@ class FastSlidingWindow(Inferer):
         self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
     ) -> Iterator[Slab]:
         self.check_axes(roi_size)
+        stages = self.stages(model, num_channels=len(background), roi_size=roi_size, num_dims=image.ndim - 1)
+        stride = stages.stride
         window = window_shape(roi_size, num_dims=image.ndim - 1)
         image = image.to(device, torch.float32)
-        padded, before = pad_to_window(image, window)
-        starts = window_starts(padded.shape[1:], window, overlap=self.overlap)
-        wanted = self.occupied_places(image, starts=starts, window=window)
-        places = [place for place, is_wanted in wanted.items() if is_wanted]
+        padded, before = pad_to_window(image, window, multiple=stride)
+        starts = window_starts(padded.shape[1:], window, overlap=self.overlap, multiple=stride)
+        wanted = self.occupied_places(image, starts=starts, window=window, padded=padded.shape[1:])
+        chosen = [place for place, is_wanted in wanted.items() if is_wanted]
         if self.skip_below is not None:
-            num_skipped = len(wanted) - len(places)
+            num_skipped = len(wanted) - len(chosen)
             logger.info(
                 "%d of %d windows skipped: nothing in them is above %s", num_skipped, len(wanted), self.skip_below
             )
-        weight = window_weight(window, blending=self.blending).to(device)
-        inverse = inverse_weight(padded.shape[1:], places=places, weight=weight)
-        batch_size = self.windows_at_once(roi_size, device=device)
-        groups = row_groups(starts, batch_size=batch_size)
-        by_group = [list(batches([p for p in places if p[0] in group], size=batch_size)) for group in groups]
+        weight = stages.pooled(window_weight(window, blending=self.blending).to(device))
+        inverse = inverse_weight(
+            stages.places(padded.shape[1:]), places=[stages.places(at) for at in chosen], weight=weight
+        )
+        groups = row_groups(starts, batch_size=(batch_size := self.windows_at_once(roi_size, device=device)))
+        by_group = [list(batches([at for at in chosen if at[0] in group], size=batch_size)) for group in groups]
 
         @torch.no_grad()
         def compute(batch: list[tuple[int, ...]]) -> Tensor:
-            windows = torch.stack([padded[(slice(None), *box_at(place, window))] for place in batch])
-            return mirrored_mean(model, windows.reshape(len(batch), -1, *roi_size), axes=self.mirror_axes)
+            windows = torch.stack([padded[(slice(None), *box_at(at, window))] for at in batch])
+            return stages.of_windows(windows.reshape(len(batch), -1, *roi_size))
 
         workers = self.workers_for(model, num_batches=sum(map(len, by_group)), device=device)
         computed = in_order(compute, itertools.chain(*by_group), workers=workers, device=device)
-        buffer = RollingLogits(
-            num_channels=len(background),
-            num_rows=rows_kept(groups, depth=window[0]),
-            plane=padded.shape[2:],
+        total = RollingSum(
+            num_channels=stages.num_channels,
+            num_rows=rows_kept(groups, depth=window[0], stages=stages),
+            plane=inverse.shape[1:],
             dtype=PRECISIONS[self.accumulate],
             device=device,
         )
-        # what is handed out, in places of the padded image
+
+        def logits_of(start: int, stop: int) -> Tensor:
+            """Of rows of the padded image, and of what is around them as much as they depend on."""
+            first, last = first_place(start, stages=stages), -(-(stop + stages.reach) // stride[0])
+            rows = slice(first * stride[0], last * stride[0])  # the image ends before them, as do the sums
+            logits = stages.of_image(total.rows(first, min(last, len(inverse))), padded[:, rows])
+            own = logits[:, start - rows.start : stop - rows.start]
+            if (empty := inverse[first:last].isinf()).any():
+                fill(own, where=stages.spread(empty)[start - rows.start : stop - rows.start], values=background)
+            return own
+
+        # what is handed out, in rows of the padded image
         top, end = before[0], before[0] + image.shape[1]
         inside = tuple(slice(a, a + size) for a, size in zip(before[1:], image.shape[2:], strict=True))
         done, height = top, rows_of_a_slab(padded.shape[1:])
         for own, following in zip(by_group, [*groups[1:], None], strict=True):
             for batch in own:
-                logits = next(computed)
-                for one, place in zip(logits, batch, strict=True):
-                    share = weight * inverse[box_at(place, window)]
-                    buffer.add(one.reshape(-1, *window), weight=share, place=place)
-                del logits, one  # they would stay beside the next batch and slabs
-            final = following[0] if following else end
+                results = next(computed)
+                for one, at in zip(results, map(stages.places, batch), strict=True):
+                    share = weight * inverse[box_at(at, weight.shape)]
+                    total.add(one.reshape(-1, *weight.shape), weight=share, place=at)
+                del results, one  # they would stay beside the next batch and slabs
+            final = max(done, following[0] - stages.reach) if following else end
             for start, stop in slab_bounds(done, final, top=top, rows=height):
-                rows = fill(buffer.rows(start, stop), where=inverse[start:stop].isinf(), values=background)
-                yield Slab(start - top, rows[(slice(None), slice(None), *inside)])
-                del rows
+                yield Slab(start - top, logits_of(start, stop)[(slice(None), slice(None), *inside)])
             done = final
-            buffer.drop_before(done - 1)
+            total.drop_before(first_place(done - 1, stages=stages))
+
+    def stages(self, model: Model, *, num_channels: int, roi_size: Sequence[int], num_dims: int) -> Stages:
+        """What is stitched of a network with so many channels of logits."""
+        return stages_of(
+            model,
+            stitch=self.stitch,
+            num_channels=num_channels,
+            mirror_axes=self.mirror_axes,
+            roi_size=roi_size,
+            num_dims=num_dims,
+        )
 
     def workers_for(self, model: Model, *, num_batches: int, device: torch.device) -> int:
         """How many of some batches are computed at the same time."""
@@ -118,18 +150,22 @@ class FastSlidingWindow(Inferer):
         return min(self.workers, torch.get_num_threads()) if device.type == "cpu" else 1
 
     def occupied_places(
-        self, image: Tensor, *, starts: Sequence[Sequence[int]], window: Sequence[int]
+        self, image: Tensor, *, starts: Sequence[Sequence[int]], window: Sequence[int], padded: Sequence[int]
     ) -> dict[tuple[int, ...], bool]:
-        """First voxels of all windows of an image (C, *S), in order, and whether they are predicted or skipped."""
+        """First voxels of all windows of an image (C, *S), in order, and whether they are predicted or skipped.
+
+        `padded`: its size with the padding in which the windows lie.
+        """
         places = itertools.product(*starts)
         if self.skip_below is None:
             return dict.fromkeys(places, True)
         # padding is no tissue, whatever the threshold
-        mask, _ = pad_to_window((image > self.skip_below).any(dim=0, keepdim=True), window)
+        mask, _ = pad_to_window((image > self.skip_below).any(dim=0, keepdim=True), padded)
         return dict(zip(places, occupied(mask[0], starts=starts, window=window).flatten().tolist(), strict=True))
 
     def memory(
         self,
+        model: Model,
         shape: Sequence[int],
         *,
         roi_size: Sequence[int],
@@ -137,24 +173,36 @@ class FastSlidingWindow(Inferer):
         num_channels: int,
         device: torch.device,
     ) -> dict[str, int]:
+        stages = self.stages(model, num_channels=num_channels, roi_size=roi_size, num_dims=len(shape))
         window = window_shape(roi_size, num_dims=len(shape))
-        padded = [max(size, edge) for size, edge in zip(shape, window, strict=True)]
+        padded = padded_shape(shape, window, multiple=stages.stride)
         batch_size = self.windows_at_once(roi_size, device=device)
-        groups = row_groups(window_starts(padded, window, overlap=self.overlap), batch_size=batch_size)
-        row, itemsize = math.prod(padded[1:]), PRECISIONS[self.accumulate].itemsize
+        starts = window_starts(padded, window, overlap=self.overlap, multiple=stages.stride)
+        groups = row_groups(starts, batch_size=batch_size)
+        places, itemsize = stages.places(padded), PRECISIONS[self.accumulate].itemsize
         is_padded = padded != list(shape)
         # workers compute on while what they computed before is stitched
         workers = self.most_workers(device)
         at_once = AHEAD * workers + 1 if workers > 1 else 1
+        batch = self.batch_bytes(roi_size=roi_size, in_channels=in_channels, num_channels=num_channels, device=device)
+        rows, row = rows_of_a_slab(padded) + 1, math.prod(padded[1:])
         # slabs are views of the sum, unless it is in half precision or its padding is cut off
-        copies = int(itemsize < 4) + int(is_padded)
+        slab = rows * row * 4 * num_channels * (int(itemsize < 4) + int(is_padded))
+        if not stages.is_whole:
+            taken = math.prod(stages.stride)
+            batch = 4 * batch_size * math.prod(roi_size) * (in_channels + stages.num_channels // taken + 1)
+            rows += 2 * (stages.reach + stages.stride[0])
+            # logits as the network gives them and in float32, the image's and the features' part
+            slab = rows * row * 4 * (2 * num_channels + in_channels + stages.num_channels // taken + 1)
         return {
             "image": 4 * in_channels * (math.prod(shape) + is_padded * math.prod(padded)),
-            "weights": 4 * math.prod(padded),
-            "logits kept": rows_kept(groups, depth=window[0]) * row * num_channels * itemsize,
-            "batch": at_once
-            * self.batch_bytes(roi_size=roi_size, in_channels=in_channels, num_channels=num_channels, device=device),
-            "slab": (rows_of_a_slab(padded) + 1) * row * 4 * num_channels * copies,
+            "weights": 4 * math.prod(places),
+            "rows kept": rows_kept(groups, depth=window[0], stages=stages)
+            * math.prod(places[1:])
+            * stages.num_channels
+            * itemsize,
+            "batch": at_once * batch,
+            "slab": slab,
         }
 
 
@@ -164,9 +212,16 @@ def row_groups(starts: Sequence[Sequence[int]], *, batch_size: int) -> list[list
     return list(batches(starts[0], size=max(1, batch_size // in_a_row)))
 
 
-def rows_kept(groups: Sequence[Sequence[int]], *, depth: int) -> int:
-    """Rows that the windows of one group, `depth` rows each, touch, and the row before them, at most."""
-    return max(group[-1] + depth - max(0, group[0] - 1) for group in groups)
+def rows_kept(groups: Sequence[Sequence[int]], *, depth: int, stages: Stages) -> int:
+    """Rows of places that the windows of one group, `depth` rows each, touch, and those before them that are needed."""
+    ends = [(group[-1] + depth) // stages.stride[0] for group in groups]
+    firsts = [first_place(max(0, group[0] - stages.reach - 1), stages=stages) for group in groups]
+    return max(end - first for end, first in zip(ends, firsts, strict=True))
+
+
+def first_place(row: int, *, stages: Stages) -> int:
+    """The first row of places on which the logits of a row of the image depend."""
+    return max(0, row - stages.reach) // stages.stride[0]
 
 
 def batches(items: Sequence[Item], *, size: int) -> Iterator[list[Item]]:

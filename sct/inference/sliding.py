@@ -73,6 +73,7 @@ class SlidingWindow(Inferer):
 
     def memory(
         self,
+        model: Model,
         shape: Sequence[int],
         *,
         roi_size: Sequence[int],

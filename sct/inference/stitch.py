@@ -1,7 +1,7 @@
 """The mean of overlapping windows, kept only for the rows that a window can still touch.
 
-Legend: Q channels of the logits, R rows kept, P size of a row (the image's other axes), S the image's size, W window
-size.
+Legend: F channels (of logits or of features), R rows kept, P size of a row (the image's other axes), S the image's
+size, W window size, all in places of what is stitched: voxels of logits, coarser ones of features.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,12 +26,12 @@ def box_at(place: Sequence[int], window: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(at, at + edge) for at, edge in zip(place, window, strict=True))
 
 
-class RollingLogits:
-    """Weighted sum (R, *P, Q) in `dtype` of windows' logits over the R rows of an image from row `first` on.
+class RollingSum:
+    """Weighted sum (R, *P, F) in `dtype` of windows over the R rows of an image from row `first` on.
 
-    Channels of a voxel are side by side, as the networks that are made for time give them: turned around, they would
+    Channels of a place are side by side, as the networks that are made for time give them: turned around, they would
     pass through memory once more. Weights that sum to one in every voxel make it a mean, and none of the sums larger
-    than the logits.
+    than what is summed.
     """
 
     def __init__(
@@ -40,17 +40,17 @@ class RollingLogits:
         self.first = 0
         self.total = torch.zeros((num_rows, *plane, num_channels), dtype=dtype, device=device)
 
-    def add(self, logits: Tensor, *, weight: Tensor, place: Sequence[int]) -> None:
-        """Adds a window at voxel `place` of the image: logits (Q, *W), weight (*W)."""
+    def add(self, window: Tensor, *, weight: Tensor, place: Sequence[int]) -> None:
+        """Adds a window (F, *W) with its weight (*W) at `place`."""
         total = self.total[box_at((place[0] - self.first, *place[1:]), weight.shape)]
         # on a processor a few rows at a time, so that what a change of layout and precision copies stays near it
         rows = ROWS if total.device.type == "cpu" else len(total)
-        parts = (total, logits.movedim(0, -1), weight.to(total.dtype).unsqueeze(-1))
+        parts = (total, window.movedim(0, -1), weight.to(total.dtype).unsqueeze(-1))
         for own, new, share in zip(*(part.split(rows) for part in parts), strict=True):
             own.addcmul_(new.contiguous().to(own.dtype), share)
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """The sum in rows of the image, (Q, stop - start, *P) float32, a view; of a sum in half precision a copy."""
+        """The sum in rows of the image, (F, stop - start, *P) float32, a view; of a sum in half precision a copy."""
         return self.total[start - self.first : stop - self.first].movedim(-1, 0).float()
 
     def drop_before(self, row: int) -> None:

@@ -11,19 +11,30 @@ from monai.data.utils import compute_importance_map
 from torch import Tensor
 
 
-def pad_to_window(image: Tensor, window: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """An image (C, *S) padded with zeros on both sides to at least one window, and the voxels put before each axis."""
-    lack = [max(0, want - have) for want, have in zip(window, image.shape[1:], strict=True)]
+def pad_to_window(
+    image: Tensor, window: Sequence[int], *, multiple: Sequence[int] | None = None
+) -> tuple[Tensor, list[int]]:
+    """An image (C, *S) padded with zeros on both sides to `padded_shape`, and the voxels put before each axis."""
+    wanted = padded_shape(image.shape[1:], window, multiple=multiple)
+    lack = [want - have for want, have in zip(wanted, image.shape[1:], strict=True)]
     before = [missing // 2 for missing in lack]
     pads = [pad for missing in reversed(lack) for pad in (missing // 2, missing - missing // 2)]
     return (F.pad(image, pads) if any(pads) else image), before
 
 
-def window_starts(shape: Sequence[int], window: Sequence[int], *, overlap: float) -> list[list[int]]:
-    """First voxels of the windows along every axis; the last window ends with the image."""
+def padded_shape(shape: Sequence[int], window: Sequence[int], *, multiple: Sequence[int] | None = None) -> list[int]:
+    """At least one window along every axis of an image of `shape`, and a multiple of `multiple`."""
+    sizes = [max(size, edge) for size, edge in zip(shape, window, strict=True)]
+    return [-(-size // step) * step for size, step in zip(sizes, multiple or [1] * len(sizes), strict=True)]
+
+
+def window_starts(
+    shape: Sequence[int], window: Sequence[int], *, overlap: float, multiple: Sequence[int] | None = None
+) -> list[list[int]]:
+    """First voxels of the windows along every axis, multiples of `multiple`; the last window ends with the image."""
     starts = []
-    for size, edge in zip(shape, window, strict=True):
-        step = max(1, int(edge * (1 - overlap)))
+    for size, edge, whole in zip(shape, window, multiple or [1] * len(window), strict=True):
+        step = max(whole, int(edge * (1 - overlap)) // whole * whole)
         starts.append([*range(0, size - edge, step), size - edge])
     return starts
 

@@ -34,6 +34,7 @@ def predict_volume(
         grid, model, volume.image, inferer, roi_size=roi_size, background=outputs.background, device=device
     ):
         grid.add(slab)
+        del slab  # the next need not be computed beside it
     return grid.labels
 
 
@@ -60,7 +61,12 @@ def logits_for(
 ) -> Iterator[Slab]:
     """Slabs of logits of an image (C, *S) as `grid` can take them; says before how much memory they take."""
     memory = inferer.memory(
-        image.shape[1:], roi_size=roi_size, in_channels=len(image), num_channels=len(background), device=device
+        model,
+        image.shape[1:],
+        roi_size=roi_size,
+        in_channels=len(image),
+        num_channels=len(background),
+        device=device,
     )
     if not grid.streams:
         whole = 4 * len(background) * image[0].numel()

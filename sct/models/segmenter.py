@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from sct.models.base import Encoder
 from sct.models.completion.base import Completion
-from sct.models.decoders.base import Decoder
+from sct.models.decoders.base import Decoder, TwoStageDecoder
 from sct.models.layers import Scheduled
 from sct.models.tokens import Prediction
 
@@ -38,6 +38,11 @@ class Segmenter(nn.Module):
         encoded = self.encoder(image)
         decoded = self.decoder(image, self.completion(encoded))
         return Prediction(decoded.logits, encoded, decoded.head, decoded.aux)
+
+    def features(self, image: Tensor) -> Tensor:
+        """image (B, C, *S) -> (B, F, *S / stride), what a decoder of two stages makes voxels from."""
+        assert isinstance(self.decoder, TwoStageDecoder)
+        return self.decoder.features(image, self.completion(self.encoder(image)))
 
     def set_progress(self, done: float) -> None:
         """The share of the training that is done (0 to 1), for schedules of the pruning method."""

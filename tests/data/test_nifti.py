@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sct.data import nifti
-from sct.data.nifti import save_label_map
+from sct.data.nifti import in_file_order, save_label_map
 
 TURNED = np.array([[0.0, -1.3, 0.0, 12.0], [0.9, 0.0, 0.0, -4.0], [0.0, 0.0, 2.5, 7.5], [0.0, 0.0, 0.0, 1.0]])
 
@@ -41,6 +41,14 @@ def test_label_maps_keep_the_grid_of_their_source(tmp_path, kind, channels):
     assert back.header.get_xyzt_units() == source.header.get_xyzt_units() == ("mm", "sec")
     assert back.header["cal_max"] == 0
     assert [path.name for path in target.parent.iterdir()] == ["labels.nii.gz"]
+
+
+@pytest.mark.parametrize("shape", [(130, 33, 3), (1, 70), (65, 16, 2, 2)])
+def test_the_first_axis_runs_fastest_in_files(shape):
+    voxels = np.random.default_rng(0).integers(0, 200, shape).astype(np.uint8)
+    turned = in_file_order(voxels)
+    np.testing.assert_array_equal(turned, voxels)
+    assert turned.flags.f_contiguous
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from little_volumes import REGIONS, FakeVolume, file_grid, random_network, rotation
 from monai.data.utils import dense_patch_slices
+from peak import peak_bytes
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 from sct.cli import compose_config
 from sct.data.outputs import numbered
@@ -231,19 +231,6 @@ def test_an_image_of_air_is_background_without_a_forward_pass():
     assert not watched.seen
 
 
-def peak_bytes(run):
-    """Most bytes that tensors of `run` took at a time, by PyTorch's own allocator on the CPU."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        run()
-    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
-    assert events
-    held, most = 0, 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
-
-
 @pytest.mark.parametrize(
     ("shape", "window", "options"),
     [
@@ -274,7 +261,7 @@ def test_memory_is_at_most_what_was_said(shape, window, options, monkeypatch, ca
 
     with caplog.at_level(logging.INFO):
         run()
-    memory = inferer.memory(shape, roi_size=window, in_channels=1, num_channels=8, device=CPU)
+    memory = inferer.memory(network, shape, roi_size=window, in_channels=1, num_channels=8, device=CPU)
     assert "memory beside the network's at most" in caplog.text
     label_map = math.prod(volume.source_shape)
     regridding = regrid.SourceGrid(
@@ -290,7 +277,7 @@ def test_memory_is_at_most_what_was_said(shape, window, options, monkeypatch, ca
     peak = peak_bytes(run)
     # a network that takes no time never has all its workers' batches waiting
     assert (0.15 if inferer.workers > 1 else 0.2) * said < peak <= said
-    assert memory["logits kept"] < 4 * 8 * math.prod(shape)
+    assert memory["rows kept"] < 4 * 8 * math.prod(shape)
 
 
 @pytest.mark.parametrize("inferer", [FastSlidingWindow(overlap=0), SlidingWindow(overlap=0)])
@@ -309,7 +296,7 @@ def test_without_a_batch_size_a_pass_takes_what_suits_the_device(inferer, monkey
 
 def test_memory_of_a_device_holds_no_batches_of_workers():
     inferer, sizes = FastSlidingWindow(workers=2, batch_size=1), {"in_channels": 1, "num_channels": 8}
-    said = inferer.memory((64, 64), roi_size=(16, 16), device=torch.device("cuda"), **sizes)
+    said = inferer.memory(nn.Identity(), (64, 64), roi_size=(16, 16), device=torch.device("cuda"), **sizes)
     assert said["batch"] == inferer.batch_bytes(roi_size=(16, 16), device=torch.device("cuda"), **sizes)
 
 

@@ -1,4 +1,7 @@
-"""What every decoder is to the segmenter."""
+"""What every decoder is to the segmenter.
+
+Letters: B batch, C_in channels of the image, F of features, Q classes (or regions), S spatial size.
+"""
 
 from abc import ABC, abstractmethod
 
@@ -14,6 +17,33 @@ class Decoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, image: Tensor, dense: Dense) -> Decoded:
         """image (B, C_in, *S) and the dense features -> Decoded with logits (B, Q, *S)."""
+
+
+class TwoStageDecoder(Decoder):
+    """Features of a window at 1 / `stride` of its resolution, then logits of the voxels from features and image.
+
+    The second stage looks no further than `reach` voxels around a voxel, in features and image alike. So it needs no
+    windows: where they overlap, the few features can be blended instead of the logits, and the voxels be computed once
+    for a whole image.
+
+    num_features: F
+    """
+
+    stride: int
+    reach: int
+    num_features: int
+
+    @abstractmethod
+    def features(self, image: Tensor, dense: Dense) -> Tensor:
+        """image (B, C_in, *S) and the dense features -> (B, F, *S / stride)."""
+
+    @abstractmethod
+    def voxels(self, features: Tensor, image: Tensor) -> Tensor:
+        """features (B, F, *S / stride), image (B, C_in, *S) -> logits (B, Q, *S)."""
+
+    def forward(self, image: Tensor, dense: Dense) -> Decoded:
+        """image (B, C_in, *S) and the dense features -> Decoded with logits (B, Q, *S)."""
+        return Decoded(self.voxels(self.features(image, dense), image))
 
 
 def doubling_steps(patch_size: int, *, decoder: str) -> int:

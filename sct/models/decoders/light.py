@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from sct.errors import UserError
 from sct.models.convolutions import CHANNELS_LAST, CONVOLUTION, INSTANCE_NORM, TRANSPOSED
-from sct.models.decoders.base import Decoder, doubling_steps
+from sct.models.decoders.base import TwoStageDecoder, doubling_steps
 from sct.models.layers import init_weights
 from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 logger = logging.getLogger(__name__)
 
 
-class Light(Decoder):
+class Light(TwoStageDecoder):
     """Tokens up to half the resolution, joined there with the image, then one step to the voxels.
 
     `rungs` of Linear(W, 2^D W / 2), LayerNorm and GELU (transposed convolutions whose kernel is their stride) double
@@ -34,6 +34,9 @@ class Light(Decoder):
     holds in training, so that the token learns when it may say so: a patch of n voxels with one of foreground
     should not reach 1 - 1 / n.
     """
+
+    stride = 2
+    reach = 0
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class Light(Decoder):
             nn.LayerNorm(width + detail), nn.Linear(width + detail, hidden), nn.GELU(), nn.Linear(hidden, width)
         )
         self.head = TRANSPOSED[dims](width, num_classes, kernel_size=2, stride=2)
+        self.num_features = width
         self.apply(init_weights)
         # convolutions read and give channels-last memory, as the cells are
         self.memory_format = CHANNELS_LAST[dims]
@@ -75,6 +79,19 @@ class Light(Decoder):
 
         aux has `skipped`, the share (B,) of patches that were not decoded, where some may be.
         """
+        features, aux = self.decoded(image, dense)
+        return Decoded(self.voxels(features, image), aux=aux)
+
+    def features(self, image: Tensor, dense: Dense) -> Tensor:
+        """image (B, C_in, *S), dense tokens (B, N, C) -> cells (B, W, *S / 2)."""
+        return self.decoded(image, dense)[0]
+
+    def voxels(self, features: Tensor, image: Tensor) -> Tensor:
+        """Cells (B, W, *S / 2) -> logits (B, Q, *S); the image was in them already."""
+        return self.head(features)
+
+    def decoded(self, image: Tensor, dense: Dense) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cells (B, W, *S / 2), and the values for logs."""
         B, N, _ = dense.x.shape
         x = self.norm(dense.x)
         flat = self.flat(x)
@@ -99,8 +116,7 @@ class Light(Decoder):
             decoded = self.decode(x.index_select(0, chosen), flat.index_select(0, chosen), detail)
             cells = flat.expand(B * N, *self.cells, -1).index_copy(0, chosen, decoded)
             aux = {"skipped": skipped.float().mean(dim=1)}
-        features = from_patches(cells.reshape(B, N, *cells.shape[1:]), dense.grid).movedim(-1, 1)
-        return Decoded(self.head(features), aux=aux)
+        return from_patches(cells.reshape(B, N, *cells.shape[1:]), dense.grid).movedim(-1, 1), aux
 
     def decode(self, x: Tensor, flat: Tensor, detail: Tensor | None) -> Tensor:
         """Tokens (M, *1, C), their word (M, *1, W) and the image's (M, *s, detail) -> cells (M, *s, W)."""

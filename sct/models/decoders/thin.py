@@ -6,13 +6,13 @@ Letters: B batch, N tokens of the grid, C width of the tokens, Q classes (or reg
 from torch import Tensor, nn
 
 from sct.models.convolutions import CHANNELS_LAST, CONVOLUTION, INSTANCE_NORM, TRANSPOSED, FoldedConv
-from sct.models.decoders.base import Decoder, doubling_steps
+from sct.models.decoders.base import TwoStageDecoder, doubling_steps
 from sct.models.grid import to_grid
 from sct.models.layers import init_weights
-from sct.models.tokens import Decoded, Dense, FeatureSpec
+from sct.models.tokens import Dense, FeatureSpec
 
 
-class Thin(Decoder):
+class Thin(TwoStageDecoder):
     """Tokens and image meet at every resolution between the token grid and half the image, and once at the image's own.
 
     The image goes down by convolutions of kernel and stride 2, `width` channels at half the resolution and twice as
@@ -25,6 +25,8 @@ class Thin(Decoder):
     see `FoldedConv`. With voxels=0 a transposed convolution from half the resolution to the classes is the last step:
     in less time, and less exact at the borders of small organs.
     """
+
+    stride = 2
 
     def __init__(self, *, spec: FeatureSpec, num_classes: int, width: int = 16, voxels: int = 0) -> None:
         super().__init__()
@@ -41,6 +43,7 @@ class Thin(Decoder):
         self.ups = nn.ModuleList(transposed(2 * out, out, kernel_size=2, stride=2, bias=False) for out in channels[:-1])
         self.joins = nn.ModuleList(conv_norm_gelu(dims, out, out) for out in channels[:-1])
         self.whole = WholeResolution(spec, width=width, voxels=voxels) if voxels else None
+        self.reach, self.num_features = self.whole.reach if self.whole else 0, width
         self.head = (
             convolution(2 * voxels, num_classes, kernel_size=1)
             if voxels
@@ -53,23 +56,28 @@ class Thin(Decoder):
         self.memory_format = CHANNELS_LAST[dims]
         self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
-    def forward(self, image: Tensor, dense: Dense) -> Decoded:
-        """image (B, C_in, *S), dense tokens (B, N, C) -> logits (B, Q, *S)."""
-        skips = []
-        image = x = image.to(memory_format=self.memory_format)
+    def features(self, image: Tensor, dense: Dense) -> Tensor:
+        """image (B, C_in, *S), dense tokens (B, N, C) -> (B, width, *S / 2)."""
+        skips, x = [], image.to(memory_format=self.memory_format)
         for down in self.downs:
             x = down(x)
             skips.append(x)
         x = to_grid(self.enter(dense.x), dense.grid)
         for up, join, skip in reversed(list(zip(self.ups, self.joins, skips, strict=True))):
             x = join(up(x).add_(skip))
+        return x
+
+    def voxels(self, features: Tensor, image: Tensor) -> Tensor:
+        """features (B, width, *S / 2), image (B, C_in, *S) -> logits (B, Q, *S)."""
         if self.whole is not None:
-            x = self.whole(x, image)
-        return Decoded(self.head(x))
+            features = self.whole(features, image.to(memory_format=self.memory_format))
+        return self.head(features)
 
 
 class WholeResolution(nn.Module):
     """The last join with the image, at its own resolution: x (B, width, *S / 2) -> (B, 2 * voxels, *S)."""
+
+    reach = 2  # voxels of the image: one convolution of 3^D, then two flat ones that make another
 
     def __init__(self, spec: FeatureSpec, *, width: int, voxels: int) -> None:
         super().__init__()
