@@ -1,11 +1,14 @@
 """Label maps as NIfTI files."""
 
+import gzip
+
 import nibabel as nib
 import numpy as np
 import pytest
 
 from sct.data import nifti
-from sct.data.nifti import in_file_order, save_label_map
+from sct.data.nifti import in_file_order, read_voxels, save_label_map
+from sct.errors import UserError
 
 TURNED = np.array([[0.0, -1.3, 0.0, 12.0], [0.9, 0.0, 0.0, -4.0], [0.0, 0.0, 2.5, 7.5], [0.0, 0.0, 0.0, 1.0]])
 
@@ -41,6 +44,50 @@ def test_label_maps_keep_the_grid_of_their_source(tmp_path, kind, channels):
     assert back.header.get_xyzt_units() == source.header.get_xyzt_units() == ("mm", "sec")
     assert back.header["cal_max"] == 0
     assert [path.name for path in target.parent.iterdir()] == ["labels.nii.gz"]
+
+
+def noise(path):
+    voxels = np.random.default_rng(0).integers(-1000, 1000, (20, 30, 25)).astype(np.int16)
+    nib.save(nib.Nifti1Image(voxels, TURNED), path)
+    return voxels
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "A.NII.GZ"])
+def test_voxels_are_nibabels(tmp_path, name):
+    voxels = noise(tmp_path / name)
+    found, grid = read_voxels(tmp_path / name, spatial_dims=3)
+    np.testing.assert_array_equal(found[0], voxels)
+    np.testing.assert_allclose(grid.affine, TURNED)
+
+
+def test_files_of_several_members_are_read_whole(tmp_path):
+    """As programs write them that pack on several threads."""
+    voxels = noise(tmp_path / "a.nii")
+    raw = (tmp_path / "a.nii").read_bytes()
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(raw[:9000]) + gzip.compress(raw[9000:]))
+    np.testing.assert_array_equal(read_voxels(tmp_path / "a.nii.gz", spatial_dims=3)[0][0], voxels)
+
+
+@pytest.mark.parametrize("damage", [slice(9000, 9100), slice(-8, -4), slice(-3000, None)])
+def test_damaged_files_are_named(tmp_path, damage):
+    noise(tmp_path / "a.nii.gz")
+    content = bytearray((tmp_path / "a.nii.gz").read_bytes())
+    if damage.stop is None:
+        del content[damage]
+    else:
+        content[damage] = bytes(255 - byte for byte in content[damage])
+    (tmp_path / "a.nii.gz").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.nii\.gz: cannot be read as NIfTI"):
+        read_voxels(tmp_path / "a.nii.gz", spatial_dims=3)
+
+
+def test_equal_labels_are_equal_files(tmp_path):
+    noise(tmp_path / "image.nii.gz")
+    labels = np.random.default_rng(1).integers(0, 9, (20, 30, 25)).astype(np.uint8)
+    for name in ("a.nii.gz", "b.nii.gz"):
+        save_label_map(tmp_path / name, labels, like=tmp_path / "image.nii.gz")
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+    assert gzip.decompress((tmp_path / "a.nii.gz").read_bytes())[352:] == labels.tobytes(order="F")
 
 
 @pytest.mark.parametrize("shape", [(130, 33, 3), (1, 70), (65, 16, 2, 2)])
