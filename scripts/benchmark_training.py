@@ -4,8 +4,8 @@
     python scripts/benchmark_training.py --contestants a="+experiment=btcv_stp_mta" b="+experiment=btcv_dense_unetr"
 
 Contestants take turns, a fresh process for each and every round. A step is the trainer's own: forward, loss, backward,
-the checks of gradients, and the optimizer. Memory is the peak of a step less what the process held before the network
-was built, and less weights, gradients and optimizer state. Ratios are of the first contestant.
+the checks of gradients, and the optimizer. Memory of the activations is the peak of a step less what the process holds
+between two steps: weights, gradients, optimizer state and the program. Ratios are of the first contestant.
 
 The loader: steps fed by the data set's own loader (phantoms, or --data with a folder in BTCV's layout) and steps on the
 same windows again, held in memory, in turns; stall is the share of the former that the latter do not take. With
@@ -36,8 +36,6 @@ from sct.train import build_trainer
 from sct.trainer import Trainer
 
 CONTESTANTS = ("fast=+experiment=btcv_fast_stp", "dense_unetr=+experiment=btcv_dense_unetr trainer.precision=fp32")
-# weight, gradient, and two moments of AdamW
-COPIES = 4
 PHANTOMS = PhantomSpec(
     num_train=4, num_val=1, num_test=1, shape=(200, 200, 110), voxel_size=(1.5, 1.5, 3.0), seed=0, lookalikes=False
 )
@@ -91,15 +89,13 @@ def seconds_of(trainer: Trainer, batches: Iterable[Batch]) -> list[float]:
 
 def cost(options: argparse.Namespace) -> dict[str, float | None]:
     """Of one contestant: seconds of a step, and MiB of its activations (None where the system does not tell)."""
-    before = reset_peak_rss()
     trainer = make_trainer(options.overrides)
     batch = random_batch(trainer)
     seconds = seconds_of(trainer, [batch] * (options.warmup + options.steps))[options.warmup :]
     activations = None
-    if reset_peak_rss() is not None and before is not None:
+    if (between := reset_peak_rss()) is not None:
         trainer.train_step([batch])
-        parameters = sum(weight.numel() for weight in trainer.segmenter.parameters())
-        activations = (status_kb("VmHWM") - before) / 1024 - 4 * COPIES * parameters / 2**20
+        activations = (status_kb("VmHWM") - between) / 1024
     return {"seconds": median(seconds), "activations_mb": activations}
 
 

@@ -9,6 +9,7 @@ from sct.models.convolutions import CHANNELS_LAST, CONVOLUTION, INSTANCE_NORM, T
 from sct.models.decoders.base import TwoStageDecoder, doubling_steps
 from sct.models.grid import to_grid
 from sct.models.layers import init_weights
+from sct.models.sliced import POINTWISE
 from sct.models.tokens import Dense, FeatureSpec
 
 
@@ -45,7 +46,7 @@ class Thin(TwoStageDecoder):
         self.whole = WholeResolution(spec, width=width, voxels=voxels) if voxels else None
         self.reach, self.num_features = self.whole.reach if self.whole else 0, width
         self.head = (
-            convolution(2 * voxels, num_classes, kernel_size=1)
+            POINTWISE[dims](2 * voxels, num_classes, kernel_size=1)
             if voxels
             else transposed(width, num_classes, kernel_size=2, stride=2)
         )

@@ -1,0 +1,90 @@
+"""Convolutions of volumes whose weights' gradient takes neither the time nor the memory of oneDNN's own on processors.
+
+Letters: B batch, C channels, O output channels, D, H, W size of a volume, K size of a kernel.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Convolution that keeps the size: x (B, C, *S), weight (O, C, *K), K odd, bias (O) -> (B, O, *S).
+
+    Training on volumes on a processor, the gradient of the weights is that of the slices along the first axis, a batch
+    of pictures. Of 96^3 voxels with few channels that takes a quarter to three quarters of the time, and 1 MB where
+    oneDNN, in bf16, copies the volume once for every thread: 54 MB each with tiles (AMX).
+    """
+    padding = [edge // 2 for edge in weight.shape[2:]]
+    is_learning = torch.is_grad_enabled() and weight.requires_grad
+    if not is_learning or x.ndim != 5 or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return (F.conv2d if x.ndim == 4 else F.conv3d)(x, weight, bias, padding=padding)
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    y = SlicedConv3d.apply(x.to(dtype), weight.to(dtype), padding)
+    return y if bias is None else y + bias.to(dtype).reshape(-1, 1, 1, 1)
+
+
+class SlicedConv3d(torch.autograd.Function):
+    """`same_conv` of a volume without bias."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, padding: Sequence[int]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding = padding
+        return F.conv3d(x, weight, padding=padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        of_x = of_weight = None
+        if ctx.needs_input_grad[0]:
+            of_x = gradient(grad, x, weight, ctx.padding, of_weight=False)
+        if ctx.needs_input_grad[1]:
+            of_weight = weight_gradient(grad, x, weight)
+        return of_x, of_weight, None
+
+
+def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of weight (O, C, *K) from grad (B, O, D, H, W) and x (B, C, D, H, W): every plane of the kernel meets
+    the slices of x that lie as far from those of grad."""
+    depth, radius = x.shape[2], weight.shape[2] // 2
+    padding, planes = [edge // 2 for edge in weight.shape[3:]], []
+    for number, plane in enumerate(weight.unbind(2)):
+        shift = number - radius
+        own, other = (slice(max(0, step), depth + min(0, step)) for step in (-shift, shift))
+        # one image after the other: their slices are a batch without a copy
+        parts = [
+            gradient(g[:, own].movedim(1, 0), volume[:, other].movedim(1, 0), plane, padding, of_weight=True)
+            for g, volume in zip(grad, x, strict=True)
+        ]
+        planes.append(parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0))
+    return torch.stack(planes, dim=2)
+
+
+def gradient(grad: Tensor, x: Tensor, weight: Tensor, padding: Sequence[int], *, of_weight: bool) -> Tensor:
+    """Of a convolution with stride 1: of its weight, or of what it is given."""
+    ones, zeros = [1] * len(padding), [0] * len(padding)
+    found = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, ones, padding, ones, False, zeros, 1, [not of_weight, of_weight, False]
+    )
+    return found[1 if of_weight else 0]
+
+
+class Pointwise2d(nn.Conv2d):
+    """Linear map of the channels of pictures."""
+
+
+class Pointwise3d(nn.Conv3d):
+    """Linear map of the channels of volumes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, D, H, W) -> (B, O, D, H, W)."""
+        return same_conv(x, self.weight, self.bias) if self.training else super().forward(x)
+
+
+POINTWISE: dict[int, type[Pointwise2d] | type[Pointwise3d]] = {2: Pointwise2d, 3: Pointwise3d}
