@@ -14,6 +14,11 @@ def processor_features() -> frozenset[str]:
     return frozenset(cpu_features(Path("/proc/cpuinfo")))
 
 
+def has_tiles() -> bool:
+    """Whether bf16 products are computed in tiles (AMX): many times as fast, so that all that is around them counts."""
+    return "amx_bf16" in processor_features()
+
+
 def cpu_features(cpuinfo: Path) -> set[str]:
     """What the system says that the first processor can do (x86 and ARM); empty where it does not say."""
     if platform.system() != "Linux" or not cpuinfo.exists():

@@ -33,6 +33,10 @@ class FileFormat(ABC):
     def read_image(self, path: Path) -> tuple[np.ndarray, Grid]:
         """Voxels (C, *S) float32, and their grid."""
 
+    def read_stored(self, path: Path) -> tuple[np.ndarray, Grid]:
+        """As `read_image`, but whole numbers may stay whole, as the file has them."""
+        return self.read_image(path)
+
     @abstractmethod
     def read_label(self, path: Path) -> tuple[np.ndarray, Grid]:
         """Class indices (*S) float32 as they are in the file, and their grid; the check refuses unknown ones."""
@@ -79,6 +83,9 @@ class Nifti(FileFormat):
 
     def read_image(self, path: Path) -> tuple[np.ndarray, Grid]:
         return read_voxels(path, spatial_dims=self.spatial_dims)
+
+    def read_stored(self, path: Path) -> tuple[np.ndarray, Grid]:
+        return read_voxels(path, spatial_dims=self.spatial_dims, as_stored=True)
 
     def read_label(self, path: Path) -> tuple[np.ndarray, Grid]:
         voxels, grid = read_voxels(path, spatial_dims=self.spatial_dims)

@@ -244,10 +244,12 @@ class SegmentationData(ABC):
 
         A case that is not in the data set (a file to predict) needs no `prepare`.
         """
-        prepared = self._volumes.get(case) if self._splits is not None else self._preprocess(case)
+        is_own = self._splits is None
+        prepared = self._preprocess(case) if is_own else self._volumes.get(case)
         return Volume(
             case=case,
-            image=torch.tensor(prepared.image),
+            # what is cached stays as it is, whoever writes to the volume
+            image=torch.from_numpy(prepared.image) if is_own else torch.tensor(prepared.image),
             label=None if prepared.label is None else torch.tensor(prepared.label, dtype=torch.int64),
             affine=prepared.affine,
             source_shape=prepared.source.shape,

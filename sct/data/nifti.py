@@ -63,22 +63,30 @@ def read_grid(path: Path, *, spatial_dims: int) -> Grid:
         return _grid(_open(path), path, spatial_dims=spatial_dims)
 
 
-def read_voxels(path: Path, *, spatial_dims: int) -> tuple[np.ndarray, Grid]:
-    """Read the voxels with channels first, (C, *S) float32 in file order, and the grid."""
+def read_voxels(path: Path, *, spatial_dims: int, as_stored: bool = False) -> tuple[np.ndarray, Grid]:
+    """Read the voxels with channels first, (C, *S) float32 in file order, and the grid.
+
+    as_stored: whole numbers that the header does not scale stay as they are, in half the memory or less.
+    """
     with _readable(path):
         image = _open(path)
         grid = _grid(image, path, spatial_dims=spatial_dims)
-        voxels = _voxels(image, path)
+        stays = as_stored and image.get_data_dtype().kind in "iu" and _is_unscaled(image)
+        voxels = _voxels(image, path, dtype=None if stays else np.float32)
     voxels = voxels.reshape(*grid.shape, grid.num_channels)
     return np.moveaxis(voxels, -1, 0), grid
 
 
-def _voxels(image: SpatialImage, path: Path) -> np.ndarray:
-    """float32 in file order; zlib would unpack a file in more than twice the time."""
+def _is_unscaled(image: SpatialImage) -> bool:
+    return (getattr(image.dataobj, "slope", None), getattr(image.dataobj, "inter", None)) == (1, 0)
+
+
+def _voxels(image: SpatialImage, path: Path, *, dtype: type[np.float32] | None) -> np.ndarray:
+    """In file order, as `dtype` or as they are stored; zlib would unpack a file in more than twice the time."""
     if not isinstance(image, nib.Nifti1Image) or path.suffix.lower() != ".gz":
-        return np.asarray(image.dataobj, dtype=np.float32)
+        return np.asarray(image.dataobj, dtype=dtype)
     with GzipFile(path) as stream:
-        return np.asarray(type(image).from_stream(stream).dataobj, dtype=np.float32)
+        return np.asarray(type(image).from_stream(stream).dataobj, dtype=dtype)
 
 
 def to_ras(voxels: np.ndarray, *, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 Letters: C channels, S spatial size (2 or 3 numbers).
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ from monai.transforms import Spacing
 
 # Relative affines come from headers in float32: below this, entries are 0.
 TOLERANCE = 1e-6
+# Voxels that are looked at together: 4 MB in float32.
+NEAR_VOXELS = 2**20
 
 
 def resample(
@@ -30,7 +33,9 @@ def resample(
         places = places_along_axes(planned.peek_pending_shape(), affine=new_affine, source_affine=affine)
         if places is not None:
             return resample_linear(voxels, places=places), new_affine
-    changed = change(MetaTensor(torch.from_numpy(np.ascontiguousarray(voxels)), affine=torch.from_numpy(affine)))
+    changed = change(
+        MetaTensor(torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float32)), affine=torch.from_numpy(affine))
+    )
     assert isinstance(changed, MetaTensor)
     return changed.as_tensor().numpy(), changed.affine.numpy().astype(np.float64)
 
@@ -54,7 +59,7 @@ def places_along_axes(
 
 
 def resample_linear(voxels: np.ndarray, *, places: Sequence[np.ndarray]) -> np.ndarray:
-    """Voxels (C, *S) at `places` along every axis, in any memory order -> (C, *places), float32 and contiguous.
+    """Voxels (C, *S) at `places` along every axis, of any type and memory order -> (C, *places), float32, contiguous.
 
     Linear interpolation, as every axis apart from the others allows: far fewer sums than of 2^D corners for every
     voxel, and no copy of the source. Outside, the outermost voxel goes on.
@@ -63,18 +68,54 @@ def resample_linear(voxels: np.ndarray, *, places: Sequence[np.ndarray]) -> np.n
         voxels = voxels.copy()  # channels have no places to turn
     # torch knows no flipped axes; in the order of memory, rows are copied as they lie
     flipped = tuple(axis for axis, stride in enumerate(voxels.strides) if stride < 0)
-    order = sorted(range(voxels.ndim), key=lambda axis: -abs(voxels.strides[axis]))
-    image = np.flip(voxels, flipped).transpose(order).astype(np.float32, copy=False)
-    along = {order.index(axis): (axis in flipped, place) for axis, place in enumerate(places, start=1)}
-    # first what makes the volume small, and rows before what lies within one
-    for dim in sorted(along, key=lambda dim: (len(along[dim][1]) >= image.shape[dim], dim)):
-        is_flipped, place = along[dim]
-        image = interpolate(image, dim=dim, places=image.shape[dim] - 1 - place if is_flipped else place)
-    return torch.from_numpy(image.transpose(np.argsort(order))).contiguous().numpy()
+    order = sorted(range(voxels.ndim), key=lambda axis: (voxels.shape[axis] == 1, -abs(voxels.strides[axis])))
+    image = np.flip(voxels, flipped).transpose(order)
+    ways = {
+        order.index(axis): image.shape[order.index(axis)] - 1 - place if axis in flipped else place
+        for axis, place in enumerate(places, start=1)
+    }
+    slowest = {dim: ways.pop(dim) for dim in (0,) if dim in ways}
+    return transposed(by_planes(image, ways), slowest, order=np.argsort(order).tolist())
+
+
+def by_planes(image: np.ndarray, ways: dict[int, np.ndarray]) -> np.ndarray:
+    """The image at places along axes other than the first, float32; what makes it small comes first.
+
+    A few planes at a time: they stay near the processor, and the volume is never whole in float32 at its own size.
+    """
+    shape = [len(ways[dim]) if dim in ways else size for dim, size in enumerate(image.shape)]
+    dims = sorted(ways, key=lambda dim: (shape[dim] >= image.shape[dim], dim))
+    result = np.empty(shape, dtype=np.float32)
+    for rows in pieces(len(image), voxels=math.prod(image.shape[1:])):
+        planes = image[rows]
+        for dim in dims:
+            planes = interpolate(planes, dim=dim, places=ways[dim])
+        result[rows] = planes
+    return result
+
+
+def transposed(image: np.ndarray, ways: dict[int, np.ndarray], *, order: Sequence[int]) -> np.ndarray:
+    """The image, float32, at places along some axes but the last, and its axes in another order, contiguous."""
+    shape = [len(ways[dim]) if dim in ways else size for dim, size in enumerate(image.shape)]
+    result = np.empty([shape[dim] for dim in order], dtype=np.float32)
+    last = order.index(image.ndim - 1)
+    for columns in pieces(image.shape[-1], voxels=math.prod(shape[:-1])):
+        part = image[..., columns]
+        for dim, places in ways.items():
+            part = interpolate(part, dim=dim, places=places)
+        result[(slice(None),) * last + (columns,)] = part.transpose(order)
+    return result
+
+
+def pieces(size: int, *, voxels: int) -> list[slice]:
+    """An axis in pieces of as many places, of so many voxels each, as stay near the processor; of one at least."""
+    count = max(1, NEAR_VOXELS // voxels)
+    return [slice(start, start + count) for start in range(0, size, count)]
 
 
 def interpolate(image: np.ndarray, *, dim: int, places: np.ndarray) -> np.ndarray:
-    """The image (float32) at `places` along one axis, linear between its voxels."""
+    """The image at `places` along one axis, float32, linear between its voxels."""
+    image = image.astype(np.float32, copy=False)
     last = image.shape[dim] - 1
     if len(places) == last + 1 and np.abs(places - np.arange(last + 1)).max() < TOLERANCE:
         return image

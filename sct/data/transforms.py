@@ -70,9 +70,10 @@ class Preprocess:
     zero_background: bool = False
 
     def __call__(self, case: Case) -> Prepared:
-        voxels, source = self.file_format.read_image(case.image)
+        voxels, source = self.file_format.read_stored(case.image)
         num_dims = len(source.shape)
         image, affine = self._resample(voxels, grid=source, mode="bilinear")
+        del voxels  # what follows takes the memory
         mask = self._tissue(image)
         with plain_tensors():
             image = np.asarray(self.intensity({"image": torch.from_numpy(image)})["image"], dtype=np.float32)
@@ -118,7 +119,7 @@ class Preprocess:
         return len(self.roi_size) == 3
 
     def _resample(self, voxels: np.ndarray, *, grid: Grid, mode: str) -> tuple[np.ndarray, np.ndarray]:
-        """Turn to RAS and resample or resize; returns voxels (C, *S) and their affine (4, 4)."""
+        """Turn to RAS and resample or resize; returns voxels (C, *S) float32 and their affine (4, 4)."""
         affine = grid.affine
         if self._turns:
             voxels, affine = to_ras(voxels, affine=affine)
@@ -127,7 +128,7 @@ class Preprocess:
                 grid.shape, size=self.resize_to
             )
         if self.spacing is None:
-            return np.ascontiguousarray(voxels), affine
+            return np.ascontiguousarray(voxels, dtype=np.float32), affine
         # MONAI takes -1 for the file's own spacing.
         pixdim = [*[-1.0] * (len(grid.shape) - len(self.spacing)), *self.spacing]
         return resample(voxels, affine=affine, spacing=pixdim, mode=mode)
@@ -148,8 +149,8 @@ def _box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def resize(voxels: np.ndarray, *, size: Sequence[int], mode: str) -> np.ndarray:
-    """Voxels (C, ..., H, W) float32 with the last two axes at `size`; mode: bilinear (antialiased) or nearest."""
-    planes = torch.from_numpy(np.ascontiguousarray(voxels)).reshape(1, -1, *voxels.shape[-2:])
+    """Voxels (C, ..., H, W) with the last two axes at `size`, float32; mode: bilinear (antialiased) or nearest."""
+    planes = torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float32)).reshape(1, -1, *voxels.shape[-2:])
     if mode == "nearest":
         planes = F.interpolate(planes, size=tuple(size), mode="nearest-exact")
     else:

@@ -21,6 +21,7 @@ from sct.inference.parallel import AHEAD, in_order
 from sct.inference.stages import Stages, Stitch, stages_of
 from sct.inference.stitch import RollingSum, box_at, inverse_weight
 from sct.inference.tiling import occupied, pad_to_window, padded_shape, window_starts, window_weight
+from sct.processor import has_tiles
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +47,14 @@ class FastSlidingWindow(Inferer):
     accumulate: precision in which the windows are weighted and summed; the halves take half the memory and, on a
         processor, more time.
     workers: batches that a processor computes at the same time, each on its share of the threads; no more than there
-        are threads. Other devices, and ONNX and OpenVINO, which have threads of their own, compute one.
+        are threads; None: 1 where it has tiles (AMX), 2 where not. Other devices, and ONNX and OpenVINO, which have
+        threads of their own, compute one.
     """
 
     stitch: Stitch = "features"
     skip_below: float | None = None
     accumulate: Literal["float32", "float16", "bfloat16"] = "float32"
-    workers: int = 1
+    workers: int | None = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,7 +62,7 @@ class FastSlidingWindow(Inferer):
             raise UserError(f"inferer.stitch={self.stitch}: choose {' or '.join(choices)}")
         if self.accumulate not in PRECISIONS:
             raise UserError(f"inferer.accumulate={self.accumulate}: choose one of {', '.join(PRECISIONS)}")
-        if self.workers < 1:
+        if self.workers is not None and self.workers < 1:
             raise UserError(f"inferer.workers={self.workers}: choose 1 or more")
 
     @torch.no_grad()
@@ -147,7 +149,10 @@ class FastSlidingWindow(Inferer):
 
     def most_workers(self, device: torch.device) -> int:
         """How many batches `device` computes at the same time."""
-        return min(self.workers, torch.get_num_threads()) if device.type == "cpu" else 1
+        if device.type != "cpu":
+            return 1
+        wanted = (1 if has_tiles() else 2) if self.workers is None else self.workers
+        return min(wanted, torch.get_num_threads())
 
     def occupied_places(
         self, image: Tensor, *, starts: Sequence[Sequence[int]], window: Sequence[int], padded: Sequence[int]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sct.models.recompute import recomputed
-from sct.processor import infers_here, processor_features
+from sct.processor import has_tiles, infers_here
 
 # against rows that see nothing; the authors' 1e-6 moves the weights by as much
 EPS = 1e-8
@@ -32,9 +32,7 @@ def suits_processor(q: Tensor) -> bool:
     Of 1729 tokens and 6 heads it took 0.6 of the fused kernel's time where the processor has bf16 without tiles, and
     twice its time where it has tiles (AMX), which the fused kernel knows.
     """
-    return (
-        q.dtype == torch.bfloat16 and q.shape[-2] >= LONG and infers_here(q) and "amx_bf16" not in processor_features()
-    )
+    return q.dtype == torch.bfloat16 and q.shape[-2] >= LONG and infers_here(q) and not has_tiles()
 
 
 def attention_by_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -60,6 +60,24 @@ def test_voxels_are_nibabels(tmp_path, name):
     np.testing.assert_allclose(grid.affine, TURNED)
 
 
+def test_whole_numbers_stay_whole_where_they_are_not_scaled(tmp_path):
+    voxels = noise(tmp_path / "a.nii.gz")
+    found, _ = read_voxels(tmp_path / "a.nii.gz", spatial_dims=3, as_stored=True)
+    assert found.dtype == np.int16
+    np.testing.assert_array_equal(found[0], voxels)
+    scaled = nib.Nifti1Image(voxels, TURNED)
+    scaled.header.set_slope_inter(2, -5)
+    nib.save(scaled, tmp_path / "scaled.nii.gz")
+    stored = nib.load(tmp_path / "scaled.nii.gz")
+    assert stored.dataobj.slope != 1
+    real = nib.Nifti1Image(voxels.astype(np.float64), TURNED)
+    nib.save(real, tmp_path / "real.nii.gz")
+    for name, wanted in (("scaled.nii.gz", stored.get_fdata()), ("real.nii.gz", voxels)):
+        found, _ = read_voxels(tmp_path / name, spatial_dims=3, as_stored=True)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found[0], wanted, rtol=1e-6)
+
+
 def test_files_of_several_members_are_read_whole(tmp_path):
     """As programs write them that pack on several threads."""
     voxels = noise(tmp_path / "a.nii")

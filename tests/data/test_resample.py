@@ -20,9 +20,12 @@ def monai_spacing(voxels, *, affine, spacing):
     return change(MetaTensor(torch.from_numpy(np.ascontiguousarray(voxels)), affine=torch.from_numpy(affine)))
 
 
+@pytest.mark.parametrize("near", [1, 500, 2**20])
 @pytest.mark.parametrize("spacing", [[1.5, 1.5, 2.0], [0.7, 3.0, 1.0], [0.5, 0.5, 0.5]])
 @pytest.mark.parametrize("shape", [(2, 19, 13, 11), (1, 1, 8, 9), (1, 2, 2, 2)])
-def test_voxels_are_those_of_monai(shape, spacing):
+def test_voxels_are_those_of_monai(shape, spacing, near, monkeypatch):
+    """Whatever is done at a time, a place or all."""
+    monkeypatch.setattr("sct.data.resample.NEAR_VOXELS", near)
     rng = np.random.default_rng(0)
     voxels = rng.standard_normal(shape).astype(np.float32)
     affine = np.diag([0.8, 1.1, 3.0, 1.0])

@@ -16,7 +16,7 @@ from sct.cli import compose_config
 from sct.data.outputs import numbered
 from sct.errors import UserError
 from sct.factory import build_inferer
-from sct.inference import FastSlidingWindow, Slab, SlidingWindow, base, predict_volume, regrid
+from sct.inference import FastSlidingWindow, Slab, SlidingWindow, base, fast, predict_volume, regrid
 from sct.inference.tiling import occupied, window_starts, window_weight
 
 CPU = torch.device("cpu")
@@ -292,6 +292,14 @@ def test_without_a_batch_size_a_pass_takes_what_suits_the_device(inferer, monkey
     inferer(model, torch.rand(1, 16, 32), roi_size=(8, 8), background=torch.zeros(2), device=CPU)
     assert sum(sizes) == 8
     assert max(sizes) == 3
+
+
+@pytest.mark.parametrize(("tiles", "threads", "workers"), [(True, 2, 1), (False, 2, 2), (False, 1, 1)])
+def test_without_a_number_workers_are_what_suits_the_processor(tiles, threads, workers, monkeypatch):
+    monkeypatch.setattr(fast, "has_tiles", lambda: tiles)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert FastSlidingWindow(workers=None).most_workers(CPU) == workers
+    assert FastSlidingWindow(workers=None).most_workers(torch.device("cuda")) == 1
 
 
 def test_memory_of_a_device_holds_no_batches_of_workers():

@@ -107,7 +107,7 @@ def test_mean_products_of_whole_sets():
 
 
 def test_bf16_products_by_head_are_attention(monkeypatch):
-    monkeypatch.setattr(attention, "processor_features", lambda: {"avx512_bf16"})
+    monkeypatch.setattr(attention, "has_tiles", lambda: False)
     # more queries than are taken at once, other numbers of queries and keys, memory as the heads of one projection
     torch.manual_seed(0)
     q, k, v = (torch.randn(B, length, H, 32).bfloat16().transpose(1, 2) for length in (LONG + 89, 300, 300))
@@ -120,7 +120,7 @@ def test_bf16_products_by_head_are_attention(monkeypatch):
 
 
 def test_products_by_head_are_for_long_bf16_inference_without_tiles_alone(monkeypatch):
-    monkeypatch.setattr(attention, "processor_features", lambda: {"avx512_bf16"})
+    monkeypatch.setattr(attention, "has_tiles", lambda: False)
     q = torch.zeros(1, 1, LONG, 8, dtype=torch.bfloat16)
     assert not suits_processor(q), "gradients"
     with torch.no_grad():
@@ -128,5 +128,5 @@ def test_products_by_head_are_for_long_bf16_inference_without_tiles_alone(monkey
         assert not suits_processor(q[:, :, 1:])
         assert not suits_processor(q.float())
         assert not suits_processor(q.to("meta"))
-        monkeypatch.setattr(attention, "processor_features", lambda: {"avx512_bf16", "amx_bf16"})
+        monkeypatch.setattr(attention, "has_tiles", lambda: True)
         assert not suits_processor(q)
