@@ -5,7 +5,7 @@
 
 Contestants take turns, a fresh process for each and every round. A step is the trainer's own: forward, loss, backward,
 the checks of gradients, and the optimizer. Memory of the activations is the peak of a step less what the process holds
-between two steps: weights, gradients, optimizer state and the program. Ratios are of the first contestant.
+before it: weights, optimizer state and the program (gradients are dropped there). Ratios are of the first contestant.
 
 The loader: steps fed by the data set's own loader (phantoms, or --data with a folder in BTCV's layout) and steps on the
 same windows again, held in memory, in turns; stall is the share of the former that the latter do not take. With
@@ -93,9 +93,10 @@ def cost(options: argparse.Namespace) -> dict[str, float | None]:
     batch = random_batch(trainer)
     seconds = seconds_of(trainer, [batch] * (options.warmup + options.steps))[options.warmup :]
     activations = None
-    if (between := reset_peak_rss()) is not None:
+    trainer.optimizer.zero_grad(set_to_none=True)  # as the step begins; at its peak there are hardly any yet
+    if (before := reset_peak_rss()) is not None:
         trainer.train_step([batch])
-        activations = (status_kb("VmHWM") - between) / 1024
+        activations = (status_kb("VmHWM") - before) / 1024
     return {"seconds": median(seconds), "activations_mb": activations}
 
 

@@ -95,7 +95,7 @@ def check_case(
     stride = fast.stages(
         segmenter, num_channels=data.outputs.num_channels, roi_size=data.roi_size, num_dims=len(window)
     ).stride
-    check_steps(fast.overlap, window=window, stride=stride)
+    check_steps(fast.overlap, shape=volume.image.shape[1:], window=window, stride=stride)
     image, truth = (to_whole(part, stride=stride) for part in (volume.image, volume.label.unsqueeze(0)))
     with autocast(device, dtype):
         wanted, found = (
@@ -119,10 +119,10 @@ def check_case(
     )
 
 
-def check_steps(overlap: float, *, window: Sequence[int], stride: Sequence[int]) -> None:
+def check_steps(overlap: float, *, shape: Sequence[int], window: Sequence[int], stride: Sequence[int]) -> None:
     """UserError where the reference's windows do not start on whole features, so that the fast ones lie elsewhere."""
-    for edge, whole in zip(window, stride, strict=True):
-        if (step := int(edge * (1 - overlap))) % whole:
+    for size, edge, whole in zip(shape, window, stride, strict=True):
+        if size > edge and (step := int(edge * (1 - overlap))) % whole:
             raise UserError(
                 f"inferer.overlap={overlap}: MONAI's windows of {edge} are {step} voxels apart, those of "
                 f"inferer.stitch=features a multiple of {whole}. Choose an overlap that gives one."

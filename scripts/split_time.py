@@ -4,10 +4,11 @@
     python scripts/split_time.py ckpt=RUN input=CT.nii.gz output=/tmp/labels inferer=fast speed=fast --repeats 5
 
 Medians over the repeats, after one that warms up. reading: file to preprocessed image; encoder, completion, decoder:
-of all windows; stitching: windows cut out, logits weighted and added; argmax: which class wins on the network's grid;
-regridding: labels on the file's grid, without argmax; writing: the label file. Nothing runs beside anything else here,
-where sct.predict builds the network and, of several files, reads and writes meanwhile, and computes several batches
-at a time on a processor (inferer.workers).
+of all windows, and where features are stitched the decoder's second stage of all slabs; stitching: windows cut out,
+logits or features weighted and added; argmax: which class wins on the network's grid; regridding: labels on the file's
+grid, without argmax; writing: the label file. Nothing runs beside anything else here, where sct.predict builds the
+network and, of several files, reads and writes meanwhile, and computes several batches at a time on processors without
+tiles (inferer.workers).
 """
 
 import argparse
@@ -32,7 +33,6 @@ from sct.errors import UserError
 from sct.factory import build_inferer
 from sct.inference import FastSlidingWindow, Inferer, logits_for, source_grid
 from sct.memory import keep_large_blocks, tune_allocator
-from sct.models.decoders.base import TwoStageDecoder
 from sct.models.segmenter import Segmenter
 from sct.precision import autocast
 from sct.predict import check_output, find_inputs
@@ -72,12 +72,16 @@ class Clock:
         self.last = now
 
 
-def watch(network: Segmenter, clock: Clock) -> None:
-    """The parts of a network tell the clock; before the first of them, windows are cut out."""
+def watch(network: Segmenter, clock: Clock, *, in_stages: bool) -> None:
+    """The parts of a network tell the clock; before the first of them, windows are cut out.
+
+    in_stages: the stages of the decoder are called one by one.
+    """
     network.encoder.register_forward_pre_hook(lambda *_: clock.stop("stitching"))
     for part in PARTS:
         getattr(network, part).register_forward_hook(lambda *_, part=part: clock.stop(part))
-    if isinstance(decoder := network.decoder, TwoStageDecoder):
+    if in_stages:
+        decoder = network.decoder
         # before its first stage comes the completion, before its second what was stitched is taken
         for name, before in (("features", "completion"), ("voxels", "stitching")):
             setattr(decoder, name, timed(getattr(decoder, name), clock=clock, before=before))
@@ -164,7 +168,16 @@ def split(options: argparse.Namespace) -> str:
         raise UserError("An exported network has no parts to time: give the run itself as ckpt, without backend.")
     case = find_case(cfg, data=data)
     clock, inferer, rounds = Clock(device), alone(build_inferer(run_cfg)), []
-    watch(network, clock)
+    in_stages = (
+        isinstance(inferer, FastSlidingWindow)
+        and not inferer.stages(
+            network,
+            num_channels=data.outputs.num_channels,
+            roi_size=data.roi_size,
+            num_dims=len(data.roi_size),
+        ).is_whole
+    )
+    watch(network, clock, in_stages=in_stages)
     for _ in range(1 + options.repeats):
         clock.seconds.clear()
         once(case, network=network, data=data, inferer=inferer, dtype=dtype, output=Path(cfg.output), clock=clock)

@@ -31,8 +31,8 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: the file does not exist. Restore it or take the case out.") from None
     except UNREADABLE as error:
         raise UserError(
-            f"{path}: cannot be read as NIfTI ({type(error).__name__}: {error}). It is empty, truncated or "
-            "of another format: copy or download it again."
+            f"{path}: cannot be read as NIfTI ({type(error).__name__}: {error}). It is empty, truncated, damaged "
+            "or of another format: copy or download it again."
         ) from error
 
 
@@ -86,7 +86,9 @@ def _voxels(image: SpatialImage, path: Path, *, dtype: type[np.float32] | None) 
     if not isinstance(image, nib.Nifti1Image) or path.suffix.lower() != ".gz":
         return np.asarray(image.dataobj, dtype=dtype)
     with GzipFile(path) as stream:
-        return np.asarray(type(image).from_stream(stream).dataobj, dtype=dtype)
+        voxels = np.asarray(type(image).from_stream(stream).dataobj, dtype=dtype)
+        stream.read(1)  # the end, where the sum of all that was packed is compared
+    return voxels
 
 
 def to_ras(voxels: np.ndarray, *, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

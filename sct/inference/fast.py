@@ -38,12 +38,12 @@ class FastSlidingWindow(Inferer):
     model's device, not those of the whole image.
 
     stitch: `features`: of networks whose decoder has two stages (`TwoStageDecoder`) the features of windows are
-        blended, and the logits computed from them once for every voxel, not in each window that covers it. Images are
+        blended, and the logits computed from them slab by slab, not in each window that covers a voxel. Images are
         padded, and windows start, at multiples of the features' stride. `logits`, and all other networks, and mirrored
         windows: the windows' logits are blended, as the reference does.
     skip_below: a window is skipped if no voxel of it is above this preprocessed intensity in any channel; None skips
-        none. A skipped window says nothing: a voxel that another window covers is decided by that one, what none
-        covers is background. Whatever is darker and larger than a window is never found.
+        none. A skipped window says nothing: a voxel that another window covers is decided by that one (whose features
+        end there), what none covers is background. Whatever is darker and larger than a window is never found.
     accumulate: precision in which the windows are weighted and summed; the halves take half the memory and, on a
         processor, more time.
     workers: batches that a processor computes at the same time, each on its share of the threads; no more than there
@@ -197,8 +197,9 @@ class FastSlidingWindow(Inferer):
             taken = math.prod(stages.stride)
             batch = 4 * batch_size * math.prod(roi_size) * (in_channels + stages.num_channels // taken + 1)
             rows += 2 * (stages.reach + stages.stride[0])
-            # logits as the network gives them and in float32, the image's and the features' part
-            slab = rows * row * 4 * (2 * num_channels + in_channels + stages.num_channels // taken + 1)
+            # logits as the network gives them and in float32, what they are computed by, the image's and features' part
+            channels = 2 * num_channels + stages.num_alive + in_channels + stages.num_channels // taken + 1
+            slab = rows * row * 4 * channels
         return {
             "image": 4 * in_channels * (math.prod(shape) + is_padded * math.prod(padded)),
             "weights": 4 * math.prod(places),

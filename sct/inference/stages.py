@@ -19,7 +19,8 @@ Stitch = Literal["features", "logits"]
 
 @dataclass(frozen=True)
 class Stages:
-    """num_channels: F; stride: t (D); reach: rows of the image on either side of a row that its logits depend on.
+    """num_channels: F; stride: t (D); reach: rows of the image on either side of a row that its logits depend on;
+    num_alive: channels at the voxels that `of_image` holds at a time, beside what it is given and gives.
 
     of_windows: windows (B, C, ...) -> (B, F, ...), what is stitched; of_image: what was stitched (F, *S / t) and the
     image (C, *S) there -> logits (Q, *S) float32.
@@ -28,6 +29,7 @@ class Stages:
     num_channels: int
     stride: tuple[int, ...]
     reach: int
+    num_alive: int
     of_windows: Callable[[Tensor], Tensor]
     of_image: Callable[[Tensor, Tensor], Tensor]
 
@@ -73,6 +75,7 @@ def stages_of(
             num_channels=num_channels,
             stride=(1,) * num_dims,
             reach=0,
+            num_alive=0,
             of_windows=lambda windows: mirrored_mean(model, windows, axes=mirror_axes),
             of_image=lambda logits, image: logits,
         )
@@ -89,6 +92,7 @@ def stages_of(
         num_channels=decoder.num_features,
         stride=(1,) * slices + (decoder.stride,) * len(roi_size),
         reach=0 if slices else decoder.reach,
+        num_alive=decoder.num_alive,
         of_windows=model.features,
         of_image=of_image,
     )

@@ -95,12 +95,14 @@ def test_without_overlap_logits_are_the_windows_own(decoder, shape, dims):
     torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("shape", "dims"), [((26, 20, 18), 3), ((36, 26), 2), ((5, 36, 26), 2)])
 @pytest.mark.parametrize("decoder", ["light", "thin"])
-def test_blended_features_are_blended_logits_where_the_second_stage_is_linear(decoder):
-    made, image = network(decoder, dims=3), torch.randn(CHANNELS, 26, 20, 18)
+def test_blended_features_are_blended_logits_where_the_second_stage_is_linear(decoder, shape, dims):
+    made, image = network(decoder, dims=dims), torch.randn(CHANNELS, *shape)
     options = {"overlap": 0.5, "blending": "constant"}
-    found = FastSlidingWindow(**options)(made, image, **settings(3))
-    torch.testing.assert_close(found, SlidingWindow(**options)(made, image, **settings(3)), rtol=1e-4, atol=1e-4)
+    found = FastSlidingWindow(**options)(made, image, **settings(dims))
+    want = SlidingWindow(**options)(made, image, **settings(dims))
+    torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{}, {"workers": 2}, {"batch_size": 3, "overlap": 0.5}])
@@ -130,6 +132,9 @@ def test_windows_of_air_are_background():
     found = FastSlidingWindow(overlap=0, skip_below=0.0)(made, image, **settings(3))
     # windows of rows 16 to 31 and 32 to 47 are skipped
     assert torch.equal(found[:, 16:], background[:, None, None, None].expand(-1, 32, 16, 21))
+    # up to what the second stage sees of where no features are
+    want = FastSlidingWindow(overlap=0)(made, image[:, :16], **settings(3))
+    torch.testing.assert_close(found[:, : 16 - made.decoder.reach], want[:, : 16 - made.decoder.reach])
     assert not torch.allclose(found[:, :16], background[:, None, None, None], atol=1.0)
 
 
@@ -155,11 +160,12 @@ def test_what_has_no_two_stages_is_stitched_as_logits():
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("options", [{}, {"batch_size": 2, "workers": 2}, {"accumulate": "float16"}])
-def test_memory_is_at_most_what_was_said(options, monkeypatch):
-    """Of all but the network's own: its features and voxels are measured by themselves and taken off."""
+def test_memory_is_at_most_what_was_said(options, decoder, monkeypatch):
+    """And what the network takes for the features of windows by themselves."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    made, shape = network("light", dims=3), (64, 41, 36)
+    made, shape = network(decoder, dims=3), (64, 81, 76)
     inferer, image = FastSlidingWindow(**{"batch_size": 1, **options}), torch.randn(CHANNELS, *shape)
     windows = torch.randn(inferer.batch_size, CHANNELS, *(WINDOW,) * 3)
     workers = inferer.most_workers(CPU)

@@ -26,12 +26,13 @@ class TwoStageDecoder(Decoder):
     windows: where they overlap, the few features can be blended instead of the logits, and the voxels be computed once
     for a whole image.
 
-    num_features: F
+    num_features: F; num_alive: channels at the voxels that the second stage holds at a time, beside the logits
     """
 
     stride: int
     reach: int
     num_features: int
+    num_alive: int
 
     @abstractmethod
     def features(self, image: Tensor, dense: Dense) -> Tensor:

@@ -37,6 +37,7 @@ class Light(TwoStageDecoder):
 
     stride = 2
     reach = 0
+    num_alive = 0
 
     def __init__(
         self,

@@ -45,6 +45,8 @@ class Thin(TwoStageDecoder):
         self.joins = nn.ModuleList(conv_norm_gelu(dims, out, out) for out in channels[:-1])
         self.whole = WholeResolution(spec, width=width, voxels=voxels) if voxels else None
         self.reach, self.num_features = self.whole.reach if self.whole else 0, width
+        # of a convolution both sides, and the image's part
+        self.num_alive = 4 * voxels
         self.head = (
             POINTWISE[dims](2 * voxels, num_classes, kernel_size=1)
             if voxels
