@@ -26,10 +26,11 @@ from statistics import mean, median
 import torch
 
 from sct import card, distributed
-from sct.cli import compose_config
+from sct.cli import compose_config, pairs
 from sct.config import build, to_dict
 from sct.data.cases import Batch
 from sct.data.phantom import PhantomSpec, write_phantoms
+from sct.errors import UserError
 from sct.memory import tune_allocator
 from sct.timing import device_name, reset_peak_rss, status_kb
 from sct.train import build_trainer
@@ -166,11 +167,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         tune_allocator()  # as the commands do
         print(json.dumps(WORK[options.worker](options)))
         return
-    options.output.mkdir(parents=True, exist_ok=True)
     shared = [f"data.batch_size={options.batch}", "data.crops_per_volume=1", "data.split=null"]
-    contestants = {
-        name: [*value.split(), *shared] for name, value in (text.split("=", 1) for text in options.contestants)
-    }
+    try:
+        named = pairs(options.contestants, option="--contestants")
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+    contestants = {name: [*value.split(), *shared] for name, value in named.items()}
+    options.output.mkdir(parents=True, exist_ok=True)
     costs: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
     for _ in range(options.rounds):
         for name, overrides in contestants.items():

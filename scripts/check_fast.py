@@ -14,8 +14,8 @@ import argparse
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
@@ -24,7 +24,6 @@ from torch import Tensor
 from sct.cli import CONFIG_ERRORS, compose_config, explain, open_overrides
 from sct.data.cases import Case, window_shape
 from sct.data.module import SegmentationData
-from sct.data.outputs import Outputs, any_of
 from sct.distributed import pick_device
 from sct.errors import UserError
 from sct.factory import build_inferer, load_trained
@@ -32,6 +31,7 @@ from sct.inference import FastSlidingWindow, SlidingWindow
 from sct.inference.stitch import box_at
 from sct.inference.tiling import pad_to_window, padded_shape, window_starts
 from sct.memory import tune_allocator
+from sct.metrics import quick_dice
 from sct.models.segmenter import Segmenter
 from sct.precision import autocast
 from sct.speed import inference_dtype
@@ -47,7 +47,7 @@ class Outcome:
     """What was seen of one case; `with_truth` and `with_prediction` count skipped windows that hold foreground.
 
     agreement, of_foreground: shares of all voxels, and of those that are foreground to one of the two; dice: mean over
-    what the truth has, of the reference and of the fast inferer
+    what the truth or the labels have, of the reference and of the fast inferer
     """
 
     case: str
@@ -57,7 +57,7 @@ class Outcome:
     with_prediction: int
     agreement: float
     of_foreground: float
-    dice: tuple[float, float]
+    dice: tuple[float, ...]
 
     def passes(self, agreement: float) -> bool:
         return self.agreement >= agreement and not self.with_truth and not self.with_prediction
@@ -115,7 +115,7 @@ def check_case(
         with_prediction=foreground_in(wanted, skipped, window=window),
         agreement=same.double().mean().item(),
         of_foreground=same[foreground].double().mean().item() if foreground.any() else 1.0,
-        dice=(mean_dice(wanted, truth[0], outputs=data.outputs), mean_dice(found, truth[0], outputs=data.outputs)),
+        dice=tuple(float(np.nanmean(quick_dice(own, truth[0], outputs=data.outputs))) for own in (wanted, found)),
     )
 
 
@@ -133,13 +133,6 @@ def to_whole(image: Tensor, *, stride: Sequence[int]) -> Tensor:
     """An image (C, *S) padded with zeros at its ends to a multiple of the stride."""
     lack = [-size % whole for size, whole in zip(image.shape[1:], stride, strict=True)]
     return F.pad(image, [pad for missing in reversed(lack) for pad in (0, missing)])
-
-
-def mean_dice(labels: Tensor, truth: Tensor, *, outputs: Outputs) -> float:
-    """Mean Dice over what is scored and in the truth; NaN where nothing is."""
-    pairs = [(any_of(labels, own), any_of(truth, own)) for own in outputs.scored.values()]
-    scores = [2 * (a & b).sum().item() / (a.sum() + b.sum()).item() for a, b in pairs if b.any()]
-    return mean(scores) if scores else float("nan")
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

@@ -30,6 +30,11 @@ def cpu_features(cpuinfo: Path) -> set[str]:
     return set()
 
 
+def computed_in(x: Tensor) -> torch.dtype:
+    """The type that a convolution or product on a processor computes x in: autocast's, where it is on."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
 def infers_here(x: Tensor) -> bool:
     """Whether x is computed with at once, on a processor and without gradients.
 

@@ -44,3 +44,9 @@ def test_ratios_are_of_the_first_round_by_round(script):
 def test_a_figure_that_the_system_does_not_tell_is_no_number(script):
     costs = {"a": [{"seconds": 1.0, "activations_mb": None}]}
     assert script["table"](costs).splitlines()[2] == "| a | 1.000 | nan | 1.00 | 1.00 to 1.00 | nan |"
+
+
+def test_a_contestant_without_a_name_is_told(script, tmp_path):
+    with pytest.raises(SystemExit, match=r"error: --contestants \+experiment"):
+        script["main"](["--contestants", "+experiment", "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

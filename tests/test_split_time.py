@@ -6,7 +6,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from commands import run_command
+from torch import nn
 
 from sct import predict
 from sct.inference import FastSlidingWindow, SlidingWindow
@@ -57,3 +59,55 @@ def test_shares_are_of_the_sum_of_medians(script):
 def test_parts_are_timed_one_window_after_the_other(script):
     assert script["alone"](FastSlidingWindow(workers=3, overlap=0.1)) == FastSlidingWindow(workers=1, overlap=0.1)
     assert script["alone"](reference := SlidingWindow()) is reference
+
+
+class Slow(nn.Module):
+    """Encoder or completion: takes so many seconds by the clock that it is given."""
+
+    def __init__(self, clock, seconds):
+        super().__init__()
+        self.clock, self.seconds = clock, seconds
+
+    def forward(self, x):
+        self.clock.time += self.seconds
+        return x
+
+
+class SlowDecoder(Slow):
+    """In two stages; as a whole not by way of `features`, as `light`."""
+
+    def features(self, image, dense):
+        return super().forward(dense)
+
+    def voxels(self, features, image):
+        return super().forward(features)
+
+    def forward(self, image, dense):
+        return self.voxels(super().forward(dense), image)
+
+
+@pytest.mark.parametrize("in_stages", [False, True])
+def test_every_part_is_booked_where_it_belongs(script, in_stages):
+    class Clock(script["Clock"]):
+        time = 0.0
+
+        def now(self):
+            return self.time
+
+    clock, network = Clock(torch.device("cpu")), nn.Module()
+    network.encoder, network.completion = Slow(clock, 1.0), Slow(clock, 2.0)
+    network.decoder = SlowDecoder(clock, 4.0)
+    script["watch"](network, clock, in_stages=in_stages)
+    clock.start()
+    for _ in range(2):
+        clock.time += 0.5  # a window is cut out
+        dense = network.completion(network.encoder(0))
+        if in_stages:
+            network.decoder.features(0, dense)
+        else:
+            network.decoder(0, dense)
+    if in_stages:
+        clock.time += 0.25  # what was stitched is taken
+        network.decoder.voxels(0, 0)
+    decoder, stitching = (12.0, 1.25) if in_stages else (16.0, 1.0)
+    assert clock.seconds == {"encoder": 2.0, "completion": 4.0, "decoder": decoder, "stitching": stitching}

@@ -189,17 +189,19 @@ class FastSlidingWindow(Inferer):
         # workers compute on while what they computed before is stitched
         workers = self.most_workers(device)
         at_once = AHEAD * workers + 1 if workers > 1 else 1
-        batch = self.batch_bytes(roi_size=roi_size, in_channels=in_channels, num_channels=num_channels, device=device)
         rows, row = rows_of_a_slab(padded) + 1, math.prod(padded[1:])
-        # slabs are views of the sum, unless it is in half precision or its padding is cut off
-        slab = rows * row * 4 * num_channels * (int(itemsize < 4) + int(is_padded))
-        if not stages.is_whole:
-            taken = math.prod(stages.stride)
-            batch = 4 * batch_size * math.prod(roi_size) * (in_channels + stages.num_channels // taken + 1)
+        if stages.is_whole:
+            batch = self.batch_bytes(
+                roi_size=roi_size, in_channels=in_channels, num_channels=num_channels, device=device
+            )
+            # slabs are views of the sum, unless it is in half precision or its padding is cut off
+            channels = num_channels * (int(itemsize < 4) + int(is_padded))
+        else:
+            features = stages.num_channels // math.prod(stages.stride) + 1  # a voxel's share, at most
+            batch = 4 * batch_size * math.prod(roi_size) * (in_channels + features)
             rows += 2 * (stages.reach + stages.stride[0])
             # logits as the network gives them and in float32, what they are computed by, the image's and features' part
-            channels = 2 * num_channels + stages.num_alive + in_channels + stages.num_channels // taken + 1
-            slab = rows * row * 4 * channels
+            channels = 2 * num_channels + stages.num_alive + in_channels + features
         return {
             "image": 4 * in_channels * (math.prod(shape) + is_padded * math.prod(padded)),
             "weights": 4 * math.prod(places),
@@ -208,7 +210,7 @@ class FastSlidingWindow(Inferer):
             * stages.num_channels
             * itemsize,
             "batch": at_once * batch,
-            "slab": slab,
+            "slab": 4 * rows * row * channels,
         }
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sct.models.grid import patches
 from sct.models.recompute import recomputed
 from sct.models.sliced import same_conv
-from sct.processor import infers_here
+from sct.processor import computed_in, infers_here
 
 CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM: dict[int, type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -138,7 +138,7 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Where oneDNN computes, the activation is part of its convolution and needs no pass over memory of its own, which
     takes longer than the convolution where channels are few.
     """
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    dtype = computed_in(x)
     if not (infers_here(x) and onednn_computes(dtype)):
         apply = F.conv2d if x.ndim == 4 else F.conv3d
         return apply(x, weight, bias, padding=[edge // 2 for edge in weight.shape[2:]]).relu_()

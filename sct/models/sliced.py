@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from sct.processor import computed_in
+
 
 def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolution that keeps the size: x (B, C, *S), weight (O, C, *K), K odd, bias (O) -> (B, O, *S).
@@ -23,7 +25,7 @@ def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     is_learning = torch.is_grad_enabled() and weight.requires_grad
     if not is_learning or x.ndim != 5 or x.device.type != "cpu" or torch.compiler.is_compiling():
         return (F.conv2d if x.ndim == 4 else F.conv3d)(x, weight, bias, padding=padding)
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    dtype = computed_in(x)
     y = SlicedConv3d.apply(x.to(dtype), weight.to(dtype), padding)
     return y if bias is None else y + bias.to(dtype).reshape(-1, 1, 1, 1)
 
@@ -75,10 +77,6 @@ def gradient(grad: Tensor, x: Tensor, weight: Tensor, padding: Sequence[int], *,
     return found[1 if of_weight else 0]
 
 
-class Pointwise2d(nn.Conv2d):
-    """Linear map of the channels of pictures."""
-
-
 class Pointwise3d(nn.Conv3d):
     """Linear map of the channels of volumes."""
 
@@ -87,4 +85,5 @@ class Pointwise3d(nn.Conv3d):
         return same_conv(x, self.weight, self.bias) if self.training else super().forward(x)
 
 
-POINTWISE: dict[int, type[Pointwise2d] | type[Pointwise3d]] = {2: Pointwise2d, 3: Pointwise3d}
+# linear maps of the channels, of pictures and of volumes
+POINTWISE: dict[int, type[nn.Conv2d] | type[Pointwise3d]] = {2: nn.Conv2d, 3: Pointwise3d}

@@ -53,15 +53,15 @@ def test_only_what_is_asked_for_is_computed(monkeypatch):
     x, weight, _ = sample((4, 4, 4), kernel=(1, 3, 3))
     asked = []
     monkeypatch.setattr("sct.models.sliced.weight_gradient", lambda *given: asked.append(1) or weight_gradient(*given))
-    image = x.detach()
-    same_conv(image, weight).sum().backward()
-    assert weight.grad is not None
+    want_x, want_weight = torch.autograd.grad(F.conv3d(x, weight, padding=(0, 1, 1)).square().sum(), (x, weight))
+    image, frozen = x.detach(), weight.detach()
+    same_conv(image, weight).square().sum().backward()
+    torch.testing.assert_close(weight.grad, want_weight)
     assert image.grad is None
     with torch.no_grad():
         assert same_conv(x, weight).grad_fn is None
-    frozen = weight.detach()
-    same_conv(x, frozen).sum().backward()
-    assert x.grad is not None
+    same_conv(x, frozen).square().sum().backward()
+    torch.testing.assert_close(x.grad, want_x)
     assert len(asked) == 1
 
 
