@@ -128,6 +128,54 @@ def test_half_precision_logits_are_scored_in_float32(dtype, make):
     assert all(torch.equal(half[name], full[name]) for name in full)
 
 
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("make", [DiceCE, DiceBCE])
+def test_log_dice_equals_its_formula_over_what_is_present(make, batch):
+    """-log(Dice), mean over the pairs of image and class (or region) that are there; with batch over the classes."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 4, 5, 6))
+    # class 3 is in no image, class 2 only in the second
+    labels = rng.integers(0, 2, size=(2, 5, 6))
+    labels[1, 0] = 2
+    masks = np.stack([labels == q for q in range(4)], axis=1)
+    p, y = (np.exp(log_softmax(logits, axis=1)) if make is DiceCE else expit(logits)), masks.astype(float)
+    axes = (0, 2, 3) if batch else (2, 3)
+    score = (2 * (p * y).sum(axes) + 1e-5) / ((p**2 + y).sum(axes) + 1e-5)
+    expected = -np.log(score[y.sum(axes) > 0]).mean()
+    assert score.size - (y.sum(axes) > 0).sum() == (1 if batch else 3), "something is absent"
+    target = torch.tensor(labels if make is DiceCE else masks)
+    found = make(batch=batch, log=True)(torch.tensor(logits), target)
+    assert found["dice"].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("make", [DiceCE, DiceBCE])
+def test_nothing_present_is_no_dice(make):
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    target = torch.zeros(1, 4, 4, dtype=torch.int64) if make is DiceCE else torch.zeros(1, 3, 4, 4)
+    found = make(log=True)(logits, target)
+    found["loss"].backward()
+    assert logits.grad.isfinite().all()
+    if make is DiceBCE:
+        assert found["dice"] == 0
+    else:
+        assert found["dice"] > 0, "the background is present"
+
+
+def test_gradient_of_log_dice_does_not_fade_with_the_probability_of_a_class():
+    """A class of 4 of 256 voxels gets the same push at probability 1e-2 and 1e-4; from 1 - Dice a hundredth of it."""
+
+    def push(log, probability):
+        other = np.log(1 / probability - 1)
+        logits = torch.stack([torch.full((1, 16, 16), float(other)), torch.zeros(1, 16, 16)], dim=1).requires_grad_()
+        target = torch.zeros(1, 16, 16, dtype=torch.int64)
+        target[0, 3, 4:8] = 1
+        DiceCE(ce_weight=0, log=log)(logits, target)["loss"].backward()
+        return -logits.grad[0, 1][target[0] == 1].sum().item()
+
+    assert push(True, 1e-4) == pytest.approx(push(True, 1e-2), rel=0.05)
+    assert push(False, 1e-4) == pytest.approx(push(False, 1e-2) / 100, rel=0.1)
+
+
 def test_gradient_reaches_every_logit():
     logits = torch.zeros(1, 3, 4, 4, requires_grad=True)
     DiceCE()(logits, torch.zeros(1, 4, 4, dtype=torch.int64))["loss"].backward()

@@ -8,19 +8,20 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from sct.data.cases import Case, Grid, window_shape
-from sct.data.transforms import Prepared, Preprocess
+from sct.data.transforms import Foreground, Prepared, Preprocess
 from sct.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 KINDS = ("none", "memory", "disk")
-_LAYOUT = 2  # raise when the stored files or the preprocessing code change their meaning
+_LAYOUT = 3  # raise when the stored files or the preprocessing code change their meaning
 _USABLE = 0.8  # share of the free memory or disk that a cache may take
 
 
@@ -89,11 +90,11 @@ class VolumeCache:
                 self.get(case)
 
     def estimate(self, case: Case) -> int:
-        """Upper bound in bytes of one prepared case, from its header: image, label, a tenth of foreground."""
+        """Upper bound in bytes of one prepared case, from its header: image, label, a tenth of foreground (twice)."""
         grid = self.preprocess.file_format.read_grid(case.image)
         shape = self.preprocess.largest_shape(grid)
         voxels = int(np.prod(np.maximum(shape, window_shape(self.preprocess.roi_size, num_dims=len(shape)))))
-        return int(voxels * (4 * grid.num_channels + 1 + 0.4))
+        return int(voxels * (4 * grid.num_channels + 1 + 0.8))
 
     def _check_space(self) -> None:
         on_disk = self.kind == "disk"
@@ -156,8 +157,12 @@ def _write(prepared: Prepared, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary:
         built = Path(temporary) / folder.name
         built.mkdir()
-        for name in ("image", "label", "foreground"):
-            array = getattr(prepared, name)
+        arrays = {"image": prepared.image, "label": prepared.label}
+        if prepared.foreground is not None:
+            arrays |= {
+                f"foreground_{field.name}": getattr(prepared.foreground, field.name) for field in fields(Foreground)
+            }
+        for name, array in arrays.items():
             if array is not None:
                 np.save(built / f"{name}.npy", array)
         (built / "meta.json").write_text(json.dumps(meta))
@@ -169,11 +174,12 @@ def _write(prepared: Prepared, folder: Path) -> None:
 def _read(folder: Path) -> Prepared:
     meta = json.loads((folder / "meta.json").read_text())
     arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
-    source = meta["source"]
+    source, label = meta["source"], arrays.get("label")
+    foreground = {field.name: arrays[f"foreground_{field.name}"] for field in fields(Foreground) if label is not None}
     return Prepared(
         image=arrays["image"],
-        label=arrays.get("label"),
-        foreground=arrays.get("foreground"),
+        label=label,
+        foreground=Foreground(**foreground) if foreground else None,
         affine=np.array(meta["affine"]),
         source=Grid(tuple(source["shape"]), source["num_channels"], np.array(source["affine"]), unit=source["unit"]),
     )

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -33,6 +34,8 @@ class SegmentationData(ABC):
     augment: named MONAI dictionary transforms of a crop, keys `image` and `label`; a null is skipped
     batch_size: volumes of one micro-batch and process; each gives `crops_per_volume` crops
     positive_share: probability that a crop is centred on a foreground voxel
+    crop_centre: which one. class: a class of the case is drawn first, and a voxel of it second, so that small organs
+        are seen as often as large ones; voxel: any foreground voxel, as in the papers' programs
     split: shipped split, path of a split file, or None for a random one by val_share, test_share, split_seed
     folds, fold: cross-validation instead of a split: fold number `fold` of `folds` tests, `val_share` of the rest
         validates, drawn by split_seed
@@ -55,6 +58,7 @@ class SegmentationData(ABC):
     batch_size: int = 2
     crops_per_volume: int = 1
     positive_share: float = 0.5
+    crop_centre: Literal["class", "voxel"] = "class"
     split: str | None = None
     val_share: float = 0.1
     test_share: float = 0.2
@@ -226,6 +230,7 @@ class SegmentationData(ABC):
             roi_size=self.roi_size,
             num_crops=self.crops_per_volume,
             positive_share=self.positive_share,
+            by_class=self.crop_centre == "class",
             augment=[transform for transform in self.augment.values() if transform is not None],
         )
         sampler = StepSampler(

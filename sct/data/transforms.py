@@ -22,16 +22,43 @@ DictTransform = Callable[[Mapping], Mapping]
 
 
 @dataclass(frozen=True)
+class Foreground:
+    """The voxels with a label above 0 as flat indices, int32, found once so that a crop can be centred on one.
+
+    voxels (V,): in their order in memory · by_class (V,): of label 1 first, then of 2, ...
+    sizes (number of labels,): how many have the label 0 (none), 1, 2, ...
+    """
+
+    voxels: np.ndarray
+    by_class: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, label: np.ndarray) -> "Foreground":
+        """label (*S), whole numbers from 0."""
+        voxels = np.flatnonzero(label).astype(np.int32)
+        values = label.reshape(-1)[voxels]
+        return cls(voxels, voxels[np.argsort(values, kind="stable")], np.bincount(values))
+
+    def draw(self, rng: np.random.Generator, *, by_class: bool) -> int:
+        """One voxel: any of all, or, `by_class`, any of a class that is drawn first from those with a voxel."""
+        if not by_class:
+            return int(self.voxels[rng.integers(self.voxels.size)])
+        drawn = rng.choice(np.flatnonzero(self.sizes))
+        return int(self.by_class[self.sizes[:drawn].sum() + rng.integers(self.sizes[drawn])])
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A case on the network's grid.
 
-    image (C, *S) float32 · label (*S) uint8 or None · foreground: int32 flat indices of voxels with label > 0
+    image (C, *S) float32 · label (*S) uint8 or None · foreground: where the label is above 0, or None
     affine (4, 4) float64 of this grid · source: the grid of the image file
     """
 
     image: np.ndarray
     label: np.ndarray | None
-    foreground: np.ndarray | None
+    foreground: Foreground | None
     affine: np.ndarray
     source: Grid
 
@@ -95,7 +122,7 @@ class Preprocess:
         foreground = None
         if label is not None:
             label = np.ascontiguousarray(np.pad(label[box], pads))
-            foreground = np.flatnonzero(label).astype(np.int32)
+            foreground = Foreground.of(label)
         return Prepared(image, label, foreground, affine, source)
 
     def largest_shape(self, grid: Grid) -> np.ndarray:
@@ -184,12 +211,15 @@ class TrainingCrops:
 
     With probability `positive_share` a crop is centred on a random foreground voxel (moved inwards where it
     would leave the volume), otherwise it lies anywhere, uniformly. Then the `augment` transforms run in turn.
+
+    by_class: the centre's class is drawn first, so that a small organ is in the middle as often as a large one
     """
 
     roi_size: Sequence[int]
     num_crops: int
     positive_share: float
     augment: Sequence[DictTransform]
+    by_class: bool = True
 
     def __call__(self, prepared: Prepared, *, entropy: Sequence[int]) -> list[dict[str, torch.Tensor]]:
         """Every random draw follows from `entropy`; returns image (C, *S) float32 and label (*S) int64."""
@@ -208,9 +238,9 @@ class TrainingCrops:
         window = np.array(window_shape(self.roi_size, num_dims=prepared.label.ndim))
         room = np.array(prepared.label.shape) - window
         positive = rng.random() < self.positive_share
-        if positive and prepared.foreground.size:
-            flat = prepared.foreground[rng.integers(prepared.foreground.size)]
-            centre = np.array(np.unravel_index(int(flat), prepared.image.shape[1:]))
+        if positive and prepared.foreground.voxels.size:
+            flat = prepared.foreground.draw(rng, by_class=self.by_class)
+            centre = np.array(np.unravel_index(flat, prepared.image.shape[1:]))
             start = np.clip(centre - window // 2, 0, room)
         else:
             start = rng.integers(0, room + 1)

@@ -19,7 +19,7 @@ Terms = Callable[..., tuple[Tensor, ...]]
 
 
 def sum_over_blocks(terms: Terms, logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-    """Each of `terms(logits, target)`, sums over voxels that all depend on the logits; logits and target (B, ..., V).
+    """Each of `terms(logits, target)`, sums over voxels; logits and target (B, ..., V).
 
     No more than a block of voxels is computed at once, and once more in the backward pass, of the logits alone.
     """
@@ -45,7 +45,11 @@ class BlockSums(torch.autograd.Function):
             with torch.enable_grad():
                 own = own.detach().requires_grad_()
                 sums = ctx.terms(own, truth)
-            (gradient,) = torch.autograd.grad(sums, own, gradients)
+            # a sum of the target alone has no gradient
+            outputs, seeds = zip(
+                *(pair for pair in zip(sums, gradients, strict=True) if pair[0].requires_grad), strict=True
+            )
+            (gradient,) = torch.autograd.grad(outputs, own, seeds)
             place.copy_(gradient)
         return None, whole, None
 

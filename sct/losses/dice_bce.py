@@ -14,22 +14,32 @@ from sct.losses.dice_ce import dice_loss
 
 
 class DiceBCE(PixelLoss):
-    """dice_weight * soft Dice + bce_weight * BCE; `squared` squares the terms of Dice's denominator.
+    """dice_weight * soft Dice + bce_weight * BCE; `squared`, `batch` and `log` as in `DiceCE`.
 
-    Dice is the mean over images and regions, BCE over voxels and regions. The STP paper's loss on BraTS.
+    Dice is the mean over images and regions, BCE over voxels and regions. With batch and log off the STP paper's loss
+    on BraTS.
     """
 
     overlapping = True
 
-    def __init__(self, *, dice_weight: float = 1.0, bce_weight: float = 1.0, squared: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        dice_weight: float = 1.0,
+        bce_weight: float = 1.0,
+        squared: bool = True,
+        batch: bool = False,
+        log: bool = False,
+    ) -> None:
         super().__init__()
-        self.dice_weight, self.bce_weight, self.squared = dice_weight, bce_weight, squared
+        self.dice_weight, self.bce_weight = dice_weight, bce_weight
+        self.squared, self.batch, self.log = squared, batch, log
 
     def forward(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """logits (B, Q, *S) and masks (B, Q, *S) -> {"loss", "dice", "bce"}, scalars in float32."""
         sums = partial(sigmoid_sums, squared=self.squared)
-        bce, overlap, sizes = sum_over_blocks(sums, logits.flatten(2), target.flatten(2))
-        bce, dice = bce / target.numel(), dice_loss(overlap, sizes)
+        bce, overlap, sizes, truth = sum_over_blocks(sums, logits.flatten(2), target.flatten(2))
+        bce, dice = bce / target.numel(), dice_loss(overlap, sizes, truth, batch=self.batch, log=self.log)
         return {"loss": self.dice_weight * dice + self.bce_weight * bce, "dice": dice, "bce": bce}
 
     @staticmethod
@@ -41,13 +51,14 @@ class DiceBCE(PixelLoss):
         return (inside + outside).mean()
 
 
-def sigmoid_sums(logits: Tensor, target: Tensor, *, squared: bool) -> tuple[Tensor, Tensor, Tensor]:
+def sigmoid_sums(logits: Tensor, target: Tensor, *, squared: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the loss sums over voxels, of logits and masks (B, Q, V).
 
-    Returns the binary cross-entropy (), and Dice's numerator and denominator (B, Q), as `softmax_sums` of `dice_ce`.
+    Returns the binary cross-entropy (), and what Dice is made of, (B, Q) each, as `softmax_sums` of `dice_ce`.
     """
     logits, truth = logits.float(), target.float()
     bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
     probs = logits.sigmoid()
     predicted = probs.square() if squared else probs
-    return bce, (probs * truth).sum(dim=2), predicted.sum(dim=2) + truth.sum(dim=2)
+    voxels = truth.sum(dim=2)
+    return bce, (probs * truth).sum(dim=2), predicted.sum(dim=2) + voxels, voxels

@@ -1,4 +1,4 @@
-"""Dice plus cross-entropy, the loss of the STP paper.
+"""Dice plus cross-entropy: in its plain form the loss of the STP paper, by default in a form that finds rare classes.
 
 Letters: B batch, Q classes, S spatial size, V voxels of it.
 """
@@ -20,21 +20,29 @@ class DiceCE(PixelLoss):
 
     batch: Dice of all images of the micro-batch as one, as TransUNet trains on slices: most classes are absent from
     most slices, and the Dice of an absent class alone is all but constant.
+    log: minus the logarithm of Dice instead of 1 - Dice, of the classes that are present, see `dice_loss`.
     """
 
     overlapping = False
 
     def __init__(
-        self, *, dice_weight: float = 1.0, ce_weight: float = 1.0, squared: bool = True, batch: bool = False
+        self,
+        *,
+        dice_weight: float = 1.0,
+        ce_weight: float = 1.0,
+        squared: bool = True,
+        batch: bool = False,
+        log: bool = False,
     ) -> None:
         super().__init__()
-        self.dice_weight, self.ce_weight, self.squared, self.batch = dice_weight, ce_weight, squared, batch
+        self.dice_weight, self.ce_weight = dice_weight, ce_weight
+        self.squared, self.batch, self.log = squared, batch, log
 
     def forward(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """logits (B, Q, *S) and labels (B, *S) -> {"loss", "dice", "ce"}, scalars in float32."""
         sums = partial(softmax_sums, squared=self.squared)
-        ce, overlap, sizes = sum_over_blocks(sums, logits.flatten(2), target.flatten(1))
-        ce, dice = ce / target.numel(), dice_loss(overlap, sizes, batch=self.batch)
+        ce, overlap, sizes, truth = sum_over_blocks(sums, logits.flatten(2), target.flatten(1))
+        ce, dice = ce / target.numel(), dice_loss(overlap, sizes, truth, batch=self.batch, log=self.log)
         return {"loss": self.dice_weight * dice + self.ce_weight * ce, "dice": dice, "ce": ce}
 
     @staticmethod
@@ -44,11 +52,11 @@ class DiceCE(PixelLoss):
         return (theirs.exp() * (theirs - ours)).sum(dim=1).mean()
 
 
-def softmax_sums(logits: Tensor, labels: Tensor, *, squared: bool) -> tuple[Tensor, Tensor, Tensor]:
+def softmax_sums(logits: Tensor, labels: Tensor, *, squared: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the loss sums over voxels, of logits (B, Q, V) and labels (B, V).
 
-    Returns the cross-entropy (), and of every image and class, (B, Q): probability on the truth, and probability,
-    squared or not, plus voxels of the truth, Dice's numerator and denominator. There is no one-hot target.
+    Returns the cross-entropy (), and of every image and class, (B, Q): probability on the truth; probability, squared
+    or not, plus voxels of the truth; and voxels of the truth alone. There is no one-hot target.
     """
     log_probs = logits.float().log_softmax(dim=1)
     ce = F.nll_loss(log_probs, labels, reduction="sum")
@@ -58,14 +66,22 @@ def softmax_sums(logits: Tensor, labels: Tensor, *, squared: bool) -> tuple[Tens
     overlap = zeros.scatter_add(1, labels, of_truth)
     truth = zeros.scatter_add(1, labels, torch.ones_like(of_truth))
     predicted = (probs.square() if squared else probs).sum(dim=2)
-    return ce, overlap, predicted + truth
+    return ce, overlap, predicted + truth, truth
 
 
-def dice_loss(overlap: Tensor, sizes: Tensor, *, batch: bool = False) -> Tensor:
+def dice_loss(overlap: Tensor, sizes: Tensor, truth: Tensor, *, batch: bool = False, log: bool = False) -> Tensor:
     """1 - Dice from its sums (B, Q), mean over images and classes, background included; equal to MONAI's DiceLoss.
 
     batch: the images count as one
+    log: -log(Dice), mean over the classes that the truth has (of every image, or with `batch` of all), 0 where it has
+        none. Near Dice 1 both are the same. Where a class has the probability p everywhere, the gradient of 1 - Dice on
+        its logits is proportional to p. Cross-entropy takes p down to the share of the class first, and a rare class
+        then waits until the others have been learnt. The gradient of -log(Dice) does not depend on p.
     """
     if batch:
-        overlap, sizes = overlap.sum(dim=0), sizes.sum(dim=0)
-    return (1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)).mean()
+        overlap, sizes, truth = overlap.sum(dim=0), sizes.sum(dim=0), truth.sum(dim=0)
+    score = (2 * overlap + SMOOTH) / (sizes + SMOOTH)
+    if not log:
+        return (1 - score).mean()
+    present = (truth > 0).to(score.dtype)
+    return -(score.log() * present).sum() / present.sum().clamp_min(1)

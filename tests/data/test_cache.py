@@ -70,7 +70,8 @@ def test_the_estimate_bounds_the_real_size(make_btcv: Callable, spacing: list | 
     data = make_btcv(spacing=spacing)
     case = data.cases("train")[0]
     prepared = data._volumes.get(case)
-    real = prepared.image.nbytes + prepared.label.nbytes + prepared.foreground.nbytes
+    found = prepared.foreground
+    real = prepared.image.nbytes + prepared.label.nbytes + found.voxels.nbytes + found.by_class.nbytes
     estimate = data._volumes.estimate(case)
     assert real <= estimate <= 1.5 * real
 

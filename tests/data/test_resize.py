@@ -120,7 +120,7 @@ def test_the_cache_keeps_the_unit_and_knows_the_size(tmp_path):
         prepared = cache.get(case)
         assert prepared.source.unit == "voxel"
         assert prepared.image.shape == (1, 10, 12)
-    assert cache.estimate(case) == int(120 * 5.4)
+    assert cache.estimate(case) == int(120 * 5.8)
 
 
 @pytest.mark.parametrize(

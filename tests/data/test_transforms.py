@@ -12,7 +12,7 @@ from monai.transforms import NormalizeIntensityd
 
 from sct.data.cases import Case, Grid
 from sct.data.formats import Nifti
-from sct.data.transforms import Prepared, Preprocess, TrainingCrops
+from sct.data.transforms import Foreground, Prepared, Preprocess, TrainingCrops
 
 
 def prepare(**settings: object) -> Preprocess:
@@ -69,7 +69,7 @@ def test_affine_of_the_network_grid_is_exact(
     assert np.allclose(centre_of_mass(weights, prepared.affine), world, atol=0.1)
     assert np.allclose(centre_of_mass(prepared.label, prepared.affine), world, atol=0.35)
     assert all(n >= roi for n, roi in zip(prepared.image.shape[1:], roi_size, strict=True))
-    assert np.array_equal(prepared.foreground, np.flatnonzero(prepared.label))
+    assert np.array_equal(prepared.foreground.voxels, np.flatnonzero(prepared.label))
     assert prepared.source.shape == (40, 30, 16)
     assert np.allclose(prepared.source.affine, rotated_affine(), atol=1e-4)
 
@@ -142,8 +142,7 @@ def prepared_volume() -> Prepared:
     label = np.zeros((30, 30, 30), dtype=np.uint8)
     label[2, 27, 15] = 3
     image = np.arange(label.size, dtype=np.float32).reshape(1, 30, 30, 30)
-    foreground = np.flatnonzero(label).astype(np.int32)
-    return Prepared(image, label, foreground, np.eye(4), Grid((30, 30, 30), 1, np.eye(4)))
+    return Prepared(image, label, Foreground.of(label), np.eye(4), Grid((30, 30, 30), 1, np.eye(4)))
 
 
 def test_positive_crops_hold_foreground_and_others_lie_anywhere() -> None:
@@ -158,9 +157,44 @@ def test_positive_crops_hold_foreground_and_others_lie_anywhere() -> None:
     assert np.abs(starts.mean(axis=1) - 11).max() < 1.5
 
 
+def test_a_class_is_drawn_first_and_a_voxel_of_it_second() -> None:
+    """Of two classes with 60 voxels and 1 each is in the middle half of the time; of all voxels the one is 1 of 61."""
+    label = np.zeros((12, 12, 12), dtype=np.uint8)
+    label[4:8, 4:8, 4:8] = 2
+    label[4, 4, 4:8] = 0
+    label[1, 2, 3] = 5
+    found = Foreground.of(label)
+    assert found.sizes.tolist() == [0, 0, 60, 0, 0, 1]
+    rng = np.random.default_rng(0)
+    values = np.array([label.reshape(-1)[found.draw(rng, by_class=True)] for _ in range(400)])
+    assert set(values) == {2, 5}
+    assert 160 < (values == 5).sum() < 240
+    assert len({found.draw(rng, by_class=True) for _ in range(1500)}) == 61, "every voxel of a class can be drawn"
+    voxels = np.array([label.reshape(-1)[found.draw(rng, by_class=False)] for _ in range(400)])
+    assert set(voxels) <= {2, 5}
+    assert (voxels == 5).sum() < 30
+
+
+def test_crop_centre_decides_how_often_the_small_class_is_seen() -> None:
+    label = np.zeros((30, 30, 30), dtype=np.uint8)
+    label[:, :, 20:] = 1
+    label[2, 2, 2] = 2
+    prepared = Prepared(
+        label[None].astype(np.float32), label, Foreground.of(label), np.eye(4), Grid((30,) * 3, 1, np.eye(4))
+    )
+
+    def shown(by_class: bool) -> int:
+        crops = TrainingCrops(roi_size=[8, 8, 8], num_crops=100, positive_share=1.0, augment=[], by_class=by_class)
+        return sum(bool((crop["label"] == 2).any()) for crop in crops(prepared, entropy=(0, 0)))
+
+    assert 35 < shown(True) < 65
+    assert shown(False) < 5
+
+
 def test_a_case_without_foreground_is_cropped_anywhere() -> None:
     volume = prepared_volume()
-    empty = Prepared(volume.image, volume.label * 0, np.zeros(0, dtype=np.int32), volume.affine, volume.source)
+    nothing = volume.label * 0
+    empty = Prepared(volume.image, nothing, Foreground.of(nothing), volume.affine, volume.source)
     crops = TrainingCrops(roi_size=[8, 8, 8], num_crops=4, positive_share=1.0, augment=[])
     assert len(crops(empty, entropy=(0, 0))) == 4
 
