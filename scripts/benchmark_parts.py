@@ -1,6 +1,6 @@
 """What windows cost in the network alone, side by side: in whole, and encoder, completion and decoder apart.
 
-    python scripts/benchmark_parts.py --device cuda                     # bf16, 96^3 and 128^3, 1 and 4 windows at once
+    python scripts/benchmark_parts.py --device cuda                     # 96^3 and 128^3, 1 and 4 windows at once
     python scripts/benchmark_parts.py --sizes 96 --batches 1 --precision fp32 --repeats 3
     python scripts/benchmark_parts.py --contestants a="+experiment=btcv_stp_mta" b="+experiment=btcv_dense_unetr"
 
@@ -26,7 +26,8 @@ from sct.errors import UserError
 from sct.factory import build_segmenter
 from sct.macs import PARTS
 from sct.memory import tune_allocator
-from sct.precision import PRECISIONS
+from sct.schema import PRECISIONS
+from sct.selfcheck import choose_precision
 from sct.timing import Inference, Stopwatch, device_name, peak_memory_mb
 
 CONTESTANTS = (
@@ -42,7 +43,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--contestants", nargs="+", default=CONTESTANTS, metavar="NAME='OVERRIDE ...'")
     parser.add_argument("--sizes", type=int, nargs="+", default=[96, 128], help="edges of a window, voxels")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="windows in one pass")
-    parser.add_argument("--precision", choices=sorted(PRECISIONS), default="bf16")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice if not given")
@@ -59,7 +60,10 @@ def make(overrides: Sequence[str], *, size: int, batch: int, precision: str, dev
     segmenter = build_segmenter(cfg, data=data).to(device)
     # drawn on the CPU: the same on every device
     image = torch.randn(batch, data.num_channels, size, size, size, generator=torch.Generator().manual_seed(0))
-    return Inference(segmenter=segmenter, image=image.to(device), precision=precision)
+    chosen = choose_precision(
+        precision, network=segmenter, device=device, key="--precision", remedy="set --precision auto"
+    )
+    return Inference(segmenter=segmenter, image=image.to(device), dtype=chosen.dtype)
 
 
 def measure(runs: dict[str, Inference], *, warmup: int, repeats: int) -> dict[str, dict[str, list[float]]]:

@@ -1,7 +1,7 @@
 """Whether inferer=fast gives the labels of the reference, MONAI's sliding window, and skips nothing that matters.
 
     python scripts/check_fast.py ckpt=RUN          # test cases; settings as for sct.eval with inferer=fast
-    python scripts/check_fast.py ckpt=RUN split=val inferer.overlap=0.5 speed=fast --agreement 0.9999
+    python scripts/check_fast.py ckpt=RUN split=val inferer.overlap=0.5 precision=auto --agreement 0.9999
 
 Both predict the same windows in the same precision, on the preprocessed grid, padded at its ends to whole features
 where those are stitched (inferer.stitch=features). For each case: windows; how many are skipped; how many of the
@@ -34,7 +34,7 @@ from sct.memory import tune_allocator
 from sct.metrics import quick_dice
 from sct.models.segmenter import Segmenter
 from sct.precision import autocast
-from sct.speed import inference_dtype
+from sct.selfcheck import inference_precision
 
 HEADER = (
     "case", "windows", "skipped", "of them with truth", "with prediction",
@@ -157,10 +157,11 @@ def check(settings: Sequence[str]) -> list[Outcome]:
         raise UserError(
             "inferer=NAME: it is inferer=fast that is checked; change its settings alone (inferer.overlap=0.5)."
         )
-    dtype = inference_dtype(cfg, run_cfg, network=segmenter, device=device)
+    chosen = inference_precision(cfg, run_cfg, network=segmenter, device=device)
+    chosen.log()
     data.prepare()
     return [
-        check_case(case, data=data, segmenter=segmenter, fast=fast, device=device, dtype=dtype)
+        check_case(case, data=data, segmenter=segmenter, fast=fast, device=device, dtype=chosen.dtype)
         for case in data.cases(cfg.split)
     ]
 

@@ -30,7 +30,6 @@ from sct.config import build
 from sct.factory import load_trained
 from sct.profiling import training_run
 from sct.run import NOT_IDENTITY, key_of
-from sct.schema import ProfileConfig
 from sct.timing import Inference, Stopwatch
 from sct.windows import sample_windows
 
@@ -157,7 +156,7 @@ def time_cells(cells: Sequence[Cell], *, options: argparse.Namespace) -> dict[Ce
         # steps on random labels change what a network prunes: not of the one whose inference is timed
         trained = copy.deepcopy(segmenter)
         optimizer = build(cfg.optimizer, key="optimizer")(trained)
-        train = training_run(trained, image=image, criterion=criterion, optimizer=optimizer, settings=ProfileConfig())
+        train = training_run(trained, image=image, criterion=criterion, optimizer=optimizer)
         runs[cell] = (Inference(segmenter=segmenter, image=image), train)
     for number in range(options.repeats + 1):
         if number == 1:  # the first round only warms up

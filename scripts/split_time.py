@@ -1,7 +1,7 @@
 """Where the time of one prediction goes, from NIfTI file to NIfTI file.
 
     python scripts/split_time.py ckpt=RUN input=CT.nii.gz output=/tmp/labels          # settings as for sct.predict
-    python scripts/split_time.py ckpt=RUN input=CT.nii.gz output=/tmp/labels inferer=fast speed=fast --repeats 5
+    python scripts/split_time.py ckpt=RUN input=CT.nii.gz output=/tmp/labels inferer=fast --repeats 5
 
 Medians over the repeats, after one that warms up. reading: file to preprocessed image; encoder, completion, decoder:
 of all windows, and where features are stitched the decoder's second stage of all slabs; stitching: windows cut out,

@@ -21,7 +21,7 @@ from sct.factory import find_trained, with_data
 from sct.inference import Model
 from sct.inference.parallel import threads_shared
 from sct.models.segmenter import Segmenter
-from sct.speed import inference_dtype
+from sct.selfcheck import inference_precision
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,6 @@ def find_predictor(
     check_manifest(manifest, folder=folder, cfg=cfg)
     precision = cfg.precision or manifest.precision
     check_precision(precision, name=manifest.format)
-    if cfg.speed is not None:
-        logger.warning("speed=%s is ignored: an exported network computes in its own precision", cfg.speed)
     if cfg.weights != "best" and cfg.backend is None:
         logger.warning("weights=%s is ignored: an exported folder holds one set of weights", cfg.weights)
     if precision != manifest.precision:
@@ -76,7 +74,9 @@ def find_own(
         # on one thread: an image is read beside it, and were both on all threads, both would take twice the time
         with threads_shared(torch.get_num_threads()):
             network = build_trained()
-            return network, inference_dtype(cfg, run_cfg, network=network, device=device)
+            chosen = inference_precision(cfg, run_cfg, network=network, device=device)
+            chosen.log()
+            return network, chosen.dtype
 
     return run_cfg, data, load
 
@@ -128,6 +128,11 @@ def check_manifest(manifest: Manifest, *, folder: Path, cfg: DictConfig) -> None
 def check_precision(precision: str, *, name: str) -> None:
     """UserError where the runtime of a format can't compute in `precision`."""
     known = FORMATS[name].precisions
+    if precision == "auto":
+        raise UserError(
+            f"precision=auto: an export of format {name} computes in what it was checked with. Leave precision out, or "
+            f"give {' or '.join(known)}."
+        )
     if precision not in known:
         others = [other for other, form in FORMATS.items() if precision in form.precisions]
         raise UserError(

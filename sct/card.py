@@ -17,6 +17,8 @@ from sct.data.module import SegmentationData
 from sct.data.splits import SPLITS
 from sct.errors import UserError
 from sct.files import write_text
+from sct.migration import card_of_today
+from sct.precision import NumberFormat
 from sct.timing import device_name
 
 FORMAT = 1
@@ -33,6 +35,7 @@ def run_card(
     first: Mapping[str, str] | None,
     data: SegmentationData,
     device: torch.device,
+    chosen: NumberFormat,
 ) -> dict[str, Any]:
     """What a training is: command, config, processes, first weights and circumstances, all known before it begins.
 
@@ -44,7 +47,7 @@ def run_card(
         "config": dict(config),
         "processes": num_processes,
         "first_weights": first,
-        **circumstances(data, device=device),
+        **circumstances(data, device=device, chosen=chosen),
     }
 
 
@@ -56,31 +59,29 @@ def result_card(
     summary: Mapping[str, Any],
     data: SegmentationData,
     device: torch.device,
-    dtype: torch.dtype,
+    chosen: NumberFormat,
 ) -> dict[str, Any]:
-    """An evaluation: settings, circumstances of its own, digest of the weights, scores, and the training's card.
-
-    dtype: what the forward pass was computed in, which speed=fast chooses by the machine.
-    """
+    """An evaluation: settings, circumstances of its own, digest of the weights, scores, and the training's card."""
     return {
         "format": FORMAT,
         "evaluation": dict(evaluation),
         "weights": weights,
         "scores": dict(summary),
-        **circumstances(data, device=device),
-        "dtype": str(dtype).removeprefix("torch."),
+        **circumstances(data, device=device, chosen=chosen),
         "training": training,
     }
 
 
-def circumstances(data: SegmentationData, *, device: torch.device) -> dict[str, Any]:
-    """Cases, versions, commit and hardware of now."""
+def circumstances(data: SegmentationData, *, device: torch.device, chosen: NumberFormat) -> dict[str, Any]:
+    """Cases, versions, commit, hardware and number format of now."""
     cases = {split: [case.id for case in data.cases(split)] for split in SPLITS}
     return {
         "split": {**cases, "hash": digest(cases), "files": files_digest(data)},
         "versions": versions(),
         "commit": commit(),
         "hardware": hardware(device),
+        "dtype": str(chosen.dtype).removeprefix("torch."),
+        "dtype_reason": chosen.reason,
     }
 
 
@@ -99,7 +100,7 @@ def read_card(path: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not JSON ({error}).") from error
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise UserError(f"{file} is no result card of format {FORMAT}.")
-    return card
+    return card_of_today(card)
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:

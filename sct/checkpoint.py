@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from sct.errors import UserError
+from sct.migration import config_of_today
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ def load(path: Path) -> dict[str, Any]:
     state = read(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of sct (format {FORMAT}).")
+    if "config" in state:
+        state["config"] = config_of_today(state["config"])
     return state
 
 

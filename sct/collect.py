@@ -14,15 +14,13 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 from scipy.stats import wilcoxon
 
 from sct.card import FILE, digest, read_card
-from sct.config import to_dict
 from sct.data.splits import SPLITS
 from sct.errors import UserError
 from sct.metrics import Row
-from sct.run import identity, key_of
+from sct.run import identity, key_of, saved_config, saved_overrides
 from sct.scores import read_cases_csv
 
 # what runs of one setting differ in: no part of the setting
@@ -127,8 +125,8 @@ def read_run(folder: Path, *, split: str) -> Run:
     scores, profile = folder / "eval" / split, folder / "profile.json"
     return Run(
         folder=folder,
-        config=to_dict(OmegaConf.load(folder / "config.yaml")),
-        overrides=json.loads((folder / "overrides.json").read_text()),
+        config=saved_config(folder),
+        overrides=saved_overrides(folder),
         summary=json.loads((scores / "summary.json").read_text()),
         cases=read_cases_csv(scores / "cases.csv"),
         profile=json.loads(profile.read_text()) if profile.exists() else None,

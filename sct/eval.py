@@ -23,7 +23,7 @@ from sct.models.segmenter import Segmenter
 from sct.precision import autocast
 from sct.run import log_to
 from sct.scores import markdown_table, write_report
-from sct.speed import inference_dtype
+from sct.selfcheck import inference_precision
 from sct.validation import kept_shares, known_means, method_numbers
 
 logger = logging.getLogger(__name__)
@@ -35,15 +35,18 @@ PLACES = ("root", "cache", "cache_dir", "num_workers", "check")
 def evaluate(cfg: DictConfig) -> None:
     """Writes cases.csv, summary.json, table.md, predictions and figures for one split."""
     log_to(None)
+    OmegaConf.to_object(cfg)  # the schema refuses what is no number format
     if cfg.split not in ("val", "test"):
         raise UserError(f"split={cfg.split} must be val or test.")
     device = pick_device(cfg.device)
     changes = {key: OmegaConf.to_container(cfg[key]) for key in ("data", "inferer")}
     run_cfg, data, segmenter = load_trained(cfg.ckpt, weights=cfg.weights, changes=changes, device=device)
+    torch.backends.cudnn.benchmark = True  # windows have one size: the fastest kernel for it is soon found
     inferer = build_inferer(run_cfg)
-    dtype = inference_dtype(cfg, run_cfg, network=segmenter, device=device)
+    chosen = inference_precision(cfg, run_cfg, network=segmenter, device=device)
+    chosen.log()
     data.prepare()
-    folder = Path(cfg.output) if cfg.output else default_folder(cfg, data=data)
+    folder = Path(cfg.output) if cfg.output else default_folder(cfg, run_cfg=run_cfg, data=data)
     rows: list[Row] = []
     kept: list[dict[str, float]] = []
     for number, case in enumerate(data.cases(cfg.split)):
@@ -55,7 +58,7 @@ def evaluate(cfg: DictConfig) -> None:
             run_cfg=run_cfg,
             cfg=cfg,
             device=device,
-            dtype=dtype,
+            dtype=chosen.dtype,
             folder=folder,
             draw=number < cfg.figures,
         )
@@ -80,7 +83,7 @@ def evaluate(cfg: DictConfig) -> None:
             summary=summary,
             data=data,
             device=device,
-            dtype=dtype,
+            chosen=chosen,
         ),
     )
     logger.info("\n%s\nWritten to %s", markdown_table(summary, scores=data.scores), folder)
@@ -90,15 +93,18 @@ def evaluation_settings(cfg: DictConfig) -> dict[str, Any]:
     """What decides the scores of a checkpoint."""
     settings = OmegaConf.to_container(cfg)
     assert isinstance(settings, dict)
-    return {str(key): settings[key] for key in ("split", "weights", "device", "precision", "speed", "inferer", "data")}
+    return {str(key): settings[key] for key in ("split", "weights", "device", "precision", "inferer", "data")}
 
 
-def default_folder(cfg: DictConfig, *, data: SegmentationData) -> Path:
-    """<run>/eval/<split>, which is the run's own evaluation: UserError where this one is another."""
+def default_folder(cfg: DictConfig, *, run_cfg: DictConfig, data: SegmentationData) -> Path:
+    """<run>/eval/<split>, which is the run's own evaluation: UserError where this one is another.
+
+    What precision=auto chooses is a circumstance, as the machine is, and not another evaluation.
+    """
     run = run_folder(cfg)
     changed = ["inferer"] if "_target_" in cfg.inferer else [f"inferer.{key}" for key in cfg.inferer]
     changed += [f"data.{key}" for key in cfg.data if key not in PLACES]
-    changed += [key for key in ("precision", "speed") if cfg[key] is not None]
+    changed += ["precision"] * (cfg.precision not in (None, "auto", run_cfg.trainer.precision))
     if (run / card.FILE).exists():
         own = card.read_card(run)["split"][cfg.split]
         changed += [f"the cases below data.root={data.root}"] * (own != [case.id for case in data.cases(cfg.split)])

@@ -32,11 +32,13 @@ logger = logging.getLogger(__name__)
 def predict(cfg: DictConfig) -> None:
     """Writes one label map per input, on the grid and in the format of its input, never over an input."""
     log_to(None)
+    OmegaConf.to_object(cfg)  # the schema refuses what is no number format
     device = pick_device(cfg.device)
     changes = {"inferer": OmegaConf.to_container(cfg.inferer)}
     run_cfg, data, load = find_predictor(cfg, changes=changes, device=device)
     cases = find_inputs(Path(cfg.input), file_format=data.format)
     data.check_files(cases)
+    torch.backends.cudnn.benchmark = True  # windows have one size: the fastest kernel for it is soon found
     if len(cases) == 1:
         keep_large_blocks()
     # a thread keeps the number of helpers that it first asks for: before the loading changes it for a while

@@ -20,7 +20,9 @@ from sct.macs import PARTS, count_macs, count_parameters
 from sct.models.base import Encoder
 from sct.models.segmenter import Segmenter
 from sct.models.tokens import Encoded
+from sct.precision import NumberFormat
 from sct.schema import ProfileConfig
+from sct.selfcheck import choose_precision
 from sct.timing import Inference, Training, device_name, measure, peak_memory_mb, write_trace
 
 Latency = dict[str, dict[str, float]]
@@ -88,12 +90,22 @@ def profile_segmenter(
     with torch.no_grad():
         alive = np.hstack([tokens_alive(segmenter.encoder, segmenter.encoder(batch)) for batch in batches])
     runs: dict[str, Inference | Training] = {}
+    chosen = NumberFormat("fp32", "nothing is timed")
     if settings.latency:
-        runs["inference"] = Inference(segmenter=segmenter, image=image, precision=settings.precision)
+        chosen = choose_precision(
+            settings.precision,
+            network=segmenter,
+            device=device,
+            key="profile.precision",
+            remedy="set profile.precision=auto",
+            learns=settings.training,
+        )
+        chosen.log()
+        runs["inference"] = Inference(segmenter=segmenter, image=image, dtype=chosen.dtype)
     if settings.latency and settings.training:
         optimizer = make_optimizer(segmenter)
         runs["training"] = training_run(
-            segmenter, image=image, criterion=criterion, optimizer=optimizer, settings=settings
+            segmenter, image=image, criterion=criterion, optimizer=optimizer, dtype=chosen.dtype
         )
     memory, latency = {}, {}
     # inference first: training steps on noise change what a network prunes
@@ -124,7 +136,8 @@ def profile_segmenter(
             "device": str(device),
             "device_name": device_name(device),
             "threads": torch.get_num_threads(),
-            "precision": settings.precision,
+            "precision": chosen.name,
+            "precision_reason": chosen.reason,
             "batch_size": settings.batch_size,
             "warmup": settings.warmup,
             "repeats": settings.repeats,
@@ -152,7 +165,7 @@ def training_run(
     image: Tensor,
     criterion: nn.Module,
     optimizer: Optimizer,
-    settings: ProfileConfig,
+    dtype: torch.dtype = torch.float32,
 ) -> Training:
     """A training step on `image` (B, C_in, *S) and random labels (B, *S)."""
     target = torch.randint(segmenter.num_classes, (image.shape[0], *image.shape[2:]), device=image.device)
@@ -162,8 +175,8 @@ def training_run(
         target=target,
         criterion=criterion.to(image.device),
         optimizer=optimizer,
-        scaler=torch.amp.GradScaler(image.device.type, enabled=settings.precision == "fp16"),
-        precision=settings.precision,
+        scaler=torch.amp.GradScaler(image.device.type, enabled=dtype == torch.float16),
+        dtype=dtype,
     )
 
 

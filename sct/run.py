@@ -22,6 +22,7 @@ from sct.config import check_config, to_dict
 from sct.distributed import Processes
 from sct.errors import UserError
 from sct.files import write_text
+from sct.migration import config_of_today, overrides_of_today
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,17 @@ def best_score(folder: Path, *, metric: str) -> float:
 
 
 def saved_identity(folder: Path) -> dict[str, Any]:
-    return identity(to_dict(OmegaConf.load(folder / "config.yaml")))
+    return identity(saved_config(folder))
+
+
+def saved_config(folder: Path) -> dict[str, Any]:
+    """The config that a run folder was trained with."""
+    return config_of_today(to_dict(OmegaConf.load(folder / "config.yaml")))
+
+
+def saved_overrides(folder: Path) -> list[str]:
+    """What the command line of a run folder asked for."""
+    return overrides_of_today(json.loads((folder / "overrides.json").read_text()))
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
@@ -130,13 +141,11 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
 
 def resumed_arguments(arguments: list[str]) -> list[str]:
     """A command line behind the overrides of the run that its `resume=PATH` means: their keys are then known."""
-    record = (
-        Path(next((a.removeprefix("resume=") for a in arguments if a.startswith("resume=")), "")) / "overrides.json"
-    )
-    if not record.exists():
+    folder = Path(next((a.removeprefix("resume=") for a in arguments if a.startswith("resume=")), ""))
+    if not (folder / "overrides.json").exists():
         return arguments
     given = {key_of(argument) for argument in arguments}
-    before = [override for override in json.loads(record.read_text()) if key_of(override) not in given]
+    before = [override for override in saved_overrides(folder) if key_of(override) not in given]
     # of a sweep it is one job alone that goes on
     alone = ["hydra.mode=RUN"] if any(key_of(override) == "sweep" for override in before) else []
     return before + alone + arguments
@@ -148,8 +157,7 @@ def resumed_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
     What is in the run's folder counts, not what the config files have become since: of these, only what the
     added overrides change is taken.
     """
-    saved = to_dict(OmegaConf.load(folder / "config.yaml"))
-    before = json.loads((folder / "overrides.json").read_text())
+    saved, before = saved_config(folder), saved_overrides(folder)
     added = [override for override in task_overrides() if override not in before]
     if not added:
         return saved, before

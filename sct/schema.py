@@ -7,7 +7,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from sct.errors import UserError
-from sct.precision import check_speed, precision_dtype
+
+# sct.precision says what they are in torch, which takes seconds to import
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 @dataclass
@@ -29,13 +31,13 @@ class PruningConfig:
 class TrainerConfig:
     """How a run is trained. Steps are the clock: one step is one optimizer update.
 
-    speed: `safe` computes in `precision`; `fast` in bf16 where the machine has it and its numbers agree, see sct.speed
+    precision: auto is bf16 where the device computes in it natively and every kind of layer agrees with fp32 there,
+    else fp32, see sct.selfcheck
     """
 
     max_steps: int = 1000
     device: str = "auto"
-    precision: str = "fp32"
-    speed: str = "safe"
+    precision: str = "auto"
     accumulate: int = 1
     clip_norm: float | None = None
     ema_decay: float | None = None
@@ -48,8 +50,7 @@ class TrainerConfig:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        precision_dtype(self.precision)
-        check_speed(self.speed)
+        check_precision(self.precision)
         for name in ("max_steps", "accumulate", "log_every", "validate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"trainer.{name}={getattr(self, name)} must be at least 1.")
@@ -73,7 +74,7 @@ class ProfileConfig:
     batch_size: int = 1
     warmup: int = 2
     repeats: int = 10
-    precision: str = "fp32"
+    precision: str = "auto"
     latency: bool = True
     training: bool = True
     trace: bool = False
@@ -81,7 +82,7 @@ class ProfileConfig:
     split: str = "val"
 
     def __post_init__(self) -> None:
-        precision_dtype(self.precision, key="profile.precision")
+        check_precision(self.precision, key="profile.precision")
         for name, least in (("batch_size", 1), ("warmup", 0), ("repeats", 1), ("windows", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"profile.{name}={getattr(self, name)} must be at least {least}.")
@@ -121,21 +122,17 @@ class Config:
 
 @dataclass
 class InferenceConfig:
-    """What evaluation and prediction share; `null` keeps what the run was trained with.
-
-    precision goes before speed, see sct.speed
-    """
+    """What evaluation and prediction share; `null` keeps what the run was trained with."""
 
     ckpt: str = MISSING
     weights: str = "best"
     device: str = "auto"
     precision: str | None = None
-    speed: str | None = None
     inferer: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.speed is not None:
-            check_speed(self.speed, key="speed")
+        if self.precision is not None:
+            check_precision(self.precision, key="precision")
 
 
 @dataclass
@@ -172,7 +169,12 @@ class ExportConfig:
     agreement: float = 0.999
 
     def __post_init__(self) -> None:
-        precision_dtype(self.precision, key="precision")
+        check_precision(self.precision, key="precision")
+        if self.precision == "auto":
+            raise UserError(
+                "precision=auto: a graph is checked in one number format, to be run on any machine. Leave precision "
+                "out for fp32, or give precision=bf16 with format=openvino."
+            )
         if self.batch is not None and self.batch < 1:
             raise UserError(f"batch={self.batch} must be at least 1 window in a call, or null for any number.")
         if self.windows < 1:
@@ -208,6 +210,12 @@ class VerifyConfig:
             raise UserError("Give ckpt=RUN, or card=FILE with retrain=true.")
         if self.card is not None and not self.retrain:
             raise UserError(f"card={self.card} alone has no weights to score: set retrain=true, or give ckpt=RUN.")
+
+
+def check_precision(name: str, *, key: str = "trainer.precision") -> None:
+    """UserError for what is no number format."""
+    if name not in PRECISIONS:
+        raise UserError(f"{key}={name} must be one of {', '.join(PRECISIONS)}.")
 
 
 def register_schemas() -> None:

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torch.profiler import record_function
 
 from sct.models.segmenter import Segmenter
-from sct.precision import autocast, precision_dtype
+from sct.precision import autocast
 
 T = TypeVar("T")
 
@@ -60,18 +60,18 @@ class Inference:
 
     segmenter: Segmenter
     image: Tensor
-    precision: str = "fp32"
+    dtype: torch.dtype = torch.float32
 
     def step(self) -> Tensor:
         """One forward pass -> logits (B, Q, *S)."""
         self.segmenter.eval()
-        with torch.inference_mode(), autocast(self.image.device, precision_dtype(self.precision)):
+        with torch.inference_mode(), autocast(self.image.device, self.dtype):
             return self.segmenter(self.image)
 
     def parts(self, watch: Stopwatch) -> None:
         """One timed run of encoder, completion and decoder apart."""
         network = self.segmenter.eval()
-        with torch.inference_mode(), autocast(self.image.device, precision_dtype(self.precision)):
+        with torch.inference_mode(), autocast(self.image.device, self.dtype):
             encoded = watch.time("encoder", lambda: network.encoder(self.image))
             dense = watch.time("completion", lambda: network.completion(encoded))
             watch.time("decoder", lambda: network.decoder(self.image, dense))
@@ -91,13 +91,13 @@ class Training:
     criterion: nn.Module
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
-    precision: str = "fp32"
+    dtype: torch.dtype = torch.float32
 
     def step(self) -> None:
         """Forward, loss, backward and the optimizer's step."""
         self.segmenter.train()
         self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.image.device, precision_dtype(self.precision)):
+        with autocast(self.image.device, self.dtype):
             loss = self.criterion(self.segmenter(self.image), self.target, image=self.image)["loss"]
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
@@ -112,7 +112,7 @@ class Training:
         watch.time("decoder", lambda: self.there_and_back(network.decoder, self.image, dense))
 
     def there_and_back(self, part: Callable[..., T], *inputs: object) -> T:
-        with autocast(self.image.device, precision_dtype(self.precision)):
+        with autocast(self.image.device, self.dtype):
             output = part(*inputs)
         ends = [tensor for tensor in tensors(output) if tensor.requires_grad]
         torch.autograd.backward(ends, [torch.ones_like(tensor) for tensor in ends])

@@ -57,7 +57,7 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None) -> float:
         trainer.restore(plan.folder)
     with opened(plan, processes=processes) as run_dir:
         if processes.is_main:
-            leave_card(plan, run_dir, first=first, data=data, processes=processes)
+            leave_card(plan, run_dir, first=first, trainer=trainer)
         best = trainer.fit(run_dir)
     logger.info(
         "best %s %.4f at step %d; evaluate with  python -m sct.eval ckpt=%s",
@@ -70,9 +70,7 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None) -> float:
     return best[settings.best_metric]
 
 
-def leave_card(
-    plan: Plan, run_dir: Path, *, first: dict[str, str] | None, data: SegmentationData, processes: Processes
-) -> None:
+def leave_card(plan: Plan, run_dir: Path, *, first: dict[str, str] | None, trainer: Trainer) -> None:
     """Writes the run's card; of a run that goes on, the card that it had before is kept in its `history`.
 
     first: digests of the weights that it began with, None where it goes on.
@@ -80,10 +78,11 @@ def leave_card(
     card = run_card(
         plan.config,
         overrides=plan.overrides,
-        num_processes=processes.world_size,
+        num_processes=trainer.processes.world_size,
         first=first,
-        data=data,
-        device=processes.device,
+        data=trainer.data,
+        device=trainer.device,
+        chosen=trainer.format,
     )
     if (run_dir / FILE).exists():
         before = read_card(run_dir)

@@ -28,9 +28,9 @@ from sct.models.encoder import ViTEncoder
 from sct.models.pretrained import load_pretrained
 from sct.models.segmenter import Segmenter
 from sct.optim import set_learning_rate
-from sct.precision import autocast
+from sct.precision import NumberFormat, autocast
 from sct.schema import TrainerConfig
-from sct.speed import choose_dtype
+from sct.selfcheck import choose_precision
 from sct.validation import sample_overlay, token_statistics, validate
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,8 @@ class Trainer:
         # refuses bad settings now and not at the first step
         schedule(0, max_steps=settings.max_steps)
         check_best_metric(settings.best_metric, data=data)
-        self.dtype = choose_dtype(settings.speed, precision=settings.precision, network=segmenter, device=self.device)
+        self.format = self.common_format()
+        self.dtype = self.format.dtype
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.ema = copy.deepcopy(self.segmenter).requires_grad_(False) if settings.ema_decay is not None else None
         self.step = 0
@@ -76,6 +77,12 @@ class Trainer:
             self.model = DistributedDataParallel(self.model)
         self.run_dir: Path
         self.log: RunLogger
+
+    def common_format(self) -> NumberFormat:
+        """The number format of all processes: where not all choose the same, of the first that does without bf16."""
+        chosen = choose_precision(self.settings.precision, network=self.segmenter, device=self.device, learns=True)
+        formats = self.processes.gather(chosen)
+        return next((other for other in formats if other.name != "bf16"), formats[0])
 
     def fit(self, run_dir: Path) -> dict[str, float]:
         """Trains from the current step to `max_steps`; returns the best validation row."""
@@ -112,6 +119,9 @@ class Trainer:
             is_main=self.processes.is_main,
             tensorboard=settings.tensorboard,
         )
+        if self.processes.is_main:
+            self.format.log()
+        log.text("number_format", str(self.format))
         log.text("config", f"```yaml\n{OmegaConf.to_yaml(OmegaConf.create(self.config))}```")
         return log
 
@@ -251,6 +261,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "best": self.best,
             "world_size": self.processes.world_size,
+            "number_format": self.format.name,
             "config": self.config,
         }
         checkpoint.save_step(state, self.run_dir, step=self.step)
@@ -293,7 +304,7 @@ class Trainer:
             raise UserError(f"The processes read different checkpoints of {run_dir} (steps {steps}); share the folder.")
 
     def compare_start(self, state: dict[str, Any], run_dir: Path) -> None:
-        """UserError where a checkpoint is beyond the last step, a warning where other processes would go on with it."""
+        """UserError where a checkpoint is beyond the last step, a warning where the run would go on in another way."""
         if self.step > self.settings.max_steps:
             raise UserError(
                 f"{run_dir} is at step {self.step} already; give trainer.max_steps={self.step} or more to go on."
@@ -304,6 +315,16 @@ class Trainer:
                 run_dir,
                 state["world_size"],
                 self.processes.world_size,
+            )
+        before = state.get("number_format", self.format.name)  # earlier checkpoints do not tell
+        if before != self.format.name:
+            logger.warning(
+                "%s was trained in %s and goes on in %s: its losses are others from here on. With trainer.precision=%s "
+                "it goes on as before",
+                run_dir,
+                before,
+                self.format.name,
+                before,
             )
 
     def finish(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sct.errors import UserError
 from sct.files import write_text
+from sct.migration import config_of_today
 
 FILE = "export.json"
 LAYOUT = 1
@@ -57,4 +58,4 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{path} can't be read ({error}). Export the run again with sct.export.") from error
     if not isinstance(content, dict) or content.get("layout") != LAYOUT:
         raise UserError(f"{path} is no export of layout {LAYOUT}. Export the run again with sct.export.")
-    return Manifest(**content)
+    return Manifest(**{**content, "config": config_of_today(content["config"])})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sct.models.grid import patches
 from sct.models.recompute import recomputed
-from sct.models.sliced import same_conv
+from sct.models.sliced import SAME_CONV
 from sct.processor import computed_in, infers_here
 
 CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -65,7 +65,7 @@ class FoldedConv(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: Sequence[int]) -> None:
         super().__init__()
         self.size = tuple(kernel_size)
-        convolution, norm = CONVOLUTION[len(self.size)], BATCH_NORM[len(self.size)]
+        convolution, norm = SAME_CONV[len(self.size)], BATCH_NORM[len(self.size)]
         padding = tuple(edge // 2 for edge in self.size)
         self.convolution = convolution(in_channels, out_channels, self.size, padding=padding, bias=False)  # type: ignore[arg-type]
         self.norm = norm(out_channels)
@@ -76,7 +76,7 @@ class FoldedConv(nn.Module):
         """x (B, in_channels, *S) -> (B, out_channels, *S)."""
         if self.training:
             # kept, what the middle's norm is given would be half as much again of this layer's activations
-            return self.norm(same_conv(x, self.convolution.weight)).add_(recomputed(self.beside(), x)).relu_()
+            return self.norm(self.convolution(x)).add_(recomputed(self.beside(), x)).relu_()
         weight, bias = folded(self.convolution, self.norm)
         middle, shift = folded(self.middle, self.middle_norm)
         # in float32 until here: half precision would round the sum twice
@@ -95,9 +95,7 @@ class FoldedConv(nn.Module):
             if not is_first:
                 mean, var = mean.clone(), var.clone()
             is_first = False
-            return F.batch_norm(
-                same_conv(x, self.middle.weight), mean, var, norm.weight, norm.bias, training=True, eps=norm.eps
-            )
+            return F.batch_norm(self.middle(x), mean, var, norm.weight, norm.bias, training=True, eps=norm.eps)
 
         return apply
 

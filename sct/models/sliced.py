@@ -77,13 +77,13 @@ def gradient(grad: Tensor, x: Tensor, weight: Tensor, padding: Sequence[int], *,
     return found[1 if of_weight else 0]
 
 
-class Pointwise3d(nn.Conv3d):
-    """Linear map of the channels of volumes."""
+class SameConv3d(nn.Conv3d):
+    """Convolution that keeps the size of volumes: an odd kernel, stride 1, and half the kernel as padding."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, D, H, W) -> (B, O, D, H, W)."""
         return same_conv(x, self.weight, self.bias) if self.training else super().forward(x)
 
 
-# linear maps of the channels, of pictures and of volumes
-POINTWISE: dict[int, type[nn.Conv2d] | type[Pointwise3d]] = {2: nn.Conv2d, 3: Pointwise3d}
+# convolutions that keep the size, of pictures and of volumes
+SAME_CONV: dict[int, type[nn.Conv2d] | type[SameConv3d]] = {2: nn.Conv2d, 3: SameConv3d}

@@ -20,7 +20,8 @@ from sct.metrics import quick_dice
 from sct.plots.planes import View, outline, show, view
 from sct.plots.runs import Run
 from sct.plots.style import INK, TRUTH, WIDTH, caption, class_color, new_figure, styled
-from sct.precision import autocast, precision_dtype
+from sct.precision import autocast
+from sct.selfcheck import choose_precision
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,8 +49,9 @@ def prediction_of(run: Run, case: Case, *, fresh: bool) -> np.ndarray:
             logger.info("%s: as %s has it", run.given, path)
             return run.data.format.read_written(path)
     logger.info("%s: predicting %s", run.given, case.id)
-    dtype = precision_dtype(run.cfg.trainer.precision)
-    with autocast(run.device, dtype):
+    chosen = choose_precision(run.cfg.trainer.precision, network=run.segmenter, device=run.device, remedy=None)
+    chosen.log()
+    with autocast(run.device, chosen.dtype):
         return predict_volume(
             run.segmenter,
             run.data.load_case(case),

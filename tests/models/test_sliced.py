@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sct.models.sliced import POINTWISE, SlicedConv3d, same_conv, weight_gradient
+from sct.models.sliced import SAME_CONV, SlicedConv3d, same_conv, weight_gradient
 
 
 def sample(size, *, kernel, batch=1, dtype=torch.float64):
@@ -86,7 +86,7 @@ def test_slices_are_a_batch_without_a_copy(monkeypatch):
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_pointwise_map_is_a_convolution(dims):
     torch.manual_seed(0)
-    layer, x = POINTWISE[dims](3, 5, kernel_size=1), torch.randn(2, 3, *[4] * dims)
+    layer, x = SAME_CONV[dims](3, 5, kernel_size=1), torch.randn(2, 3, *[4] * dims)
     want = (F.conv2d if dims == 2 else F.conv3d)(x, layer.weight, layer.bias)
     torch.testing.assert_close(layer(x), want)
     torch.testing.assert_close(layer.eval()(x), want)

@@ -9,7 +9,7 @@ from sct.models.convolutions import CHANNELS_LAST, CONVOLUTION, INSTANCE_NORM, T
 from sct.models.decoders.base import TwoStageDecoder, doubling_steps
 from sct.models.grid import to_grid
 from sct.models.layers import init_weights
-from sct.models.sliced import POINTWISE
+from sct.models.sliced import SAME_CONV
 from sct.models.tokens import Dense, FeatureSpec
 
 
@@ -48,7 +48,7 @@ class Thin(TwoStageDecoder):
         # of a convolution both sides, and the image's part
         self.num_alive = 4 * voxels
         self.head = (
-            POINTWISE[dims](2 * voxels, num_classes, kernel_size=1)
+            SAME_CONV[dims](2 * voxels, num_classes, kernel_size=1)
             if voxels
             else transposed(width, num_classes, kernel_size=2, stride=2)
         )
