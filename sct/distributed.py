@@ -53,11 +53,6 @@ class Processes:
             raise SystemExit(1)  # the main process says why
         return result
 
-    def mean(self, row: dict[str, float]) -> dict[str, float]:
-        """Numbers averaged over all processes, everywhere."""
-        rows = self.gather(row)
-        return {name: sum(other[name] for other in rows) / len(rows) for name in row}
-
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes in order of rank, everywhere."""
         if self.world_size == 1:

@@ -31,7 +31,7 @@ from sct.optim import set_learning_rate
 from sct.precision import NumberFormat, autocast
 from sct.schema import TrainerConfig
 from sct.selfcheck import choose_precision
-from sct.validation import sample_overlay, token_statistics, validate
+from sct.validation import known_means, sample_overlay, token_statistics, validate
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Trainer:
             self.log.advance(f"loss {row['train/loss']:.4f}")
             last = self.step == settings.max_steps
             if self.is_logged(self.step):
-                row = self.processes.mean(row)
+                row = known_means(self.processes.gather(row))
                 self.log.log({**row, **self.speed(parts)}, step=self.step)
                 self.log.tell(f"step {self.step}/{settings.max_steps}  " + short(row))
             if self.step % settings.validate_every == 0 or last:

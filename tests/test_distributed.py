@@ -183,7 +183,6 @@ def test_one_process_needs_no_group():
     assert alone.is_main
     assert alone.broadcast(3) == 3
     assert alone.gather("a") == ["a"]
-    assert alone.mean({"a": 1.5}) == {"a": 1.5}
     assert alone.any(True)
     assert not alone.any(False)
     assert alone.share([1, 2, 3]) == [1, 2, 3]
