@@ -38,6 +38,7 @@ MISTAKES = {
     "half a torch graph": (["format=torch", "half=true"], ["half=true", "openvino"]),
     "bf16 where it is not computed": (["format=torch", "precision=bf16"], ["precision=bf16", "fp32", "openvino"]),
     "unknown precision": (["format=torch", "precision=int8"], ["precision=int8", "bf16"]),
+    "a format chosen by the machine": (["format=torch", "precision=auto"], ["precision=auto", "Leave precision out"]),
     "batch of a bundle": (["format=bundle", "batch=2"], ["batch=2", "bundle"]),
     "no window": (["format=bundle", "windows=0"], ["windows=0"]),
     "agreement above one": (["format=bundle", "agreement=99"], ["agreement=99", "share"]),
@@ -109,6 +110,7 @@ def test_predict_refuses(run: Path, image: Path, tmp_path: Path) -> None:
     told(f"ckpt={run}", "backend=openvino", ["no export", f"sct.export ckpt={run} format=openvino"])
     told(f"ckpt={run}/export/torch", "backend=onnx", ["backend=onnx", "of format torch"])
     told(f"ckpt={run}", "backend=torch", "precision=bf16", ["precision=bf16", "openvino"])
+    told(f"ckpt={run}", "backend=torch", "precision=auto", ["precision=auto", "Leave precision out", "fp32"])
     bundle = exported(run, "bundle", output=tmp_path / "bundle")
     told(f"ckpt={bundle}", [f"{bundle} is a bundle", "README.md", "ckpt=RUN"])
     (bundle / "export.json").write_text("{}")

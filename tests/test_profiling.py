@@ -238,7 +238,7 @@ def test_gain_bound():
     assert gain_bound({"total": 1.0, "encoder": 1.5}) is None
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
 @pytest.mark.parametrize("reducer", [None, partial(STP, blocks=(1, 3), ratio=0.75)], ids=["dense", "stp"])
 def test_profile(reducer, precision, tmp_path):
     network = small(reducer=reducer)
@@ -267,7 +267,10 @@ def test_profile(reducer, precision, tmp_path):
     assert set(found["gain_bound"]) == {"macs", "inference", "training"}
     assert list((tmp_path / "trace").glob("*.pt.trace.json"))
     text = format_profile(profile)
-    for word in (*PARTS, "total", "tokens alive", "images/s", "free encoder", precision):
+    chosen = found["environment"]["precision"]
+    assert chosen in ("fp32", "bf16") if precision == "auto" else chosen == "bf16"
+    assert found["environment"]["precision_reason"]
+    for word in (*PARTS, "total", "tokens alive", "images/s", "free encoder", chosen):
         assert word in text
 
 

@@ -52,7 +52,10 @@ def test_a_finished_run_has_everything(finished_run):
     names = {path.name for path in finished_run.iterdir()}
     assert {"config.yaml", "overrides.json", "metrics.jsonl", "train.log", "finished", "checkpoints"} <= names
     assert [row["step"] for row in rows(finished_run)] == [1, 2, 2, 3, 4, 4]
-    assert "step 4/4" in (finished_run / "train.log").read_text()
+    log = (finished_run / "train.log").read_text()
+    assert "step 4/4" in log
+    assert log.count("computing in fp32: as trainer.precision=fp32 says") == 1
+    assert last_state(finished_run)["number_format"] == "fp32"
 
 
 def test_an_interrupted_run_goes_on_exactly(smoke, finished_run, tmp_path, monkeypatch):

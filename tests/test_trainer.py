@@ -16,6 +16,7 @@ from sct.config import build, to_dict
 from sct.distributed import Processes
 from sct.errors import UserError
 from sct.loggers import flat_settings
+from sct.precision import NumberFormat
 from sct.train import build_trainer
 from sct.trainer import Trainer, draw_seed, update_average
 
@@ -129,6 +130,34 @@ def test_a_step_in_half_precision_is_finite(smoke, precision):
     assert {parameter.dtype for parameter in trainer.segmenter.parameters()} == {torch.float32}
 
 
+def test_all_processes_compute_in_one_format(smoke, monkeypatch):
+    bf16, fp32 = NumberFormat("bf16", "here"), NumberFormat("fp32", "there")
+    monkeypatch.setattr("sct.trainer.choose_precision", lambda *asked, **more: bf16)
+    trainer = make_trainer(smoke)
+    assert (trainer.format, trainer.dtype) == (bf16, torch.bfloat16)
+    monkeypatch.setattr(Processes, "gather", lambda self, value: [value, fp32, value])
+    assert make_trainer(smoke).format == fp32
+
+
+def test_gradients_are_checked_before_a_training(smoke, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        "sct.trainer.choose_precision", lambda name, **more: asked.update(more) or NumberFormat("fp32", name)
+    )
+    assert make_trainer(smoke, "trainer.precision=auto").format.reason == "auto"
+    assert asked["learns"]
+
+
+def test_a_run_that_goes_on_in_another_format_says_so(smoke, tmp_path, caplog):
+    trainer = make_trainer(smoke)
+    for before in ({}, {"number_format": "fp32"}):
+        trainer.compare_start({"world_size": 1, **before}, tmp_path)
+    assert not caplog.records
+    trainer.compare_start({"world_size": 1, "number_format": "bf16"}, tmp_path)
+    assert f"{tmp_path} was trained in bf16 and goes on in fp32" in caplog.text
+    assert "trainer.precision=bf16" in caplog.text
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_its_checkpoints(smoke, finished_run, workplace, tmp_path):
     # the finished run is wanted for its phantoms; the second case is spoilt behind the back of the check
     root = shutil.copytree(workplace / "data" / "phantom_smoke", tmp_path / "data")
@@ -181,4 +210,5 @@ def test_tensorboard_gets_numbers_pictures_and_settings(smoke, tmp_path):
     wanted |= {"val/dice/mean", "val/dice/liver", "tokens/alive_1", "tokens/foreground_kept_1", "tokens/random_kept_1"}
     assert wanted <= tags["scalars"]
     assert "val/overlay" in tags["images"]
-    assert any(name.startswith("config") for name in tags["tensors"])
+    for text in ("config", "number_format"):
+        assert any(name.startswith(text) for name in tags["tensors"])

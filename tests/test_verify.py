@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from commands import run_command
+from omegaconf import OmegaConf
 
 from sct import card, checkpoint, train, verify
 from sct import eval as evaluation
+from sct.schema import EvalConfig
 from sct.verify import numbers
 
 
@@ -34,7 +37,9 @@ def test_what_is_on_a_card(evaluated):
     best = checkpoint.load(evaluated / "checkpoints/best.pt")["model"]
     assert result["weights"] == card.weights_digest(best)
     assert result["training"] == run
-    assert result["dtype"] == "float32"
+    for own in (run, result):
+        assert own["dtype"] == "float32"
+        assert own["dtype_reason"].startswith("as trainer.precision")
     assert result["split"] == run["split"]
 
 
@@ -135,7 +140,7 @@ def test_other_data_are_found(evaluated, workplace):
 
 def test_an_evaluation_of_other_data_goes_elsewhere(evaluated, tmp_path):
     before = (evaluated / "eval/test/summary.json").read_bytes()
-    for settings in (["inferer.overlap=0.25"], ["data.split=same"], ["precision=bf16"], ["speed=fast"]):
+    for settings in (["inferer.overlap=0.25"], ["data.split=same"], ["precision=bf16"]):
         outcome = run_command(evaluation.main, f"ckpt={evaluated}", *settings)
         assert outcome.status == 1
         assert "give output=FOLDER" in outcome.err
@@ -143,6 +148,15 @@ def test_an_evaluation_of_other_data_goes_elsewhere(evaluated, tmp_path):
     outcome = run_command(evaluation.main, f"ckpt={evaluated}", "inferer.overlap=0.25", f"output={tmp_path}/other")
     assert outcome.status == 0, outcome.err
     assert card.read_card(tmp_path / "other")["evaluation"]["inferer"] == {"overlap": 0.25}
+
+
+def test_what_auto_chooses_makes_no_other_evaluation(evaluated):
+    run_cfg = OmegaConf.create({"trainer": {"precision": "bf16"}})
+    data = SimpleNamespace(root="", cases=lambda split: [SimpleNamespace(id=name) for name in ids])
+    ids = card.read_card(evaluated)["split"]["test"]
+    for precision in (None, "auto", "bf16"):
+        cfg = OmegaConf.structured(EvalConfig(ckpt=str(evaluated), precision=precision))
+        assert evaluation.default_folder(cfg, run_cfg=run_cfg, data=data) == evaluated / "eval/test"
 
 
 @pytest.mark.parametrize(
