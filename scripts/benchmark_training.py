@@ -32,8 +32,8 @@ from sct.data.cases import Batch
 from sct.data.phantom import PhantomSpec, write_phantoms
 from sct.errors import UserError
 from sct.memory import tune_allocator
+from sct.tasks.train import build_trainer
 from sct.timing import device_name, reset_peak_rss, status_kb
-from sct.train import build_trainer
 from sct.trainer import Trainer
 
 CONTESTANTS = ("fast=+experiment=btcv_fast_stp", "dense_unetr=+experiment=btcv_dense_unetr trainer.precision=fp32")

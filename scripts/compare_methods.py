@@ -25,11 +25,12 @@ from typing import Any
 
 import torch
 
+from sct.cli import key_of
 from sct.collect import last_kept
 from sct.config import build
 from sct.factory import load_trained
 from sct.profiling import training_run
-from sct.run import NOT_IDENTITY, key_of
+from sct.run import NOT_IDENTITY
 from sct.timing import Inference, Stopwatch
 from sct.windows import sample_windows
 

@@ -40,12 +40,12 @@ from sct.config import build
 from sct.data.formats import Nifti
 from sct.data.phantom import draw_abdomen
 from sct.errors import UserError
-from sct.export import export
 from sct.exporting.manifest import FILE, read_manifest
 from sct.factory import build_segmenter
 from sct.files import atomic
 from sct.memory import tune_allocator
-from sct.predict import predict
+from sct.tasks.export import export
+from sct.tasks.predict import predict
 from sct.timing import device_name, status_kb
 
 

@@ -35,7 +35,7 @@ from sct.inference import FastSlidingWindow, Inferer, logits_for, source_grid
 from sct.memory import keep_large_blocks, tune_allocator
 from sct.models.segmenter import Segmenter
 from sct.precision import autocast
-from sct.predict import check_output, find_inputs
+from sct.tasks.predict import check_output, find_inputs
 
 PARTS = ("encoder", "completion", "decoder")
 STAGES = ("reading", *PARTS, "stitching", "argmax", "regridding", "writing")

@@ -5,10 +5,13 @@ Hydra's own run folders and logging are switched off in `configs/hydra`: a run's
 
 import difflib
 import errno
+import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -21,9 +24,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from sct.config import CONFIG_DIR, check_section, nearest, options
+from sct.config import CONFIG_DIR, check_composed, nearest, options
 from sct.errors import UserError
 from sct.memory import tune_allocator
+from sct.migration import overrides_of_today
 from sct.schema import register_schemas
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
@@ -39,6 +43,28 @@ def open_overrides(arguments: Sequence[str], *, groups: Sequence[str]) -> list[s
     return [f"++{argument}" if argument.startswith(added) else argument for argument in arguments]
 
 
+def key_of(override: str) -> str:
+    """The key that an override is about."""
+    return override.split("=")[0].lstrip("+~")
+
+
+def saved_overrides(folder: Path) -> list[str]:
+    """What the command line of a run folder asked for."""
+    return overrides_of_today(json.loads((folder / "overrides.json").read_text()))
+
+
+def resumed_arguments(arguments: list[str]) -> list[str]:
+    """A command line behind the overrides of the run that its `resume=PATH` means: their keys are then known."""
+    folder = Path(next((a.removeprefix("resume=") for a in arguments if a.startswith("resume=")), ""))
+    if not (folder / "overrides.json").exists():
+        return arguments
+    given = {key_of(argument) for argument in arguments}
+    before = [override for override in saved_overrides(folder) if key_of(override) not in given]
+    # of a sweep it is one job alone that goes on
+    alone = ["hydra.mode=RUN"] if any(key_of(override) == "sweep" for override in before) else []
+    return before + alone + arguments
+
+
 def pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:
     """What the scripts' options take as NAME=VALUE, by name."""
     if wrong := [text for text in texts if "=" not in text]:
@@ -50,9 +76,11 @@ class FailedJob(Exception):
     """A job of a sweep that has told its user's mistake: Hydra goes on with the others."""
 
 
-def run(task: Callable[[DictConfig], Any], *, config_name: str, open_groups: Sequence[str] = ()) -> None:
-    """Composes the config from the command line and runs the task; exits with 1 after a user's mistake.
+def run(task: str, *, config_name: str, open_groups: Sequence[str] = ()) -> None:
+    """Composes the config from the command line, checks it, and runs the task; exits with 1 after a user's mistake.
 
+    `task` is "module:function". The module is imported only after the config proved good: torch and MONAI take
+    seconds, which `--help` and a misspelt key need not wait for.
     The keys of `open_groups` are those of a trained run, unknown here: the task checks them.
     """
     tune_allocator()
@@ -68,14 +96,17 @@ def run(task: Callable[[DictConfig], Any], *, config_name: str, open_groups: Seq
         # the processes of torchrun can only end together
         in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN and "RANK" not in os.environ
         end = fail_job if in_sweep else fail
+        checked = False
         # caught in here, since Hydra reports what passes through it with a line of its own
         try:
-            check_section(cfg)
-            return task(cfg)
+            check_composed(cfg)
+            checked = True
+            module, _, function = task.partition(":")
+            return getattr(import_module(module), function)(cfg)
         except UserError as error:
-            end(str(error))
+            end(str(error) if checked or is_first() else "")
         except CONFIG_ERRORS as error:
-            end(explain(error, config_name=config_name))
+            end(explain(error, config_name=config_name) if checked or is_first() else "")
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise
@@ -92,8 +123,12 @@ def run(task: Callable[[DictConfig], Any], *, config_name: str, open_groups: Seq
     except (*CONFIG_ERRORS, ValueError) as error:
         if started:
             raise
-        # the same in every process of a run
-        fail(explain(error, config_name=config_name) if os.environ.get("RANK", "0") == "0" else "")
+        fail(explain(error, config_name=config_name) if is_first() else "")
+
+
+def is_first() -> bool:
+    """Whether this process is the first of a run's: the one that tells what is the same in all."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def fail(message: str, *, status: int = 1) -> None:
@@ -110,9 +145,9 @@ def fail_job(message: str) -> None:
 
 def tell(message: str) -> None:
     """A message about a mistake; a process of torchrun other than the first says which one it is."""
-    rank = os.environ.get("RANK", "0")
+    place = "" if is_first() else f" in process {os.environ['RANK']}"
     if message:
-        sys.stderr.write(f"Error{'' if rank == '0' else f' in process {rank}'}: {message}\n")
+        sys.stderr.write(f"Error{place}: {message}\n")
 
 
 def explain(error: Exception, *, config_name: str) -> str:

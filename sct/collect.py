@@ -17,10 +17,11 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 from sct.card import FILE, digest, read_card
+from sct.cli import key_of, saved_overrides
 from sct.data.splits import SPLITS
 from sct.errors import UserError
 from sct.metrics import Row
-from sct.run import identity, key_of, saved_config, saved_overrides
+from sct.run import identity, saved_config
 from sct.scores import read_cases_csv
 
 # what runs of one setting differ in: no part of the setting

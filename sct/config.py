@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,6 +13,8 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from sct.errors import UserError
 from sct.hints import fits, in_words
+from sct.schema import Config
+from sct.signatures import Signature, from_source, of_object
 
 PACKAGE = Path(__file__).parent
 # a wheel carries the configs inside the package, a checkout beside it
@@ -21,6 +23,9 @@ ALLOWED_PACKAGES = ("sct", "torch", "monai")
 GROUPS = ("data", "encoder", "completion", "decoder", "model", "loss", "optimizer", "schedule", "inferer")
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
 
+# gives the signature of a target from its dotted path and its node's key; None where it can't be told
+SignatureReader = Callable[[str, str], Signature | None]
+
 
 def build(node: DictConfig, *, key: str, **runtime: Any) -> Any:
     """The object that a `_target_` node describes; `runtime` arguments are not in the config.
@@ -28,7 +33,7 @@ def build(node: DictConfig, *, key: str, **runtime: Any) -> Any:
     `key` is the node's place in the config, for messages. UserError for a target outside `ALLOWED_PACKAGES`,
     an unknown or missing setting, or what the object itself refuses.
     """
-    check_node(node, key=key)
+    check_node(node, key=key, read=read_object)
     try:
         # runtime arguments are handed over by a call: through Hydra a dataclass would become a config
         made = instantiate(node, _convert_="all", **({"_partial_": True} if runtime else {}))
@@ -48,12 +53,42 @@ def build(node: DictConfig, *, key: str, **runtime: Any) -> Any:
         raise cause from None
 
 
-def check_config(cfg: DictConfig) -> None:
-    """UserError at the first unknown key, bad or missing value or dangling reference in any group of a run's config."""
+def read_source(path: str, key: str) -> Signature | None:
+    """What a target of this project takes, without importing it."""
+    return from_source(path)
+
+
+def read_object(path: str, key: str) -> Signature:
+    """What a target takes, imported; UserError where that is not allowed."""
+    return of_object(resolve_target(path, key=key))
+
+
+def check_composed(cfg: DictConfig) -> None:
+    """UserError at the first mistake in a command's config that is found without importing torch or what it names.
+
+    What this can't find, `check_config` and the objects themselves do once they are imported.
+    """
+    check_section(cfg)
+    if OmegaConf.get_type(cfg) is Config and trains_anew(cfg):
+        check_config(cfg, read=read_source)
+    # the sections of the schema refuse values of their own
+    OmegaConf.to_object(cfg)
+
+
+def trains_anew(cfg: DictConfig) -> bool:
+    """Whether the groups of a config are what runs; else those of a finished run are, and of this one single keys."""
+    return cfg.ckpt is None and cfg.resume in (None, "auto", "once")
+
+
+def check_config(cfg: DictConfig, *, read: SignatureReader = read_object) -> None:
+    """UserError at the first unknown key, bad or missing value or dangling reference in any group of a run's config.
+
+    `read` finds out what a target takes; the default imports it.
+    """
     unused = ("model",) if cfg.get("model") is None else ("encoder", "completion", "decoder")
     for group in GROUPS:
         if group not in unused:
-            check_node(cfg[group], key=group)
+            check_node(cfg[group], key=group, read=read)
 
 
 def check_section(node: DictConfig, *, key: str = "") -> None:
@@ -67,23 +102,29 @@ def check_section(node: DictConfig, *, key: str = "") -> None:
             check_section(child, key=f"{key}{name}.")
 
 
-def check_node(node: Any, *, key: str) -> None:
+def check_node(node: Any, *, key: str, read: SignatureReader) -> None:
     """Checks target, keys and values of a `_target_` node and of all nodes in it."""
-    target = resolve_target(node, key=key)
-    known = [name for name in inspect.signature(target).parameters if name not in ("self", "args", "kwargs")]
-    hints = own_hints(target)
-    for name in map(str, node):
-        if name not in HYDRA_KEYS and name not in known:
-            raise UserError(
-                f"Unknown key {key}.{name} in a config file or on the command line: {target.__name__} has no such "
-                f"setting. {nearest(name, known)}"
-            )
+    path = target_path(node, key=key)
+    signature = read(path, key)
+    if signature is not None:
+        check_names(node, key=key, known=signature.names, target=path.rpartition(".")[2])
+    hints = {} if signature is None else signature.hints
     for name in map(str, node):
         child = value_of(node, name, key=f"{key}.{name}")
         if name in hints and not fits(child, hints[name]):
             raise UserError(f"{key}.{name}={child} must be {in_words(hints[name])}.")
-        for path, inner in target_nodes(child, key=f"{key}.{name}"):
-            check_node(inner, key=path)
+        for inner_key, inner in target_nodes(child, key=f"{key}.{name}"):
+            check_node(inner, key=inner_key, read=read)
+
+
+def check_names(node: DictConfig, *, key: str, known: list[str], target: str) -> None:
+    """UserError for a key of a node that its target does not take."""
+    for name in map(str, node):
+        if name not in HYDRA_KEYS and name not in known:
+            raise UserError(
+                f"Unknown key {key}.{name} in a config file or on the command line: {target} has no such "
+                f"setting. {nearest(name, known)}"
+            )
 
 
 def value_of(node: DictConfig, name: str, *, key: str) -> Any:
@@ -94,13 +135,6 @@ def value_of(node: DictConfig, name: str, *, key: str) -> Any:
         raise UserError(f"{key} is not set; give it on the command line: {key}=VALUE.") from error
     except InterpolationResolutionError as error:
         raise UserError(f"{key}: {str(error).splitlines()[0]}. Correct the reference.") from error
-
-
-def own_hints(target: Any) -> dict[str, Any]:
-    """Type hints of the arguments of this project's own targets; those of others are not reliable."""
-    if target.__module__.split(".")[0] != "sct":
-        return {}
-    return get_type_hints(target.__init__ if inspect.isclass(target) else target)
 
 
 def target_nodes(node: Any, *, key: str) -> Iterator[tuple[str, DictConfig]]:
@@ -115,16 +149,21 @@ def target_nodes(node: Any, *, key: str) -> Iterator[tuple[str, DictConfig]]:
             yield from target_nodes(item, key=f"{key}.{i}")
 
 
-def resolve_target(node: Any, *, key: str) -> Any:
-    """The object behind `_target_`, only from the allowed packages, judged by where it really comes from.
-
-    Of torch and MONAI classes only: some of their functions run commands, or download and run code.
-    """
+def target_path(node: Any, *, key: str) -> str:
+    """The dotted path of a node's target; UserError where it has none, or where its package is not allowed."""
     if not isinstance(node, DictConfig) or "_target_" not in node:
         raise UserError(f"{key} has no _target_: choose one with {key}=NAME ({options_text(key)}).")
     path = str(node["_target_"])
     if path.split(".")[0] not in ALLOWED_PACKAGES:
         raise UserError(f"{key}._target_={path} is not allowed: only {', '.join(ALLOWED_PACKAGES)} are.")
+    return path
+
+
+def resolve_target(path: str, *, key: str) -> Any:
+    """The class or function of a dotted path; UserError for anything but ours, torch's and MONAI's.
+
+    Of torch and MONAI classes only: some of their functions run commands, or download and run code.
+    """
     try:
         target = get_object(path)
     except Exception as error:

@@ -17,12 +17,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sct import checkpoint
-from sct.cli import compose_config
+from sct.cli import compose_config, key_of, saved_overrides
 from sct.config import check_config, to_dict
 from sct.distributed import Processes
 from sct.errors import UserError
 from sct.files import write_text
-from sct.migration import config_of_today, overrides_of_today
+from sct.migration import config_of_today
 
 logger = logging.getLogger(__name__)
 
@@ -129,26 +129,9 @@ def saved_config(folder: Path) -> dict[str, Any]:
     return config_of_today(to_dict(OmegaConf.load(folder / "config.yaml")))
 
 
-def saved_overrides(folder: Path) -> list[str]:
-    """What the command line of a run folder asked for."""
-    return overrides_of_today(json.loads((folder / "overrides.json").read_text()))
-
-
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """The resolved config without what may differ between two starts of one run."""
     return {key: value for key, value in config.items() if key not in NOT_IDENTITY}
-
-
-def resumed_arguments(arguments: list[str]) -> list[str]:
-    """A command line behind the overrides of the run that its `resume=PATH` means: their keys are then known."""
-    folder = Path(next((a.removeprefix("resume=") for a in arguments if a.startswith("resume=")), ""))
-    if not (folder / "overrides.json").exists():
-        return arguments
-    given = {key_of(argument) for argument in arguments}
-    before = [override for override in saved_overrides(folder) if key_of(override) not in given]
-    # of a sweep it is one job alone that goes on
-    alone = ["hydra.mode=RUN"] if any(key_of(override) == "sweep" for override in before) else []
-    return before + alone + arguments
 
 
 def resumed_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -187,11 +170,6 @@ def changed_keys(old: Any, new: Any, *, key: str = "") -> set[str]:
         parts = (changed_keys(old.get(k), new.get(k), key=f"{key}.{k}" if key else k) for k in {**old, **new})
         return set().union(*parts)
     return set() if old == new else {key}
-
-
-def key_of(override: str) -> str:
-    """The key that an override is about."""
-    return override.split("=")[0].lstrip("+~")
 
 
 def task_overrides() -> list[str]:

@@ -9,6 +9,7 @@ from commands import assert_one_message, files_of, run_command
 from sct import eval as evaluation
 from sct import predict, train
 from sct.cli import nearest_key
+from sct.tasks import train as training
 
 FILES = {
     "misspelt": "# @package _global_\ntrainer:\n  max_stps: 5\n",
@@ -177,7 +178,7 @@ def test_bugs_keep_their_traceback(smoke, monkeypatch):
     def broken(plan):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(train, "plan_run", broken)
+    monkeypatch.setattr(training, "plan_run", broken)
     with pytest.raises(ZeroDivisionError):
         run_command(train.main, *smoke)
 

@@ -21,6 +21,7 @@ from sct.data.cases import LabelMap
 from sct.data.outputs import Classes
 from sct.data.phantom import ORGANS
 from sct.metrics import score_case
+from sct.tasks import predict as prediction
 
 NAMES = ("background", *(organ.name for organ in ORGANS))
 
@@ -115,7 +116,7 @@ def test_large_blocks_are_kept_of_a_single_image_alone(
     finished_run: Path, test_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = []
-    monkeypatch.setattr(predict, "keep_large_blocks", lambda: kept.append(True))
+    monkeypatch.setattr(prediction, "keep_large_blocks", lambda: kept.append(True))
     outcome = run_command(predict.main, f"ckpt={finished_run}", f"input={test_image.parent}", f"output={tmp_path}/all")
     assert outcome.status == 0, outcome
     assert len(list((tmp_path / "all").iterdir())) > 1

@@ -15,6 +15,7 @@ from sct.config import build
 from sct.errors import UserError
 from sct.exporting.torch import TorchExport
 from sct.schema import ExportConfig
+from sct.tasks.export import real_windows
 
 # a small graph, soon written
 NETWORK = ("encoder=dense", "encoder.depth=1", "encoder.taps=0", "completion=scatter", "decoder=fcn")
@@ -96,8 +97,8 @@ def test_windows_of_an_image_take_the_place_of_data_that_are_gone(image: Path) -
     places = ["data.root=/gone", "data.cache=none", "data.roi_size=[16,16,16]", "data.spacing=null"]
     data = build(compose_config("train", overrides=["data=btcv", *places]).data, key="data")
     with pytest.raises(UserError, match=r"(?s)/gone.*data\.root=FOLDER, or input=FILE"):
-        export.real_windows(ExportConfig(), data=data)
-    assert export.real_windows(ExportConfig(input=str(image), windows=3), data=data).shape == (3, 1, 16, 16, 16)
+        real_windows(ExportConfig(), data=data)
+    assert real_windows(ExportConfig(input=str(image), windows=3), data=data).shape == (3, 1, 16, 16, 16)
 
 
 def test_predict_refuses(run: Path, image: Path, tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from omegaconf import OmegaConf
 
 from sct import card, checkpoint, predict, train, verify
 from sct import eval as evaluation
+from sct.cli import saved_overrides
 from sct.exporting.manifest import LAYOUT, Manifest, read_manifest
 from sct.migration import card_of_today, config_of_today, evaluation_of_today, overrides_of_today
-from sct.run import saved_config, saved_overrides
+from sct.run import saved_config
 
 
 @pytest.mark.parametrize(
@@ -88,8 +89,7 @@ def test_an_old_run_is_read_as_today(old_run):
 
 def test_an_old_run_goes_on(old_run, tmp_path):
     run = Path(shutil.copytree(old_run, tmp_path / "run"))
-    arguments = train.resumed_arguments([f"resume={run}", "trainer.max_steps=5"])
-    outcome = run_command(train.main, *arguments)
+    outcome = run_command(train.main, f"resume={run}", "trainer.max_steps=5")
     assert outcome.status == 0, outcome.err
     assert "was trained in" not in outcome.out
     assert "speed" not in (run / "config.yaml").read_text() + (run / "overrides.json").read_text()

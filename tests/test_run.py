@@ -12,8 +12,9 @@ from commands import assert_one_message, files_of, run_command
 from omegaconf import OmegaConf
 
 from sct import checkpoint, train
+from sct.cli import resumed_arguments
 from sct.loggers import RunLogger, cut_after
-from sct.run import changed_keys, changed_like, new_folder, resumed_arguments
+from sct.run import changed_keys, changed_like, new_folder
 from sct.trainer import Trainer
 
 

@@ -17,9 +17,10 @@ from test_run import interrupt, last_state, rows, same_weights
 
 from sct import checkpoint, report, train
 from sct import eval as evaluation
+from sct.cli import resumed_arguments
 from sct.distributed import Processes, pick_device
 from sct.errors import UserError
-from sct.run import Plan, best_score, opened, resumed_arguments
+from sct.run import Plan, best_score, opened
 
 
 def runs(outputs: Path) -> list[Path]:

@@ -17,7 +17,7 @@ from sct.distributed import Processes
 from sct.errors import UserError
 from sct.loggers import flat_settings
 from sct.precision import NumberFormat
-from sct.train import build_trainer
+from sct.tasks.train import build_trainer
 from sct.trainer import Trainer, draw_seed, update_average
 
 ONE_PROCESS = Processes(rank=0, world_size=1, device=torch.device("cpu"))

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from sct import card, checkpoint, train, verify
 from sct import eval as evaluation
 from sct.schema import EvalConfig
-from sct.verify import numbers
+from sct.tasks.eval import default_folder
+from sct.tasks.verify import numbers
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +118,7 @@ def test_another_start_is_found_and_outlives_a_resume(evaluated, tmp_path):
     assert outcome.status == 1
     assert "first weights, network: " in outcome.err
     before = card.read_card(run)
-    arguments = train.resumed_arguments([f"resume={run}", "trainer.max_steps=5"])
-    assert run_command(train.main, *arguments).status == 0
+    assert run_command(train.main, f"resume={run}", "trainer.max_steps=5").status == 0
     after = card.read_card(run)
     assert after["first_weights"] == before["first_weights"]
     assert after["config"]["trainer"]["max_steps"] == 5
@@ -156,7 +156,7 @@ def test_what_auto_chooses_makes_no_other_evaluation(evaluated):
     ids = card.read_card(evaluated)["split"]["test"]
     for precision in (None, "auto", "bf16"):
         cfg = OmegaConf.structured(EvalConfig(ckpt=str(evaluated), precision=precision))
-        assert evaluation.default_folder(cfg, run_cfg=run_cfg, data=data) == evaluated / "eval/test"
+        assert default_folder(cfg, run_cfg=run_cfg, data=data) == evaluated / "eval/test"
 
 
 @pytest.mark.parametrize(

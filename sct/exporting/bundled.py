@@ -10,7 +10,7 @@ from sct import checkpoint
 from sct.data.cases import Case
 from sct.data.module import SegmentationData
 from sct.inference import Inferer
-from sct.predict import find_inputs, predict_cases
+from sct.tasks.predict import find_inputs, predict_cases
 
 
 def with_weights(network: nn.Module, *, path: str, device: torch.device | str) -> nn.Module:

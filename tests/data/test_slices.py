@@ -16,9 +16,9 @@ from sct.data.cases import Case, LabelMap
 from sct.data.formats import FileFormat
 from sct.data.module import SegmentationData
 from sct.distributed import Processes
-from sct.eval import evaluate_case
 from sct.factory import build_inferer, build_segmenter
 from sct.scores import write_report
+from sct.tasks.eval import evaluate_case
 from sct.validation import sample_overlay, validate
 from sct.windows import sample_windows
 

@@ -11,6 +11,7 @@ from commands import run_command
 from little_data import save
 
 from sct.data import __main__ as inspect
+from sct.plots import style
 
 SHAPE, SPACING = (8, 8, 4), (1.0, 2.0, 5.0)
 
@@ -81,7 +82,7 @@ def test_description_by_hand(root):
 
 
 def test_without_matplotlib_the_tables_are_written_and_a_note_says_what_is_missing(root, monkeypatch):
-    monkeypatch.setattr(inspect.style, "is_installed", lambda: False)
+    monkeypatch.setattr(style, "is_installed", lambda: False)
     outcome = command("describe", root)
     assert outcome.status == 0, outcome.err
     assert "[figures]" in outcome.out

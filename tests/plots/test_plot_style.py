@@ -52,7 +52,7 @@ def test_without_matplotlib_the_install_command_is_told(monkeypatch: pytest.Monk
 
 
 def test_only_drawing_needs_matplotlib() -> None:
-    code = "import sys; sys.modules['matplotlib'] = None; import sct.eval, sct.plots.attention, sct.plots.panels"
+    code = "import sys; sys.modules['matplotlib'] = None; import sct.tasks.eval, sct.plots.attention, sct.plots.panels"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 

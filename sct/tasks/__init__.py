@@ -1,0 +1,1 @@
+"""What the commands do once their config proved good: one file a command."""

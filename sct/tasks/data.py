@@ -1,0 +1,67 @@
+"""The work of `sct.data`: a data set verified, or shown in figures."""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from sct.config import build
+from sct.data.module import SegmentationData
+from sct.data.splits import SPLITS
+from sct.data.survey import CaseFacts, describe, markdown, set_faults, survey_case
+from sct.errors import UserError
+from sct.files import write_text
+from sct.plots import style
+from sct.plots.survey import draw_survey
+from sct.run import log_to
+
+logger = logging.getLogger(__name__)
+
+# where the encoder has no patches to count foreground in
+PATCH_SIZE = 16
+
+
+def describe_data(cfg: DictConfig) -> None:
+    """Reads every file; writes tables, the facts about every case, and a picture where matplotlib is installed."""
+    data, facts = survey(cfg)
+    patch_size = patch_size_of(cfg)
+    folder = Path(cfg.run_dir or f"{cfg.paths.outputs}/data/{Path(data.root).name}")
+    text = markdown(describe(facts, patch_size=patch_size, num_channels=data.num_channels))
+    write_text(folder / "describe.md", f"# {data.root}\n\n{text}")
+    write_text(folder / "cases.json", json.dumps([asdict(case) for case in facts], indent=1) + "\n")
+    if style.is_installed():
+        style.save(draw_survey(facts, patch_size=patch_size, title=Path(data.root).name), folder / "describe")
+    else:
+        logger.info("No picture: it needs matplotlib. Install it with: pip install -c constraints.txt -e '.[figures]'")
+    logger.info("\n%s\nWritten to %s", text, folder)
+
+
+def check_data(cfg: DictConfig) -> None:
+    """Reads every file; UserError with what is wrong with single files, or with the set as a whole."""
+    data, facts = survey(cfg)
+    faults = set_faults(facts, resampled=data.spacing is not None or data.resize_to is not None)
+    if faults:
+        told = "\n  ".join(faults)
+        raise UserError(f"Every file is good, but the set of {len(facts)} cases has {len(faults)} fault(s):\n  {told}")
+    counts = ", ".join(f"{sum(case.split == split for case in facts)} {split}" for split in SPLITS)
+    logger.info("%s: %d cases (%s), no fault found", data.root, len(facts), counts)
+
+
+def survey(cfg: DictConfig) -> tuple[SegmentationData, list[CaseFacts]]:
+    """The data set of a config, every file of it checked, and the facts about each case."""
+    log_to(None)
+    data = build(cfg.data, key="data")
+    data.prepare()
+    facts = [
+        survey_case(case, split=split, data=data, patch_size=patch_size_of(cfg))
+        for split in SPLITS
+        for case in data.cases(split)
+    ]
+    return data, facts
+
+
+def patch_size_of(cfg: DictConfig) -> int:
+    """The encoder's, in whose patches foreground is counted."""
+    return cfg.encoder.get("patch_size", PATCH_SIZE)

@@ -1,0 +1,134 @@
+"""Export: the network of a run in a format for elsewhere, compared with the original.
+
+Letters: C channels, S size of the window (2 or 3 dims).
+"""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from sct import card, checkpoint
+from sct.backends import check_precision, default_folder
+from sct.config import to_dict
+from sct.data.module import SegmentationData
+from sct.errors import UserError
+from sct.exporting import FORMATS, Format, Source
+from sct.exporting.agreement import Agreement, compare
+from sct.exporting.base import INPUT, OUTPUT
+from sct.exporting.manifest import Manifest
+from sct.factory import load_trained
+from sct.models.base import Encoder
+from sct.run import log_to
+from sct.schema import ExportConfig
+from sct.tasks.predict import find_inputs
+from sct.windows import sample_windows
+
+logger = logging.getLogger(__name__)
+
+
+def export(config: DictConfig) -> None:
+    """Writes the network and export.json; UserError, and everything left in place, where the two do not agree."""
+    log_to(None)
+    cfg = OmegaConf.to_object(config)
+    assert isinstance(cfg, ExportConfig)
+    form = pick_format(cfg)
+    folder = empty_folder(Path(cfg.output or default_folder(cfg.ckpt, weights=cfg.weights, form=form.name)))
+    cpu = torch.device("cpu")
+    run_cfg, data, network = load_trained(cfg.ckpt, weights=cfg.weights, changes={"data": cfg.data}, device=cpu)
+    source = Source(network, data, run_cfg, batch=cfg.batch, half=cfg.half, authors=cfg.authors)
+    check_graph(form, encoder=network.encoder)
+    windows = real_windows(cfg, data=data)
+    folder.mkdir(parents=True, exist_ok=True)
+    form.write(folder, source=source)
+    model = form.load(folder, device=cpu, precision=cfg.precision, batch=cfg.batch)
+    agreement = compare(model, network, windows, outputs=data.outputs)
+    passed = agreement.equal_labels >= cfg.agreement
+    make_manifest(cfg, source=source, agreement=agreement, passed=passed).write(folder)
+    logger.info("%s: %s", folder, agreement)
+    if not passed:
+        raise UserError(
+            f"The export in {folder} does not agree with the network it was made from: {agreement}. Wanted are "
+            f"agreement={cfg.agreement} of the labels. Try half=false, precision=fp32 or another format. In a network "
+            "that has hardly learned to score its tokens all scores are equal, and rounding chooses which it keeps. "
+            "The files were left as they are."
+        )
+
+
+def pick_format(cfg: ExportConfig) -> Format:
+    """The format of a config; UserError where it is none, where a package is missing, or where it can't do this."""
+    if cfg.format not in FORMATS:
+        raise UserError(f"format={cfg.format} is unknown: choose one of {', '.join(FORMATS)}.")
+    form = FORMATS[cfg.format]
+    form.require()
+    check_precision(cfg.precision, name=form.name)
+    if cfg.half and not form.holds_half:
+        able = ", ".join(name for name, other in FORMATS.items() if other.holds_half)
+        raise UserError(f"half=true: {form.name} stores 32 bits; {able} can store 16. Leave half out.")
+    if cfg.batch is not None and not form.fixed_graph:
+        raise UserError(f"batch={cfg.batch}: format={form.name} takes any number of windows. Leave batch out.")
+    return form
+
+
+def empty_folder(folder: Path) -> Path:
+    """The folder; UserError where something is in it."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is there already. Remove it, or give output=FOLDER.")
+    return folder
+
+
+def check_graph(form: Format, *, encoder: Encoder) -> None:
+    """UserError where a format records one run of the network, and every image runs another way."""
+    if form.fixed_graph and encoder.by_image:
+        who = "encoder.gate" if encoder.reducer is None else f"encoder.reducer={type(encoder.reducer).__name__}"
+        able = ", ".join(f"format={name}" for name, other in FORMATS.items() if not other.fixed_graph)
+        raise UserError(
+            f"{who} keeps another number of tokens of every image, and format={form.name} records a graph with one "
+            f"number for all. Choose {able}, which takes the program along, or train a method that keeps a share of "
+            "the tokens, such as encoder=stp."
+        )
+
+
+def real_windows(cfg: ExportConfig, *, data: SegmentationData) -> Tensor:
+    """Windows (windows, C, *S) of `input`, or of the run's validation cases."""
+    if cfg.input is not None:
+        cases = find_inputs(Path(cfg.input), file_format=data.format)
+        data.check_files(cases)
+    else:
+        try:
+            cases = data.cases("val")
+        except UserError as error:
+            raise UserError(
+                f"{error} The export is checked on real windows: give data.root=FOLDER, or input=FILE for an image of "
+                "this kind."
+            ) from error
+    return sample_windows(data, cases=cases, count=cfg.windows)
+
+
+def make_manifest(cfg: ExportConfig, *, source: Source, agreement: Agreement, passed: bool) -> Manifest:
+    """All that is to be known of an export."""
+    data, outputs = source.data, source.data.outputs
+    path = checkpoint.find(cfg.ckpt, weights=cfg.weights)
+    run = checkpoint.folder_of(path)
+    return Manifest(
+        format=cfg.format,
+        roi_size=list(data.roi_size),
+        channels=data.num_channels,
+        batch=cfg.batch,
+        precision=cfg.precision,
+        inputs={INPUT: [cfg.batch, *source.window]},
+        outputs={OUTPUT: [cfg.batch, outputs.num_channels, *data.roi_size]},
+        labels=list(outputs.legend),
+        channels_out=list(outputs.names if outputs.overlapping else outputs.legend),
+        overlapping=outputs.overlapping,
+        config=to_dict(source.config),
+        weights=card.weights_digest(source.network.state_dict()),
+        checkpoint=str(path),
+        step=checkpoint.load(path)["step"],
+        card=card.read_card(run) if (run / card.FILE).exists() else None,
+        versions=card.versions(FORMATS[cfg.format].packages),
+        check={**asdict(agreement), "wanted": cfg.agreement, "passed": passed},
+    )

@@ -1,0 +1,61 @@
+"""Profile: what a network costs, in whole and by part."""
+
+import logging
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from sct.config import build, check_config
+from sct.distributed import pick_device
+from sct.factory import build_segmenter, load_trained
+from sct.macs import check_convention
+from sct.profile_table import format_profile
+from sct.profiling import profile_segmenter
+from sct.run import log_to
+from sct.schema import ProfileConfig
+from sct.windows import sample_windows
+
+logger = logging.getLogger(__name__)
+
+
+def profile(cfg: DictConfig) -> None:
+    """Writes profile.json (and a trace) into the run folder, or a new folder, and prints the table."""
+    log_to(None)
+    check_convention(cfg.profile.convention)
+    device = pick_device(cfg.trainer.device)
+    if cfg.ckpt is not None:
+        run_cfg, data, segmenter = load_trained(cfg.ckpt, weights="best", changes={}, device=device)
+        folder = run_folder(Path(cfg.ckpt))
+    else:
+        check_config(cfg)
+        run_cfg, data = cfg, build(cfg.data, key="data")
+        torch.manual_seed(cfg.seed)
+        segmenter = build_segmenter(cfg, data=data)
+        folder = Path(cfg.run_dir or f"{cfg.paths.outputs}/{cfg.name}/profile_{datetime.now():%Y-%m-%d_%H-%M-%S}")
+    settings = OmegaConf.to_object(cfg.profile)
+    assert isinstance(settings, ProfileConfig)
+    windows = None
+    if not settings.windows and segmenter.encoder.by_image:
+        logger.warning("what this network prunes depends on the image, and this is noise: give profile.windows=16")
+    if settings.windows:
+        data.prepare()
+        windows = sample_windows(data, count=settings.windows, split=settings.split)
+    result = profile_segmenter(
+        segmenter,
+        image_shape=(data.num_channels, *data.roi_size),
+        criterion=build(run_cfg.loss, key="loss", outputs=data.outputs),
+        make_optimizer=build(run_cfg.optimizer, key="optimizer"),
+        settings=settings,
+        device=device,
+        trace_dir=folder / "trace",
+        windows=windows,
+    )
+    result.write(folder / "profile.json")
+    logger.info("\n%s\nWritten to %s", format_profile(result), folder / "profile.json")
+
+
+def run_folder(ckpt: Path) -> Path:
+    """The run folder of a run folder or of a checkpoint in it."""
+    return ckpt if ckpt.is_dir() else ckpt.parent.parent

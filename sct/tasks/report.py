@@ -1,0 +1,71 @@
+"""Report: one table of any set of evaluated runs, as markdown, csv and LaTeX."""
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from sct.collect import Setting, find_runs, settings
+from sct.config import nearest, to_dict
+from sct.errors import UserError
+from sct.files import write_text
+from sct.plots import style, tradeoff
+from sct.run import log_to
+from sct.tables import build_table, comma_separated, latex, markdown
+
+logger = logging.getLogger(__name__)
+
+POLICY = (
+    "Means over runs (seeds or folds) with their standard deviation; scores of a run are means over cases first, then "
+    "over classes, missed organs counted. p: Wilcoxon's signed-rank test over cases against the baseline. Costs are "
+    "those of `python -m sct.profile ckpt=RUN`; speeds compare only where they were measured side by side."
+)
+
+SPREAD = "Mean Dice over classes; bars: standard deviation over runs (seeds or folds), none of a single run."
+
+
+def report(cfg: DictConfig) -> None:
+    """Writes table.md, table.csv and table.tex into `output`, the plot where it is wanted, and prints the table."""
+    log_to(None)
+    cost = tradeoff.find_cost(cfg.cost)
+    if cfg.plot:
+        style.matplotlib()  # missing, it is told before anything is read
+    patterns = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)
+    runs, left_out = find_runs(patterns, split=cfg.split)
+    for folder in left_out:
+        logger.warning("left out, not evaluated on %s: %s", cfg.split, folder)
+    found = settings(runs)
+    unprofiled = sorted(str(run.folder) for run in runs if run.profile is None)
+    if unprofiled:
+        left = ", not in the plot" if cfg.plot else ""
+        logger.warning("no costs of %s%s: run  python -m sct.profile ckpt=RUN", ", ".join(unprofiled), left)
+    papers = to_dict(OmegaConf.load(cfg.papers)) if cfg.papers else {}
+    if not all(isinstance(figures, dict) for figures in papers.values()):
+        raise UserError(f"papers={cfg.papers} must hold, for each label, a mapping from column to figure.")
+    baseline = pick_baseline(found, label=cfg.baseline)
+    table = build_table(
+        found,
+        baseline=baseline,
+        scores=list(cfg.scores),
+        classes=cfg.classes,
+        papers=papers,
+    )
+    text, folder = markdown(table), Path(cfg.output)
+    write_text(folder / "table.md", f"{text}\n{POLICY}\n")
+    write_text(folder / "table.csv", comma_separated(table))
+    write_text(folder / "table.tex", latex(table))
+    if cfg.plot:
+        points = tradeoff.tradeoff_points(found, cost=cost, baseline=baseline)
+        style.save(tradeoff.draw_tradeoff(points, cost=cost, about=SPREAD), folder / "tradeoff")
+    logger.info("\n%s\nWritten to %s", text, folder)
+
+
+def pick_baseline(found: list[Setting], *, label: str | None) -> Setting | None:
+    """The setting of that label, or the only one whose label has it as a part; UserError where there is none."""
+    if label is None:
+        return None
+    for matches in ([s for s in found if s.label == label], [s for s in found if label in s.label]):
+        if len(matches) == 1:
+            return matches[0]
+    state = "is part of several labels" if any(label in s.label for s in found) else "is in no label"
+    raise UserError(f"baseline={label} {state}. {nearest(label, [s.label for s in found])}")

@@ -1,0 +1,140 @@
+"""Training: from a composed config to a run folder with its checkpoints."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from sct import checkpoint, distributed
+from sct.card import FILE, differences, read_card, run_card, weights_digest, write_card
+from sct.config import build
+from sct.data.module import SegmentationData
+from sct.distributed import Processes
+from sct.errors import UserError
+from sct.factory import build_inferer, build_segmenter
+from sct.run import Plan, best_score, log_to, opened, plan_run
+from sct.schema import TrainerConfig
+from sct.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None) -> float:
+    """Trains what the config describes; returns the best validation score, for sweepers.
+
+    `overrides` are what the config came from, where that is not the command line.
+
+    Nothing is written into a run folder before config, data, network and checkpoint have proved good.
+    """
+    processes = distributed.join(cfg.trainer.device)
+    log_to(None, level=logging.INFO if processes.is_main else logging.WARNING)
+    plan = processes.on_main(lambda: plan_run(cfg))
+    if overrides is not None:
+        plan = replace(plan, overrides=list(overrides))
+    cfg = OmegaConf.create(plan.config)
+    settings = trainer_settings(cfg)
+    if plan.done and plan.folder is not None:
+        score = best_score(plan.folder, metric=settings.best_metric)
+        logger.info("done already, best %s %.4f: %s", settings.best_metric, score, plan.folder)
+        distributed.leave()
+        return score
+    set_determinism(settings.deterministic, device=processes.device)
+    data = build(cfg.data, key="data")
+    # one process prepares files and checks them, the others find the result
+    processes.on_main(data.prepare)
+    data.prepare()
+    trainer = build_trainer(cfg, data=data, processes=processes, config=plan.config)
+    first = None
+    if not (plan.folder and checkpoint.step_files(plan.folder)):
+        start(trainer, cfg)
+        first = first_weights(trainer) if processes.is_main else None
+    if plan.folder is not None:
+        trainer.restore(plan.folder)
+    with opened(plan, processes=processes) as run_dir:
+        if processes.is_main:
+            leave_card(plan, run_dir, first=first, trainer=trainer)
+        best = trainer.fit(run_dir)
+    logger.info(
+        "best %s %.4f at step %d; evaluate with  python -m sct.eval ckpt=%s",
+        settings.best_metric,
+        best[settings.best_metric],
+        best["step"],
+        run_dir,
+    )
+    distributed.leave()
+    return best[settings.best_metric]
+
+
+def leave_card(plan: Plan, run_dir: Path, *, first: dict[str, str] | None, trainer: Trainer) -> None:
+    """Writes the run's card; of a run that goes on, the card that it had before is kept in its `history`.
+
+    first: digests of the weights that it began with, None where it goes on.
+    """
+    card = run_card(
+        plan.config,
+        overrides=plan.overrides,
+        num_processes=trainer.processes.world_size,
+        first=first,
+        data=trainer.data,
+        device=trainer.device,
+        chosen=trainer.format,
+    )
+    if (run_dir / FILE).exists():
+        before = read_card(run_dir)
+        history = before.pop("history", [])
+        card["first_weights"] = first or before.get("first_weights")
+        card["history"] = [*history, before] if differences(card, before) else history
+    write_card(run_dir, card)
+
+
+def start(trainer: Trainer, cfg: DictConfig) -> None:
+    """The weights that a new run begins with, where its config names any."""
+    if cfg.init is not None and cfg.pretrained is not None:
+        raise UserError(f"init={cfg.init} and pretrained={cfg.pretrained} both give the first weights; keep one.")
+    if cfg.init is not None:
+        path = checkpoint.find(cfg.init, weights="best", key="init")
+        trainer.start_from(checkpoint.load(path)["model"], source=str(path))
+    if cfg.pretrained is not None:
+        trainer.start_pretrained(cfg.pretrained)
+
+
+def first_weights(trainer: Trainer) -> dict[str, str]:
+    """Digests of the network before its first step, and of what it is judged by: a teacher, the weights of classes."""
+    return {
+        "network": weights_digest(trainer.segmenter.state_dict()),
+        "loss": weights_digest(trainer.criterion.state_dict()),
+    }
+
+
+def build_trainer(cfg: DictConfig, *, data: SegmentationData, processes: Processes, config: dict[str, Any]) -> Trainer:
+    """A trainer before its first step, its network drawn from `cfg.seed`; `config` is what checkpoints carry."""
+    torch.manual_seed(cfg.seed)
+    return Trainer(
+        settings=trainer_settings(cfg),
+        seed=cfg.seed,
+        config=config,
+        processes=processes,
+        data=data,
+        segmenter=build_segmenter(cfg, data=data),
+        criterion=build(cfg.loss, key="loss", outputs=data.outputs),
+        make_optimizer=build(cfg.optimizer, key="optimizer"),
+        schedule=build(cfg.schedule, key="schedule"),
+        inferer=build_inferer(cfg),
+    )
+
+
+def trainer_settings(cfg: DictConfig) -> TrainerConfig:
+    """The typed trainer section, also where the config was read back from a file."""
+    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainerConfig), cfg.trainer))
+    assert isinstance(settings, TrainerConfig)
+    return settings
+
+
+def set_determinism(on: bool, *, device: torch.device) -> None:
+    """The same operations in the same order; on CUDA a few have no such form and only warn."""
+    torch.use_deterministic_algorithms(on, warn_only=device.type == "cuda")
+    torch.backends.cudnn.benchmark = not on
