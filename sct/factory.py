@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sct import checkpoint
-from sct.config import build, check_config
+from sct.config import build, check_config, read_source
 from sct.data.module import SegmentationData
 from sct.inference import Inferer
 from sct.models.base import ImageOnly
@@ -80,7 +80,8 @@ def with_data(config: dict[str, Any], *, changes: dict[str, Any]) -> tuple[DictC
     for group, settings in changes.items():
         # with a target, settings are a whole other choice (inferer=fast), else single ones of the run's
         cfg[group] = settings if "_target_" in settings else OmegaConf.merge(cfg[group], settings)
-    check_config(cfg)
+    # loss and optimizer are not built: they need not be imported
+    check_config(cfg, read=read_source)
     return cfg, build(cfg.data, key="data")
 
 

@@ -10,8 +10,11 @@ import torch
 from commands import run_command
 from torch import nn
 
+from sct.cli import compose_config
+from sct.config import build
 from sct.data.outputs import numbered
 from sct.errors import UserError
+from sct.factory import build_segmenter
 from sct.losses.criterion import Criterion
 from sct.losses.dice_ce import DiceCE
 from sct.losses.query import QueryLoss
@@ -289,6 +292,42 @@ def test_counts_alone_on_the_meta_device():
     assert profile.tokens_alive == [1728] * 2 + [173] * 3 + [17] * 3 + [2] * 4
     assert profile.latency_ms == {}
     assert "132.35" in format_profile(profile)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["encoder=dense", "encoder=stp", "encoder=evit", "encoder=dynamicvit", "encoder=random", "model=monai_segresnet"],
+)
+def test_counting_without_computing_gives_the_same(choice, smoke):
+    cfg = compose_config("train", overrides=[*smoke, choice])
+    data = build(cfg.data, key="data")
+    network = build_segmenter(cfg, data=data)
+    assert not network.encoder.by_image
+    computed, counted = (
+        profile_segmenter(
+            network,
+            image_shape=(1, *data.roi_size),
+            criterion=nn.Identity(),
+            make_optimizer=torch.optim.AdamW,
+            settings=ProfileConfig(latency=False),
+            device=torch.device(device),
+        )
+        for device in ("cpu", "meta")
+    )
+    same = ("params", "params_by_part", "macs", "macs_layers", "tokens_alive", "tokens_alive_spread", "gain_bound")
+    assert {name: getattr(counted, name) for name in same} == {name: getattr(computed, name) for name in same}
+
+
+def test_the_command_computes_only_where_the_image_decides(smoke, tmp_path):
+    counts = ["profile.latency=false", f"run_dir={tmp_path}"]
+    outcome = run_command(profile_main, *smoke, *counts, "profile.windows=2")
+    assert outcome.status == 0, outcome
+    assert "profile.windows=2 is ignored" in outcome.out
+    assert json.loads((tmp_path / "profile.json").read_text())["environment"]["device"] == "meta"
+    outcome = run_command(profile_main, *smoke, *counts, "encoder=apformer", "decoder=unet", "completion=scatter")
+    assert outcome.status == 0, outcome
+    assert "it is computed" in outcome.out
+    assert json.loads((tmp_path / "profile.json").read_text())["environment"]["device"] == "cpu"
 
 
 @pytest.mark.parametrize(

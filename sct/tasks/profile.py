@@ -1,6 +1,7 @@
 """Profile: what a network costs, in whole and by part."""
 
 import logging
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -37,7 +38,16 @@ def profile(cfg: DictConfig) -> None:
     settings = OmegaConf.to_object(cfg.profile)
     assert isinstance(settings, ProfileConfig)
     windows = None
-    if not settings.windows and segmenter.encoder.by_image:
+    by_image = segmenter.encoder.by_image
+    if not settings.latency and not by_image:
+        # shapes alone are counted: nothing is computed, and an image's values change nothing
+        device = torch.device("meta")
+        if settings.windows:
+            logger.warning("profile.windows=%d is ignored: every image has the same cost", settings.windows)
+            settings = replace(settings, windows=0)
+    elif not settings.latency:
+        logger.info("what this network prunes depends on the image: it is computed, which takes longer than counting")
+    if by_image and not settings.windows:
         logger.warning("what this network prunes depends on the image, and this is noise: give profile.windows=16")
     if settings.windows:
         data.prepare()
