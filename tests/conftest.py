@@ -1,13 +1,30 @@
-"""Tiny phantoms and a finished training on them, made once for all tests."""
+"""One thread a process; tiny phantoms and a finished training on them, made once for all tests of a process."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from commands import SMOKE, run_command
 
 from sct import eval as evaluation
 from sct import train
+
+MAX_PROCESSES = 8  # a process takes 1 to 2 GB
+
+
+def pytest_configure() -> None:
+    """One thread, here and in all processes that are started from here: the tensors are tiny, and the cores in use."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """A process for every core that the tests may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_PROCESSES)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
-"""An exported bundle through MONAI's own commands, each in a process of its own as a user starts it."""
+"""An exported bundle through MONAI's own commands: `run` in a process of its own, as a user starts it."""
 
 import json
-import os
+import logging
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from commands import run_command
+from commands import own_settings, run_command
 from exported_runs import exported, trained
 
 from sct import predict
@@ -74,38 +75,39 @@ def schema(tmp_path: Path) -> Path:
     return path
 
 
-def monai(command: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "monai.bundle", command, *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+def monai(command: str, *arguments: object) -> None:
+    """`python -m monai.bundle`, in this process and in the current folder."""
+    with pytest.MonkeyPatch.context() as patch, own_settings():
+        patch.setattr(sys, "argv", ["monai.bundle", command, *map(str, arguments)])
+        runpy.run_module("monai.bundle", run_name="__main__")
 
 
-def test_metadata_is_what_monai_asks(bundle: Path, schema: Path) -> None:
-    outcome = monai("verify_metadata", "--meta_file", METADATA, "--filepath", schema, folder=bundle)
-    assert outcome.returncode == 0, outcome.stderr
-    assert "metadata is verified with no error" in outcome.stdout + outcome.stderr
+def test_metadata_is_what_monai_asks(bundle: Path, schema: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    monai("verify_metadata", "--meta_file", bundle / METADATA, "--filepath", schema)
+    assert "metadata is verified with no error" in caplog.text
 
 
 def test_metadata_without_a_field_is_refused(bundle: Path, schema: Path, tmp_path: Path) -> None:
     lacking = json.loads((bundle / METADATA).read_text())
     del lacking["network_data_format"]["inputs"]["image"]["dtype"]
     (tmp_path / "lacking.json").write_text(json.dumps(lacking))
-    outcome = monai("verify_metadata", "--meta_file", tmp_path / "lacking.json", "--filepath", schema, folder=bundle)
-    assert outcome.returncode != 0
-    assert "'dtype' is a required property" in outcome.stderr
+    with pytest.raises(ValueError, match="'dtype' is a required property"):
+        monai("verify_metadata", "--meta_file", tmp_path / "lacking.json", "--filepath", schema)
 
 
-def test_network_takes_and_gives_what_the_metadata_says(bundle: Path) -> None:
-    where = ("--config_file", INFERENCE, "--meta_file", METADATA, "--device", "cpu")
-    outcome = monai("verify_net_in_out", "network_def", *where, folder=bundle)
-    assert outcome.returncode == 0, outcome.stderr
-    assert "data shape of network is verified with no error" in outcome.stdout + outcome.stderr
+def test_network_takes_and_gives_what_the_metadata_says(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    where = ("--config_file", bundle / INFERENCE, "--meta_file", bundle / METADATA, "--device", "cpu")
+    monai("verify_net_in_out", "network_def", *where)
+    assert "data shape of network is verified with no error" in caplog.text
 
 
 def test_run_writes_the_labels_of_the_run(bundle: Path, run: Path, workplace: Path, tmp_path: Path) -> None:
     image = sorted((workplace / "data" / "phantom_smoke").rglob("img/*.nii.gz"))[-1]
-    where = ("--config_file", INFERENCE, "--dataset_dir", image, "--output_dir", tmp_path / "bundle")
-    outcome = monai("run", *where, folder=bundle)
+    where = ("--config_file", INFERENCE, "--dataset_dir", str(image), "--output_dir", str(tmp_path / "bundle"))
+    command = [sys.executable, "-m", "monai.bundle", "run", *where]
+    outcome = subprocess.run(command, cwd=bundle, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr
     predicted = run_command(predict.main, f"ckpt={run}", f"input={image}", f"output={tmp_path}/own")
     assert predicted.status == 0, predicted

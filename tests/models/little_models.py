@@ -1,6 +1,8 @@
 """Every network that the shipped config groups can make, in a size that takes milliseconds."""
 
 import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -71,6 +73,24 @@ def composed(group: str, name: str, *overrides: str) -> DictConfig:
 def makes_sense(which: Combination) -> bool:
     """Whether the parts can work together; what is false here must be refused with the reason."""
     return which.decoder != "unet" or composed("encoder", which.encoder).encoder.get("stem") is not None
+
+
+Pairs = Callable[[Combination], Iterable[tuple[object, ...]]]
+
+
+def covering(combinations: Iterable[Combination], pairs: Pairs) -> set[Combination]:
+    """A few of the combinations in which each of the `pairs` of all of them occurs; parts occur about equally often."""
+    missing = {which: set(pairs(which)) for which in combinations}
+    chosen: set[Combination] = set()
+    times = Counter[object]()
+    while any(missing.values()):
+        best = max(missing, key=lambda which: (len(missing[which]), -sum(times[part] for part in which)))
+        chosen.add(best)
+        times.update(best)
+        covered = frozenset(missing[best])
+        for left in missing.values():
+            left -= covered
+    return chosen
 
 
 EVERY = [Combination(*names) for names in itertools.product(*(options(group) for group in LIMITS), (2, 3))]

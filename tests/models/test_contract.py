@@ -13,9 +13,10 @@ from closed_form import closed_form
 from little_models import (
     CLASSES,
     COMBINATIONS,
-    PLAIN,
     REFUSED,
     Combination,
+    Pairs,
+    covering,
     little_batch,
     little_config,
     little_criterion,
@@ -42,43 +43,47 @@ KEEP_ALL_DEFAULT = "pruning.ratio=0.0"
 DATA_DEPENDENT: set[str] = {"asvit", "dtop", "apformer", "ap_transunet"}
 # every token stays: completions have nothing to complete
 KEEPING: set[str] = {"setr", "ap_setr", "transunet", "ap_transunet", "apformer"}
-# the plain combination of a decoder that refuses the plain encoder
-OWN_PLAIN = {"unet": Combination("transunet", "scatter", "unet", 2)}
+# the kind of token sets that completion and decoder get, where it is not the same number of tokens of every image
+KINDS: dict[str, str] = {"asvit": "packed", "dtop": "early exits", "dynamicvit": "masked"}
 # decoder -> why it refuses an encoder
 REASONS = {"unet": r"decoder=unet joins the pyramid.*this encoder has none: take encoder="}
 
 
-def changed_parts(which: Combination) -> list[int]:
-    """Positions of encoder, completion and decoder where a combination differs from the plain one."""
-    plain = OWN_PLAIN.get(which.decoder, PLAIN)
-    return [i for i in range(3) if which[i] != plain[i]]
+def meetings(which: Combination) -> list[tuple[object, ...]]:
+    """Which parts meet: encoder and completion, completion and decoder, kind of token sets and decoder; in 2-D and 3-D.
+
+    An encoder and a decoder do not: a decoder sees what the completion made of the tokens, and knows their kind.
+    """
+    encoder, completion, decoder, dims = which
+    if encoder in KEEPING and completion != "scatter":
+        return []
+    kind = "all" if encoder in KEEPING else KINDS.get(encoder, "fixed")
+    return [
+        *((encoder, completion), (completion, decoder), (kind, decoder)),
+        *((encoder, dims), (completion, dims), (decoder, dims)),
+    ]
 
 
-def fits_together(which: Combination) -> bool:
-    """Every encoder with every completion, and every decoder."""
-    return 2 not in changed_parts(which) or changed_parts(which) == [2]
+def parts(which: Combination) -> list[tuple[object, ...]]:
+    """Every encoder, completion and decoder, in 2-D or in 3-D."""
+    return [(part,) for part in which]
 
 
-def stands_alone(which: Combination) -> bool:
-    """The plain combination, and every change of one part in 2-D or in 3-D."""
-    changed = changed_parts(which)
-    return not changed or (len(changed) == 1 and which.dims == 2 + changed[0] % 2)
+def encoders(which: Combination) -> list[tuple[object, ...]]:
+    """Every encoder in 2-D and in 3-D."""
+    return [(which.encoder, which.dims)]
 
 
-def usual(which: Combination) -> bool:
-    """Variants of one decoder differ from it with one encoder as with any other; so do completions of whole grids."""
-    if which.encoder in KEEPING and which.completion != "scatter":
-        return False
-    return which.decoder in ("unetr", "unet", "fcn", "atm") or which.encoder == PLAIN.encoder
-
-
-def combinations(at_once=usual, *, fixed: bool = False) -> pytest.MarkDecorator:
-    """Runs a test on every combination, some of them `at_once` and the others with -m long.
+def combinations(
+    pairs: Pairs = meetings, *, fixed: bool = False, among: list[Combination] = COMBINATIONS
+) -> pytest.MarkDecorator:
+    """Runs a test on a few combinations in which all `pairs` occur, and on the others with -m long.
 
     `fixed` leaves out the methods whose number of tokens depends on the image.
     """
-    chosen = [which for which in COMBINATIONS if not (fixed and which.encoder in DATA_DEPENDENT)]
-    params = [pytest.param(which, marks=() if at_once(which) else pytest.mark.long) for which in chosen]
+    candidates = [which for which in among if not (fixed and which.encoder in DATA_DEPENDENT)]
+    chosen = covering(candidates, pairs)
+    params = [pytest.param(which, marks=() if which in chosen else pytest.mark.long) for which in candidates]
     return pytest.mark.parametrize("which", params, ids=str)
 
 
@@ -95,7 +100,7 @@ def networks() -> Networks:
     return Networks()
 
 
-@pytest.mark.parametrize("which", REFUSED, ids=str)
+@combinations(parts, among=REFUSED)
 def test_what_makes_no_sense_is_refused_with_the_reason(which):
     with pytest.raises(UserError, match=REASONS[which.decoder]):
         little_network(which)
@@ -154,7 +159,7 @@ def idle(network: Segmenter) -> set[str]:
     return names
 
 
-@combinations()
+@combinations(encoders)
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @torch.no_grad()
 def test_final_and_dropped_cover_the_grid_once(which, training, networks):
@@ -194,7 +199,7 @@ def test_nothing_pruned_equals_dense(encoder, dims):
     assert [tokens.count().sum().item() for tokens in ours.dropped] == [0] * sparse.spec.num_stages
 
 
-@combinations()
+@combinations(parts)
 @torch.no_grad()
 def test_evaluation_is_deterministic(which, networks):
     image, _ = little_batch(which)
@@ -212,7 +217,7 @@ def test_a_batch_of_two_is_two_batches_of_one(which, networks):
     torch.testing.assert_close(networks[which](image), alone, rtol=1e-5, atol=1e-5)
 
 
-@combinations(fits_together, fixed=True)
+@combinations(fixed=True)
 def test_macs_equal_the_closed_form(which):
     with torch.device("meta"):
         network = little_network(which)
@@ -222,7 +227,7 @@ def test_macs_equal_the_closed_form(which):
     assert count_macs(network, image) == expected
 
 
-@combinations()
+@combinations(parts)
 @torch.no_grad()
 def test_state_dict_round_trip(which, networks):
     file = io.BytesIO()
@@ -235,7 +240,7 @@ def test_state_dict_round_trip(which, networks):
     assert torch.equal(other(image), networks[which](image))
 
 
-@combinations(fits_together, fixed=True)
+@combinations(parts, fixed=True)
 def test_meta_device(which):
     with torch.device("meta"):
         network = little_network(which)
@@ -245,7 +250,7 @@ def test_meta_device(which):
     assert {p.device.type for p in network.parameters()} == {"meta"}
 
 
-@combinations(stands_alone, fixed=True)
+@combinations(parts, fixed=True)
 @torch.no_grad()
 def test_compile(which, networks):
     torch.compiler.reset()
@@ -255,7 +260,7 @@ def test_compile(which, networks):
         torch.testing.assert_close(compiled(image), networks[which](image))
 
 
-@combinations(stands_alone, fixed=True)
+@combinations(parts, fixed=True)
 @torch.no_grad()
 def test_export(which, networks):
     exported = torch.export.export(networks[which], (little_batch(which)[0],)).module()
