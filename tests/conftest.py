@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,13 @@ MAX_PROCESSES = 8  # a process takes 1 to 2 GB
 def pytest_configure() -> None:
     """One thread, here and in all processes that are started from here: the tensors are tiny, and the cores in use."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A test leaves no threads behind: on busy cores they wait for each other, which takes many times longer."""
+    yield
     torch.set_num_threads(1)
 
 

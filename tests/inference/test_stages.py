@@ -165,7 +165,7 @@ def test_what_has_no_two_stages_is_stitched_as_logits():
 def test_memory_is_at_most_what_was_said(options, decoder, monkeypatch):
     """And what the network takes for the features of windows by themselves."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    made, shape = network(decoder, dims=3), (64, 81, 76)
+    made, shape = network(decoder, dims=3), (32, 45, 44)
     inferer, image = FastSlidingWindow(**{"batch_size": 1, **options}), torch.randn(CHANNELS, *shape)
     windows = torch.randn(inferer.batch_size, CHANNELS, *(WINDOW,) * 3)
     workers = inferer.most_workers(CPU)
