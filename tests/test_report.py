@@ -3,8 +3,10 @@
 import csv
 import json
 import math
+from functools import cache
 from pathlib import Path
 from statistics import stdev
+from typing import Any
 
 import pytest
 from commands import run_command
@@ -28,9 +30,15 @@ def row(case: str, name: str, dice: float) -> Row:
     )
 
 
+@cache
+def config(*overrides: str) -> dict[str, Any]:
+    """The demo's config; composed once, which takes long."""
+    return to_dict(compose_config("train", overrides=["+experiment=demo", *overrides]))
+
+
 def make_run(folder: Path, *overrides: str, dice: float, macs: float | None = None, speed: float = 1.0) -> Path:
     """An evaluated run of 8 cases: liver has `dice` plus a little by case, spleen a tenth less, missed in case 0."""
-    cfg = to_dict(compose_config("train", overrides=["+experiment=demo", *overrides]))
+    cfg = config(*overrides)
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(cfg)))
     (folder / "overrides.json").write_text(json.dumps(["+experiment=demo", *overrides]))
