@@ -132,10 +132,8 @@ def test_inside_the_block_the_mlp_sees_what_is_left():
     ("completion", "dims"),
     [
         ("mta", 2),
-        *(
-            pytest.param(*which, marks=pytest.mark.long)
-            for which in [("mta", 3), ("mim", 2), ("mim", 3), ("scatter", 2)]
-        ),
+        ("mim", 3),
+        *(pytest.param(*which, marks=pytest.mark.long) for which in [("mta", 3), ("mim", 2), ("scatter", 2)]),
     ],
 )
 def test_fused_tokens_keep_the_contract(completion, dims):
