@@ -6,13 +6,14 @@
 
 Contestants are experiments with random weights, the fast one, the paper's STP and what it is compared with. They take
 turns, so that other load on the machine meets all; medians are given, and the ratio of the whole to that of the first,
-run by run, with its range. Memory is the device's at most during a pass, weights included; on a processor, what the
-process grows by in it. A network of MONAI is all decoder here. Of a whole volume, from file to file: scripts/duel.py.
+run by run, with its range. Memory is the device's at most during a pass, its own weights included; on a processor, what
+the process grows by in it. A network of MONAI is all decoder here. Of a whole volume, file to file: scripts/duel.py.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -66,6 +67,17 @@ def make(overrides: Sequence[str], *, size: int, batch: int, precision: str, dev
     return Inference(segmenter=segmenter, image=image.to(device), dtype=chosen.dtype)
 
 
+def memory_mb(run: Inference) -> float | None:
+    """MiB at most during a pass; the weights of other networks on the same device are left out."""
+    device = run.image.device
+    held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    peak = peak_memory_mb(run.step, device)
+    if peak is None or device.type != "cuda":
+        return peak
+    own = sum(tensor.nbytes for tensor in (run.image, *run.segmenter.parameters(), *run.segmenter.buffers()))
+    return peak - (held - own) / 2**20
+
+
 def measure(runs: dict[str, Inference], *, warmup: int, repeats: int) -> dict[str, dict[str, list[float]]]:
     """Milliseconds of every turn: contestant -> "total" and parts -> list."""
     device = next(iter(runs.values())).image.device
@@ -81,17 +93,19 @@ def measure(runs: dict[str, Inference], *, warmup: int, repeats: int) -> dict[st
 
 def table(found: dict[str, dict[str, dict]]) -> str:
     """A line a contestant and setting."""
-    columns = ["window", "batch", "contestant", "total ms", *(f"{part} ms" for part in PARTS), "memory MB"]
+    parts = [f"{part} ms" for part in PARTS]
+    columns = ["window", "batch", "contestant", "total ms", "windows/s", *parts, "memory MB"]
     lines = [[*columns, "times the first", "range"], ["---"] * (len(columns) + 2)]
     for setting, contestants in found.items():
         size, batch = setting.split(" x ")
         first = next(iter(contestants.values()))["ms"]["total"]
         for name, one in contestants.items():
             ratios = [own / least for own, least in zip(one["ms"]["total"], first, strict=True)]
-            times = [f"{median(one['ms'][key]):.1f}" for key in ("total", *PARTS)]
+            total, *parts = [f"{median(one['ms'][key]):.1f}" for key in ("total", *PARTS)]
+            rate = f"{int(batch) * 1e3 / median(one['ms']['total']):.1f}"
             memory = "unknown" if one["memory_mb"] is None else f"{one['memory_mb']:.0f}"
             spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-            lines.append([size, batch, name, *times, memory, f"{median(ratios):.2f}", spread])
+            lines.append([size, batch, name, total, rate, *parts, memory, f"{median(ratios):.2f}", spread])
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
@@ -102,11 +116,11 @@ def benchmark(options: argparse.Namespace) -> str:
     contestants = {name: value.split() for name, value in pairs(options.contestants, option="--contestants").items()}
     found: dict[str, dict[str, dict]] = {}
     for size in options.sizes:
+        settings = {"size": size, "batch": max(options.batches), "precision": options.precision, "device": device}
+        networks = {name: make(overrides, **settings) for name, overrides in contestants.items()}
         for batch in options.batches:
-            settings = {"size": size, "batch": batch, "precision": options.precision, "device": device}
-            # each alone: on a device the weights of others would count too
-            memory = {name: peak_memory_mb(make(own, **settings).step, device) for name, own in contestants.items()}
-            runs = {name: make(overrides, **settings) for name, overrides in contestants.items()}
+            runs = {name: replace(run, image=run.image[:batch]) for name, run in networks.items()}
+            memory = {name: memory_mb(run) for name, run in runs.items()}
             times = measure(runs, warmup=options.warmup, repeats=options.repeats)
             found[f"{size}^3 x {batch}"] = {name: {"ms": times[name], "memory_mb": memory[name]} for name in runs}
     options.output.mkdir(parents=True, exist_ok=True)

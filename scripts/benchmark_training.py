@@ -1,11 +1,13 @@
 """What a training step costs, side by side: time, memory of the activations, and how long it waits for the loader.
 
     python scripts/benchmark_training.py                # fast STP against dense UNETR in fp32, a window of 96^3
+    python scripts/benchmark_training.py --device cuda --batch 8
     python scripts/benchmark_training.py --contestants a="+experiment=btcv_stp_mta" b="+experiment=btcv_dense_unetr"
 
 Contestants take turns, a fresh process for each and every round. A step is the trainer's own: forward, loss, backward,
 the checks of gradients, and the optimizer. Memory of the activations is the peak of a step less what the process holds
-before it: weights, optimizer state and the program (gradients are dropped there). Ratios are of the first contestant.
+before it: weights, optimizer state and the program (gradients are dropped there); on a GPU, of the GPU's memory.
+Ratios are of the first contestant.
 
 The loader: steps fed by the data set's own loader (phantoms, or --data with a folder in BTCV's layout) and steps on the
 same windows again, held in memory, in turns; stall is the share of the former that the latter do not take. With
@@ -33,7 +35,7 @@ from sct.data.phantom import PhantomSpec, write_phantoms
 from sct.errors import UserError
 from sct.memory import tune_allocator
 from sct.tasks.train import build_trainer
-from sct.timing import device_name, reset_peak_rss, status_kb
+from sct.timing import device_name, peak_memory_mb
 from sct.trainer import Trainer
 
 CONTESTANTS = ("fast=+experiment=btcv_fast_stp", "dense_unetr=+experiment=btcv_dense_unetr trainer.precision=fp32")
@@ -53,16 +55,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--loader-turns", type=int, default=5)
     parser.add_argument("--data", type=Path, help="volumes in BTCV's layout for the loader; phantoms if not given")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--device", default="cpu", help="auto, cpu or cuda")
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmark_training"))
     parser.add_argument("--worker", choices=WORK, help=argparse.SUPPRESS)
     parser.add_argument("--overrides", nargs="+", default=[], help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
-def make_trainer(overrides: Sequence[str]) -> Trainer:
+def make_trainer(overrides: Sequence[str], *, device: str) -> Trainer:
     cfg = compose_config("train", overrides=list(overrides))
     data = build(cfg.data, key="data")
-    return build_trainer(cfg, data=data, processes=distributed.join("cpu"), config=to_dict(cfg))
+    return build_trainer(cfg, data=data, processes=distributed.join(device), config=to_dict(cfg))
 
 
 def random_batch(trainer: Trainer) -> Batch:
@@ -82,6 +85,8 @@ def seconds_of(trainer: Trainer, batches: Iterable[Batch]) -> list[float]:
     for batch in batches:
         trainer.train_step([batch])
         trainer.step += 1
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize(trainer.device)
         now = time.perf_counter()
         took.append(now - start)
         start = now
@@ -90,15 +95,18 @@ def seconds_of(trainer: Trainer, batches: Iterable[Batch]) -> list[float]:
 
 def cost(options: argparse.Namespace) -> dict[str, float | None]:
     """Of one contestant: seconds of a step, and MiB of its activations (None where the system does not tell)."""
-    trainer = make_trainer(options.overrides)
+    trainer = make_trainer(options.overrides, device=options.device)
     batch = random_batch(trainer)
     seconds = seconds_of(trainer, [batch] * (options.warmup + options.steps))[options.warmup :]
-    activations = None
+    return {"seconds": median(seconds), "activations_mb": activations_mb(trainer, batch)}
+
+
+def activations_mb(trainer: Trainer, batch: Batch) -> float | None:
+    """MiB that a step adds to what is held before it; None where the system does not tell."""
     trainer.optimizer.zero_grad(set_to_none=True)  # as the step begins; at its peak there are hardly any yet
-    if (before := reset_peak_rss()) is not None:
-        trainer.train_step([batch])
-        activations = (status_kb("VmHWM") - before) / 1024
-    return {"seconds": median(seconds), "activations_mb": activations}
+    held = torch.cuda.memory_allocated(trainer.device) if trainer.device.type == "cuda" else 0
+    peak = peak_memory_mb(lambda: trainer.train_step([batch]), trainer.device)
+    return None if peak is None else peak - held / 2**20
 
 
 def stall(options: argparse.Namespace) -> dict[str, float]:
@@ -106,7 +114,7 @@ def stall(options: argparse.Namespace) -> dict[str, float]:
 
     Windows differ in what their steps take, so that each has to be in both.
     """
-    trainer = make_trainer(options.overrides)
+    trainer = make_trainer(options.overrides, device=options.device)
     count = options.loader_steps
     loader = iter(trainer.data.train_loader(seed=0, start_step=0, num_steps=count * options.loader_turns + 1))
     seconds_of(trainer, [next(loader)] * options.warmup)
@@ -130,7 +138,16 @@ WORK = {"cost": cost, "stall": stall}
 
 def in_fresh_process(kind: str, overrides: Sequence[str], options: argparse.Namespace) -> dict[str, float]:
     line = [sys.executable, __file__, "--worker", kind, "--warmup", options.warmup, "--steps", options.steps]
-    line += ["--loader-steps", options.loader_steps, "--loader-turns", options.loader_turns, "--overrides", *overrides]
+    line += [
+        "--device",
+        options.device,
+        "--loader-steps",
+        options.loader_steps,
+        "--loader-turns",
+        options.loader_turns,
+        "--overrides",
+        *overrides,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     done = subprocess.run([str(word) for word in line], check=True, stdout=subprocess.PIPE, text=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
@@ -179,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, overrides in contestants.items():
             costs[name].append(in_fresh_process("cost", overrides, options))
     found = {
-        "environment": {"device": device_name(torch.device("cpu")), "versions": card.versions()},
+        "environment": {"device": device_name(distributed.pick_device(options.device)), "versions": card.versions()},
         "settings": {key: str(value) for key, value in vars(options).items() if key not in ("worker", "overrides")},
         "costs": costs,
     }

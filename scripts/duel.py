@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -74,6 +74,9 @@ PACKAGES = {
     "openvino_dense": ("openvino", "pip install -e '.[openvino]'"),
 }
 
+# of a log, where its process failed
+LAST_LINES = 15
+
 
 @dataclass
 class Record:
@@ -84,6 +87,7 @@ class Record:
     seconds: list[float] = field(default_factory=list)
     process: list[float] = field(default_factory=list)
     peak_mb: list[float] = field(default_factory=list)
+    device_mb: list[float] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
         """As JSON takes it."""
@@ -118,7 +122,10 @@ def work(arguments: Sequence[str]) -> None:
     predict(compose_config("predict", overrides=open_overrides(arguments, groups=["inferer"])))
     seconds = time.perf_counter() - start
     # what the parent would be told has the parent's own memory in it, from before the program was started
-    print(json.dumps({"seconds": seconds, "peak_mb": status_kb("VmHWM") / 1024}))
+    found = {"seconds": seconds, "peak_mb": status_kb("VmHWM") / 1024}
+    if torch.cuda.is_initialized():
+        found["device_mb"] = torch.cuda.max_memory_allocated() / 2**20
+    print(json.dumps(found))
 
 
 def untrained(contestant: Contestant, folder: Path, *, volume: Path) -> Path:
@@ -158,11 +165,19 @@ def race(record: Record, *, log: Path, threads: int) -> None:
         status = subprocess.run(line, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
     elapsed = time.perf_counter() - start
     if status:
-        raise SystemExit(f"{log.stem} failed, see {log}")
+        last = "\n".join(log.read_text().splitlines()[-LAST_LINES:])
+        raise SystemExit(f"{log.stem} failed, see {log}, which ends with\n{last}")
     told = json.loads(log.read_text().splitlines()[-1])
     record.seconds.append(told["seconds"])
     record.process.append(elapsed)
     record.peak_mb.append(told["peak_mb"])
+    if "device_mb" in told:
+        record.device_mb.append(told["device_mb"])
+
+
+def warm_up(record: Record, *, log: Path, threads: int) -> None:
+    """A round that does not count: files are in the system's cache after it."""
+    race(replace(record, seconds=[], process=[], peak_mb=[], device_mb=[]), log=log, threads=threads)
 
 
 def run_rounds(records: dict[str, Record], *, rounds: int, folder: Path, threads: int) -> None:
@@ -172,8 +187,7 @@ def run_rounds(records: dict[str, Record], *, rounds: int, folder: Path, threads
     """
     names = list(records)
     first = records[names[0]]
-    race(first, log=folder / f"{names[0]}.log", threads=threads)
-    first.seconds, first.process, first.peak_mb = [], [], []
+    warm_up(first, log=folder / f"{names[0]}.log", threads=threads)
     for number in range(rounds):
         # each is first in its turn
         shift = number % len(names)

@@ -42,8 +42,8 @@ def test_ratios_are_of_the_first_turn_by_turn(script):
         }
     }
     lines = script["table"](found).splitlines()
-    assert lines[2] == "| 96^3 | 4 | a | 1.0 | 1.0 | 2.0 | 3.0 | 7 | 1.00 | 1.00 to 1.00 |"
-    assert lines[3] == "| 96^3 | 4 | b | 5.0 | 1.0 | 2.0 | 3.0 | unknown | 4.00 | 3.00 to 5.00 |"
+    assert lines[2] == "| 96^3 | 4 | a | 1.0 | 4000.0 | 1.0 | 2.0 | 3.0 | 7 | 1.00 | 1.00 to 1.00 |"
+    assert lines[3] == "| 96^3 | 4 | b | 5.0 | 800.0 | 1.0 | 2.0 | 3.0 | unknown | 4.00 | 3.00 to 5.00 |"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,155 @@
+"""What a section of the report works with: sizes, device, and a notebook that outlives the section's process."""
+
+import json
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sct.distributed import pick_device
+from sct.files import write_text
+
+ROOT = Path(__file__).parents[2]
+# of a traceback that is kept: its end says what happened
+LAST_CHARACTERS = 4000
+
+EXPERIMENTS = {
+    "fast": ("+experiment=btcv_fast_stp",),
+    "stp_mta": ("+experiment=btcv_stp_mta",),
+    "dense_unetr": ("+experiment=btcv_dense_unetr",),
+}
+MONAI_UNETR = ("+experiment=btcv_dense_unetr", "model=monai_unetr")
+NARROW = ("encoder.dim=24", "encoder.num_heads=2")
+NARROW_MTA = (*NARROW, "completion.dim=24", "completion.num_heads=2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much is measured. The first contestant is what all ratios are of.
+
+    windows: edges, voxels; `training` is put behind every contestant in training; compile_modes: what torch.compile is
+    given; rivals: contestants of scripts/duel.py, with settings for each; ct_shape and ct_voxel_size (mm): of the
+    phantom CT; phantom_shape and crops: of the loader's phantoms and what one step takes of them; test_files: below
+    tests/gpu, all if empty; test_settings: environment variables of the tests
+    """
+
+    networks: dict[str, tuple[str, ...]]
+    precision: str
+    windows: Sequence[int]
+    batches: Sequence[int]
+    warmup: int
+    repeats: int
+    training: tuple[str, ...]
+    training_steps: int
+    compile_modes: dict[str, dict[str, str]]
+    rivals: dict[str, tuple[str, ...]]
+    rounds: int
+    ct_shape: Sequence[int]
+    ct_voxel_size: Sequence[float]
+    phantom_shape: Sequence[int]
+    loader: tuple[str, ...]
+    loader_steps: int
+    test_files: Sequence[str]
+    test_settings: dict[str, str]
+
+
+REAL = Sizes(
+    networks={**EXPERIMENTS, "monai_unetr": MONAI_UNETR},
+    precision="bf16",
+    windows=(96, 128),
+    batches=(1, 4),
+    warmup=3,
+    repeats=11,
+    training=("trainer.precision=bf16",),
+    training_steps=7,
+    compile_modes={
+        "default": {"mode": "default"},
+        "reduce-overhead": {"mode": "reduce-overhead"},
+        "max-autotune-no-cudagraphs": {"mode": "max-autotune-no-cudagraphs"},
+    },
+    rivals={"fast": (), "dense_unetr": ("precision=bf16",), "monai_unetr": ("precision=bf16",)},
+    rounds=2,
+    ct_shape=(512, 512, 147),
+    ct_voxel_size=(0.791, 0.791, 3.0),
+    phantom_shape=(200, 200, 110),
+    loader=(),
+    loader_steps=6,
+    test_files=(),
+    test_settings={},
+)
+# the same on a processor in seconds: whether the report works, and no more
+SMALL = Sizes(
+    networks={
+        "fast": (*EXPERIMENTS["fast"], *NARROW_MTA, "decoder.width=4", "decoder.voxels=4"),
+        "dense_unetr": (*EXPERIMENTS["dense_unetr"], *NARROW, "decoder.feature_size=4"),
+    },
+    precision="fp32",
+    windows=(16,),
+    batches=(1, 2),
+    warmup=1,
+    repeats=2,
+    training=("trainer.precision=fp32", "data.roi_size=[16,16,16]", "data.batch_size=1", "data.crops_per_volume=1"),
+    training_steps=1,
+    compile_modes={"eager": {"backend": "eager"}},
+    rivals={"fast": ()},
+    rounds=1,
+    ct_shape=(24, 24, 12),
+    ct_voxel_size=(3.0, 3.0, 4.0),
+    phantom_shape=(24, 24, 16),
+    loader=("data.roi_size=[16,16,16]", "data.batch_size=1", "data.crops_per_volume=2"),
+    loader_steps=2,
+    test_files=("test_gpu_attention.py",),
+    test_settings={"SCT_GPU_TESTS_ON": "cpu"},
+)
+
+
+@dataclass
+class Job:
+    """A section at work. All that it notes is in `file` at once, where the report finds it even if this process dies.
+
+    folder: for files of its own; seconds: how long it may take; earlier: what other sections found, by their names
+    """
+
+    file: Path
+    folder: Path
+    device_name: str
+    sizes: Sizes
+    seconds: float
+    earlier: dict[str, dict[str, Any]]
+    found: dict[str, Any] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    doing: str = "its beginning"
+
+    @property
+    def device(self) -> torch.device:
+        return pick_device(self.device_name)
+
+    def note(self, **found: Any) -> None:
+        """Adds to what was found; values are plain, as JSON takes them."""
+        self.found |= found
+        self.save()
+
+    @contextmanager
+    def attempt(self, name: str) -> Iterator[None]:
+        """What goes wrong inside is noted under this name, and the section goes on behind it."""
+        self.doing = name
+        self.save()
+        try:
+            yield
+        # SystemExit: how scripts tell a mistake
+        except (Exception, SystemExit):
+            self.errors[name] = traceback.format_exc()[-LAST_CHARACTERS:]
+        self.save()
+
+    def save(self) -> None:
+        write_text(self.file, json.dumps({"found": self.found, "errors": self.errors, "doing": self.doing}))
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table; numbers are given as they are, or None as a dash."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join("| " + " | ".join("-" if cell is None else str(cell) for cell in line) + " |\n" for line in lines)

@@ -1,0 +1,56 @@
+"""One whole CT from NIfTI file to NIfTI file, each network in fresh processes, in turns."""
+
+import os
+from statistics import median
+from typing import Any
+
+import duel
+
+from gpu_sections.job import Job, markdown
+
+
+def run(job: Job) -> None:
+    sizes, folder = job.sizes, job.folder / "ct"
+    settings = [f"{name}={' '.join(values)}" for name, values in sizes.rivals.items()]
+    options = duel.parse([
+        "--contestants", *sizes.rivals, "--settings", *settings, "--device", job.device_name,
+        "--output", str(folder),
+    ])  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    records: dict[str, duel.Record] = {}
+    with job.attempt("networks and a phantom"):
+        volume = duel.phantom(folder, shape=sizes.ct_shape, voxel_size=sizes.ct_voxel_size)
+        records = duel.enter(options, volume=volume)
+    threads = os.cpu_count() or 1
+    if sizes.rounds > 1:
+        for name, record in records.items():
+            # of each: a card's first run of a program loads its kernels
+            with job.attempt(f"{name}, warm-up"):
+                duel.warm_up(record, log=folder / f"{name}.log", threads=threads)
+    for number in range(sizes.rounds):
+        for name, record in records.items():
+            with job.attempt(f"{name}, round {number + 1}"):
+                duel.race(record, log=folder / f"{name}.log", threads=threads)
+                job.note(**{name: record.plain()})
+
+
+def table(found: dict[str, Any]) -> str:
+    columns = [
+        "network",
+        "seconds",
+        "whole process s",
+        "times the first",
+        "peak process MB",
+        "peak device MB",
+        "rounds",
+    ]
+    rows = []
+    first = median(next(iter(found.values()))["seconds"])
+    for name, one in found.items():
+        took = median(one["seconds"])
+        device = f"{max(one['device_mb']):.0f}" if one["device_mb"] else None
+        rows.append([
+            name, f"{took:.2f}", f"{median(one['process']):.2f}", f"{took / first:.2f}", f"{max(one['peak_mb']):.0f}",
+            device, len(one["seconds"]),
+        ])  # fmt: skip
+    return markdown(columns, rows)
