@@ -18,11 +18,11 @@ RESERVE = 3.0
 
 
 def run(job: Job) -> None:
-    folder, log = ROOT / "tests" / "gpu", job.folder / "tests.log"
+    log = job.folder / "tests.log"
     # a compiler may hang: what it would take along comes before it
-    files = [folder / name for name in job.sizes.test_files] or sorted(folder.glob("test_*.py"), key=compiler_last)
+    tests = job.sizes.tests or sorted(map(str, ROOT.glob("tests/gpu/test_*.py")), key=compiler_last)
     command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-m", "gpu", "-v", "-rfE", "--tb=short"]
-    command += ["-p", "no:cacheprovider", f"--confcutdir={ROOT / 'tests'}", *map(str, files)]
+    command += ["-p", "no:cacheprovider", *tests]
     environment = {**os.environ, **job.sizes.test_settings, "PYTHONUNBUFFERED": "1"}
     status: int | None = None
     with job.attempt("pytest"), log.open("w") as file:
@@ -41,8 +41,8 @@ def run(job: Job) -> None:
         job.save()
 
 
-def compiler_last(path: Path) -> tuple[bool, str]:
-    return "compile" in path.name, path.name
+def compiler_last(file: str) -> tuple[bool, str]:
+    return "compile" in file, file
 
 
 def read_log(log: Path) -> dict[str, Any]:

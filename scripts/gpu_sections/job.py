@@ -4,11 +4,12 @@ import json
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from duel import CONTESTANTS, Contestant
 
 from sct.distributed import pick_device
 from sct.files import write_text
@@ -23,8 +24,7 @@ EXPERIMENTS = {
     "dense_unetr": ("+experiment=btcv_dense_unetr",),
 }
 MONAI_UNETR = ("+experiment=btcv_dense_unetr", "model=monai_unetr")
-NARROW = ("encoder.dim=24", "encoder.num_heads=2")
-NARROW_MTA = (*NARROW, "completion.dim=24", "completion.num_heads=2")
+QUARTER = ("inferer.overlap=0.25",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +32,9 @@ class Sizes:
     """How much is measured. The first contestant is what all ratios are of.
 
     windows: edges, voxels; `training` is put behind every contestant in training; compile_modes: what torch.compile is
-    given; rivals: contestants of scripts/duel.py, with settings for each; ct_shape and ct_voxel_size (mm): of the
-    phantom CT; phantom_shape and crops: of the loader's phantoms and what one step takes of them; test_files: below
-    tests/gpu, all if empty; test_settings: environment variables of the tests
+    given; rivals: what scripts/duel.py makes and predicts with; ct_shape and ct_voxel_size (mm): of the phantom CT;
+    phantom_shape and loader: of the loader's phantoms, and settings for it; tests: arguments for pytest, all of
+    tests/gpu if empty; test_settings: environment variables of the tests
     """
 
     networks: dict[str, tuple[str, ...]]
@@ -46,14 +46,15 @@ class Sizes:
     training: tuple[str, ...]
     training_steps: int
     compile_modes: dict[str, dict[str, str]]
-    rivals: dict[str, tuple[str, ...]]
+    compile_batches: Sequence[int]
+    rivals: dict[str, Contestant]
     rounds: int
     ct_shape: Sequence[int]
     ct_voxel_size: Sequence[float]
     phantom_shape: Sequence[int]
     loader: tuple[str, ...]
     loader_steps: int
-    test_files: Sequence[str]
+    tests: Sequence[str]
     test_settings: dict[str, str]
 
 
@@ -71,20 +72,27 @@ REAL = Sizes(
         "reduce-overhead": {"mode": "reduce-overhead"},
         "max-autotune-no-cudagraphs": {"mode": "max-autotune-no-cudagraphs"},
     },
-    rivals={"fast": (), "dense_unetr": ("precision=bf16",), "monai_unetr": ("precision=bf16",)},
+    compile_batches=(1, 4),
+    # as scripts/duel.py has them, but all in bf16
+    rivals={
+        name: replace(CONTESTANTS[name], predict=("precision=bf16", *overlap))
+        for name, overlap in {"fast": (), "dense_unetr": QUARTER, "monai_unetr": QUARTER}.items()
+    },
     rounds=2,
     ct_shape=(512, 512, 147),
     ct_voxel_size=(0.791, 0.791, 3.0),
     phantom_shape=(200, 200, 110),
     loader=(),
     loader_steps=6,
-    test_files=(),
+    tests=(),
     test_settings={},
 )
+NARROW = ("encoder.dim=24", "encoder.num_heads=2", "encoder.depth=4", "pruning.blocks=[1,2,3]")
+NARROW_FAST = (*NARROW, "completion.dim=24", "completion.num_heads=2", "decoder.width=4", "decoder.voxels=4")
 # the same on a processor in seconds: whether the report works, and no more
 SMALL = Sizes(
     networks={
-        "fast": (*EXPERIMENTS["fast"], *NARROW_MTA, "decoder.width=4", "decoder.voxels=4"),
+        "fast": (*EXPERIMENTS["fast"], *NARROW_FAST),
         "dense_unetr": (*EXPERIMENTS["dense_unetr"], *NARROW, "decoder.feature_size=4"),
     },
     precision="fp32",
@@ -95,14 +103,16 @@ SMALL = Sizes(
     training=("trainer.precision=fp32", "data.roi_size=[16,16,16]", "data.batch_size=1", "data.crops_per_volume=1"),
     training_steps=1,
     compile_modes={"eager": {"backend": "eager"}},
-    rivals={"fast": ()},
+    compile_batches=(1,),
+    rivals={"fast": Contestant((*EXPERIMENTS["fast"], *NARROW_FAST, "data.roi_size=[16,16,16]"), ("precision=fp32",))},
     rounds=1,
     ct_shape=(24, 24, 12),
     ct_voxel_size=(3.0, 3.0, 4.0),
     phantom_shape=(24, 24, 16),
     loader=("data.roi_size=[16,16,16]", "data.batch_size=1", "data.crops_per_volume=2"),
     loader_steps=2,
-    test_files=("test_gpu_attention.py",),
+    # without the fixtures of all tests, which import much
+    tests=("tests/gpu/test_gpu_attention.py", "-k", "gradients or 12", "--confcutdir=tests/gpu"),
     test_settings={"SCT_GPU_TESTS_ON": "cpu"},
 )
 

@@ -11,16 +11,14 @@ from gpu_sections.job import Job, markdown
 
 def run(job: Job) -> None:
     sizes, folder = job.sizes, job.folder / "ct"
-    settings = [f"{name}={' '.join(values)}" for name, values in sizes.rivals.items()]
-    options = duel.parse([
-        "--contestants", *sizes.rivals, "--settings", *settings, "--device", job.device_name,
-        "--output", str(folder),
-    ])  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     records: dict[str, duel.Record] = {}
-    with job.attempt("networks and a phantom"):
-        volume = duel.phantom(folder, shape=sizes.ct_shape, voxel_size=sizes.ct_voxel_size)
-        records = duel.enter(options, volume=volume)
+    volume = duel.phantom(folder, shape=sizes.ct_shape, voxel_size=sizes.ct_voxel_size)
+    for name, contestant in sizes.rivals.items():
+        with job.attempt(f"{name}, weights"):
+            ckpt = duel.untrained(contestant, folder / name, volume=volume)
+            where = [f"ckpt={ckpt}", f"input={volume}", f"output={folder / name / 'labels'}"]
+            records[name] = duel.Record(ckpt, [*where, f"device={job.device_name}", *contestant.predict])
     threads = os.cpu_count() or 1
     if sizes.rounds > 1:
         for name, record in records.items():

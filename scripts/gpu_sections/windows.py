@@ -77,7 +77,7 @@ def relative(ours: Tensor, exact: Tensor) -> float:
 def compiled(job: Job) -> None:
     """The fast model's window by torch.compile, in turn with the same network as it is."""
     sizes, size = job.sizes, job.sizes.windows[0]
-    for batch in (sizes.batches[0], sizes.batches[-1]):
+    for batch in sizes.compile_batches:
         for name, how in sizes.compile_modes.items():
             with job.attempt(f"{name}, {size}^3 x {batch}"):
                 torch.compiler.reset()
