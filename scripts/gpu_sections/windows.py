@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gpu_sections.job import Job, markdown
+from sct.precision import DTYPES
 from sct.timing import Inference, Stopwatch
 
 # number format, and whether fp32 sums may be computed in TF32; torch itself allows it in convolutions alone
@@ -54,7 +55,7 @@ def formats(job: Job) -> None:
                 for label, (precision, tf32) in FORMATS.items():
                     for tuned in (False, True):
                         set_backends(tf32=tf32, tuned=tuned)
-                        logits = watch.time(f"{label}, {tuned}", replace(run, precision=precision).step).float()
+                        logits = watch.time(f"{label}, {tuned}", replace(run, dtype=DTYPES[precision]).step).float()
                         if label == "fp32" and not tuned:
                             exact = logits
                         differences[f"{label}, {tuned}"] = relative(logits, exact)
