@@ -72,11 +72,12 @@ def random_batch(trainer: Trainer) -> Batch:
     data = trainer.data
     size = data.batch_size * data.crops_per_volume
     generator = torch.Generator().manual_seed(0)
-    return Batch(
-        image=torch.randn(size, data.num_channels, *data.roi_size, generator=generator),
-        label=torch.randint(data.num_classes, (size, *data.roi_size), generator=generator),
-        case=["noise"] * size,
-    )
+    image = torch.randn(size, data.num_channels, *data.roi_size, generator=generator)
+    label = torch.randint(data.num_classes, (size, *data.roi_size), generator=generator)
+    if trainer.device.type == "cuda":
+        # as the loader gives it
+        image, label = image.pin_memory(), label.pin_memory()
+    return Batch(image=image, label=label, case=["noise"] * size)
 
 
 def seconds_of(trainer: Trainer, batches: Iterable[Batch]) -> list[float]:

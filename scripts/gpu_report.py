@@ -50,7 +50,7 @@ class Section:
 # the most important first: where time is short, the last ones have less
 SECTIONS = {
     "environment": Section("Environment", environment.run, environment.table, 6),
-    "tests": Section("Tests marked gpu", checks.run, checks.table, 26),
+    "tests": Section("Tests marked gpu", checks.run, checks.table, 30),
     "parts": Section("Windows, by parts", windows.parts, windows.parts_table, 20),
     "training": Section("A training step", steps.training, steps.training_table, 14),
     "ct": Section("A whole CT, file to file", volume.run, volume.table, 22),

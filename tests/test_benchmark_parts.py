@@ -3,8 +3,11 @@
 import json
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark_parts.py"
 
@@ -44,6 +47,15 @@ def test_ratios_are_of_the_first_turn_by_turn(script):
     lines = script["table"](found).splitlines()
     assert lines[2] == "| 96^3 | 4 | a | 1.0 | 4000.0 | 1.0 | 2.0 | 3.0 | 7 | 1.00 | 1.00 to 1.00 |"
     assert lines[3] == "| 96^3 | 4 | b | 5.0 | 800.0 | 1.0 | 2.0 | 3.0 | unknown | 4.00 | 3.00 to 5.00 |"
+
+
+def test_memory_on_a_device_leaves_other_networks_out(script, monkeypatch):
+    network = nn.Linear(512, 512, bias=False)  # 1 MiB
+    image = SimpleNamespace(nbytes=2**20, device=torch.device("cuda"))
+    # 70 MiB are held by all networks together, and at the peak there are 100
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 70 * 2**20)
+    monkeypatch.setitem(script["memory_mb"].__globals__, "peak_memory_mb", lambda step, device: 100.0)
+    assert script["memory_mb"](SimpleNamespace(image=image, segmenter=network, step=None)) == 32
 
 
 @pytest.mark.parametrize(
