@@ -13,7 +13,7 @@ from gpu_sections.job import EXPERIMENTS, Job, markdown
 from sct.cli import compose_config
 from sct.config import build
 from sct.data.phantom import PhantomSpec, write_phantoms
-from sct.train import set_determinism
+from sct.tasks.train import set_determinism
 from sct.trainer import Trainer
 
 

@@ -7,7 +7,7 @@ from little_models import Combination, little_batch, little_network
 from sct import distributed
 from sct.cli import compose_config
 from sct.config import build, to_dict
-from sct.train import build_trainer
+from sct.tasks.train import build_trainer
 
 pytestmark = pytest.mark.gpu
 WHICH = [Combination("stp", "mta", "thin", 3), Combination("dense", "scatter", "unetr", 3)]
