@@ -1,7 +1,8 @@
 """Optimizer groups and the learning-rate schedule, as pure functions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,13 +55,33 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 
 
 def warmup_cosine(step: int, *, max_steps: int, warmup_steps: int, min_factor: float = 0.0) -> float:
-    """Factor of the learning rate at a step (from 0): linear warm-up, then half a cosine to `min_factor`."""
-    if warmup_steps >= max_steps:
-        raise UserError(f"schedule.warmup_steps={warmup_steps} must be below trainer.max_steps={max_steps}.")
+    """Factor of the learning rate at a step (from 0): linear warm-up, then half a cosine to `min_factor`.
+
+    The warm-up takes at most half of the training, see `shortened_warmup`.
+    """
+    if warmup_steps < 0:
+        raise UserError(f"schedule.warmup_steps={warmup_steps} must be 0 or more.")
+    warmup_steps = shortened_warmup(warmup_steps, max_steps=max_steps)
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / (max_steps - warmup_steps)
     return min_factor + (1 - min_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def shortened_warmup(warmup_steps: int, *, max_steps: int) -> int:
+    """The steps of warm-up in a training of `max_steps`: at most half of it, so that a short trial runs as it is."""
+    return min(warmup_steps, max_steps // 2)
+
+
+def warmup_notice(settings: Mapping[str, Any], *, max_steps: int) -> str | None:
+    """What to tell the user where the `schedule` section asks for a longer warm-up than a training has room for."""
+    asked = settings.get("warmup_steps", 0)
+    used = shortened_warmup(asked, max_steps=max_steps)
+    if used == asked:
+        return None
+    return (
+        f"schedule.warmup_steps={asked} is over half of trainer.max_steps={max_steps}: the warm-up takes {used} steps"
+    )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, *, lr: float) -> None:

@@ -27,8 +27,9 @@ from sct.loggers import RunLogger, flat_settings, short
 from sct.models.encoder import ViTEncoder
 from sct.models.pretrained import load_pretrained
 from sct.models.segmenter import Segmenter
-from sct.optim import set_learning_rate
+from sct.optim import set_learning_rate, warmup_notice
 from sct.precision import NumberFormat, autocast
+from sct.progress import Pace
 from sct.schema import TrainerConfig
 from sct.selfcheck import choose_precision
 from sct.validation import known_means, sample_overlay, token_statistics, validate
@@ -88,23 +89,29 @@ class Trainer:
         """Trains from the current step to `max_steps`; returns the best validation row."""
         settings, parts = self.settings, {"data": 0.0, "step": 0.0}
         self.run_dir, self.log = run_dir, self.open_log(run_dir)
+        steps = self.batches()  # fills the cache, which is no part of a step
+        pace = Pace(settings.max_steps, unit="step", done=self.step)
         began = time.perf_counter()
-        for batches in self.batches():
+        for batches in steps:
             parts["data"] += time.perf_counter() - began
             began = time.perf_counter()
             row = self.train_step(batches)
             self.step += 1
             parts["step"] += time.perf_counter() - began
             self.log.advance(f"loss {row['train/loss']:.4f}")
+            pace.advance()
             last = self.step == settings.max_steps
             if self.is_logged(self.step):
                 row = known_means(self.processes.gather(row))
                 self.log.log({**row, **self.speed(parts)}, step=self.step)
-                self.log.tell(f"step {self.step}/{settings.max_steps}  " + short(row))
+            if pace.is_due(wanted=self.is_logged(self.step)):
+                self.log.tell(f"step {self.step}/{settings.max_steps}  {short(row)}  {pace.text()}")
             if self.step % settings.validate_every == 0 or last:
                 self.validate()
+                pace.pause()
             if self.step % settings.save_every == 0 or last:
                 self.save()
+                pace.pause()
             began = time.perf_counter()
         self.finish()
         return self.best
@@ -123,10 +130,12 @@ class Trainer:
             self.format.log()
         log.text("number_format", str(self.format))
         log.text("config", f"```yaml\n{OmegaConf.to_yaml(OmegaConf.create(self.config))}```")
+        if notice := warmup_notice(self.config["schedule"], max_steps=settings.max_steps):
+            log.tell(notice)
         return log
 
     def batches(self) -> Iterator[list[Batch]]:
-        """The micro-batches of every step that is left."""
+        """The micro-batches of every step that is left; the cache is filled when it returns."""
         loader = iter(
             self.data.train_loader(
                 seed=self.seed,
@@ -135,10 +144,11 @@ class Trainer:
                 rank=self.processes.rank,
                 world_size=self.processes.world_size,
                 micro_batches=self.settings.accumulate,
+                device=self.device,
             )
         )
-        for _ in range(self.settings.max_steps - self.step):
-            yield [next(loader) for _ in range(self.settings.accumulate)]
+        left = range(self.settings.max_steps - self.step)
+        return ([next(loader) for _ in range(self.settings.accumulate)] for _ in left)
 
     def train_step(self, batches: list[Batch]) -> dict[str, float]:
         """One optimizer update; UserError, before any weight changes, when loss or gradients are not finite."""

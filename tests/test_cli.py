@@ -59,7 +59,7 @@ MISTAKES = {
     "unknown precision": (["trainer.precision=fp8"], ["trainer.precision=fp8", "bf16"]),
     "unknown device": (["trainer.device=gpu"], ["device=gpu", "trainer.device", "cuda"]),
     "device that is not here": (["trainer.device=cuda:99"], ["device=cuda:99", "trainer.device", "cpu"]),
-    "warm-up longer than the run": (["schedule.warmup_steps=9"], ["schedule.warmup_steps=9", "trainer.max_steps=4"]),
+    "negative warm-up": (["schedule.warmup_steps=-1"], ["schedule.warmup_steps=-1", "0 or more"]),
     "unknown best metric": (["trainer.best_metric=val/dice/livr"], ["val/dice/livr", "'val/dice/liver'"]),
     "unknown cache": (["data.cache=ram"], ["data.cache=ram", "memory"]),
     "run folder is a file": (["run_dir=/dev/null/x"], ["run folder", "run_dir"]),

@@ -12,7 +12,7 @@ from sct.models.decoders.unetr import UNETR
 from sct.models.encoder import ViTEncoder
 from sct.models.reducers.stp import STP
 from sct.models.segmenter import Segmenter
-from sct.optim import adamw, set_learning_rate, warmup_cosine
+from sct.optim import adamw, set_learning_rate, warmup_cosine, warmup_notice
 
 LR, DECAY, DEPTH = 1e-3, 0.75, 3
 
@@ -122,7 +122,22 @@ def test_no_warmup():
     assert warmup_cosine(0, max_steps=10, warmup_steps=0) == 1.0
 
 
-@pytest.mark.parametrize("warmup", [10, 11])
-def test_warmup_longer_than_the_run(warmup):
-    with pytest.raises(UserError, match=rf"schedule\.warmup_steps={warmup}.*trainer\.max_steps=10"):
-        warmup_cosine(0, max_steps=10, warmup_steps=warmup)
+@pytest.mark.parametrize("asked", [5, 9, 10, 500])
+def test_warmup_takes_at_most_half_of_the_training(asked):
+    def factors(warmup):
+        return [warmup_cosine(step, max_steps=10, warmup_steps=warmup) for step in range(10)]
+
+    assert factors(asked)[:6] == [0.2, 0.4, 0.6, 0.8, 1.0, 1.0]
+    assert factors(asked) == factors(5)
+    notice = warmup_notice({"warmup_steps": asked}, max_steps=10)
+    assert notice is None if asked == 5 else f"warmup_steps={asked} " in notice and "takes 5 steps" in notice
+
+
+@pytest.mark.parametrize("max_steps", [1, 2, 3, 4])
+def test_the_shortest_trainings_have_a_rate(max_steps):
+    assert all(warmup_cosine(step, max_steps=max_steps, warmup_steps=50) > 0 for step in range(max_steps))
+
+
+def test_a_negative_warmup_is_refused():
+    with pytest.raises(UserError, match=r"schedule\.warmup_steps=-1 "):
+        warmup_cosine(0, max_steps=10, warmup_steps=-1)

@@ -17,6 +17,7 @@ import torch
 from sct.data.cases import Case, Grid, window_shape
 from sct.data.transforms import Foreground, Prepared, Preprocess
 from sct.errors import UserError
+from sct.progress import counted
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class VolumeCache:
         if self.kind == "memory":
             missing = [case for case in cases if case not in self._memory]
             logger.info("caching %d cases in memory", len(missing))
-            for case in missing:
+            for case in counted(missing, what="cached"):
                 self.get(case)
 
     def estimate(self, case: Case) -> int:

@@ -12,6 +12,7 @@ from sct.data.cache import describe, file_signature
 from sct.data.cases import Case, Grid, LabelMap
 from sct.data.formats import FileFormat
 from sct.errors import UserError
+from sct.progress import counted
 
 logger = logging.getLogger(__name__)
 
@@ -30,17 +31,17 @@ def check_cases(
     expected = [list(label_map.names), num_channels, describe(file_format)]
     faults: list[str] = []
     good: list[str] = []
-    for case in cases:
-        key = _key(case, expected)
-        if key is not None and key in known:
-            continue
+    keys = {case: _key(case, expected) for case in cases}
+    new = [case for case in cases if keys[case] not in known]
+    for case in counted(new, what="checked"):
+        key = keys[case]
         found = find_faults(case, label_map=label_map, num_channels=num_channels, file_format=file_format)
         faults += found
         if not found and key is not None:
             good.append(key)
     if memory and good:
         _remember(memory, sorted(known | set(good)))
-    logger.info("checked %d cases, %d of them for the first time", len(cases), len(good) + len(faults))
+    logger.info("checked %d cases, %d of them for the first time", len(cases), len(new))
     if faults:
         told = "\n  ".join(faults[:_MAX_TOLD])
         more = f"\n  ... and {len(faults) - _MAX_TOLD} more" if len(faults) > _MAX_TOLD else ""

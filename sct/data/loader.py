@@ -5,8 +5,11 @@ n = ((s M + m) W + r) b + 0..b-1, so that a resumed run, any number of workers, 
 one process of batch W b all see the same samples in the same order.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from sct.data.cache import VolumeCache
 from sct.data.cases import Batch, Case
 from sct.data.transforms import TrainingCrops
+from sct.data.workers import PREFETCH, SHARED_MEMORY, Loading
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,19 +75,46 @@ def collate(samples: list[list[dict]]) -> Batch:
     )
 
 
+def hand_over(samples: list[list[dict]], *, shared: bool) -> Batch | dict[str, Any]:
+    """What a loading process sends of some volumes' crops: tensors in shared memory, or arrays through a pipe.
+
+    Arrays also where shared memory has become full meanwhile: what fails later, on the way, is lost, and the training
+    would wait for it for ever.
+    """
+    batch = collate(samples)
+    if shared:
+        try:
+            batch["image"].share_memory_()
+            batch["label"].share_memory_()
+        except RuntimeError:
+            shared = False
+    return batch if shared else {**batch, "image": batch["image"].numpy(), "label": batch["label"].numpy()}
+
+
 def _one_thread(worker_id: int) -> None:
     torch.set_num_threads(1)
 
 
-def make_loader(dataset: CropDataset, *, sampler: StepSampler, num_workers: int) -> Iterable[Batch]:
-    """A loader that yields `sampler`'s micro-batches in order, the same for any number of workers."""
-    return DataLoader(
+def make_loader(
+    dataset: CropDataset, *, sampler: StepSampler, loading: Loading, device: torch.device
+) -> Iterator[Batch]:
+    """`sampler`'s micro-batches in order, the same for any way of loading; page-locked for a GPU."""
+    parallel = loading.num_workers > 0
+    loader = DataLoader(
         dataset,
         batch_sampler=sampler,
-        num_workers=num_workers,
-        collate_fn=collate,
+        num_workers=loading.num_workers,
+        prefetch_factor=PREFETCH if parallel else None,
+        collate_fn=partial(hand_over, shared=loading.shared) if parallel else collate,
         worker_init_fn=_one_thread,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=device.type == "cuda",
         # Its own generator: without one every start of the loader draws from the global one of the training.
         generator=torch.Generator().manual_seed(dataset.seed),
     )
+    told = not loading.shared
+    for batch in loader:
+        through_pipe = isinstance(batch["image"], np.ndarray)
+        if through_pipe and not told:
+            logger.warning("%s is full: batches come through pipes, which is slower", SHARED_MEMORY)
+            told = True
+        yield Batch(image=torch.as_tensor(batch["image"]), label=torch.as_tensor(batch["label"]), case=batch["case"])

@@ -1,7 +1,7 @@
 """`SegmentationData`: a data set as training, evaluation and prediction see it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,10 @@ from sct.data.loader import CropDataset, StepSampler, make_loader
 from sct.data.outputs import Classes, Outputs
 from sct.data.splits import SPLITS, split_at_random, split_by_file, split_in_folds, warn_of_shared_patients
 from sct.data.transforms import DictTransform, Preprocess, TrainingCrops
+from sct.data.workers import decide_loading
 from sct.errors import UserError
+
+CPU = torch.device("cpu")
 
 
 @dataclass(kw_only=True)
@@ -42,6 +45,7 @@ class SegmentationData(ABC):
     patient_pattern: regular expression, searched in a case id, whose first group is the patient: all cases of one are
         drawn together; None makes every case a patient
     cache: none, memory or disk (below `cache_dir`, where the results of the check are also kept)
+    num_workers: processes that load the crops of a training; auto: as many as suit its device, see sct.data.workers
     check: read every case once at the start
     class_groups: named lists of classes or regions whose mean scores the evaluation reports too
     """
@@ -67,7 +71,7 @@ class SegmentationData(ABC):
     fold: int | None = None
     patient_pattern: str | None = None
     cache: str = "memory"
-    num_workers: int = 0
+    num_workers: int | Literal["auto"] = "auto"
     check: bool = True
     class_groups: dict[str, list[str]] = field(default_factory=dict)
     orientation: str = field(default="RAS", init=False)
@@ -94,6 +98,8 @@ class SegmentationData(ABC):
                 f"data.batch_size={self.batch_size} and data.crops_per_volume={self.crops_per_volume} must "
                 f"be at least 1, and data.positive_share={self.positive_share} must lie in [0, 1]."
             )
+        if self.num_workers != "auto" and self.num_workers < 0:
+            raise UserError(f"data.num_workers={self.num_workers} must be auto, or 0 or more processes.")
         if (self.folds is None) != (self.fold is None):
             raise UserError(
                 f"data.folds={self.folds} and data.fold={self.fold} go together: data.folds=4 data.fold=0, or -m "
@@ -218,11 +224,13 @@ class SegmentationData(ABC):
         rank: int = 0,
         world_size: int = 1,
         micro_batches: int = 1,
-    ) -> Iterable[Batch]:
+        device: torch.device = CPU,
+    ) -> Iterator[Batch]:
         """The batches of steps start_step ... start_step + num_steps - 1, `micro_batches` of them a step.
 
         image (B, C, *roi_size), label (B, *roi_size), B = batch_size * crops_per_volume. Sample numbers alone
-        decide cases and augmentation (see `sct.data.loader`). Fills the cache first.
+        decide cases and augmentation (see `sct.data.loader`). Fills the cache first. `device` is where they are
+        needed: it decides how they are loaded.
         """
         cases = self.cases("train")
         self._volumes.fill(cases)
@@ -242,7 +250,17 @@ class SegmentationData(ABC):
             batch_size=self.batch_size,
         )
         dataset = CropDataset(cases=cases, cache=self._volumes, crops=crops, seed=seed)
-        return make_loader(dataset, sampler=sampler, num_workers=self.num_workers)
+        loading = decide_loading(
+            self.num_workers,
+            num_crops=self.batch_size * self.crops_per_volume,
+            micro_batches=micro_batches,
+            num_channels=self.num_channels,
+            roi_size=self.roi_size,
+            cache=self.cache,
+            device=device,
+            tell=rank == 0,
+        )
+        return make_loader(dataset, sampler=sampler, loading=loading, device=device)
 
     def load_case(self, case: Case) -> Volume:
         """One case after the deterministic transforms; cached where it belongs to the data set.

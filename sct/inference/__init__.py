@@ -4,11 +4,12 @@ from sct.inference.base import Inferer, Model, Slab
 from sct.inference.fast import FastSlidingWindow
 from sct.inference.regrid import SourceGrid, to_source_grid
 from sct.inference.sliding import SlidingWindow
-from sct.inference.volume import logits_for, predict_volume, source_grid
+from sct.inference.volume import MemoryNotice, logits_for, predict_volume, source_grid
 
 __all__ = [
     "FastSlidingWindow",
     "Inferer",
+    "MemoryNotice",
     "Model",
     "Slab",
     "SlidingWindow",

@@ -17,6 +17,23 @@ from sct.inference.regrid import SourceGrid
 
 logger = logging.getLogger(__name__)
 
+# a volume that takes so many times what was said last is worth another line
+MUCH_MORE = 1.25
+
+
+class MemoryNotice:
+    """Says how much memory volumes take: of the first one, and of a later one that takes much more."""
+
+    def __init__(self) -> None:
+        self.said = 0.0
+
+    def tell(self, memory: dict[str, int]) -> None:
+        """memory: bytes by what they are for."""
+        size = sum(memory.values())
+        if size > MUCH_MORE * self.said:
+            logger.info("memory beside the network's at most %s: %s", in_mib(size), parts(memory))
+            self.said = size
+
 
 def predict_volume(
     model: Model,
@@ -26,12 +43,20 @@ def predict_volume(
     roi_size: Sequence[int],
     outputs: Outputs,
     device: torch.device,
+    notice: MemoryNotice | None = None,
 ) -> np.ndarray:
-    """Label map of a preprocessed volume on the grid of its source file."""
+    """Label map of a preprocessed volume on the grid of its source file; `notice`: of a command with several."""
     grid = source_grid(volume, outputs=outputs)
     # without a name: what it has begun ends with an exception, not with the last that knows of it
     for slab in logits_for(
-        grid, model, volume.image, inferer, roi_size=roi_size, background=outputs.background, device=device
+        grid,
+        model,
+        volume.image,
+        inferer,
+        roi_size=roi_size,
+        background=outputs.background,
+        device=device,
+        notice=notice,
     ):
         grid.add(slab)
         del slab  # the next need not be computed beside it
@@ -58,8 +83,12 @@ def logits_for(
     roi_size: Sequence[int],
     background: Tensor,
     device: torch.device,
+    notice: MemoryNotice | None = None,
 ) -> Iterator[Slab]:
-    """Slabs of logits of an image (C, *S) as `grid` can take them; says before how much memory they take."""
+    """Slabs of logits of an image (C, *S) as `grid` can take them; says before how much memory they take.
+
+    notice: one for all volumes of a command, which says it once.
+    """
     memory = inferer.memory(
         model,
         image.shape[1:],
@@ -75,7 +104,7 @@ def logits_for(
             "the file's axes are oblique to the network's: the logits of all voxels are kept, %s", in_mib(whole)
         )
     memory |= grid.memory
-    logger.info("memory beside the network's at most %s: %s", in_mib(sum(memory.values())), parts(memory))
+    (notice or MemoryNotice()).tell(memory)
     if grid.streams:
         yield from inferer.slabs(model, image, roi_size=roi_size, background=background, device=device)
     else:

@@ -16,11 +16,12 @@ from sct.distributed import pick_device
 from sct.errors import UserError
 from sct.factory import build_inferer, load_trained
 from sct.figures import panel
-from sct.inference import Inferer, Slab, logits_for, source_grid
+from sct.inference import Inferer, MemoryNotice, Slab, logits_for, source_grid
 from sct.metrics import Row, score_case
 from sct.models.grid import foreground_patches, pruning_depth
 from sct.models.segmenter import Segmenter
 from sct.precision import autocast
+from sct.progress import Pace
 from sct.run import log_to
 from sct.scores import markdown_table, write_report
 from sct.selfcheck import inference_precision
@@ -49,7 +50,9 @@ def evaluate(cfg: DictConfig) -> None:
     folder = Path(cfg.output) if cfg.output else default_folder(cfg, run_cfg=run_cfg, data=data)
     rows: list[Row] = []
     kept: list[dict[str, float]] = []
-    for number, case in enumerate(data.cases(cfg.split)):
+    cases = data.cases(cfg.split)
+    pace, notice = Pace(len(cases), unit="case"), MemoryNotice()
+    for number, case in enumerate(cases):
         case_rows, case_kept = evaluate_case(
             case,
             data=data,
@@ -61,7 +64,12 @@ def evaluate(cfg: DictConfig) -> None:
             dtype=chosen.dtype,
             folder=folder,
             draw=number < cfg.figures,
+            notice=notice,
         )
+        pace.advance()
+        found = [row.dice for row in case_rows if not row.absent]
+        dice = sum(found) / max(1, len(found))
+        logger.info("%s  %s  mean Dice %.4f  %s", pace.place(), case.id, dice, pace.text())
         rows += case_rows
         kept.append(case_kept)
     settings = evaluation_settings(cfg)
@@ -134,6 +142,7 @@ def evaluate_case(
     dtype: torch.dtype,
     folder: Path,
     draw: bool,
+    notice: MemoryNotice | None = None,
 ) -> tuple[list[Row], dict[str, float]]:
     """Predicts one case on its own grid, scores it, and leaves its label map and figure in `folder`.
 
@@ -151,7 +160,14 @@ def evaluate_case(
     background = F.pad(data.outputs.background, (0, 1))
     with autocast(device, dtype):
         for slab in logits_for(
-            grid, model, volume.image, inferer, roi_size=data.roi_size, background=background, device=device
+            grid,
+            model,
+            volume.image,
+            inferer,
+            roi_size=data.roi_size,
+            background=background,
+            device=device,
+            notice=notice,
         ):
             logits = slab.logits[:-1]
             grid.add(Slab(slab.start, logits))
@@ -185,8 +201,6 @@ def evaluate_case(
         unit=file_grid.unit,
         case_id=case.id,
     )
-    found = [row.dice for row in rows if not row.absent]
-    logger.info("%s  mean Dice %.4f", case.id, sum(found) / max(1, len(found)))
     foreground = foreground_patches(volume.label.unsqueeze(0), patch_size=patch_size)
     shares = kept_shares(depth.unsqueeze(0), foreground, num_stages=num_stages)
     return rows, {**shares, **known_means(model.numbers)}

@@ -16,10 +16,11 @@ from sct.data.module import SegmentationData
 from sct.distributed import pick_device
 from sct.errors import UserError
 from sct.factory import build_inferer
-from sct.inference import Inferer, predict_volume
+from sct.inference import Inferer, MemoryNotice, predict_volume
 from sct.memory import keep_large_blocks
 from sct.overlap import overlapped
 from sct.precision import autocast
+from sct.progress import Pace
 from sct.run import log_to
 
 logger = logging.getLogger(__name__)
@@ -67,15 +68,25 @@ def predict_cases(
     """
     check_output(cases, output=output, file_format=data.format)
     written = []
+    pace, notice = Pace(len(cases), unit="case"), MemoryNotice()
 
     def compute(volume: Volume) -> np.ndarray:
         model, dtype = load()
         with autocast(device, dtype):
-            return predict_volume(model, volume, inferer, roi_size=data.roi_size, outputs=data.outputs, device=device)
+            return predict_volume(
+                model,
+                volume,
+                inferer,
+                roi_size=data.roi_size,
+                outputs=data.outputs,
+                device=device,
+                notice=notice,
+            )
 
     def write(case: Case, labels: np.ndarray) -> None:
         written.append(data.format.save_labels(output / case.id, labels, like=case.image))
-        logger.info("%s -> %s", case.image, written[-1])
+        pace.advance()
+        logger.info("%s  %s -> %s  %s", pace.place(), case.image, written[-1], pace.text())
 
     overlapped(cases, read=data.load_case, compute=compute, write=write)
     return written

@@ -13,6 +13,7 @@ from sct import checkpoint, distributed
 from sct.card import FILE, differences, read_card, run_card, weights_digest, write_card
 from sct.config import build
 from sct.data.module import SegmentationData
+from sct.data.workers import watched_workers
 from sct.distributed import Processes
 from sct.errors import UserError
 from sct.factory import build_inferer, build_segmenter
@@ -54,7 +55,7 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None) -> float:
         first = first_weights(trainer) if processes.is_main else None
     if plan.folder is not None:
         trainer.restore(plan.folder)
-    with opened(plan, processes=processes) as run_dir:
+    with opened(plan, processes=processes) as run_dir, watched_workers():
         if processes.is_main:
             leave_card(plan, run_dir, first=first, trainer=trainer)
         best = trainer.fit(run_dir)
