@@ -7,22 +7,28 @@ from omegaconf import OmegaConf
 
 from sct import train
 from sct.cli import compose_config
-from sct.config import build, check_config, check_section, nearest, options
+from sct.config import CONFIG_DIR, build, check_config, check_section, nearest, options
 from sct.errors import UserError
 from sct.factory import build_segmenter
 from sct.hints import fits, in_words
+from sct.run import FINISHED
 from sct.schema import TrainerConfig
 
 EXPERIMENTS = options("experiment")
-# data sets whose experiments are shrunk to something else than phantom volumes
+# the settings of configs/debug that shrink a data set and its network, by the data set
 SMOKE = {"sct.data.isic.ISIC": "smoke_isic", "sct.data.synapse.Synapse": "smoke_synapse"}
 # which tokens exit depends on values: built with them
 WITH_VALUES = ("lookalike_dtop",)
 
 
-def smoke_of(data):
-    """The shrunk twin of a data set: of the same kind of outputs."""
-    return "smoke_brats" if data.get("regions") else SMOKE.get(data._target_, "smoke")
+def size_of(data) -> list[str]:
+    """What makes an experiment on a data set tiny, and changes nothing else of it: its phantoms, crops and widths."""
+    name = "smoke_brats" if data.get("regions") else SMOKE.get(data._target_, "smoke")
+    debug = OmegaConf.load(CONFIG_DIR / "debug" / f"{name}.yaml")
+    phantoms = debug.defaults[0]["override /data"]
+    sizes = OmegaConf.to_container(OmegaConf.create({"data": debug.data, "encoder": debug.encoder}))
+    flat = [f"{section}.{key}={value}" for section, part in sizes.items() for key, value in part.items()]
+    return [f"data={phantoms}", *(line.replace("=None", "=null") for line in flat)]
 
 
 def composed(*overrides: str):
@@ -45,11 +51,13 @@ def test_every_shipped_experiment_is_valid_and_its_network_builds(name):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_shipped_experiment_trains_when_shrunk(name, smoke):
-    debug = f"+debug={smoke_of(composed(f'+experiment={name}').data)}"
-    rest = [argument for argument in smoke if not argument.startswith(("+experiment", "+debug"))]
-    outcome = run_command(train.main, f"+experiment={name}", debug, *rest, "trainer.max_steps=1")
+def test_every_shipped_experiment_trains_for_four_steps(name, smoke, tmp_path):
+    size = size_of(composed(f"+experiment={name}").data)
+    places = [argument for argument in smoke if argument.startswith("paths.")]
+    settings = ["trainer.max_steps=4", "trainer.tensorboard=false", f"run_dir={tmp_path}/run"]
+    outcome = run_command(train.main, f"+experiment={name}", *size, *places, *settings)
     assert outcome.status == 0, outcome
+    assert (tmp_path / "run" / FINISHED).read_text() == "4\n"
 
 
 def test_every_group_option_is_valid():
