@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -126,8 +127,13 @@ def test_large_blocks_are_kept_of_a_single_image_alone(
     monkeypatch.setattr(prediction, "keep_large_blocks", lambda: kept.append(True))
     outcome = run_command(predict.main, f"ckpt={finished_run}", f"input={test_image.parent}", f"output={tmp_path}/all")
     assert outcome.status == 0, outcome
-    assert len(list((tmp_path / "all").iterdir())) > 1
+    assert len(list((tmp_path / "all").iterdir())) == 4
     assert not kept
+    assert [re.search(r"case . of 4 .*", line)[0][:11] for line in outcome.out.splitlines() if " -> " in line] == [
+        f"case {number} of 4" for number in (1, 2, 3, 4)
+    ]
+    assert "s a case, about " in outcome.out
+    assert outcome.out.count("memory beside the network's at most") == 1, "all are of one size"
     run_command(predict.main, f"ckpt={finished_run}", f"input={test_image}", f"output={tmp_path}/one")
     assert kept == [True]
 
@@ -153,6 +159,7 @@ def test_another_inferer_takes_the_place_of_the_runs_own(
     assert "memory beside the network's at most" in outcome.out
     outcome = run_command(evaluation.main, *changes, f"output={tmp_path}/scores")
     assert outcome.status == 0, outcome
+    assert re.search(r"case 1 of 1  \d+  mean Dice [\d.]+  [\d.]+ s a case\n", outcome.out)
     name = test_image.name.replace("img", "")
     want = np.asarray(nib.load(evaluated / "predictions" / name).dataobj)
     for path in (tmp_path / test_image.name, tmp_path / "scores" / "predictions" / name):

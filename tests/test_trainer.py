@@ -1,6 +1,7 @@
 """One step and its checks: accumulation, clipping, averaging, precision, and what stops a run."""
 
 import json
+import re
 import shutil
 
 import nibabel as nib
@@ -78,6 +79,20 @@ def test_gradients_are_clipped_and_logged_unclipped(smoke):
     assert row["train/grad_norm"] > 0.1
     gradients = [parameter.grad for parameter in trainer.segmenter.parameters() if parameter.grad is not None]
     assert nn.utils.get_total_norm(gradients).item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_log_tells_the_pace_and_a_shortened_warmup_once(smoke, tmp_path):
+    settings = ["schedule.warmup_steps=30", "trainer.max_steps=5", "trainer.log_every=3", "trainer.validate_every=5"]
+    outcome = run_command(train.main, *smoke, *settings, f"run_dir={tmp_path}/run")
+    assert outcome.status == 0, outcome
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert log.count("schedule.warmup_steps=30 is over half of trainer.max_steps=5: the warm-up takes 2 steps") == 1
+    first, *_, last = [line for line in log.splitlines() if " s a step" in line]
+    assert " step 1/5 " in first
+    assert re.search(r"loss \S+ .* s a step, about \d+ (s|minutes) to go, ends [\d: \w]*\d\d:\d\d$", first)
+    assert " step 5/5 " in last
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [3, 5, 5], "what is told beside the logged steps is no row"
 
 
 def test_rates_follow_the_schedule_and_the_layers(smoke):

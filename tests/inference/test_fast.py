@@ -16,7 +16,7 @@ from sct.cli import compose_config
 from sct.data.outputs import numbered
 from sct.errors import UserError
 from sct.factory import build_inferer
-from sct.inference import FastSlidingWindow, Slab, SlidingWindow, base, fast, predict_volume, regrid
+from sct.inference import FastSlidingWindow, MemoryNotice, Slab, SlidingWindow, base, fast, predict_volume, regrid
 from sct.inference.tiling import occupied, window_starts, window_weight
 
 CPU = torch.device("cpu")
@@ -314,3 +314,11 @@ def test_air_is_what_the_data_set_crops_away(data, threshold):
     inferer = build_inferer(cfg)
     assert isinstance(inferer, FastSlidingWindow)
     assert inferer.skip_below == threshold
+
+
+def test_memory_is_said_once_and_again_where_it_is_much_more(caplog):
+    notice = MemoryNotice()
+    with caplog.at_level(logging.INFO):
+        for size in (100, 100, 120, 40, 126, 130, 200):
+            notice.tell({"image": size * 2**20, "weights": 0})
+    assert [message.split(":")[0].split()[-2] for message in caplog.messages] == ["100", "126", "200"]
