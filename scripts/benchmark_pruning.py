@@ -10,6 +10,7 @@ in fresh processes: the peak of the whole process over two training steps (on CU
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -29,7 +30,8 @@ from sct.models.encoder import ViTEncoder
 from sct.models.reducers.stp import STP
 from sct.models.segmenter import Segmenter
 from sct.optim import adamw
-from sct.timing import Inference, Stopwatch, Training, device_name, status_kb
+from sct.resident import peak_resident_mb
+from sct.timing import Inference, Stopwatch, Training, device_name
 
 NETWORKS = ("dense", "stp")
 MEASURES = ("encoder", "forward", "training step")
@@ -98,7 +100,7 @@ def training_memory_mb(network: str, options: argparse.Namespace) -> float:
     if torch.device(options.device).type == "cuda":
         return torch.cuda.max_memory_allocated(options.device) / 2**20
     # the kernel's ru_maxrss would have the parent's memory in it, from before this program was started
-    return status_kb("VmHWM") / 1024
+    return peak_resident_mb() or math.nan
 
 
 def memory_in_fresh_process(network: str, arguments: Sequence[str]) -> float:

@@ -18,6 +18,7 @@ contestant's. A missed gate ends with status 1. Random weights do for time where
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -44,9 +45,10 @@ from sct.exporting.manifest import FILE, read_manifest
 from sct.factory import build_segmenter
 from sct.files import atomic
 from sct.memory import tune_allocator
+from sct.resident import peak_resident_mb
 from sct.tasks.export import export
 from sct.tasks.predict import predict
-from sct.timing import device_name, status_kb
+from sct.timing import device_name
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def work(arguments: Sequence[str]) -> None:
     predict(compose_config("predict", overrides=open_overrides(arguments, groups=["inferer"])))
     seconds = time.perf_counter() - start
     # what the parent would be told has the parent's own memory in it, from before the program was started
-    found = {"seconds": seconds, "peak_mb": status_kb("VmHWM") / 1024}
+    found = {"seconds": seconds, "peak_mb": peak_resident_mb() or math.nan}
     if torch.cuda.is_initialized():
         found["device_mb"] = torch.cuda.max_memory_allocated() / 2**20
     print(json.dumps(found))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from sct.errors import UserError
+from sct.files import flush_folder
 from sct.migration import config_of_today
 
 logger = logging.getLogger(__name__)
@@ -31,11 +32,7 @@ def save(state: dict[str, Any], path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    flush_folder(path.parent)
 
 
 def save_step(state: dict[str, Any], run_dir: Path, *, step: int) -> None:

@@ -29,6 +29,7 @@ from sct.errors import UserError
 from sct.memory import tune_allocator
 from sct.migration import overrides_of_today
 from sct.schema import register_schemas
+from sct.slurm import num_tasks, process_rank
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 # what is wrong with a place to write to, not with the program
@@ -89,13 +90,14 @@ def run(task: str, *, config_name: str, open_groups: Sequence[str] = ()) -> None
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     register_schemas()
     started = False
+    # the processes of torchrun and srun can only end together; jobs sent to Slurm begin as processes of their own
+    together = "RANK" in os.environ or num_tasks(os.environ) > 1
 
     def guarded(cfg: DictConfig) -> Any:
         nonlocal started
         started = True
-        # the processes of torchrun can only end together
-        in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN and "RANK" not in os.environ
-        end = fail_job if in_sweep else fail
+        in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        end = fail_job if in_sweep and not together else fail
         checked = False
         # caught in here, since Hydra reports what passes through it with a line of its own
         try:
@@ -128,7 +130,7 @@ def run(task: str, *, config_name: str, open_groups: Sequence[str] = ()) -> None
 
 def is_first() -> bool:
     """Whether this process is the first of a run's: the one that tells what is the same in all."""
-    return os.environ.get("RANK", "0") == "0"
+    return process_rank(os.environ) == 0
 
 
 def fail(message: str, *, status: int = 1) -> None:
@@ -144,8 +146,8 @@ def fail_job(message: str) -> None:
 
 
 def tell(message: str) -> None:
-    """A message about a mistake; a process of torchrun other than the first says which one it is."""
-    place = "" if is_first() else f" in process {os.environ['RANK']}"
+    """A message about a mistake; a process of torchrun or srun other than the first says which one it is."""
+    place = "" if is_first() else f" in process {process_rank(os.environ)}"
     if message:
         sys.stderr.write(f"Error{place}: {message}\n")
 

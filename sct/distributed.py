@@ -1,5 +1,6 @@
-"""The processes of a run: one alone, or several started by torchrun."""
+"""The processes of a run: one alone, or several started by torchrun or Slurm."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,16 @@ import torch.distributed as dist
 from torch import nn
 
 from sct.errors import UserError
+from sct.slurm import process_variables
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 # the others wait while one process checks or caches a large data set
 PATIENCE = timedelta(hours=2)
+# all begin at about the same time
+JOINING = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -81,34 +87,73 @@ class Processes:
 
 
 def pick_device(name: str, *, local_rank: int = 0) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:1` as a device; UserError when it isn't here."""
+    """`auto`, `cpu`, `cuda` or `cuda:1` as a device; UserError when it isn't here.
+
+    Of several processes on a machine each takes the GPU of its number, or the only one that it was given to see.
+    """
+    num_gpus = torch.cuda.device_count()
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
-        name = f"cuda:{local_rank}"
+        name = f"cuda:{0 if num_gpus == 1 else local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"device={name} (trainer.device in training) is none; use auto, cpu or cuda.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
         raise UserError(
-            f"device={name} (trainer.device in training): this machine has {torch.cuda.device_count()} CUDA "
-            "devices. Use cpu or auto."
+            f"device={name} (trainer.device in training): this machine has {num_gpus} CUDA devices. Use cpu, or start "
+            "no more processes than there are devices."
         )
     return device
 
 
 def join(device: str) -> Processes:
-    """Joins the group that torchrun started, if any."""
+    """Joins the group that torchrun or srun started, if any; UserError where the others do not come."""
+    os.environ.update(process_variables(os.environ))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
+        if (size := int(os.environ.get("SLURM_NTASKS", "1"))) > 1 and "WORLD_SIZE" not in os.environ:
+            logger.warning("Slurm gave %d tasks, this command is one process: srun in front of it starts all", size)
         return Processes(rank=0, world_size=1, device=pick_device(device))
     where = pick_device(device, local_rank=int(os.environ["LOCAL_RANK"]))
     if where.type == "cuda":
         torch.cuda.set_device(where)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
+        store, rank, _ = meet(world_size)
+        check_devices(where, store=store, rank=rank, world_size=world_size)
+        dist.init_process_group(
+            "nccl" if where.type == "cuda" else "gloo", store=store, rank=rank, world_size=world_size, timeout=PATIENCE
+        )
     return Processes(rank=dist.get_rank(), world_size=world_size, device=where)
+
+
+def meet(world_size: int) -> tuple[dist.Store, int, int]:
+    """What all processes can read and write, and the number of this one among them."""
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=JOINING))
+    except dist.DistError as error:
+        raise UserError(
+            f"This is process {os.environ['RANK']} of {world_size}, and they did not all come to "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}). Start all of "
+            "them with torchrun or srun (MASTER_ADDR and MASTER_PORT in the environment name another place to meet), "
+            "or one alone with WORLD_SIZE=1 in front of the command."
+        ) from error
+    store.set_timeout(PATIENCE)
+    return store, rank, size
+
+
+def check_devices(device: torch.device, *, store: dist.Store, rank: int, world_size: int) -> None:
+    """UserError where processes share a GPU, in every one of them."""
+    if device.type != "cuda":
+        return
+    store.set(f"gpu_of_{rank}", str(torch.cuda.get_device_properties(device).uuid))
+    gpus = [store.get(f"gpu_of_{other}") for other in range(world_size)]
+    if len(set(gpus)) < world_size:
+        raise UserError(
+            f"{world_size} processes have {len(set(gpus))} GPUs. Start one process for each GPU, and with Slurm ask "
+            "for as many GPUs as tasks; trainer.device=cpu needs none."
+        )
 
 
 def leave() -> None:

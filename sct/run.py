@@ -1,6 +1,5 @@
 """A run's folder: where it is, what it was started with, and which one `resume` means."""
 
-import fcntl
 import json
 import logging
 import re
@@ -12,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -237,14 +237,18 @@ def new_folder(parent: Path, *, label: str = "") -> Path:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keeps a second training out of the folder; however this one ends, the system frees the lock."""
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise UserError(f"{folder} is being trained in by another process. Wait for it, or end it.") from error
-        except OSError as error:  # some network file systems have no locks
-            logger.warning("%s can't be locked (%s): start no second training in it", folder, error)
+    # a file that stands for a lock would outlive a process that is killed
+    lock = FileLock(folder / ".lock", blocking=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"{folder} is being trained in by another process. Wait for it, or end it.") from error
+    except OSError as error:  # some network file systems have no locks
+        logger.warning("%s can't be locked (%s): start no second training in it", folder, error)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def log_to(run_dir: Path | None, *, level: int = logging.INFO) -> None:

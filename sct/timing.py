@@ -3,8 +3,6 @@
 Letters: B batch, Q classes, S spatial size.
 """
 
-import ctypes
-import gc
 import platform
 import time
 from collections import defaultdict
@@ -21,6 +19,7 @@ from torch.profiler import record_function
 
 from sct.models.segmenter import Segmenter
 from sct.precision import autocast
+from sct.resident import peak_resident_mb, reset_peak
 
 T = TypeVar("T")
 
@@ -146,27 +145,10 @@ def peak_memory_mb(run: Callable[[], object], device: torch.device) -> float | N
         run()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) / 2**20
-    before = reset_peak_rss()
+    before = reset_peak()
     run()
-    return None if before is None else max(0.0, (status_kb("VmHWM") - before) / 1024)
-
-
-def reset_peak_rss() -> int | None:
-    """Set the peak of our resident memory back to its present size, in KiB; None where that can't be done."""
-    try:
-        # the C library keeps freed memory for later: a run that reuses it would seem to need none
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        return status_kb("VmRSS")
-    except (OSError, AttributeError):
-        return None
-
-
-def status_kb(field: str) -> int:
-    """A field of /proc/self/status, in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+    peak = peak_resident_mb()
+    return None if before is None or peak is None else max(0.0, peak - before)
 
 
 def write_trace(runs: list[Inference | Training], folder: Path) -> None:

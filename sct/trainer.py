@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -30,6 +29,7 @@ from sct.models.segmenter import Segmenter
 from sct.optim import set_learning_rate, warmup_notice
 from sct.precision import NumberFormat, autocast
 from sct.progress import Pace
+from sct.resident import peak_resident_mb
 from sct.schema import TrainerConfig
 from sct.selfcheck import choose_precision
 from sct.validation import known_means, sample_overlay, token_statistics, validate
@@ -236,8 +236,8 @@ class Trainer:
             parts[name] = 0.0
         if self.device.type == "cuda":
             row["memory/peak_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
-        else:
-            row["memory/peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        elif (peak := peak_resident_mb()) is not None:
+            row["memory/peak_mb"] = peak
         return row
 
     def validate(self) -> None:

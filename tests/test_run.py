@@ -1,5 +1,6 @@
 """Run folders: which one a command trains in, under which config, and what resuming does to its files."""
 
+import errno
 import itertools
 import json
 import subprocess
@@ -13,8 +14,9 @@ from omegaconf import OmegaConf
 
 from sct import checkpoint, train
 from sct.cli import resumed_arguments
+from sct.errors import UserError
 from sct.loggers import RunLogger, cut_after
-from sct.run import changed_keys, changed_like, new_folder
+from sct.run import changed_keys, changed_like, locked, new_folder
 from sct.trainer import Trainer
 
 
@@ -175,7 +177,7 @@ def test_only_the_main_process_writes_logs(tmp_path):
 
 def test_a_folder_is_trained_in_by_one_process_only(smoke, run_copy):
     holder = (
-        "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); "
+        "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); "
         "print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", holder, str(run_copy / ".lock")]
@@ -184,8 +186,20 @@ def test_a_folder_is_trained_in_by_one_process_only(smoke, run_copy):
         before = files_of(run_copy)
         assert_one_message(run_command(train.main, f"resume={run_copy}"), str(run_copy), "another process")
         assert files_of(run_copy) == before
-        other.stdin.close()
+        other.kill()
     assert run_command(train.main, f"resume={run_copy}").status == 0
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
+    def no_locks(descriptor):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("filelock._unix.lock_fd_nonblocking", no_locks)
+    with locked(tmp_path):
+        assert "can't be locked" in caplog.text
+    monkeypatch.undo()
+    with locked(tmp_path), pytest.raises(UserError, match="another process"), locked(tmp_path):
+        pass
 
 
 def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path):

@@ -1,67 +1,65 @@
-"""Trains in two processes that meet as those of torchrun do, but are forked: the packages are imported once.
+"""Trains in two processes that are started as Slurm's srun starts two tasks; the packages are imported once in each.
 
-    python tests/two_processes.py FOLDER '[["+experiment=demo", "run_dir=..."], ...]'
+    python tests/two_processes.py '[["+experiment=demo", "run_dir=..."], ...]' ANSWER.json
 
-Trains once for every list of arguments, one after the other, and prints as JSON what `[status, stderr]` of both
-processes were.
+is one of them: it trains once for every list of arguments, one after the other, and leaves in the file what
+`[status, stderr]` of each was.
 """
 
 import json
-import multiprocessing
 import os
-import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import torch
-import torch._inductor  # every training imports it, and forked ones then need not
+from commands import run_command
+from torch import distributed as dist
 
 from sct import train
 
-FORK = multiprocessing.get_context("fork")
-PATIENCE_S = 60.0
+PATIENCE_S = 550.0
+
+Endings = dict[str, list[tuple[int, str]]]
 
 
-def one_of_two(arguments: list[str], rank: int, port: int, errors: Path) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    with errors.open("w") as file:
-        os.dup2(file.fileno(), 2)
-    torch.set_num_threads(1)
-    sys.argv = ["sct.train", *arguments]
-    train.main()
+def together(cases: dict[str, list[str]], folder: Path) -> Endings:
+    """Status and messages of both processes, by case."""
+    slurm = {"SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid())}
+    answers = [folder / f"answer_{rank}.json" for rank in range(2)]
+    pair = [
+        subprocess.Popen(
+            [sys.executable, __file__, json.dumps(list(cases.values())), str(answers[rank])],
+            env={**os.environ, **slurm, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert [process.wait(PATIENCE_S) for process in pair] == [0, 0]
+    finally:
+        for process in pair:
+            process.kill()
+            process.wait()
+    endings = zip(*(json.loads(answer.read_text()) for answer in answers), strict=True)
+    return {name: [tuple(ending) for ending in both] for name, both in zip(cases, endings, strict=True)}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def together(arguments: list[str], folder: Path) -> list[tuple[int | None, str]]:
-    """Status (None: it hung) and messages of both processes."""
-    port, results = free_port(), []
-    errors = [folder / f"stderr_{rank}" for rank in range(2)]
-    pair = [FORK.Process(target=one_of_two, args=(arguments, rank, port, errors[rank])) for rank in range(2)]
-    for process in pair:
-        process.start()
-    for process, file in zip(pair, errors, strict=True):
-        process.join(PATIENCE_S)
-        results.append((process.exitcode, file.read_text()))
-        process.kill()
-        process.join()
-    return results
+def train_all(cases: list[list[str]]) -> list[tuple[int, str]]:
+    """Every case as a step of its own of the same job."""
+    endings, environment = [], dict(os.environ)
+    for number, arguments in enumerate(cases):
+        os.environ["SLURM_STEP_ID"] = str(number)
+        outcome = run_command(train.main, *arguments)
+        endings.append((outcome.status, outcome.err))
+        # after a mistake it is still there: the process would have ended
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        os.environ.clear()
+        os.environ.update(environment)
+    return endings
 
 
 if __name__ == "__main__":
-    # what the trainings log is of no interest here
-    answers = os.dup(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    found = [together(case, Path(sys.argv[1])) for case in json.loads(sys.argv[2])]
-    os.write(answers, json.dumps(found).encode())
+    torch.set_num_threads(1)
+    Path(sys.argv[2]).write_text(json.dumps(train_all(json.loads(sys.argv[1]))))

@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 from sct.data.cases import Case, Grid, window_shape
@@ -107,7 +108,7 @@ class VolumeCache:
         else:
             # Every process of this machine fills its own.
             need *= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            free = available_memory()
+            free = psutil.virtual_memory().available
         logger.info(
             "cache (%s): at most %.2f GB for %d cases, %.2f GB free",
             self.kind,
@@ -132,15 +133,6 @@ class VolumeCache:
         files = [case.image] if case.label is None else [case.image, case.label]
         key = json.dumps([self._settings, [file_signature(path) for path in files]])
         return self.directory / f"{case.id}-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
-
-
-def available_memory() -> int:
-    """Bytes of memory that can be taken without swapping."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable"))
-    return int(line.split()[1]) * 1024
 
 
 def _write(prepared: Prepared, folder: Path) -> None:

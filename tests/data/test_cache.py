@@ -4,6 +4,7 @@ import shutil
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -79,7 +80,7 @@ def test_the_estimate_bounds_the_real_size(make_btcv: Callable, spacing: list | 
 def test_too_little_memory_is_told_before_the_cache_is_filled(
     make_btcv: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "available_memory", lambda: 10_000)
+    monkeypatch.setattr(cache.psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
     with pytest.raises(UserError, match=r"data\.cache=disk"):
         make_btcv(cache="memory").train_loader(seed=0, start_step=0, num_steps=1)
 
