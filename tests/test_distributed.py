@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -80,7 +81,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("distributed")
 
 
-def test_torchrun_trains_as_one_process_with_the_whole_batch(folder):
+@pytest.fixture(scope="module")
+def torchrun_pair(folder) -> Path:
+    """The run of two processes that torchrun started."""
     arguments = [*common(folder), *DENSE]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "sct.train"]
     result = subprocess.run(
@@ -89,19 +92,72 @@ def test_torchrun_trains_as_one_process_with_the_whole_batch(folder):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
     )
     assert result.returncode == 0, result.stderr
+    assert "Grad strides do not match" not in result.stderr
     (pair,) = (folder / "runs" / "smoke").iterdir()
     assert (pair / "finished").exists()
+    return pair
+
+
+def test_torchrun_trains_as_one_process_with_the_whole_batch(torchrun_pair, folder):
+    arguments = [*common(folder), *DENSE]
     outcome = run_command(train.main, *arguments, "data.batch_size=2", f"run_dir={folder}/one")
     assert outcome.status == 0, outcome
-    assert len(losses(pair)) == 6
-    np.testing.assert_allclose(losses(pair), losses(folder / "one"), atol=1e-4, rtol=0)
-    of_pair, of_one = rows(pair, "val/"), rows(folder / "one", "val/")
+    assert len(losses(torchrun_pair)) == 6
+    np.testing.assert_allclose(losses(torchrun_pair), losses(folder / "one"), atol=1e-4, rtol=0)
+    of_pair, of_one = rows(torchrun_pair, "val/"), rows(folder / "one", "val/")
     assert [row["step"] for row in of_pair] == [2, 4, 6]
     for row, other in zip(of_pair, of_one, strict=True):
         assert row == pytest.approx(other, abs=1e-3)
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    """To the bit: weights, losses and scores."""
+    ours, theirs = (checkpoint.load_newest(folder)["model"] for folder in (run, other))
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+    assert rows(run, "train/") == rows(other, "train/")
+    assert rows(run, "val/") == rows(other, "val/")
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[list[tuple[str, str, str]]]:
+    """Two network namespaces with a cable between them: name, interface and address of each."""
+    nodes = [(f"sct{os.getpid()}n{number}", f"sct{number}", f"10.77.0.{number}") for number in (1, 2)]
+    ((one, cable, _), (two, other, _)) = nodes
+    commands = [
+        *(f"ip netns add {name}" for name in (one, two)),
+        f"ip link add {cable} netns {one} type veth peer name {other} netns {two}",
+        *(f"ip -n {name} addr add {address}/24 dev {interface}" for name, interface, address in nodes),
+        *(f"ip -n {name} link set {interface} up" for name, interface, _ in nodes),
+        *(f"ip -n {name} link set lo up" for name in (one, two)),
+    ]
+    try:
+        for command in commands:
+            try:
+                subprocess.run(command.split(), check=True, capture_output=True)
+            except (OSError, subprocess.CalledProcessError):
+                pytest.skip(f"network namespaces can't be made here: {command}")
+        yield nodes
+    finally:
+        for name in (one, two):
+            if shutil.which("ip"):
+                subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+@pytest.mark.long
+def test_two_nodes_train_as_one(two_nodes, torchrun_pair, folder):
+    settings = [*common(folder), *DENSE, "data.batch_size=1", f"run_dir={folder}/nodes"]
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-id", "1", "--rdzv-endpoint", f"{two_nodes[0][2]}:29400"]
+    processes = []
+    for number, (name, interface, address) in enumerate(two_nodes):
+        host = ["--rdzv-conf", f"is_host={'false' if number else 'true'}", "--local-addr", address]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+        command = ["ip", "netns", "exec", name, *torchrun, *meeting, *host, "-m", "sct.train", *settings]
+        environment = {**ENVIRONMENT, "GLOO_SOCKET_IFNAME": interface}
+        processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL))
+    assert [process.wait() for process in processes] == [0, 0]
+    assert_same_run(folder / "nodes", torchrun_pair)
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +199,24 @@ def test_a_pair_equals_accumulation_in_one_process_and_resumes_exactly(pairs, fo
     states = [checkpoint.load_newest(run) for run in (folder / "pair", one)]
     for name, value in states[0]["model"].items():
         torch.testing.assert_close(value, states[1]["model"][name], atol=1e-3, rtol=0)
+
+
+def test_tasks_of_slurm_train_as_those_of_torchrun(pairs, torchrun_pair, folder):
+    assert [status for status, _ in pairs["as torchrun"]] == [0, 0], pairs["as torchrun"]
+    assert_same_run(folder / "slurm", torchrun_pair)
+
+
+@pytest.mark.parametrize(
+    ("case", "run", "name"),
+    [
+        ("no foreground", "little", "tokens/foreground_kept_1"),
+        ("no dependencies", "gated", "reducer/dependencies_pruned_"),
+    ],
+)
+def test_numbers_that_only_one_process_has_are_logged(pairs, folder, case, run, name):
+    assert [status for status, _ in pairs[case]] == [0, 0], pairs[case]
+    logged = [row for row in rows(folder / run, name) if len(row) > 1]
+    assert len(logged) > 0
 
 
 def test_parameters_without_gradient_do_not_hold_a_pair_up(pairs):

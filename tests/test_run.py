@@ -191,10 +191,10 @@ def test_a_folder_is_trained_in_by_one_process_only(smoke, run_copy):
 
 
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
-    def no_locks(descriptor):
+    def no_locks(descriptor, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("filelock._unix.lock_fd_nonblocking", no_locks)
+    monkeypatch.setattr("fcntl.flock", no_locks)
     with locked(tmp_path):
         assert "can't be locked" in caplog.text
     monkeypatch.undo()
