@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SMOKE = ("+experiment=demo", "+debug=smoke", "trainer.tensorboard=false")
+SMOKE = ("+experiment=demo", "+debug=smoke", "decoder=unetr_thin", "trainer.tensorboard=false")
 
 
 @dataclass(frozen=True)
