@@ -17,18 +17,21 @@ from sct.schema import TrainerConfig
 EXPERIMENTS = options("experiment")
 # the settings of configs/debug that shrink a data set and its network, by the data set
 SMOKE = {"sct.data.isic.ISIC": "smoke_isic", "sct.data.synapse.Synapse": "smoke_synapse"}
+# and what it leaves wide
+WIDTHS = {"encoder.stem.width": 8, "decoder.feature_size": 4}
 # which tokens exit depends on values: built with them
 WITH_VALUES = ("lookalike_dtop",)
 
 
-def size_of(data) -> list[str]:
-    """What makes an experiment on a data set tiny, and changes nothing else of it: its phantoms, crops and widths."""
-    name = "smoke_brats" if data.get("regions") else SMOKE.get(data._target_, "smoke")
+def size_of(cfg) -> list[str]:
+    """What makes an experiment tiny, and changes nothing else of it: phantoms in place of its data, crops, widths."""
+    name = "smoke_brats" if cfg.data.get("regions") else SMOKE.get(cfg.data._target_, "smoke")
     debug = OmegaConf.load(CONFIG_DIR / "debug" / f"{name}.yaml")
+    sizes = {"data": OmegaConf.to_container(debug)["data"], "encoder": dict(debug.encoder)}
+    flat = {f"{section}.{key}": value for section, part in sizes.items() for key, value in part.items()}
+    flat |= {key: width for key, width in WIDTHS.items() if OmegaConf.select(cfg, key) is not None}
     phantoms = debug.defaults[0]["override /data"]
-    sizes = OmegaConf.to_container(OmegaConf.create({"data": debug.data, "encoder": debug.encoder}))
-    flat = [f"{section}.{key}={value}" for section, part in sizes.items() for key, value in part.items()]
-    return [f"data={phantoms}", *(line.replace("=None", "=null") for line in flat)]
+    return [f"data={phantoms}", *(f"{key}={'null' if value is None else value}" for key, value in flat.items())]
 
 
 def composed(*overrides: str):
@@ -52,7 +55,7 @@ def test_every_shipped_experiment_is_valid_and_its_network_builds(name):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_shipped_experiment_trains_for_four_steps(name, smoke, tmp_path):
-    size = size_of(composed(f"+experiment={name}").data)
+    size = size_of(composed(f"+experiment={name}"))
     places = [argument for argument in smoke if argument.startswith("paths.")]
     settings = ["trainer.max_steps=4", "trainer.tensorboard=false", f"run_dir={tmp_path}/run"]
     outcome = run_command(train.main, f"+experiment={name}", *size, *places, *settings)
