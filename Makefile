@@ -10,7 +10,7 @@ RUN_DIR := outputs/demo/make
 .venv/.dev: EXTRAS = [dev]
 .venv/.%: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.$(EXTRAS)'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.$(EXTRAS)'
 	touch $@
 
 demo: .venv/.base
