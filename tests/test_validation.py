@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sct.models.tokens import Encoded, Prediction, Tokens
-from sct.validation import foreground_patches, foreground_window, token_statistics
+from sct.validation import foreground_patches, foreground_window, known_means, token_statistics
 
 
 def test_token_statistics_by_hand():
@@ -56,3 +56,10 @@ def test_patches_and_window_of_slices():
     assert window.shape == (1, 4, 4)
     assert (window == 2).all()
     assert (truth == 2).sum() == 4
+
+
+def test_numbers_are_averaged_over_the_rows_that_have_them():
+    """As the processes of a run have them; in the order of the first row that does."""
+    rows = [{"a": 1.0, "b": 4.0}, {"c": 5.0, "a": 2.0}]
+    assert list(known_means(rows).items()) == [("a", 1.5), ("b", 4.0), ("c", 5.0)]
+    assert known_means(rows[:1]) == rows[0]
