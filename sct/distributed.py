@@ -5,11 +5,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from sct.errors import UserError
 from sct.slurm import process_variables
@@ -154,6 +156,25 @@ def check_devices(device: torch.device, *, store: dist.Store, rank: int, world_s
             f"{world_size} processes have {len(set(gpus))} GPUs. Start one process for each GPU, and with Slurm ask "
             "for as many GPUs as tasks; trainer.device=cpu needs none."
         )
+
+
+def in_parallel(network: nn.Module) -> DistributedDataParallel:
+    """A network whose gradients are averaged over the processes, with the strides of their parameters.
+
+    Autograd cares for no stride of an axis of length 1 (the class token of a single image, kernels of 1^3), and DDP
+    warns of every other one and copies.
+    """
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.register_hook(partial(with_strides, strides=parameter.stride()))
+    return DistributedDataParallel(network)
+
+
+def with_strides(grad: Tensor, *, strides: Sequence[int]) -> Tensor:
+    """The same numbers, in memory with these strides."""
+    if grad.stride() == tuple(strides):
+        return grad
+    return grad.new_empty_strided(grad.shape, strides).copy_(grad)
 
 
 def leave() -> None:

@@ -19,7 +19,7 @@ from sct import checkpoint
 from sct.config import nearest
 from sct.data.cases import Batch
 from sct.data.module import SegmentationData
-from sct.distributed import Processes
+from sct.distributed import Processes, in_parallel
 from sct.errors import UserError
 from sct.inference import Inferer
 from sct.loggers import RunLogger, flat_settings, short
@@ -75,7 +75,7 @@ class Trainer:
         if settings.compile:
             self.model.compile()
         if processes.world_size > 1:
-            self.model = DistributedDataParallel(self.model)
+            self.model = in_parallel(self.model)
         self.run_dir: Path
         self.log: RunLogger
 

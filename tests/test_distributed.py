@@ -24,9 +24,28 @@ from sct.errors import UserError
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 # three validation cases for two processes; the noise of STP differs between processes by design
-STP = "encoder.reducer.perturb=false"
-# few channels: rounding grows slowly enough to compare several steps
-DENSE = ("encoder=dense", "completion=scatter", "decoder.feature_size=4", "trainer.max_steps=6")
+# running statistics are of what one process has seen, so that a network without any is compared
+STP = ("encoder.reducer.perturb=false", "decoder=unetr_thin")
+# a loss of image by image, whose mean does not ask which process has an image; few channels: rounding grows slowly enough to compare several steps
+DENSE = (
+    "loss.pixel.batch=false",
+    "loss.pixel.log=false",
+    "encoder=dense",
+    "completion=scatter",
+    "decoder=unetr_thin",
+    "decoder.feature_size=4",
+    "trainer.max_steps=6",
+)
+    "loss.pixel.batch=false",
+    "loss.pixel.log=false",
+    "encoder=dense",
+    "completion=scatter",
+    "decoder=unetr_thin",
+    "decoder.feature_size=4",
+    "trainer.max_steps=6",
+)
+# small crops, many of which hold no organ
+BACKGROUND = ("data.roi_size=[8,8,8]", "encoder.patch_size=4", "data.positive_share=0", "trainer.max_steps=8")
 # some images have patches that ask nothing in every block, and some do not
 RARE = ("data.batch_size=1", "optimizer.lr=0.01", "encoder.gate.threshold=0.45", "trainer.max_steps=8")
 
@@ -174,10 +193,10 @@ def pairs(folder) -> Endings:
     apformer = ["+experiment=synapse_apformer", "+debug=smoke_synapse", "trainer.tensorboard=false", *places(folder)]
     cases = {
         "as torchrun": [*arguments, *DENSE, f"run_dir={folder}/slurm"],
-        "stp": [*arguments, STP, f"run_dir={folder}/pair"],
+        "stp": [*arguments, *STP, f"run_dir={folder}/pair"],
         "resumed": [f"resume={folder}/pair", "trainer.max_steps=6"],
         "nothing pruned": [*arguments, "pruning.ratio=0", "trainer.max_steps=2", f"run_dir={folder}/whole"],
-        "no foreground": [*arguments, "encoder.patch_size=4", "data.roi_size=[8,8,8]", f"run_dir={folder}/little"],
+        "no foreground": [*arguments, *BACKGROUND, f"run_dir={folder}/little"],
         "no dependencies": [*apformer, *RARE, f"run_dir={folder}/gated"],
         "bad config": [*arguments, "encoder.dimm=3", f"run_dir={folder}/bad"],
         "bad setting": [*arguments, "trainer.best_metric=loss", f"run_dir={folder}/bad"],
@@ -189,7 +208,7 @@ def pairs(folder) -> Endings:
 
 def test_a_pair_equals_accumulation_in_one_process_and_resumes_exactly(pairs, folder):
     assert [status for status, _ in pairs["stp"] + pairs["resumed"]] == [0, 0, 0, 0], pairs
-    arguments = [*common(folder), STP, "trainer.accumulate=2"]
+    arguments = [*common(folder), *STP, "trainer.accumulate=2"]
     one = folder / "accumulated"
     assert run_command(train.main, *arguments, f"run_dir={one}").status == 0
     assert run_command(train.main, f"resume={one}", "trainer.max_steps=6").status == 0
@@ -215,8 +234,8 @@ def test_tasks_of_slurm_train_as_those_of_torchrun(pairs, torchrun_pair, folder)
 )
 def test_numbers_that_only_one_process_has_are_logged(pairs, folder, case, run, name):
     assert [status for status, _ in pairs[case]] == [0, 0], pairs[case]
-    logged = [row for row in rows(folder / run, name) if len(row) > 1]
-    assert len(logged) > 0
+    assert "Grad strides do not match" not in "".join(message for _, message in pairs[case])
+    assert rows(folder / run, name)
 
 
 def test_parameters_without_gradient_do_not_hold_a_pair_up(pairs):

@@ -10,7 +10,7 @@ import torch
 from torch import distributed as dist
 
 from sct import distributed
-from sct.distributed import Processes, check_devices, join, pick_device
+from sct.distributed import Processes, check_devices, join, pick_device, with_strides
 from sct.errors import UserError
 
 TASKS = {"SLURM_NTASKS": "2", "SLURM_LOCALID": "0", "SLURM_JOB_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid())}
@@ -64,6 +64,17 @@ def test_every_process_has_the_gpu_of_its_number_or_the_one_it_sees(monkeypatch,
     monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto", local_rank=3) == torch.device("cuda", index)
+
+
+@pytest.mark.parametrize("size", [(16, 1, 2, 2, 2), (8, 2, 1, 1, 1), (4, 3, 3, 3, 3)])
+def test_gradients_have_the_strides_of_their_parameters(size):
+    grad = torch.randn(size)
+    last = grad.to(memory_format=torch.channels_last_3d)
+    for strides in (last.stride(), grad.stride()):
+        for given in (grad, last):
+            laid = with_strides(given, strides=strides)
+            assert laid.stride() == strides
+            assert torch.equal(laid, grad)
 
 
 def test_more_processes_than_gpus(monkeypatch):

@@ -187,8 +187,7 @@ class ViTEncoder(Encoder):
         """Image (B, C_in, *S), or what a stem made of it -> prefix and patch tokens with positions (B, P + N, C)."""
         x = self.patch_embed(features).flatten(2).transpose(1, 2)
         if self.class_token is not None:
-            # class_token.expand would give it, from a single image, a gradient in another memory layout
-            x = torch.cat([self.class_token[0].expand(x.shape[0], -1, -1), x], dim=1)
+            x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
         return self.dropout(x + self.position if self.position is not None else x)
 
     def note(self, stats: AttentionStats, *, number: int, encoded: Encoded) -> None:

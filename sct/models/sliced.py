@@ -53,10 +53,9 @@ class SlicedConv3d(torch.autograd.Function):
 
 def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Gradient of weight (O, C, *K) from grad (B, O, D, H, W) and x (B, C, D, H, W): every plane of the kernel meets
-    the slices of x that lie as far from those of grad. It lies in memory as weight does, as data-parallel training
-    expects."""
+    the slices of x that lie as far from those of grad."""
     depth, radius = x.shape[2], weight.shape[2] // 2
-    padding, found = [edge // 2 for edge in weight.shape[3:]], torch.empty_like(weight)
+    padding, planes = [edge // 2 for edge in weight.shape[3:]], []
     for number, plane in enumerate(weight.unbind(2)):
         shift = number - radius
         own, other = (slice(max(0, step), depth + min(0, step)) for step in (-shift, shift))
@@ -65,8 +64,8 @@ def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
             gradient(g[:, own].movedim(1, 0), volume[:, other].movedim(1, 0), plane, padding, of_weight=True)
             for g, volume in zip(grad, x, strict=True)
         ]
-        found[:, :, number] = parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0)
-    return found
+        planes.append(parts[0] if len(parts) == 1 else torch.stack(parts).sum(dim=0))
+    return torch.stack(planes, dim=2)
 
 
 def gradient(grad: Tensor, x: Tensor, weight: Tensor, padding: Sequence[int], *, of_weight: bool) -> Tensor:
