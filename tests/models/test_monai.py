@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from commands import SMOKE, run_command
+from commands import run_command
 from monai.networks.nets import UNet
 
 from sct import eval as evaluation
@@ -81,11 +81,10 @@ def test_settings_of_the_model_are_checked():
         network("monai_unet", "+model.network.chanels=[8]")
 
 
-def test_train_evaluate_and_profile(workplace, tmp_path):
+def test_train_evaluate_and_profile(smoke, tmp_path):
     run = tmp_path / "run"
     model = ("model=monai_unet", "model.network.channels=[4,8]", "model.network.strides=[2]", "model.multiple_of=2")
-    folders = (f"paths.data={workplace}/data", f"paths.outputs={tmp_path}")
-    assert run_command(train.main, *SMOKE, *model, *folders, f"run_dir={run}").status == 0
+    assert run_command(train.main, *smoke, *model, f"run_dir={run}").status == 0
     assert run_command(evaluation.main, f"ckpt={run}").status == 0
     assert (run / "eval/test/table.md").exists()
     outcome = run_command(profile.main, f"ckpt={run}")
