@@ -181,17 +181,16 @@ def pairs(folder) -> Endings:
     # the second case of the first step is read by the second process
     image = nib.load(spoilt / "organs/RawData/Training/img/img0002.nii.gz")
     nib.save(nib.Nifti1Image(np.full(image.shape, np.nan, np.float32), image.affine), image.get_filename())
-    quiet = ["trainer.tensorboard=false", *places(folder)]
+    # with the decoder of the demo itself, whose kernels of a single channel have strides that autograd ignores
+    demo = [argument for argument in arguments if not argument.startswith("decoder=")]
+    apformer = ["+experiment=synapse_apformer", "+debug=smoke_synapse", "trainer.tensorboard=false", *places(folder)]
     cases = {
         "as torchrun": [*arguments, *DENSE, f"run_dir={folder}/slurm"],
         "stp": [*arguments, STP, f"run_dir={folder}/pair"],
         "resumed": [f"resume={folder}/pair", "trainer.max_steps=6"],
         "nothing pruned": [*arguments, "pruning.ratio=0", "trainer.max_steps=2", f"run_dir={folder}/whole"],
-        "no foreground": ["+experiment=demo", "+debug=smoke", *quiet, *BACKGROUND, f"run_dir={folder}/little"],
-        "no dependencies": [
-            *("+experiment=synapse_apformer", "+debug=smoke_synapse", *quiet, *RARE),
-            f"run_dir={folder}/gated",
-        ],
+        "no foreground": [*demo, *BACKGROUND, f"run_dir={folder}/little"],
+        "no dependencies": [*apformer, *RARE, f"run_dir={folder}/gated"],
         "bad config": [*arguments, "encoder.dimm=3", f"run_dir={folder}/bad"],
         "bad setting": [*arguments, "trainer.best_metric=loss", f"run_dir={folder}/bad"],
         "no data": ["+experiment=btcv_stp_mta", *places(folder), f"data.root={folder}/none", f"run_dir={folder}/bad"],
