@@ -67,7 +67,8 @@ def test_the_folder_of_a_job_tells_what_it_is(smoke, tmp_path):
     assert outcome.status == 0, outcome
     labels = [run.name.split("_", 2)[2] for run in runs(tmp_path)]
     assert labels == [
-        f"hippocampus_stp_mta_ratio_50_tensorboard-False_max_steps-1_blocks-{places}" for places in ("1", "1-3")
+        f"hippocampus_stp_mta_ratio_50_decoder-unetr_thin_tensorboard-False_max_steps-1_blocks-{places}"
+        for places in ("1", "1-3")
     ]
     overrides = [json.loads((run / "overrides.json").read_text()) for run in runs(tmp_path)]
     assert {"+variant=ratio_50", "pruning.blocks=[1]", "+experiment=hippocampus_stp_mta"} <= set(overrides[0])
