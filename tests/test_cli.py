@@ -189,3 +189,12 @@ def test_the_nearest_key_is_beside_or_of_the_same_name():
     assert nearest_key("max_steps", known) == "Did you mean 'trainer.max_steps'?"
     assert nearest_key("data.zzzzz", known) == "Known there: data.seed, data.root."
     assert nearest_key("zzzzz.y", known) == "Known there: seed, data, trainer."
+
+
+@pytest.mark.parametrize("setting", ["trainer.max_stps=5", "trainer.max_steps=0", "encoder.dim=abc", "+sed=5"])
+def test_of_several_processes_the_first_tells_what_is_wrong_in_a_config(setting, smoke, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    outcome = run_command(train.main, *smoke, setting)
+    assert (outcome.status, outcome.err) == (1, "")
+    monkeypatch.setenv("RANK", "0")
+    assert_one_message(run_command(train.main, *smoke, setting), setting.lstrip("+").split("=")[0])
