@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from sct.data.module import SegmentationData
-from sct.factory import load_trained
 from sct.models.adaptive.attention import AdaptiveAttention
 from sct.models.encoder import ViTEncoder
 from sct.models.layers import Layout
-from sct.timing import Stopwatch, device_name
-from sct.windows import all_windows
+from sct.profiling.timing import Stopwatch, device_name
+from sct.profiling.windows import all_windows
+from sct.runs.build import load_trained
 
 Calls = list[tuple[AdaptiveAttention, Tensor, Layout]]
 

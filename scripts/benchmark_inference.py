@@ -30,7 +30,7 @@ from sct.data.outputs import numbered
 from sct.inference import FastSlidingWindow, Inferer, SlidingWindow, predict_volume, to_source_grid
 from sct.inference.sliding import slabs_of
 from sct.inference.tiling import window_starts
-from sct.timing import Stopwatch, device_name, peak_memory_mb
+from sct.profiling.timing import Stopwatch, device_name, peak_memory_mb
 
 SLICE_VOXELS = 500_000
 

@@ -19,17 +19,17 @@ from statistics import median
 
 import torch
 
-from sct import card
-from sct.cli import compose_config, pairs
-from sct.config import build
-from sct.distributed import pick_device
+from sct.config.check import build
+from sct.config.command import compose_config, pairs
+from sct.config.schema import PRECISIONS
 from sct.errors import UserError
-from sct.factory import build_segmenter
-from sct.macs import PARTS
-from sct.memory import tune_allocator
-from sct.schema import PRECISIONS
-from sct.selfcheck import choose_precision
-from sct.timing import Inference, Stopwatch, device_name, peak_memory_mb
+from sct.models.selfcheck import choose_precision
+from sct.profiling.macs import PARTS
+from sct.profiling.timing import Inference, Stopwatch, device_name, peak_memory_mb
+from sct.runs import card
+from sct.runs.build import build_segmenter
+from sct.runtime.distributed import pick_device
+from sct.runtime.memory import tune_allocator
 
 CONTESTANTS = (
     "fast=+experiment=btcv_fast_stp",

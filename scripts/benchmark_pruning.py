@@ -29,9 +29,9 @@ from sct.models.decoders.unetr import UNETR
 from sct.models.encoder import ViTEncoder
 from sct.models.reducers.stp import STP
 from sct.models.segmenter import Segmenter
-from sct.optim import adamw
-from sct.resident import peak_resident_mb
-from sct.timing import Inference, Stopwatch, Training, device_name
+from sct.profiling.timing import Inference, Stopwatch, Training, device_name
+from sct.runtime.resident import peak_resident_mb
+from sct.training.optim import adamw
 
 NETWORKS = ("dense", "stp")
 MEASURES = ("encoder", "forward", "training step")

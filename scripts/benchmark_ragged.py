@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sct.models.layers import Block, Layout
 from sct.models.reducers.asvit import block_macs
-from sct.timing import Stopwatch, device_name
+from sct.profiling.timing import Stopwatch, device_name
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -27,16 +27,17 @@ from statistics import mean, median
 
 import torch
 
-from sct import card, distributed
-from sct.cli import compose_config, pairs
-from sct.config import build, to_dict
+from sct.config.check import build, to_dict
+from sct.config.command import compose_config, pairs
 from sct.data.cases import Batch
-from sct.data.phantom import PhantomSpec, write_phantoms
+from sct.data.phantoms.phantom import PhantomSpec, write_phantoms
 from sct.errors import UserError
-from sct.memory import tune_allocator
+from sct.profiling.timing import device_name, peak_memory_mb
+from sct.runs import card
+from sct.runtime import distributed
+from sct.runtime.memory import tune_allocator
 from sct.tasks.train import build_trainer
-from sct.timing import device_name, peak_memory_mb
-from sct.trainer import Trainer
+from sct.training.trainer import Trainer
 
 CONTESTANTS = ("fast=+experiment=btcv_fast_stp", "dense_unetr=+experiment=btcv_dense_unetr trainer.precision=fp32")
 PHANTOMS = PhantomSpec(

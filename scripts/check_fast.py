@@ -21,20 +21,20 @@ import torch.nn.functional as F
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from sct.cli import CONFIG_ERRORS, compose_config, explain, open_overrides
+from sct.config.command import CONFIG_ERRORS, compose_config, explain, open_overrides
 from sct.data.cases import Case, window_shape
 from sct.data.module import SegmentationData
-from sct.distributed import pick_device
 from sct.errors import UserError
-from sct.factory import build_inferer, load_trained
+from sct.evaluation.metrics import quick_dice
 from sct.inference import FastSlidingWindow, SlidingWindow
 from sct.inference.stitch import box_at
 from sct.inference.tiling import pad_to_window, padded_shape, window_starts
-from sct.memory import tune_allocator
-from sct.metrics import quick_dice
 from sct.models.segmenter import Segmenter
-from sct.precision import autocast
-from sct.selfcheck import inference_precision
+from sct.models.selfcheck import inference_precision
+from sct.runs.build import build_inferer, load_trained
+from sct.runtime.distributed import pick_device
+from sct.runtime.memory import tune_allocator
+from sct.runtime.precision import autocast
 
 HEADER = (
     "case", "windows", "skipped", "of them with truth", "with prediction",

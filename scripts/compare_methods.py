@@ -25,14 +25,14 @@ from typing import Any
 
 import torch
 
-from sct.cli import key_of
-from sct.collect import last_kept
-from sct.config import build
-from sct.factory import load_trained
-from sct.profiling import training_run
-from sct.run import NOT_IDENTITY
-from sct.timing import Inference, Stopwatch
-from sct.windows import sample_windows
+from sct.config.check import build
+from sct.config.command import key_of
+from sct.evaluation.collect import last_kept
+from sct.profiling.segmenter import training_run
+from sct.profiling.timing import Inference, Stopwatch
+from sct.profiling.windows import sample_windows
+from sct.runs.build import load_trained
+from sct.runs.folder import NOT_IDENTITY
 
 # what makes a method of the experiment: everything else stays
 METHODS: dict[str, list[str]] = {

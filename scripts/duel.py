@@ -35,20 +35,21 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from sct import card, checkpoint
-from sct.cli import compose_config, open_overrides, pairs
-from sct.config import build
-from sct.data.formats import Nifti
-from sct.data.phantom import draw_abdomen
+from sct.config.check import build
+from sct.config.command import compose_config, open_overrides, pairs
+from sct.data.formats.base import Nifti
+from sct.data.phantoms.phantom import draw_abdomen
 from sct.errors import UserError
 from sct.exporting.manifest import FILE, read_manifest
-from sct.factory import build_segmenter
-from sct.files import atomic
-from sct.memory import tune_allocator
-from sct.resident import peak_resident_mb
+from sct.profiling.timing import device_name
+from sct.runs import card
+from sct.runs.build import build_segmenter
+from sct.runtime import checkpoint
+from sct.runtime.files import atomic
+from sct.runtime.memory import tune_allocator
+from sct.runtime.resident import peak_resident_mb
 from sct.tasks.export import export
 from sct.tasks.predict import predict
-from sct.timing import device_name
 
 
 @dataclass(frozen=True)

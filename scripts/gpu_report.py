@@ -31,7 +31,7 @@ import torch
 from gpu_sections import checks, environment, steps, volume, windows
 from gpu_sections.job import LAST_CHARACTERS, REAL, SMALL, Job, Sizes, markdown
 
-from sct.files import write_text
+from sct.runtime.files import write_text
 
 # of a section's error, in the Markdown; the JSON has all of it
 LAST_LINES = 12

@@ -26,10 +26,11 @@ from typing import Any
 import torch
 import torch._inductor  # every training imports it, and forked ones then need not
 
-from sct import checkpoint, train
+from sct import train
 from sct.errors import UserError
 from sct.inference import SlidingWindow
-from sct.loggers import RunLogger
+from sct.runtime import checkpoint
+from sct.training.loggers import RunLogger
 
 SETTINGS = (
     "+experiment=demo",

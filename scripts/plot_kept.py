@@ -17,14 +17,14 @@ import numpy as np
 
 from sct.data.cases import Case
 from sct.data.splits import SPLITS
-from sct.factory import build_inferer
-from sct.metrics import quick_dice
+from sct.evaluation.metrics import quick_dice
 from sct.plots import command
 from sct.plots.depth import depths_of
 from sct.plots.kept import Example, all_alike, draw_kept, examples, window_counts
 from sct.plots.panels import prediction_of
 from sct.plots.planes import PLANES, view
 from sct.plots.runs import Run, load_window, open_run
+from sct.runs.build import build_inferer
 
 logger = logging.getLogger("sct.plots.kept")
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from sct.collect import Run, read_run
-from sct.config import build, check_config
+from sct.config.check import build, check_config
 from sct.data.module import SegmentationData
 from sct.errors import UserError
+from sct.evaluation.collect import Run, read_run
 from sct.plots import command
 from sct.plots.sparsity import class_gains, class_sparsity, comma_separated, draw_sparsity
 

@@ -8,7 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
-from sct.data.phantom import PhantomSpec, write_phantoms
+from sct.data.phantoms.phantom import PhantomSpec, write_phantoms
 from sct.errors import UserError
 
 

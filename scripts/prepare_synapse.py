@@ -12,7 +12,7 @@ import logging
 import sys
 from pathlib import Path
 
-from sct.data.synapse_conversion import prepare
+from sct.data.sets.synapse_conversion import prepare
 from sct.errors import UserError
 
 

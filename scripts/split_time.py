@@ -24,18 +24,18 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from sct.backends import find_predictor
-from sct.cli import compose_config, open_overrides
+from sct.config.command import compose_config, open_overrides
 from sct.data.cases import Case
 from sct.data.module import SegmentationData
-from sct.distributed import pick_device
 from sct.errors import UserError
-from sct.factory import build_inferer
+from sct.exporting.backends import find_predictor
 from sct.inference import FastSlidingWindow, Inferer, logits_for, source_grid
-from sct.memory import keep_large_blocks, tune_allocator
+from sct.inference.cases import check_output, find_inputs
 from sct.models.segmenter import Segmenter
-from sct.precision import autocast
-from sct.tasks.predict import check_output, find_inputs
+from sct.runs.build import build_inferer
+from sct.runtime.distributed import pick_device
+from sct.runtime.memory import keep_large_blocks, tune_allocator
+from sct.runtime.precision import autocast
 
 PARTS = ("encoder", "completion", "decoder")
 STAGES = ("reading", *PARTS, "stitching", "argmax", "regridding", "writing")

@@ -1,10 +1,10 @@
 """`python -m sct.eval ckpt=RUN`: scores a trained segmenter on cases it never saw."""
 
-from sct import cli
+from sct.config import command
 
 
 def main() -> None:
-    cli.run("sct.tasks.eval:evaluate", config_name="eval", open_groups=("data", "inferer"))
+    command.run("sct.tasks.eval:evaluate", config_name="eval", open_groups=("data", "inferer"))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """`python -m sct.export ckpt=RUN format=torch|onnx|openvino|bundle`: the network for elsewhere, checked."""
 
-from sct import cli
+from sct.config import command
 
 
 def main() -> None:
-    cli.run("sct.tasks.export:export", config_name="export", open_groups=("data",))
+    command.run("sct.tasks.export:export", config_name="export", open_groups=("data",))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
 `ckpt` may also be what `sct.export` wrote; `backend=onnx` takes what it wrote into the run's folder.
 """
 
-from sct import cli
+from sct.config import command
 
 
 def main() -> None:
-    cli.run("sct.tasks.predict:predict", config_name="predict", open_groups=("inferer",))
+    command.run("sct.tasks.predict:predict", config_name="predict", open_groups=("inferer",))
 
 
 if __name__ == "__main__":

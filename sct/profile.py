@@ -1,10 +1,10 @@
 """`python -m sct.profile +experiment=NAME` (or `ckpt=RUN`): what a network costs, in whole and by part."""
 
-from sct import cli
+from sct.config import command
 
 
 def main() -> None:
-    cli.run("sct.tasks.profile:profile", config_name="profile")
+    command.run("sct.tasks.profile:profile", config_name="profile")
 
 
 if __name__ == "__main__":

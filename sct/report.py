@@ -1,10 +1,10 @@
 """`python -m sct.report runs=FOLDER`: one table of any set of evaluated runs, as markdown, csv and LaTeX."""
 
-from sct import cli
+from sct.config import command
 
 
 def main() -> None:
-    cli.run("sct.tasks.report:report", config_name="report")
+    command.run("sct.tasks.report:report", config_name="report")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 import sys
 
-from sct import cli
+from sct.config import command
 
 
 def main() -> None:
-    sys.argv[1:] = cli.resumed_arguments(sys.argv[1:])
-    cli.run("sct.tasks.train:train", config_name="train")
+    sys.argv[1:] = command.resumed_arguments(sys.argv[1:])
+    command.run("sct.tasks.train:train", config_name="train")
 
 
 if __name__ == "__main__":

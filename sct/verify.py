@@ -1,10 +1,10 @@
 """`python -m sct.verify ckpt=RUN`: scores a run again and compares with its card; `retrain=true` also trains again."""
 
-from sct import cli
+from sct.config import command
 
 
 def main() -> None:
-    cli.run("sct.tasks.verify:verify", config_name="verify")
+    command.run("sct.tasks.verify:verify", config_name="verify")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import pytest
 import torch
 from commands import run_command
 
-from sct import checkpoint, export, train
+from sct import export, train
+from sct.runtime import checkpoint
 
 PACKAGES = {"torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "bundle": ()}
 GRAPHS = ("torch", "onnx", "openvino")

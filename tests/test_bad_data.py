@@ -11,8 +11,9 @@ import pytest
 import torch
 from commands import assert_one_message, files_of, run_command
 
-from sct import checkpoint, predict, train
 from sct import eval as evaluation
+from sct import predict, train
+from sct.runtime import checkpoint
 
 
 def rewrite(path: Path, change: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]) -> None:

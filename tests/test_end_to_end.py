@@ -16,12 +16,13 @@ from commands import assert_one_message, run_command
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sct import backends, predict, profile, train
 from sct import eval as evaluation
+from sct import predict, profile, train
 from sct.data.cases import LabelMap
 from sct.data.outputs import Classes
-from sct.data.phantom import ORGANS
-from sct.metrics import score_case
+from sct.data.phantoms.phantom import ORGANS
+from sct.evaluation.metrics import score_case
+from sct.exporting import backends
 from sct.tasks import predict as prediction
 
 NAMES = ("background", *(organ.name for organ in ORGANS))
@@ -78,8 +79,14 @@ def test_figure_shows_something(evaluated: Path) -> None:
 # what only trains, scores, draws, exports or compiles; MONAI itself loads tensorboard, scipy and matplotlib
 NOT_FOR_PREDICTION = (
     *("torch._dynamo", "sympy", "fvcore", "onnx", "onnxruntime", "openvino"),
-    *("sct.trainer", "sct.optim", "sct.loggers", "sct.losses", "sct.validation"),
-    *("sct.metrics", "sct.figures", "sct.plots", "sct.profiling", "sct.macs"),
+    *("sct.training.trainer", "sct.training.optim", "sct.training.loggers", "sct.losses", "sct.training.validation"),
+    *(
+        "sct.evaluation.metrics",
+        "sct.evaluation.pictures",
+        "sct.plots",
+        "sct.profiling.segmenter",
+        "sct.profiling.macs",
+    ),
 )
 PREDICTION = """
 import sys

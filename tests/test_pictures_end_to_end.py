@@ -12,9 +12,9 @@ from PIL import Image
 
 from sct import predict, profile, train
 from sct.data.cases import LabelMap
-from sct.data.isic import IMAGES, MASKS
 from sct.data.outputs import Classes
-from sct.metrics import score_case
+from sct.data.sets.isic import IMAGES, MASKS
+from sct.evaluation.metrics import score_case
 
 SCORES = ("dice", "iou", "accuracy", "sensitivity", "specificity")
 # of the demo's settings only optimizer and schedule are left

@@ -12,9 +12,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sct import predict, profile, train
-from sct.cli import compose_config
-from sct.config import build
-from sct.metrics import score_case
+from sct.config.check import build
+from sct.config.command import compose_config
+from sct.evaluation.metrics import score_case
 
 NETWORK = ("+experiment=brats_small_stp_mta", "+debug=smoke_brats")
 REGIONS = ["WT", "TC", "ET"]

@@ -15,12 +15,13 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 from test_run import interrupt, last_state, rows, same_weights
 
-from sct import checkpoint, report, train
 from sct import eval as evaluation
-from sct.cli import resumed_arguments
-from sct.distributed import Processes, pick_device
+from sct import report, train
+from sct.config.command import resumed_arguments
 from sct.errors import UserError
-from sct.run import Plan, best_score, opened
+from sct.runs.folder import Plan, best_score, opened
+from sct.runtime import checkpoint
+from sct.runtime.distributed import Processes, pick_device
 
 
 def runs(outputs: Path) -> list[Path]:

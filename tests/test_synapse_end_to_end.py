@@ -14,8 +14,8 @@ from sct import eval as evaluation
 from sct import predict, train
 from sct.data.cases import LabelMap
 from sct.data.outputs import Classes
-from sct.data.synapse import ORGANS
-from sct.metrics import score_case
+from sct.data.sets.synapse import ORGANS
+from sct.evaluation.metrics import score_case
 
 # of the demo's settings only optimizer and schedule are left
 NETWORK = (
@@ -86,7 +86,7 @@ def test_without_spacing_distances_are_in_voxels(run: Path, volume: Path, place:
         del file.attrs["spacing"]
     (bare / "phantom.json").unlink()
     # the same network, on the files as real ones
-    settings = ("data._target_=sct.data.synapse.Synapse", f"data.root={bare}")
+    settings = ("data._target_=sct.data.sets.synapse.Synapse", f"data.root={bare}")
     keys = ("num_train", "num_test", "shape", "voxel_size", "seed")
     outcome = run_command(
         train.main,

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from gpu_sections.job import Job, markdown
-from sct import card
-from sct.timing import device_name
+from sct.profiling.timing import device_name
+from sct.runs import card
 
 
 def run(job: Job) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from duel import CONTESTANTS, Contestant
 
-from sct.distributed import pick_device
-from sct.files import write_text
+from sct.runtime.distributed import pick_device
+from sct.runtime.files import write_text
 
 ROOT = Path(__file__).parents[2]
 # of a traceback that is kept: its end says what happened

@@ -10,11 +10,11 @@ import benchmark_training
 import torch
 
 from gpu_sections.job import EXPERIMENTS, Job, markdown
-from sct.cli import compose_config
-from sct.config import build
-from sct.data.phantom import PhantomSpec, write_phantoms
+from sct.config.check import build
+from sct.config.command import compose_config
+from sct.data.phantoms.phantom import PhantomSpec, write_phantoms
 from sct.tasks.train import set_determinism
-from sct.trainer import Trainer
+from sct.training.trainer import Trainer
 
 
 def training(job: Job) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from gpu_sections.job import Job, markdown
-from sct.precision import DTYPES
-from sct.timing import Inference, Stopwatch
+from sct.profiling.timing import Inference, Stopwatch
+from sct.runtime.precision import DTYPES
 
 # number format, and whether fp32 sums may be computed in TF32; torch itself allows it in convolutions alone
 FORMATS = {"fp32": ("fp32", False), "tf32": ("fp32", True), "bf16": ("bf16", True)}

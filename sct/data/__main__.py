@@ -2,7 +2,7 @@
 
 import sys
 
-from sct import cli
+from sct.config import command
 
 TASKS = {"check": "sct.tasks.data:check_data", "describe": "sct.tasks.data:describe_data"}
 
@@ -10,9 +10,9 @@ TASKS = {"check": "sct.tasks.data:check_data", "describe": "sct.tasks.data:descr
 def main() -> None:
     action = sys.argv[1] if len(sys.argv) > 1 else ""
     if action not in TASKS:
-        cli.fail(f"python -m sct.data {' | '.join(TASKS)} data=NAME data.root=PATH: {action!r} is neither.")
+        command.fail(f"python -m sct.data {' | '.join(TASKS)} data=NAME data.root=PATH: {action!r} is neither.")
     del sys.argv[1]
-    cli.run(TASKS[action], config_name="train")
+    command.run(TASKS[action], config_name="train")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 from sct.data.cases import Case, Grid, window_shape
 from sct.data.transforms import Foreground, Prepared, Preprocess
 from sct.errors import UserError
-from sct.progress import counted
+from sct.runtime.progress import counted
 
 logger = logging.getLogger(__name__)
 

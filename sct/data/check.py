@@ -10,9 +10,9 @@ import numpy as np
 
 from sct.data.cache import describe, file_signature
 from sct.data.cases import Case, Grid, LabelMap
-from sct.data.formats import FileFormat
+from sct.data.formats.base import FileFormat
 from sct.errors import UserError
-from sct.progress import counted
+from sct.runtime.progress import counted
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import torch
 from sct.data.cache import KINDS, VolumeCache
 from sct.data.cases import Batch, Case, LabelMap, Volume
 from sct.data.check import check_cases
-from sct.data.formats import FileFormat, Nifti
+from sct.data.formats.base import FileFormat, Nifti
 from sct.data.loader import CropDataset, StepSampler, make_loader
 from sct.data.outputs import Classes, Outputs
 from sct.data.splits import SPLITS, split_at_random, split_by_file, split_in_folds, warn_of_shared_patients
@@ -132,7 +132,7 @@ class SegmentationData(ABC):
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """Columns of the table of an evaluation: of `sct.metrics.OVERLAPS`, and hd95; its files hold all."""
+        """Columns of the table of an evaluation: of `sct.evaluation.metrics.OVERLAPS`, and hd95; its files hold all."""
         return ("dice", "hd95")
 
     @property

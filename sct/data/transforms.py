@@ -14,8 +14,8 @@ from monai.data import get_track_meta, set_track_meta
 from monai.transforms import Randomizable
 
 from sct.data.cases import Case, Grid, window_shape
-from sct.data.formats import FileFormat
-from sct.data.nifti import to_ras
+from sct.data.formats.base import FileFormat
+from sct.data.formats.nifti import to_ras
 from sct.data.resample import resample
 
 DictTransform = Callable[[Mapping], Mapping]

@@ -11,11 +11,11 @@ from monai.bundle import ConfigParser
 from omegaconf import DictConfig
 
 from sct import __version__
-from sct.config import to_dict
+from sct.config.check import to_dict
 from sct.exporting.base import Format, Source
 from sct.exporting.bundle_text import license_text, readme
-from sct.files import atomic, write_text
 from sct.inference import Model
+from sct.runtime.files import atomic, write_text
 
 INFERENCE, METADATA, WEIGHTS = "configs/inference.json", "configs/metadata.json", "models/model.pt"
 # MONAI's list of what a metadata.json must have

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sct import checkpoint
 from sct.data.cases import Case
 from sct.data.module import SegmentationData
 from sct.inference import Inferer
-from sct.tasks.predict import find_inputs, predict_cases
+from sct.inference.cases import find_inputs, predict_cases
+from sct.runtime import checkpoint
 
 
 def with_weights(network: nn.Module, *, path: str, device: torch.device | str) -> nn.Module:

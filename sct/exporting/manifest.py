@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sct.errors import UserError
-from sct.files import write_text
-from sct.migration import config_of_today
+from sct.runtime.files import write_text
+from sct.runtime.migration import config_of_today
 
 FILE = "export.json"
 LAYOUT = 1

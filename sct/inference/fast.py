@@ -21,7 +21,7 @@ from sct.inference.parallel import AHEAD, in_order
 from sct.inference.stages import Stages, Stitch, stages_of
 from sct.inference.stitch import RollingSum, box_at, inverse_weight
 from sct.inference.tiling import occupied, pad_to_window, padded_shape, window_starts, window_weight
-from sct.processor import has_tiles
+from sct.runtime.processor import has_tiles
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from sct.data.outputs import Outputs
 from sct.errors import UserError
-from sct.factory import load_trained
 from sct.losses.base import PixelLoss
 from sct.models.grid import foreground_patches, resize
 from sct.models.tokens import HeadOutput, Prediction
+from sct.runs.build import load_trained
 
 
 class Criterion(nn.Module):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sct.models.recompute import recomputed
-from sct.processor import has_tiles, infers_here
+from sct.runtime.processor import has_tiles, infers_here
 
 # against rows that see nothing; the authors' 1e-6 moves the weights by as much
 EPS = 1e-8

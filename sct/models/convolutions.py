@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sct.models.grid import patches
 from sct.models.recompute import recomputed
 from sct.models.sliced import SAME_CONV
-from sct.processor import computed_in, infers_here
+from sct.runtime.processor import computed_in, infers_here
 
 CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM: dict[int, type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}

@@ -10,11 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sct import checkpoint
-from sct.checkpoint import few
 from sct.errors import UserError
 from sct.models.encoder import ViTEncoder
 from sct.models.published import Report, map_weights
+from sct.runtime import checkpoint
+from sct.runtime.checkpoint import few
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sct.errors import UserError
-from sct.files import write_text
 from sct.plots import style
+from sct.runtime.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,7 +16,7 @@ from sct.models.base import Encoder
 from sct.models.grid import foreground_patches, pruning_depth
 from sct.plots.planes import PLANES, View, edges, faded, grey, outline, show, view
 from sct.plots.style import FAINT, WIDTH, caption, depth_colors, new_figure, styled
-from sct.validation import kept_shares
+from sct.training.validation import kept_shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ from sct.models.base import Encoder
 from sct.plots.depth import Depth, depth_legend, depths_of, draw_patches, heads
 from sct.plots.planes import View
 from sct.plots.style import FAINT, LINE_COLORS, MARK, WIDTH, caption, new_figure, styled
-from sct.windows import all_windows
+from sct.profiling.windows import all_windows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 
 from sct.data.cases import Case
-from sct.data.nifti import to_ras
+from sct.data.formats.nifti import to_ras
 from sct.errors import UserError
-from sct.factory import build_inferer
+from sct.evaluation.metrics import quick_dice
 from sct.inference import predict_volume
-from sct.metrics import quick_dice
+from sct.models.selfcheck import choose_precision
 from sct.plots.planes import View, outline, show, view
 from sct.plots.runs import Run
 from sct.plots.style import INK, TRUTH, WIDTH, caption, class_color, new_figure, styled
-from sct.precision import autocast
-from sct.selfcheck import choose_precision
+from sct.runs.build import build_inferer
+from sct.runtime.precision import autocast
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

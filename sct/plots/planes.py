@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sct.figures import busiest_slice, overlay, shown_slice
+from sct.evaluation.pictures import busiest_slice, overlay, shown_slice
 from sct.plots.style import INK, TRUTH
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def view(
     plane: str = "axial",
     slices_first: bool = False,
 ) -> View:
-    """The plane of image (C, *S) with most of labels (*S), or at `index`; 3-D in RAS order, as in `sct.figures`.
+    """The plane of image (C, *S) with most of labels (*S), or at `index`; 3-D in RAS order, as in
+    `sct.evaluation.pictures`.
 
     Of the three planes of a volume the patient's right and front are on the left, and the head is above.
     """

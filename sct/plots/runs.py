@@ -10,14 +10,14 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from sct import checkpoint
 from sct.data.cases import Case
 from sct.data.module import SegmentationData
 from sct.data.splits import SPLITS
 from sct.errors import UserError
-from sct.factory import load_trained
 from sct.models.segmenter import Segmenter
-from sct.validation import foreground_window
+from sct.runs.build import load_trained
+from sct.runtime import checkpoint
+from sct.training.validation import foreground_window
 
 
 @dataclass(frozen=True)

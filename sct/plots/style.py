@@ -14,8 +14,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from sct.errors import UserError
-from sct.figures import PALETTE, shade_of
-from sct.files import atomic
+from sct.evaluation.pictures import PALETTE, shade_of
+from sct.runtime.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from sct.collect import Setting, spread
 from sct.errors import UserError
+from sct.evaluation.collect import Setting, spread
 from sct.plots.style import FAINT, LINE_COLORS, MARK, Color, caption, new_figure, styled
 
 if TYPE_CHECKING:

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from sct.config import build
+from sct.config.check import build
 from sct.data.module import SegmentationData
 from sct.data.splits import SPLITS
 from sct.data.survey import CaseFacts, describe, markdown, set_faults, survey_case
 from sct.errors import UserError
-from sct.files import write_text
 from sct.plots import style
 from sct.plots.survey import draw_survey
-from sct.run import log_to
+from sct.runs.folder import log_to
+from sct.runtime.files import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -9,23 +9,24 @@ import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from sct import card, checkpoint
 from sct.data.cases import Case, window_shape
 from sct.data.module import SegmentationData
-from sct.distributed import pick_device
 from sct.errors import UserError
-from sct.factory import build_inferer, load_trained
-from sct.figures import panel
+from sct.evaluation.metrics import Row, score_case
+from sct.evaluation.pictures import panel
+from sct.evaluation.scores import markdown_table, write_report
 from sct.inference import Inferer, MemoryNotice, Slab, logits_for, source_grid
-from sct.metrics import Row, score_case
 from sct.models.grid import foreground_patches, pruning_depth
 from sct.models.segmenter import Segmenter
-from sct.precision import autocast
-from sct.progress import Pace
-from sct.run import log_to
-from sct.scores import markdown_table, write_report
-from sct.selfcheck import inference_precision
-from sct.validation import kept_shares, known_means, method_numbers
+from sct.models.selfcheck import inference_precision
+from sct.runs import card
+from sct.runs.build import build_inferer, load_trained
+from sct.runs.folder import log_to
+from sct.runtime import checkpoint
+from sct.runtime.distributed import pick_device
+from sct.runtime.precision import autocast
+from sct.runtime.progress import Pace
+from sct.training.validation import kept_shares, known_means, method_numbers
 
 logger = logging.getLogger(__name__)
 

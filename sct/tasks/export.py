@@ -11,21 +11,22 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from sct import card, checkpoint
-from sct.backends import check_precision, default_folder
-from sct.config import to_dict
+from sct.config.check import to_dict
+from sct.config.schema import ExportConfig
 from sct.data.module import SegmentationData
 from sct.errors import UserError
 from sct.exporting import FORMATS, Format, Source
 from sct.exporting.agreement import Agreement, compare
+from sct.exporting.backends import check_precision, default_folder
 from sct.exporting.base import INPUT, OUTPUT
 from sct.exporting.manifest import Manifest
-from sct.factory import load_trained
+from sct.inference.cases import find_inputs
 from sct.models.base import Encoder
-from sct.run import log_to
-from sct.schema import ExportConfig
-from sct.tasks.predict import find_inputs
-from sct.windows import sample_windows
+from sct.profiling.windows import sample_windows
+from sct.runs import card
+from sct.runs.build import load_trained
+from sct.runs.folder import log_to
+from sct.runtime import checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from sct.config import build, check_config
-from sct.distributed import pick_device
-from sct.factory import build_segmenter, load_trained
-from sct.macs import check_convention
-from sct.profile_table import format_profile
-from sct.profiling import profile_segmenter
-from sct.run import log_to
-from sct.schema import ProfileConfig
-from sct.windows import sample_windows
+from sct.config.check import build, check_config
+from sct.config.schema import ProfileConfig
+from sct.profiling.macs import check_convention
+from sct.profiling.segmenter import profile_segmenter
+from sct.profiling.table import format_profile
+from sct.profiling.windows import sample_windows
+from sct.runs.build import build_segmenter, load_trained
+from sct.runs.folder import log_to
+from sct.runtime.distributed import pick_device
 
 logger = logging.getLogger(__name__)
 

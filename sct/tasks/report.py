@@ -5,13 +5,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from sct.collect import Setting, find_runs, settings
-from sct.config import nearest, to_dict
+from sct.config.check import nearest, to_dict
 from sct.errors import UserError
-from sct.files import write_text
+from sct.evaluation.collect import Setting, find_runs, settings
+from sct.evaluation.tables import build_table, comma_separated, latex, markdown
 from sct.plots import style, tradeoff
-from sct.run import log_to
-from sct.tables import build_table, comma_separated, latex, markdown
+from sct.runs.folder import log_to
+from sct.runtime.files import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from sct import checkpoint, distributed
-from sct.card import FILE, differences, read_card, run_card, weights_digest, write_card
-from sct.config import build
+from sct.config.check import build
+from sct.config.schema import TrainerConfig
 from sct.data.module import SegmentationData
 from sct.data.workers import watched_workers
-from sct.distributed import Processes
 from sct.errors import UserError
-from sct.factory import build_inferer, build_segmenter
-from sct.run import Plan, best_score, log_to, opened, plan_run
-from sct.schema import TrainerConfig
-from sct.trainer import Trainer
+from sct.runs.build import build_inferer, build_segmenter
+from sct.runs.card import FILE, differences, read_card, run_card, weights_digest, write_card
+from sct.runs.folder import Plan, best_score, log_to, opened, plan_run
+from sct.runtime import checkpoint, distributed
+from sct.runtime.distributed import Processes
+from sct.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from sct import card
-from sct.checkpoint import few
+from sct.config.schema import EvalConfig
 from sct.data.splits import SPLITS
 from sct.errors import UserError
-from sct.run import log_to
-from sct.schema import EvalConfig
+from sct.runs import card
+from sct.runs.folder import log_to
+from sct.runtime.checkpoint import few
 from sct.tasks.eval import evaluate
 from sct.tasks.train import train
 

@@ -15,7 +15,7 @@ from monai.transforms import (
     RandShiftIntensityd,
 )
 
-from sct.data.btcv import BTCV
+from sct.data.sets.btcv import BTCV
 
 REAL_DATA = Path(os.environ.get("SCT_REAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 

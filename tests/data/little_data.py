@@ -7,7 +7,7 @@ import numpy as np
 from monai.transforms import ScaleIntensityRanged
 
 from sct.data.cases import Grid
-from sct.data.formats import FileFormat
+from sct.data.formats.base import FileFormat
 
 
 def save(path: Path, voxels: np.ndarray, *, affine: np.ndarray) -> Path:

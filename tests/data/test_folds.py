@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sct.cli import compose_config
-from sct.config import build, check_config, options
+from sct.config.check import build, check_config, options
+from sct.config.command import compose_config
 from sct.data.cases import Case
 from sct.data.splits import SPLITS, by_patient, split_at_random, split_in_folds
 from sct.errors import UserError

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sct.data.formats import FileFormat, Nifti
-from sct.data.pictures import Pictures
-from sct.data.synapse_files import SynapseFiles, write_slice
+from sct.data.formats.base import FileFormat, Nifti
+from sct.data.formats.pictures import Pictures
+from sct.data.sets.synapse_files import SynapseFiles, write_slice
 
 
 def nifti(folder: Path, labels: np.ndarray) -> tuple[FileFormat, Path]:

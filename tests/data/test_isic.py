@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sct.cli import compose_config
-from sct.config import build
+from sct.config.check import build
+from sct.config.command import compose_config
 from sct.data.cases import Case
-from sct.data.isic import IMAGES, ISIC, MASKS
+from sct.data.sets.isic import IMAGES, ISIC, MASKS
 from sct.data.splits import split_at_random
 from sct.errors import UserError
 from sct.inference import to_source_grid

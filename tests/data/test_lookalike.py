@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sct.data.lookalike import NAMES, ORGAN_HU, PITCH, SLAB_HU, draw
+from sct.data.phantoms.lookalike import NAMES, ORGAN_HU, PITCH, SLAB_HU, draw
 from sct.errors import UserError
 from sct.models.completion.scatter import Scatter
 from sct.models.decoders.unetr import UNETR

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from little_data import save, scale
 
-from sct.cli import compose_config
-from sct.config import build
-from sct.data.msd import MSD
+from sct.config.check import build
+from sct.config.command import compose_config
+from sct.data.sets.msd import MSD
 from sct.errors import UserError
 
 BASE = {"modality": {"0": "FLAIR", "1": "T1"}, "labels": {"0": "Background", "1": "edema", "2": "tumour"}}

@@ -6,8 +6,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from sct.data import nifti
-from sct.data.nifti import in_file_order, read_voxels, save_label_map
+from sct.data.formats import nifti
+from sct.data.formats.nifti import in_file_order, read_voxels, save_label_map
 from sct.errors import UserError
 
 TURNED = np.array([[0.0, -1.3, 0.0, 12.0], [0.9, 0.0, 0.0, -4.0], [0.0, 0.0, 2.5, 7.5], [0.0, 0.0, 0.0, 1.0]])

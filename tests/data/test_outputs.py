@@ -9,7 +9,7 @@ import torch
 from sct.data.cases import LabelMap
 from sct.data.outputs import Classes, Regions, numbered
 from sct.errors import UserError
-from sct.metrics import quick_dice, score_case
+from sct.evaluation.metrics import quick_dice, score_case
 
 LABELS = LabelMap(("background", "edema", "core", "enhancing"))
 BRATS = {"WT": [1, 2, 3], "TC": [2, 3], "ET": [3]}

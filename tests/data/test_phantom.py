@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from little_data import scale
 
-from sct.data import phantom
-from sct.data.phantom import Phantom
+from sct.data.phantoms import phantom
+from sct.data.phantoms.phantom import Phantom
 from sct.errors import UserError
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from sct.cli import compose_config
-from sct.config import build
-from sct.data import phantom_brats
-from sct.data.phantom_brats import PhantomBraTS, draw_brain
+from sct.config.check import build
+from sct.config.command import compose_config
+from sct.data.phantoms import brats as phantom_brats
+from sct.data.phantoms.brats import PhantomBraTS, draw_brain
 from sct.errors import UserError
 
 

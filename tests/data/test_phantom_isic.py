@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sct.cli import compose_config
-from sct.config import build
-from sct.data import phantom_isic
-from sct.data.phantom_isic import PhantomISIC, draw_lesion
+from sct.config.check import build
+from sct.config.command import compose_config
+from sct.data.phantoms import isic as phantom_isic
+from sct.data.phantoms.isic import PhantomISIC, draw_lesion
 from sct.errors import UserError
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from monai.transforms import Identityd
 
-from sct.data import phantom
-from sct.data.phantom_synapse import PhantomSynapse
-from sct.data.synapse_files import SynapseFiles
+from sct.data.phantoms import phantom
+from sct.data.phantoms.synapse import PhantomSynapse
+from sct.data.sets.synapse_files import SynapseFiles
 from sct.errors import UserError
 
 

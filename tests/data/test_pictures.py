@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sct.data.pictures import Pictures
+from sct.data.formats.pictures import Pictures
 from sct.errors import UserError
 
 COLOURS = np.array([[[255, 0, 10], [1, 2, 3], [9, 8, 7]], [[0, 0, 0], [4, 5, 6], [200, 100, 50]]], dtype=np.uint8)

@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import Spacing
 
 from sct.data.cases import Case
-from sct.data.formats import Nifti
+from sct.data.formats.base import Nifti
 from sct.data.resample import places_along_axes, resample, resample_linear
 from sct.data.transforms import Preprocess
 

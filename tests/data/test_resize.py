@@ -9,7 +9,7 @@ from little_data import Arrays, save, scale
 
 from sct.data.cache import VolumeCache
 from sct.data.cases import Case, Volume
-from sct.data.formats import Nifti
+from sct.data.formats.base import Nifti
 from sct.data.outputs import numbered
 from sct.data.transforms import Preprocess, TrainingCrops, resize, resized_to_source
 from sct.errors import UserError

@@ -11,16 +11,16 @@ from little_data import Arrays, scale
 from omegaconf import OmegaConf
 from PIL import Image
 
-from sct.cli import compose_config
+from sct.config.command import compose_config
 from sct.data.cases import Case, LabelMap
-from sct.data.formats import FileFormat
+from sct.data.formats.base import FileFormat
 from sct.data.module import SegmentationData
-from sct.distributed import Processes
-from sct.factory import build_inferer, build_segmenter
-from sct.scores import write_report
+from sct.evaluation.scores import write_report
+from sct.profiling.windows import sample_windows
+from sct.runs.build import build_inferer, build_segmenter
+from sct.runtime.distributed import Processes
 from sct.tasks.eval import evaluate_case
-from sct.validation import sample_overlay, validate
-from sct.windows import sample_windows
+from sct.training.validation import sample_overlay, validate
 
 CPU = torch.device("cpu")
 SHAPE = (4, 21, 18)  # slices, rows, columns

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from monai.transforms import Identityd
 
-from sct.data.synapse import LIST_FOLDERS, ORGANS, Synapse
-from sct.data.synapse_conversion import Scan, write_set
+from sct.data.sets.synapse import LIST_FOLDERS, ORGANS, Synapse
+from sct.data.sets.synapse_conversion import Scan, write_set
 from sct.errors import UserError
 
 TRAIN, TEST = ("0005", "0006", "0007"), ("0001", "0002")

@@ -13,10 +13,9 @@ import pytest
 from commands import files_of, own_settings
 from little_data import save
 
-from sct.data import btcv, synapse_conversion
-from sct.data.splits import split_by_file
-from sct.data.synapse import ORGANS
-from sct.data.synapse_conversion import (
+from sct.data.sets import btcv, synapse_conversion
+from sct.data.sets.synapse import ORGANS
+from sct.data.sets.synapse_conversion import (
     TEST_PATIENTS,
     TRAIN_PATIENTS,
     convert,
@@ -26,6 +25,7 @@ from sct.data.synapse_conversion import (
     slices_first,
     windowed,
 )
+from sct.data.splits import split_by_file
 from sct.errors import UserError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "prepare_synapse.py"

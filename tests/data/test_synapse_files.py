@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from sct.data.synapse_files import SynapseFiles, write_slice, write_volume
+from sct.data.sets.synapse_files import SynapseFiles, write_slice, write_volume
 from sct.errors import UserError
 
 FORMAT = SynapseFiles()

@@ -11,7 +11,7 @@ from monai.data import get_track_meta
 from monai.transforms import NormalizeIntensityd
 
 from sct.data.cases import Case, Grid
-from sct.data.formats import Nifti
+from sct.data.formats.base import Nifti
 from sct.data.transforms import Foreground, Prepared, Preprocess, TrainingCrops
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from little_models import Combination, little_batch, little_network
 
-from sct import distributed
-from sct.cli import compose_config
-from sct.config import build, to_dict
+from sct.config.check import build, to_dict
+from sct.config.command import compose_config
+from sct.runtime import distributed
 from sct.tasks.train import build_trainer
 
 pytestmark = pytest.mark.gpu

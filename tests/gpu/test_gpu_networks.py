@@ -7,7 +7,7 @@ import torch
 from little_models import Combination, little_batch, little_config, little_criterion, little_network, options
 from test_contract import KEEP_ALL, KEEP_ALL_DEFAULT
 
-from sct.precision import autocast
+from sct.runtime.precision import autocast
 
 # in 3-D; a pyramid of features has a decoder of its own
 PYRAMIDS = {"apformer": "unet"}

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from sct.cli import compose_config
-from sct.config import build
-from sct.factory import build_segmenter
-from sct.precision import has_bf16
-from sct.selfcheck import TOLERANCE, choose_precision, probes_of, worst_layer
+from sct.config.check import build
+from sct.config.command import compose_config
+from sct.models.selfcheck import TOLERANCE, choose_precision, probes_of, worst_layer
+from sct.runs.build import build_segmenter
+from sct.runtime.precision import has_bf16
 
 pytestmark = pytest.mark.gpu
 

@@ -10,12 +10,14 @@ import torch
 from commands import run_command
 from exported_runs import exported, trained
 
-from sct import card, checkpoint, predict, train
+from sct import predict, train
 from sct.exporting import FORMATS
 from sct.exporting.agreement import compare
 from sct.exporting.manifest import read_manifest
-from sct.factory import load_trained
-from sct.windows import sample_windows
+from sct.profiling.windows import sample_windows
+from sct.runs import card
+from sct.runs.build import load_trained
+from sct.runtime import checkpoint
 
 pytestmark = pytest.mark.gpu
 

@@ -12,12 +12,12 @@ from monai.data.utils import dense_patch_slices
 from peak import peak_bytes
 from torch import nn
 
-from sct.cli import compose_config
+from sct.config.command import compose_config
 from sct.data.outputs import numbered
 from sct.errors import UserError
-from sct.factory import build_inferer
 from sct.inference import FastSlidingWindow, MemoryNotice, Slab, SlidingWindow, base, fast, predict_volume, regrid
 from sct.inference.tiling import occupied, window_starts, window_weight
+from sct.runs.build import build_inferer
 
 CPU = torch.device("cpu")
 OUTPUTS = [numbered(4), REGIONS]

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from sct.macs import count_macs, count_parameters
 from sct.models.encoder import ViTEncoder
+from sct.profiling.macs import count_macs, count_parameters
 
 
 class DeiTSmall(nn.Module):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from little_models import Combination, little_batch, little_config, little_network
 
-from sct.config import build
+from sct.config.check import build
 from sct.data.outputs import numbered
 from sct.models.adaptive.dependencies import AdaptiveThreshold
 

@@ -13,7 +13,7 @@ from sct.models.encoder import ViTEncoder
 from sct.models.layers import AttentionStats
 from sct.models.reducers.asvit import ASViT, block_macs, encoder_macs, token_scores
 from sct.models.tokens import Encoded, FeatureSpec, Tokens
-from sct.optim import adamw
+from sct.training.optim import adamw
 
 # ViT-S on 224 x 224, the paper's DeiT-S
 SMALL = FeatureSpec((224, 224), 3, 16, 384, 6, depth=12, num_prefix=1)

@@ -5,7 +5,7 @@ import torch
 from asvit_by_hand import four_images, reducer, stats_of, tokens_of
 from little_models import COMBINATIONS, Combination, little_batch, little_network
 
-from sct.macs import count_macs
+from sct.profiling.macs import count_macs
 
 COMPLETED = [which for which in COMBINATIONS if which.encoder == "asvit" and which.decoder == "unetr"]
 

@@ -24,9 +24,8 @@ from little_models import (
     options,
 )
 
-from sct.config import build
+from sct.config.check import build
 from sct.errors import UserError
-from sct.macs import PARTS, count_macs
 from sct.models.completion.mim import MIM
 from sct.models.completion.scatter import Scatter
 from sct.models.decoders.atm import ATM
@@ -35,6 +34,7 @@ from sct.models.grid import presence
 from sct.models.reducers.dtop import DToP
 from sct.models.segmenter import Segmenter
 from sct.models.tokens import Prediction
+from sct.profiling.macs import PARTS, count_macs
 
 # how to tell an encoder to prune nothing, where it is not this
 KEEP_ALL: dict[str, str] = {"asvit": "encoder.reducer.thresholds=[-1,-1]", "dtop": "encoder.reducer.p0=1.0"}

@@ -5,9 +5,8 @@ import torch
 import torch.nn.functional as F
 from little_models import CLASSES, Combination, little_batch, little_config, little_network
 
-from sct.config import build
+from sct.config.check import build
 from sct.errors import UserError
-from sct.macs import count_macs
 from sct.models.completion.scatter import Scatter
 from sct.models.decoders.atm import ATM
 from sct.models.decoders.fcn import FCN
@@ -16,6 +15,7 @@ from sct.models.encoder import ViTEncoder
 from sct.models.grid import resize
 from sct.models.segmenter import Segmenter
 from sct.models.tokens import Dense, FeatureSpec, Tokens
+from sct.profiling.macs import count_macs
 
 DECODERS = {"fcn": FCN, "atm": ATM, "setr_pup": SETRPUP}
 

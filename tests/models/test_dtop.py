@@ -5,13 +5,13 @@ import torch
 from dtop_by_hand import TOKENS, Q, given_dtop, images, little_dtop
 from omegaconf import OmegaConf
 
-from sct.cli import compose_config
-from sct.config import build
+from sct.config.check import build
+from sct.config.command import compose_config
 from sct.errors import UserError
-from sct.macs import count_macs
 from sct.models.grid import presence, pruning_depth
 from sct.models.reducers.dtop import CONTEXTS, DToP, append_means, rank_in_group
 from sct.models.tokens import FeatureSpec, Tokens
+from sct.profiling.macs import count_macs
 
 RAGGED = tuple(context for context in CONTEXTS if context != "top_share")
 

@@ -9,7 +9,7 @@ from little_models import PLAIN, little_batch, little_config, little_criterion, 
 from stp_by_hand import random_tokens, spec_of
 from torch import nn
 
-from sct.config import build
+from sct.config.check import build
 from sct.errors import UserError
 from sct.models.attention import masked_attention
 from sct.models.reducers.dynamicvit import DynamicViT, KeepScorer, counts_kept, gumbel_keep, ratio_loss

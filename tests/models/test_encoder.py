@@ -9,14 +9,14 @@ from little_models import Combination as Which
 from omegaconf import open_dict
 from torch import nn
 
-from sct.config import build
+from sct.config.check import build
 from sct.errors import UserError
 from sct.models.encoder import ViTEncoder
 from sct.models.placement import tap_blocks
 from sct.models.reducers.stp import STP
 from sct.models.segmenter import Segmenter
 from sct.models.tokens import FeatureSpec
-from sct.profiling import tokens_alive
+from sct.profiling.segmenter import tokens_alive
 
 
 class Attentive(STP):

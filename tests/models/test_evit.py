@@ -10,11 +10,11 @@ from little_models import CLASSES, Combination, little_batch, little_config, lit
 from stp_by_hand import random_tokens, spec_of
 
 from sct.errors import UserError
-from sct.macs import count_macs
 from sct.models.grid import presence
 from sct.models.layers import AttentionStats
 from sct.models.reducers.evit import EViT
 from sct.models.tokens import gather_tokens
+from sct.profiling.macs import count_macs
 
 FUSED = ("encoder.reducer.inside_block=true", "encoder.reducer.fuse=true")
 MTA_2D = Combination("evit", "mta", "unetr", 2)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from sct.cli import compose_config
-from sct.config import build
-from sct.macs import count_macs, count_parameters
+from sct.config.check import build
+from sct.config.command import compose_config
 from sct.models.segmenter import Segmenter
+from sct.profiling.macs import count_macs, count_parameters
 
 # APFormer before its gate prunes anything; thresholds add their linear layers
 UNPRUNED = ("encoder.gate=null",)

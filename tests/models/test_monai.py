@@ -10,11 +10,11 @@ from monai.networks.nets import UNet
 
 from sct import eval as evaluation
 from sct import profile, train
-from sct.cli import compose_config
-from sct.config import build, check_config, options
+from sct.config.check import build, check_config, options
+from sct.config.command import compose_config
 from sct.errors import UserError
-from sct.factory import build_segmenter
-from sct.macs import count_parameters
+from sct.profiling.macs import count_parameters
+from sct.runs.build import build_segmenter
 
 
 def network(model: str, *overrides: str):

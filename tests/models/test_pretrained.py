@@ -9,9 +9,9 @@ import torch
 from published_weights import autoencoder, little_vit, published
 from safetensors.torch import save_file
 
-from sct import checkpoint
 from sct.errors import UserError
 from sct.models.pretrained import load_pretrained, read_weights
+from sct.runtime import checkpoint
 
 
 def wrapped(weights):

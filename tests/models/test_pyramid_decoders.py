@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from sct.errors import UserError
-from sct.macs import count_parameters
 from sct.models.decoders.cup import CUP
 from sct.models.decoders.unet import UNet
 from sct.models.tokens import Dense, FeatureSpec
+from sct.profiling.macs import count_parameters
 
 CLASSES, DIM = 3, 12
 GRIDS = [(3, 2), (2, 3, 2)]

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from sct.errors import UserError
-from sct.macs import count_parameters
 from sct.models.stems.resnet import Bottleneck, ResNetStem, StandardisedConv2d, StandardisedConv3d, standardise
 from sct.models.stems.unet import UNetStem
+from sct.profiling.macs import count_parameters
 
 SIZES = [(32, 48), (32, 16, 48)]
 STEMS = {

@@ -5,7 +5,7 @@ import torch
 from little_models import PLAIN, little_batch, little_config, little_criterion, little_network
 from stp_by_hand import given_stp, random_tokens, spec_of
 
-from sct.config import build
+from sct.config.check import build
 from sct.models.reducers.stp import STP
 from sct.models.tokens import Tokens, gather_tokens
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from sct.macs import count_macs, count_parameters
 from sct.models.completion.scatter import Scatter
 from sct.models.decoders.cup import CUP
 from sct.models.encoder import ViTEncoder
 from sct.models.segmenter import Segmenter
 from sct.models.stems.resnet import ResNetStem
+from sct.profiling.macs import count_macs, count_parameters
 
 SIZE, CLASSES = 224, 9
 

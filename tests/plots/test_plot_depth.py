@@ -17,7 +17,7 @@ from monai.transforms import ScaleIntensityRanged
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from sct.data.msd import MSD
+from sct.data.sets.msd import MSD
 from sct.errors import UserError
 from sct.models.encoder import ViTEncoder
 from sct.models.layers import AttentionStats

@@ -13,9 +13,10 @@ import torch
 from commands import own_settings, run_command
 from PIL import Image
 
-from sct import checkpoint, train
 from sct import eval as evaluation
-from sct.metrics import quick_dice
+from sct import train
+from sct.evaluation.metrics import quick_dice
+from sct.runtime import checkpoint
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 CASES = ("ISIC_0000005", "ISIC_0000006")

@@ -5,8 +5,8 @@ from statistics import stdev
 
 import pytest
 
-from sct.collect import Run, Setting
 from sct.errors import UserError
+from sct.evaluation.collect import Run, Setting
 from sct.plots.tradeoff import COSTS, Point, draw_tradeoff, find_cost, sweep_lines, tradeoff_points
 
 

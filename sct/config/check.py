@@ -1,0 +1,200 @@
+"""The checks of a config, and the one place that turns config nodes into objects."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
+
+from sct.config.hints import fits, in_words
+from sct.config.schema import Config
+from sct.config.signatures import Signature, from_source, of_object
+from sct.errors import UserError
+
+PACKAGE = Path(__file__).parents[1]
+# a wheel carries the configs inside the package, a checkout beside it
+CONFIG_DIR = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
+ALLOWED_PACKAGES = ("sct", "torch", "monai")
+GROUPS = ("data", "encoder", "completion", "decoder", "model", "loss", "optimizer", "schedule", "inferer")
+HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
+
+# gives the signature of a target from its dotted path and its node's key; None where it can't be told
+SignatureReader = Callable[[str, str], Signature | None]
+
+
+def build(node: DictConfig, *, key: str, **runtime: Any) -> Any:
+    """The object that a `_target_` node describes; `runtime` arguments are not in the config.
+
+    `key` is the node's place in the config, for messages. UserError for a target outside `ALLOWED_PACKAGES`,
+    an unknown or missing setting, or what the object itself refuses.
+    """
+    check_node(node, key=key, read=read_object)
+    try:
+        # runtime arguments are handed over by a call: through Hydra a dataclass would become a config
+        made = instantiate(node, _convert_="all", **({"_partial_": True} if runtime else {}))
+        return made(**runtime) if runtime else made
+    except UserError:
+        raise
+    except (InstantiationException, TypeError, ValueError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if isinstance(cause, UserError):
+            raise cause from error
+        # how torch and MONAI refuse a setting
+        if isinstance(cause, TypeError | ValueError):
+            hint = " A part that is built later needs _partial_: true." if "required keyword-only" in str(cause) else ""
+            raise UserError(f"{key} ({node['_target_']}) refuses its settings: {cause}{hint}") from error
+        raise cause from None
+
+
+def read_source(path: str, key: str) -> Signature | None:
+    """What a target of this project takes, without importing it."""
+    return from_source(path)
+
+
+def read_object(path: str, key: str) -> Signature:
+    """What a target takes, imported; UserError where that is not allowed."""
+    return of_object(resolve_target(path, key=key))
+
+
+def check_composed(cfg: DictConfig) -> None:
+    """UserError at the first mistake in a command's config that is found without importing torch or what it names.
+
+    What this can't find, `check_config` and the objects themselves do once they are imported.
+    """
+    check_section(cfg)
+    if OmegaConf.get_type(cfg) is Config and trains_anew(cfg):
+        check_config(cfg, read=read_source)
+    # the sections of the schema refuse values of their own
+    OmegaConf.to_object(cfg)
+
+
+def trains_anew(cfg: DictConfig) -> bool:
+    """Whether the groups of a config are what runs; else those of a finished run are, and of this one single keys."""
+    return cfg.ckpt is None and cfg.resume in (None, "auto", "once")
+
+
+def check_config(cfg: DictConfig, *, read: SignatureReader = read_object) -> None:
+    """UserError at the first unknown key, bad or missing value or dangling reference in any group of a run's config.
+
+    `read` finds out what a target takes; the default imports it.
+    """
+    unused = ("model",) if cfg.get("model") is None else ("encoder", "completion", "decoder")
+    for group in GROUPS:
+        if group not in unused:
+            check_node(cfg[group], key=group, read=read)
+
+
+def check_section(node: DictConfig, *, key: str = "") -> None:
+    """The same for a node with a schema and the sections in it: what `+key=value` adds passes Hydra unseen."""
+    known = list(get_type_hints(OmegaConf.get_type(node)))
+    for name in map(str, node):
+        if name not in known:
+            raise UserError(f"Unknown key {key}{name}. {nearest(name, known)}")
+        child = value_of(node, name, key=f"{key}{name}")
+        if isinstance(child, DictConfig) and OmegaConf.get_type(child) is not dict:
+            check_section(child, key=f"{key}{name}.")
+
+
+def check_node(node: Any, *, key: str, read: SignatureReader) -> None:
+    """Checks target, keys and values of a `_target_` node and of all nodes in it."""
+    path = target_path(node, key=key)
+    signature = read(path, key)
+    if signature is not None:
+        check_names(node, key=key, known=signature.names, target=path.rpartition(".")[2])
+    hints = {} if signature is None else signature.hints
+    for name in map(str, node):
+        child = value_of(node, name, key=f"{key}.{name}")
+        if name in hints and not fits(child, hints[name]):
+            raise UserError(f"{key}.{name}={child} must be {in_words(hints[name])}.")
+        for inner_key, inner in target_nodes(child, key=f"{key}.{name}"):
+            check_node(inner, key=inner_key, read=read)
+
+
+def check_names(node: DictConfig, *, key: str, known: list[str], target: str) -> None:
+    """UserError for a key of a node that its target does not take."""
+    for name in map(str, node):
+        if name not in HYDRA_KEYS and name not in known:
+            raise UserError(
+                f"Unknown key {key}.{name} in a config file or on the command line: {target} has no such "
+                f"setting. {nearest(name, known)}"
+            )
+
+
+def value_of(node: DictConfig, name: str, *, key: str) -> Any:
+    """The value at a key; UserError where it is mandatory and missing, or refers to nothing."""
+    try:
+        return node[name]
+    except MissingMandatoryValue as error:
+        raise UserError(f"{key} is not set; give it on the command line: {key}=VALUE.") from error
+    except InterpolationResolutionError as error:
+        raise UserError(f"{key}: {str(error).splitlines()[0]}. Correct the reference.") from error
+
+
+def target_nodes(node: Any, *, key: str) -> Iterator[tuple[str, DictConfig]]:
+    """The outermost `_target_` nodes at or below a node, with their keys."""
+    if isinstance(node, DictConfig) and "_target_" in node:
+        yield key, node
+    elif isinstance(node, DictConfig):
+        for name in map(str, node):
+            yield from target_nodes(value_of(node, name, key=f"{key}.{name}"), key=f"{key}.{name}")
+    elif isinstance(node, ListConfig):
+        for i, item in enumerate(node):
+            yield from target_nodes(item, key=f"{key}.{i}")
+
+
+def target_path(node: Any, *, key: str) -> str:
+    """The dotted path of a node's target; UserError where it has none, or where its package is not allowed."""
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        raise UserError(f"{key} has no _target_: choose one with {key}=NAME ({options_text(key)}).")
+    path = str(node["_target_"])
+    if path.split(".")[0] not in ALLOWED_PACKAGES:
+        raise UserError(f"{key}._target_={path} is not allowed: only {', '.join(ALLOWED_PACKAGES)} are.")
+    return path
+
+
+def resolve_target(path: str, *, key: str) -> Any:
+    """The class or function of a dotted path; UserError for anything but ours, torch's and MONAI's.
+
+    Of torch and MONAI classes only: some of their functions run commands, or download and run code.
+    """
+    try:
+        target = get_object(path)
+    except Exception as error:
+        raise UserError(f"{key}._target_={path} can't be imported: {error} Correct the name.") from error
+    home = (getattr(target, "__module__", None) or "").split(".")[0]
+    if home not in ALLOWED_PACKAGES or (home != "sct" and not inspect.isclass(target)):
+        raise UserError(
+            f"{key}._target_={path} is not allowed: it must be something of sct or a class of torch or monai, "
+            f"and is from {home or 'nowhere'}."
+        )
+    return target
+
+
+def to_dict(cfg: Any) -> dict[str, Any]:
+    """A config as plain, resolved containers."""
+    container = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def options(group: str) -> list[str]:
+    """The names that a group can take."""
+    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+
+
+def options_text(group: str) -> str:
+    return "one of " + ", ".join(options(group)) if options(group) else "see configs/"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a misspelt name."""
+    known = list(known)
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"Did you mean {match[0]!r}?" if match else f"Known: {', '.join(known)}."

@@ -1,0 +1,182 @@
+"""The settings that a class or function takes: their names and types.
+
+They are read from an object, or from the source of this project without importing it: a mistake in a config is then
+told before torch and MONAI, which take seconds, are imported.
+"""
+
+import ast
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, Union, get_type_hints
+
+# a class, a function or a type's other name, and the module that defines it, in which its names have their meaning
+Definition = tuple[ast.Module, ast.ClassDef | ast.FunctionDef | ast.Assign]
+
+PACKAGE = Path(__file__).parents[1]
+# what a name in an annotation means; all other names accept any value, as in sct.config.hints
+TYPES: dict[str, Any] = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "bool": bool,
+    "list": list,
+    "dict": dict,
+    "Sequence": Sequence,
+    "Mapping": Mapping,
+}
+# bases that add no settings to a class
+PLAIN_BASES = ("ABC", "Protocol", "nn.Module")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Names of all settings, and their type hints: those of other projects are not reliable, and left out."""
+
+    names: list[str]
+    hints: dict[str, Any]
+
+
+class UnclearError(Exception):
+    """The source alone does not tell what a class takes."""
+
+
+def of_object(target: Any) -> Signature:
+    """The signature of an imported class or function."""
+    names = [name for name in inspect.signature(target).parameters if name not in ("self", "args", "kwargs")]
+    if target.__module__.split(".")[0] != PACKAGE.name:
+        return Signature(names, {})
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    return Signature(names, {name: hints[name] for name in names if name in hints})
+
+
+def from_source(path: str) -> Signature | None:
+    """The signature of a dotted path, read from this project's source; None where that does not tell it.
+
+    Such a path is of another package, is misspelt, or has no settings of its own: importing it tells more.
+    """
+    try:
+        match find(path):
+            case module, ast.FunctionDef(decorator_list=[]) as node:
+                return of_function(module, node)
+            case module, ast.ClassDef() as node:
+                return of_class(module, node)
+    except UnclearError:
+        pass
+    return None
+
+
+def find(path: str) -> Definition | None:
+    """What a dotted path means in this project."""
+    module_name, _, name = path.rpartition(".")
+    module = parse(module_name)
+    return find_in(module, name) if module is not None else None
+
+
+def find_in(module: ast.Module, name: str) -> Definition | None:
+    """What a name means in a module; imports are followed."""
+    for node in module.body:
+        match node:
+            case ast.ClassDef(name=found) | ast.FunctionDef(name=found) | ast.Assign(targets=[ast.Name(id=found)]):
+                if found == name:
+                    return module, node
+            case ast.ImportFrom(module=source, names=aliases):
+                for alias in aliases:
+                    if name == (alias.asname or alias.name):
+                        return find(f"{source}.{alias.name}")
+    return None
+
+
+@cache
+def parse(module_name: str) -> ast.Module | None:
+    """The syntax tree of a module of this project."""
+    package, *parts = module_name.split(".")
+    if package != PACKAGE.name:
+        return None
+    place = PACKAGE.joinpath(*parts)
+    file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    return ast.parse(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def of_function(module: ast.Module, node: ast.FunctionDef) -> Signature:
+    """The signature of a function, or of a method without its `self`."""
+    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    arguments = [argument for argument in arguments if argument.arg != "self"]
+    typed = {argument.arg: argument.annotation for argument in arguments if argument.annotation is not None}
+    return Signature([argument.arg for argument in arguments], {name: hint_of(module, typed[name]) for name in typed})
+
+
+def of_class(module: ast.Module, node: ast.ClassDef) -> Signature | None:
+    """What the `__init__` of a class takes: its own, a data class's fields, or that of its first base that has one."""
+    if is_dataclass(node):
+        hints = dict(dataclass_fields(module, node))
+        return Signature(list(hints), hints)
+    for child in node.body:
+        if isinstance(child, ast.FunctionDef) and child.name == "__init__":
+            return of_function(module, child)
+    found = (of_class(*base) for base in bases(module, node))
+    return next((signature for signature in found if signature is not None), None)
+
+
+def dataclass_fields(module: ast.Module, node: ast.ClassDef) -> Iterator[tuple[str, Any]]:
+    """Names and hints of the fields that `__init__` takes, those of the bases first."""
+    for base in reversed(bases(module, node)):
+        yield from dataclass_fields(*base)
+    if is_dataclass(node):
+        for child in node.body:
+            if isinstance(child, ast.AnnAssign) and isinstance(child.target, ast.Name) and is_setting(child.value):
+                yield child.target.id, hint_of(module, child.annotation)
+
+
+def bases(module: ast.Module, node: ast.ClassDef) -> list[tuple[ast.Module, ast.ClassDef]]:
+    """The bases of a class; `UnclearError` where one is of another project and may have settings."""
+    found = []
+    for base in node.bases:
+        match find_in(module, base.id) if isinstance(base, ast.Name) else None:
+            case home, ast.ClassDef() as definition:
+                found.append((home, definition))
+            case _ if ast.unparse(base) not in PLAIN_BASES:
+                raise UnclearError
+    return found
+
+
+def is_dataclass(node: ast.ClassDef) -> bool:
+    """Whether a class is decorated with `dataclass` or `dataclass(...)`; `UnclearError` under any other decorator."""
+    called = [decorator.func if isinstance(decorator, ast.Call) else decorator for decorator in node.decorator_list]
+    names = [ast.unparse(decorator).rpartition(".")[2] for decorator in called]
+    if set(names) - {"dataclass"}:
+        raise UnclearError
+    return bool(names)
+
+
+def is_setting(default: ast.expr | None) -> bool:
+    """Whether a field of a data class with this default is in its `__init__`: not where it is field(init=False)."""
+    given = default.keywords if isinstance(default, ast.Call) else []
+    return not any(word.arg == "init" and ast.unparse(word.value) == "False" for word in given)
+
+
+def hint_of(module: ast.Module, annotation: ast.expr) -> Any:
+    """The type hint that an annotation in a module writes; Any for a type that is not known here."""
+    match annotation:
+        case ast.Constant(value=None):
+            return NoneType
+        case ast.Name(id=name) if name in TYPES:
+            return TYPES[name]
+        case ast.Name(id=name):
+            alias = find_in(module, name)
+            return hint_of(alias[0], alias[1].value) if alias and isinstance(alias[1], ast.Assign) else Any
+        case ast.BinOp(op=ast.BitOr(), left=left, right=right):
+            return Union[hint_of(module, left), hint_of(module, right)]  # noqa: UP007
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
+            return Literal[tuple(ast.literal_eval(part) for part in parts(inner))]
+        case ast.Subscript(value=ast.Name(id=name), slice=inner) if name in TYPES:
+            return TYPES[name][tuple(hint_of(module, part) for part in parts(inner))]
+    return Any
+
+
+def parts(inner: ast.expr) -> list[ast.expr]:
+    """What stands between the brackets of `dict[str, int]`."""
+    return inner.elts if isinstance(inner, ast.Tuple) else [inner]

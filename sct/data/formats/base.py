@@ -1,0 +1,97 @@
+"""How the files of a data set are read and predictions written: `FileFormat`, and NIfTI as the usual one.
+
+Letters: C channels, S spatial size of a file (2 or 3 numbers), in its own axis order.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from sct.data.cases import Grid
+from sct.data.formats.nifti import read_grid, read_voxels, save_label_map
+from sct.errors import UserError
+
+
+class FileFormat(ABC):
+    """What a data set publishes about its files; every error names the file and the remedy.
+
+    name: as users know it · suffixes: endings of its image files · label_suffix: ending of written label maps
+    """
+
+    name: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
+    label_suffix: ClassVar[str]
+
+    @abstractmethod
+    def read_grid(self, path: Path) -> Grid:
+        """Grid of an image from its header."""
+
+    @abstractmethod
+    def read_image(self, path: Path) -> tuple[np.ndarray, Grid]:
+        """Voxels (C, *S) float32, and their grid."""
+
+    def read_stored(self, path: Path) -> tuple[np.ndarray, Grid]:
+        """As `read_image`, but whole numbers may stay whole, as the file has them."""
+        return self.read_image(path)
+
+    @abstractmethod
+    def read_label(self, path: Path) -> tuple[np.ndarray, Grid]:
+        """Class indices (*S) float32 as they are in the file, and their grid; the check refuses unknown ones."""
+
+    @abstractmethod
+    def write_labels(self, path: Path, labels: np.ndarray, *, like: Path) -> None:
+        """Write class indices (*S) on the grid of the image `like`, whole or not at all."""
+
+    def save_labels(self, stem: Path, labels: np.ndarray, *, like: Path) -> Path:
+        """Write class indices (*S) of the image `like` to the returned path, which is `stem` and a suffix."""
+        path = self.label_path(stem)
+        self.write_labels(path, labels, like=like)
+        return path
+
+    def read_written(self, path: Path) -> np.ndarray:
+        """Class indices (*S) of a file that `save_labels` wrote, in the axes of its image."""
+        return self.read_label(path)[0]
+
+    def label_path(self, stem: Path) -> Path:
+        """Where `save_labels` writes."""
+        return stem.with_name(stem.name + self.label_suffix)
+
+    def is_image(self, path: Path) -> bool:
+        """Whether a file of a folder is an image to predict, by its name."""
+        return path.name.lower().endswith(self.suffixes) and not path.name.startswith(".")
+
+    def stem(self, path: Path) -> str:
+        """Name of an image file without its suffix."""
+        suffix = next(suffix for suffix in self.suffixes if path.name.lower().endswith(suffix))
+        return path.name[: -len(suffix)]
+
+
+@dataclass(frozen=True)
+class Nifti(FileFormat):
+    """NIfTI images of 2 or 3 axes with an optional last one of channels; label maps keep header and affine."""
+
+    spatial_dims: int
+    name = "NIfTI"
+    suffixes = (".nii.gz", ".nii")
+    label_suffix = ".nii.gz"
+
+    def read_grid(self, path: Path) -> Grid:
+        return read_grid(path, spatial_dims=self.spatial_dims)
+
+    def read_image(self, path: Path) -> tuple[np.ndarray, Grid]:
+        return read_voxels(path, spatial_dims=self.spatial_dims)
+
+    def read_stored(self, path: Path) -> tuple[np.ndarray, Grid]:
+        return read_voxels(path, spatial_dims=self.spatial_dims, as_stored=True)
+
+    def read_label(self, path: Path) -> tuple[np.ndarray, Grid]:
+        voxels, grid = read_voxels(path, spatial_dims=self.spatial_dims)
+        if grid.num_channels != 1:
+            raise UserError(f"{path}: is a label with {grid.num_channels} channels. Store one volume of class values.")
+        return voxels[0], grid
+
+    def write_labels(self, path: Path, labels: np.ndarray, *, like: Path) -> None:
+        save_label_map(path, labels, like=like)

@@ -1,0 +1,139 @@
+"""NIfTI files: header or voxels, in file order or turned to RAS, with errors that name the file; label maps."""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import SpatialImage
+
+from sct.data.cases import Grid
+from sct.data.formats import gzipped
+from sct.data.formats.gzipped import GzipFile
+from sct.errors import UserError
+from sct.runtime.files import atomic
+
+# Voxels along the first two axes that are turned around together: near the processor with all that lie behind them.
+TILE = (64, 16)
+UNREADABLE: tuple[type[Exception], ...] = (ImageFileError, ValueError, *gzipped.ERRORS)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path}: the file does not exist. Restore it or take the case out.") from None
+    except UNREADABLE as error:
+        raise UserError(
+            f"{path}: cannot be read as NIfTI ({type(error).__name__}: {error}). It is empty, truncated, damaged "
+            "or of another format: copy or download it again."
+        ) from error
+
+
+def _open(path: Path) -> SpatialImage:
+    image = nib.load(path)
+    if not isinstance(image, SpatialImage):
+        raise ImageFileError("no image in it")
+    return image
+
+
+def _grid(image: SpatialImage, path: Path, *, spatial_dims: int) -> Grid:
+    # Trailing axes of length 1 are common (x, y, z, 1); what is left after the space is the channel axis.
+    shape = list(image.shape)
+    while len(shape) > spatial_dims and shape[-1] == 1:
+        shape.pop()
+    if not spatial_dims <= len(shape) <= spatial_dims + 1:
+        raise UserError(
+            f"{path}: has shape {tuple(image.shape)}, but a {spatial_dims}-D image with an optional last "
+            "axis of channels is expected. Remove the file or give data.roi_size the right number of axes."
+        )
+    num_channels = shape[spatial_dims] if len(shape) > spatial_dims else 1
+    return Grid(tuple(shape[:spatial_dims]), num_channels, np.array(image.affine, dtype=np.float64))
+
+
+def read_grid(path: Path, *, spatial_dims: int) -> Grid:
+    """Read the header only; raises `UserError` naming the file."""
+    with _readable(path):
+        return _grid(_open(path), path, spatial_dims=spatial_dims)
+
+
+def read_voxels(path: Path, *, spatial_dims: int, as_stored: bool = False) -> tuple[np.ndarray, Grid]:
+    """Read the voxels with channels first, (C, *S) float32 in file order, and the grid.
+
+    as_stored: whole numbers that the header does not scale stay as they are, in half the memory or less.
+    """
+    with _readable(path):
+        image = _open(path)
+        grid = _grid(image, path, spatial_dims=spatial_dims)
+        stays = as_stored and image.get_data_dtype().kind in "iu" and _is_unscaled(image)
+        voxels = _voxels(image, path, dtype=None if stays else np.float32)
+    voxels = voxels.reshape(*grid.shape, grid.num_channels)
+    return np.moveaxis(voxels, -1, 0), grid
+
+
+def _is_unscaled(image: SpatialImage) -> bool:
+    return (getattr(image.dataobj, "slope", None), getattr(image.dataobj, "inter", None)) == (1, 0)
+
+
+def _voxels(image: SpatialImage, path: Path, *, dtype: type[np.float32] | None) -> np.ndarray:
+    """In file order, as `dtype` or as they are stored; zlib would unpack a file in more than twice the time."""
+    if not isinstance(image, nib.Nifti1Image) or path.suffix.lower() != ".gz":
+        return np.asarray(image.dataobj, dtype=dtype)
+    with GzipFile(path) as stream:
+        voxels = np.asarray(type(image).from_stream(stream).dataobj, dtype=dtype)
+        stream.read(1)  # the end, where the sum of all that was packed is compared
+    return voxels
+
+
+def to_ras(voxels: np.ndarray, *, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turn voxels (C, X, Y, Z) to the closest RAS orientation; returns a view of them with its affine (4, 4)."""
+    orientation = nib.orientations.io_orientation(affine)
+    turned = nib.orientations.apply_orientation(np.moveaxis(voxels, 0, -1), orientation)
+    inverse = nib.orientations.inv_ornt_aff(orientation, voxels.shape[1:])
+    return np.moveaxis(turned, -1, 0), affine @ inverse
+
+
+def save_label_map(path: Path, labels: np.ndarray, *, like: Path) -> None:
+    """Write labels (*source_shape) as NIfTI in the grid of the file `like`, whole or not at all.
+
+    Affines, their codes, spacing and units stay as they are in `like`, channels are dropped, and the scaling
+    of intensities and the display window are reset.
+    """
+    source = nib.load(like)
+    assert isinstance(source, nib.Nifti1Image)
+    header = source.header.copy()
+    header.set_data_dtype(labels.dtype)
+    header.set_data_shape(labels.shape)
+    header.set_slope_inter(1, 0)
+    header["cal_min"] = header["cal_max"] = 0
+    # The class of the source keeps NIfTI-2 as NIfTI-2; the unchanged affine leaves qform and sform alone.
+    image = type(source)(in_file_order(labels), source.affine, header)
+    with atomic(path) as temporary:
+        if path.suffix.lower() != ".gz":
+            nib.save(image, temporary)
+            return
+        # neither name nor time within, so that equal labels are equal files
+        with temporary.open("wb") as file, GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as stream:
+            image.to_stream(stream)
+
+
+def in_file_order(voxels: np.ndarray) -> np.ndarray:
+    """The voxels (*S) with the first axis running fastest in memory, as files have it.
+
+    Tile by tile in an eighth of the time that numpy takes for all of a CT's labels at once.
+    """
+    turned = np.empty_like(voxels, order="F")
+    for box in itertools.product(*(tiles(size, edge) for size, edge in zip(voxels.shape, TILE, strict=False))):
+        turned[box] = voxels[box]
+    return turned
+
+
+def tiles(size: int, edge: int) -> list[slice]:
+    """An axis of `size` in pieces of `edge`."""
+    return [slice(start, start + edge) for start in range(0, size, edge)]

@@ -1,0 +1,93 @@
+"""Pictures: RGB photographs as JPEG or PNG, with masks as grey PNG.
+
+Legend: H, W rows and columns; a picture is (3, H, W), a mask (H, W). What a camera wrote about its orientation
+(EXIF) is not read: image and mask belong together pixel by pixel as they are stored.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sct.data.cases import Grid
+from sct.data.formats.base import FileFormat
+from sct.errors import UserError
+from sct.runtime.files import atomic
+
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Pictures(FileFormat):
+    """RGB pictures and grey masks, named as the ISIC challenge names them: ID.jpg and ID_segmentation.png.
+
+    num_classes: of two the mask holds 0 and 255 (read, 1 does for 255); of more it holds the class indices
+    Grey pictures, and those with an opaque alpha channel, are read as RGB; every other kind is refused.
+    """
+
+    num_classes: int
+    name = "picture"
+    suffixes = (".jpg", ".jpeg", ".png")
+    label_suffix = "_segmentation.png"
+
+    def read_grid(self, path: Path) -> Grid:
+        with _opened(path) as image:
+            return _grid(image, num_channels=3)
+
+    def read_image(self, path: Path) -> tuple[np.ndarray, Grid]:
+        with _opened(path) as image:
+            opaque = image.mode != "RGBA" or image.getextrema()[-1] == (255, 255)
+            if image.mode not in ("RGB", "L", "RGBA") or not opaque:
+                kind = f"mode {image.mode}" if opaque else "transparent pixels"
+                raise UserError(f"{path}: is a picture with {kind}; expected RGB or grey, 8 bit. Convert it to RGB.")
+            pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+            return np.ascontiguousarray(pixels.transpose(2, 0, 1)), _grid(image, num_channels=3)
+
+    def read_label(self, path: Path) -> tuple[np.ndarray, Grid]:
+        with _opened(path) as image:
+            if image.mode not in ("1", "L"):
+                raise UserError(
+                    f"{path}: is a mask of mode {image.mode}; expected one grey channel of 8 bit. Convert it."
+                )
+            mask = np.asarray(image.convert("L"))
+            grid = _grid(image, num_channels=1)
+        if self.num_classes == 2:
+            levels = np.unique(mask)
+            if not (set(levels) <= {0, 255} or set(levels) <= {0, 1}):
+                raise UserError(
+                    f"{path}: has {len(levels)} grey level(s) ({', '.join(map(str, levels[:5]))} ...); a mask has two, "
+                    "0 and 255. It was scaled or stored with loss: restore the original, or threshold it."
+                )
+            mask = mask > 0
+        return mask.astype(np.float32), grid
+
+    def write_labels(self, path: Path, labels: np.ndarray, *, like: Path) -> None:
+        with atomic(path) as temporary:
+            Image.fromarray((labels * (255 if self.num_classes == 2 else 1)).astype(np.uint8)).save(temporary)
+
+    def is_image(self, path: Path) -> bool:
+        # The challenge's input folder also holds superpixels, and predictions may lie beside their images.
+        return super().is_image(path) and not path.stem.endswith(("_superpixels", "_segmentation"))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as image:
+            yield image
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path}: the file does not exist. Restore it or take the case out.") from None
+    except _UNREADABLE as error:
+        raise UserError(
+            f"{path}: cannot be read as a picture ({type(error).__name__}: {error}). It is empty, truncated or of "
+            "another format: copy or download it again."
+        ) from error
+
+
+def _grid(image: Image.Image, *, num_channels: int) -> Grid:
+    return Grid((image.height, image.width), num_channels, np.eye(4), unit="voxel")

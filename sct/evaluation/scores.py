@@ -1,0 +1,120 @@
+"""What is left of an evaluation: a row per case and class, the means, and a table to read."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from sct.errors import UserError
+from sct.evaluation.metrics import DISTANCES, OVERLAPS, Row, summarize, unique_rows
+from sct.runtime.files import write_text
+
+SCORES = (*OVERLAPS, *DISTANCES)
+COLUMNS = ("case_id", "class", *SCORES, "missed", "false_positive")
+HEADS = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "hd95_mm": "HD95 (mm)",
+    "hd95_voxel": "HD95 (voxels)",
+}
+
+POLICY = (
+    "A missed organ counts with the worst value of every score: 0, and for HD95 the diagonal of the image; so does an "
+    "organ predicted where there is none (false positive). An organ in neither map (absent) is left out. Scores are of "
+    "the original grid, HD95 in mm where its spacing is known and in voxels where it is not. Means are over the cases "
+    "of a class first, then over classes."
+)
+
+
+def write_report(
+    folder: Path,
+    rows: Iterable[Row],
+    *,
+    title: str,
+    meta: Mapping[str, object] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    scores: Sequence[str] = ("dice", "hd95"),
+) -> dict:
+    """Write cases.csv, summary.json and table.md into `folder`, and return the summary.
+
+    `meta` says what was scored (checkpoint, split, inferer; values that JSON knows), `groups` names means
+    over some of the classes, `scores` the columns of the table. Rows of one case that several processes
+    brought are written once.
+    """
+    rows = unique_rows(rows)
+    summary = {"title": title, "meta": dict(meta or {}), **summarize(rows, groups=groups)}
+    write_text(folder / "cases.csv", _cases_csv(rows))
+    write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    about = "".join(f"- {key}: {value}\n" for key, value in summary["meta"].items())
+    write_text(folder / "table.md", f"# {title}\n\n{about}\n{markdown_table(summary, scores=scores)}\n{POLICY}\n")
+    return summary
+
+
+def read_cases_csv(path: Path) -> list[Row]:
+    """Rows of a cases.csv; an empty field is nan. UserError where a column is missing."""
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = csv.DictReader(file)
+        absent = [name for name in COLUMNS if name not in (lines.fieldnames or ())]
+        if absent:
+            raise UserError(
+                f"{path}: lacks the column(s) {', '.join(absent)}. It is of an older version: run sct.eval again."
+            )
+        return [
+            Row(
+                case_id=line["case_id"],
+                class_name=line["class"],
+                missed=line["missed"] == "1",
+                false_positive=line["false_positive"] == "1",
+                **{name: float(line[name] or "nan") for name in SCORES},
+            )
+            for line in lines
+        ]
+
+
+def markdown_table(summary: Mapping, *, scores: Sequence[str] = ("dice", "hd95")) -> str:
+    """The summary as an aligned markdown table, a line per class and per mean, for a file or a terminal.
+
+    scores: columns, of `OVERLAPS` and `hd95`, which is every unit that the summary has it in
+    """
+    columns = [name for name in SCORES if name in summary and (name in scores or name.split("_")[0] in scores)]
+    header = ("class", *(HEADS[name] for name in columns), "cases", "missed", "false pos.", "absent")
+    lines: list[tuple[str, ...]] = []
+    for name, counts in summary["counts_per_class"].items():
+        own = [_number(summary[column]["per_class"][name], of=column) for column in columns]
+        lines.append((name, *own, *_counts(counts)))
+    for group in summary["dice"]["groups"]:
+        own = [_number(summary[column]["groups"][group], of=column) for column in columns]
+        lines.append((f"mean {group}", *own, "", "", "", ""))
+    means = [_number(summary[column]["mean"], of=column) for column in columns]
+    lines.append(("**mean**", *(f"**{value}**" for value in means), *_counts(summary)))
+    widths = [max(len(line[column]) for line in (header, *lines)) for column in range(len(header))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "".join(
+        "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |\n"
+        for line in (header, rule, *lines)
+    )
+
+
+def _cases_csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        # repr keeps every digit: what is read back is what was measured
+        values = [float(getattr(row, name)) for name in SCORES]
+        numbers = ("" if math.isnan(value) else repr(value) for value in values)
+        writer.writerow((row.case_id, row.class_name, *numbers, int(row.missed), int(row.false_positive)))
+    return text.getvalue()
+
+
+def _number(value: float | None, *, of: str) -> str:
+    return "-" if value is None else f"{value:.4f}" if of in OVERLAPS else f"{value:.2f}"
+
+
+def _counts(counts: Mapping) -> tuple[str, ...]:
+    return tuple(str(counts[key]) for key in ("n_cases", "n_missed", "n_false_positive", "n_absent"))

@@ -1,0 +1,197 @@
+"""What a segmenter costs: parameters, MACs, tokens alive, time and memory, in whole and by part.
+
+Letters: B batch, S spatial size.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sct.config.schema import ProfileConfig
+from sct.models.base import Encoder
+from sct.models.segmenter import Segmenter
+from sct.models.selfcheck import choose_precision
+from sct.models.tokens import Encoded
+from sct.profiling.macs import PARTS, count_macs, count_parameters
+from sct.profiling.timing import Inference, Training, device_name, measure, peak_memory_mb, write_trace
+from sct.runtime.files import write_text
+from sct.runtime.precision import NumberFormat
+
+Latency = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The result; `profile.json` has exactly these fields.
+
+    params_by_part, macs: by "encoder", "completion", "decoder"; macs are of one image and have the "total"
+    and the "convention" too. macs_layers: the total of linear and convolution layers alone.
+    tokens_alive: patch tokens after every block, mean over the images; tokens_alive_spread: their "p10", "p50"
+    and "p90" over the images.
+    latency_ms: "inference" and "training" -> "total" and parts -> "median", "p10", "p90"; one batch.
+    throughput: images a second by the median. peak_memory_mb: see `sct.profiling.timing.peak_memory_mb`.
+    gain_bound: total / (total - encoder) for "macs", "inference", "training": what an encoder that costs
+    nothing would gain in total, None where the encoder was timed as long as the whole.
+    """
+
+    image_shape: list[int]
+    params: int
+    params_trainable: int
+    params_by_part: dict[str, int]
+    macs: dict[str, Any]
+    macs_layers: int
+    tokens_alive: list[float]
+    tokens_alive_spread: dict[str, list[float]]
+    latency_ms: dict[str, Latency]
+    throughput: dict[str, float]
+    peak_memory_mb: dict[str, float | None]
+    gain_bound: dict[str, float | None]
+    environment: dict[str, str | int]
+
+    def write(self, path: Path) -> None:
+        """Write `profile.json`."""
+        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+
+
+def profile_segmenter(
+    segmenter: Segmenter,
+    *,
+    image_shape: Sequence[int],
+    criterion: nn.Module,
+    make_optimizer: Callable[[Segmenter], Optimizer],
+    settings: ProfileConfig,
+    device: torch.device,
+    trace_dir: Path | None = None,
+    windows: Tensor | None = None,
+) -> Profile:
+    """Profile on noise of `image_shape` (C_in, *S), or on `windows` (W, C_in, *S); changes the weights of `segmenter`.
+
+    `criterion` (Prediction, target, image=image) -> {"loss": scalar}. `trace_dir` is needed for `settings.trace`. With
+    `settings.latency` off the device may be meta, as long as no method looks at the values of the image.
+    """
+    segmenter = segmenter.to(device)
+    if windows is None:
+        # drawn on the CPU: the same image on every device
+        generator = torch.Generator().manual_seed(0)
+        windows = torch.randn((settings.batch_size, *image_shape), generator=generator)
+    windows = windows.to(device)
+    image = windows[: settings.batch_size]
+    batches = windows.split(settings.batch_size)
+    macs = mean_macs(segmenter, batches, convention=settings.convention)
+    macs_layers = mean_macs(segmenter, batches, convention="modules")["total"]
+    with torch.no_grad():
+        alive = np.hstack([tokens_alive(segmenter.encoder, segmenter.encoder(batch)) for batch in batches])
+    runs: dict[str, Inference | Training] = {}
+    chosen = NumberFormat("fp32", "nothing is timed")
+    if settings.latency:
+        chosen = choose_precision(
+            settings.precision,
+            network=segmenter,
+            device=device,
+            key="profile.precision",
+            remedy="set profile.precision=auto",
+            learns=settings.training,
+        )
+        chosen.log()
+        runs["inference"] = Inference(segmenter=segmenter, image=image, dtype=chosen.dtype)
+    if settings.latency and settings.training:
+        optimizer = make_optimizer(segmenter)
+        runs["training"] = training_run(
+            segmenter, image=image, criterion=criterion, optimizer=optimizer, dtype=chosen.dtype
+        )
+    memory, latency = {}, {}
+    # inference first: training steps on noise change what a network prunes
+    for name, run in runs.items():
+        # memory before time: on the CPU what an earlier run left allocated would hide the growth
+        memory[name] = peak_memory_mb(partial(two_steps, run), device)
+        latency[name] = measure(run, warmup=settings.warmup, repeats=settings.repeats)
+    if settings.trace:
+        assert trace_dir is not None, "settings.trace needs a trace_dir"
+        write_trace(list(runs.values()), trace_dir)
+    medians = {name: {part: times["median"] for part, times in table.items()} for name, table in latency.items()}
+    costs: dict[str, Mapping[str, float]] = {"macs": macs, **medians}
+    return Profile(
+        image_shape=list(image_shape),
+        params=count_parameters(segmenter),
+        params_trainable=count_parameters(segmenter, trainable=True),
+        params_by_part={part: count_parameters(getattr(segmenter, part)) for part in PARTS},
+        macs={"convention": settings.convention, **macs},
+        macs_layers=macs_layers,
+        tokens_alive=alive.mean(axis=1).tolist(),
+        tokens_alive_spread={f"p{q}": np.percentile(alive, q, axis=1).tolist() for q in (10, 50, 90)},
+        latency_ms=latency,
+        throughput={name: settings.batch_size * 1e3 / times["total"] for name, times in medians.items()},
+        peak_memory_mb=memory,
+        gain_bound={name: gain_bound(cost) for name, cost in costs.items()},
+        environment={
+            "torch": torch.__version__,
+            "device": str(device),
+            "device_name": device_name(device),
+            "threads": torch.get_num_threads(),
+            "precision": chosen.name,
+            "precision_reason": chosen.reason,
+            "batch_size": settings.batch_size,
+            "warmup": settings.warmup,
+            "repeats": settings.repeats,
+            "windows": settings.windows,
+        },
+    )
+
+
+def mean_macs(segmenter: Segmenter, batches: Sequence[Tensor], *, convention: str) -> dict[str, int]:
+    """`count_macs` as a mean over all images of batches (B, C_in, *S)."""
+    counts = [count_macs(segmenter, batch, convention=convention) for batch in batches]
+    sizes = [len(batch) for batch in batches]
+    return {part: round(float(np.average([count[part] for count in counts], weights=sizes))) for part in counts[0]}
+
+
+def two_steps(run: Inference | Training) -> None:
+    """Only the second training step has optimizer states and activations alive together."""
+    run.step()
+    run.step()
+
+
+def training_run(
+    segmenter: Segmenter,
+    *,
+    image: Tensor,
+    criterion: nn.Module,
+    optimizer: Optimizer,
+    dtype: torch.dtype = torch.float32,
+) -> Training:
+    """A training step on `image` (B, C_in, *S) and random labels (B, *S)."""
+    target = torch.randint(segmenter.num_classes, (image.shape[0], *image.shape[2:]), device=image.device)
+    return Training(
+        segmenter=segmenter,
+        image=image,
+        target=target,
+        criterion=criterion.to(image.device),
+        optimizer=optimizer,
+        scaler=torch.amp.GradScaler(image.device.type, enabled=dtype == torch.float16),
+        dtype=dtype,
+    )
+
+
+def tokens_alive(encoder: Encoder, encoded: Encoded) -> np.ndarray:
+    """Patch tokens alive after every block in every image, (depth, B); class tokens are not counted."""
+    alive, counts = np.full(len(encoded.prefix), float(encoder.spec.num_tokens)), []
+    stages = encoder.reducer.blocks if encoder.reducer is not None else ()
+    for block in range(encoder.depth + 1):  # 0 is the embedding
+        if block in stages:
+            alive = encoded.alive[stages.index(block)].cpu().numpy()
+        counts.append(alive)
+    return np.stack(counts)[1:]
+
+
+def gain_bound(costs: Mapping[str, float]) -> float | None:
+    """How many times cheaper the whole would be with a free encoder: total / (total - encoder)."""
+    rest = costs["total"] - costs["encoder"]
+    return costs["total"] / rest if rest > 0 else None

@@ -1,0 +1,59 @@
+"""A profile as text for the terminal."""
+
+from sct.profiling.macs import PARTS
+from sct.profiling.segmenter import Profile
+
+
+def format_profile(profile: Profile) -> str:
+    """Several lines: costs by part, tokens alive, throughput, memory, the bound on any gain from pruning."""
+    env = profile.environment
+    size = " x ".join(map(str, profile.image_shape))
+    header = ["", "params M", "MACs G", "share"]
+    for name in profile.latency_ms:
+        header += [f"{name} ms", "p10 - p90"]
+    rows = [header, *(part_row(profile, part) for part in (*PARTS, "total"))]
+    lines = [
+        f"image {size}, batch {env['batch_size']}, {env['precision']}, {env['device_name']} "
+        f"({env['device']}), {env['threads']} threads, torch {env['torch']}",
+        "",
+        *aligned(rows),
+        "",
+        f"MACs of one image, convention {profile.macs['convention']}; linear and convolution layers alone: "
+        f"{profile.macs_layers / 1e9:.2f} G",
+        f"{profile.params_trainable / 1e6:.2f} M parameters are trained",
+        "tokens alive after every block: " + " ".join(map(brief, profile.tokens_alive)),
+    ]
+    if env["windows"]:
+        spread = zip(*profile.tokens_alive_spread.values(), strict=True)
+        counts = " ".join("/".join(map(brief, row)) for row in spread)
+        lines.append(f"p10/p50/p90 over {env['windows']} windows of the data: {counts}")
+    for name, rate in profile.throughput.items():
+        memory = profile.peak_memory_mb[name]
+        peak = "not available here" if memory is None else f"{memory:.0f} MiB"
+        kind = "allocated" if str(env["device"]).startswith("cuda") else "growth of resident memory"
+        lines.append(f"{name}: {rate:.3g} images/s, peak memory {peak} ({kind})")
+    bounds = [
+        f"{name} " + ("unknown" if bound is None else f"{bound:.2f}x") for name, bound in profile.gain_bound.items()
+    ]
+    lines.append("with a free encoder the whole would gain at most: " + ", ".join(bounds))
+    return "\n".join(lines)
+
+
+def brief(number: float) -> str:
+    return f"{number:.4g}"
+
+
+def part_row(profile: Profile, part: str) -> list[str]:
+    params = profile.params if part == "total" else profile.params_by_part[part]
+    macs, total = profile.macs[part], profile.macs["total"]
+    row = [part, f"{params / 1e6:.2f}", f"{macs / 1e9:.2f}", f"{macs / total:.0%}"]
+    for table in profile.latency_ms.values():
+        times = table[part]
+        row += [f"{times['median']:.1f}", f"{times['p10']:.1f} - {times['p90']:.1f}"]
+    return row
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Columns of equal width, the first to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]

@@ -1,0 +1,169 @@
+"""Result cards: all that it takes to repeat a run and to check that it came out the same."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sct import __version__
+from sct.data.module import SegmentationData
+from sct.data.splits import SPLITS
+from sct.errors import UserError
+from sct.profiling.timing import device_name
+from sct.runtime.files import write_text
+from sct.runtime.migration import card_of_today
+from sct.runtime.precision import NumberFormat
+
+FORMAT = 1
+FILE = "card.json"
+# whose versions can change a result
+PACKAGES = ("torch", "monai", "numpy", "scipy", "nibabel", "pillow", "hydra-core", "omegaconf")
+
+
+def run_card(
+    config: Mapping[str, Any],
+    *,
+    overrides: Sequence[str],
+    num_processes: int,
+    first: Mapping[str, str] | None,
+    data: SegmentationData,
+    device: torch.device,
+    chosen: NumberFormat,
+) -> dict[str, Any]:
+    """What a training is: command, config, processes, first weights and circumstances, all known before it begins.
+
+    first: digests of the weights that it begins with, which `init`, `pretrained` and a teacher change.
+    """
+    return {
+        "format": FORMAT,
+        "command": ["python", "-m", "sct.train", *overrides],
+        "config": dict(config),
+        "processes": num_processes,
+        "first_weights": first,
+        **circumstances(data, device=device, chosen=chosen),
+    }
+
+
+def result_card(
+    training: Mapping[str, Any] | None,
+    *,
+    evaluation: Mapping[str, Any],
+    weights: str,
+    summary: Mapping[str, Any],
+    data: SegmentationData,
+    device: torch.device,
+    chosen: NumberFormat,
+) -> dict[str, Any]:
+    """An evaluation: settings, circumstances of its own, digest of the weights, scores, and the training's card."""
+    return {
+        "format": FORMAT,
+        "evaluation": dict(evaluation),
+        "weights": weights,
+        "scores": dict(summary),
+        **circumstances(data, device=device, chosen=chosen),
+        "training": training,
+    }
+
+
+def circumstances(data: SegmentationData, *, device: torch.device, chosen: NumberFormat) -> dict[str, Any]:
+    """Cases, versions, commit, hardware and number format of now."""
+    cases = {split: [case.id for case in data.cases(split)] for split in SPLITS}
+    return {
+        "split": {**cases, "hash": digest(cases), "files": files_digest(data)},
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(device),
+        "dtype": str(chosen.dtype).removeprefix("torch."),
+        "dtype_reason": chosen.reason,
+    }
+
+
+def write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    write_text(folder / FILE, json.dumps(card, indent=1) + "\n")
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """A card file, or that of a folder; UserError where there is none of this format."""
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"{file} does not exist: cards are written by sct.train, and with scores by sct.eval.")
+    try:
+        card = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not JSON ({error}).") from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise UserError(f"{file} is no result card of format {FORMAT}.")
+    return card_of_today(card)
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """Equal for equal weights, whatever device they are on."""
+    total = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def files_digest(data: SegmentationData) -> str:
+    """Changes where a case is added or lost, or a file has another size; their contents are not read."""
+    files = []
+    for split in SPLITS:
+        for case in data.cases(split):
+            paths = [case.image] if case.label is None else [case.image, case.label]
+            files.append([case.id, [path.stat().st_size for path in paths]])
+    return digest(files)
+
+
+def versions(more: Sequence[str] = ()) -> dict[str, str]:
+    """Those of this project, of Python, and of the packages that count here."""
+    found = {"sct": __version__, "python": platform.python_version()}
+    for package in (*PACKAGES, *more):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def commit() -> dict[str, Any]:
+    """The commit of the source that runs and whether it was changed; empty where it is no git checkout."""
+    try:
+        name, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "sct", "configs")
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"id": name, "changed": bool(changes)}
+
+
+def git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    root = Path(__file__).parents[2]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    return {"device": device_name(device), "threads": torch.get_num_threads(), "machine": platform.machine()}
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, key: str = "") -> list[str]:
+    """Dotted keys at which two cards differ, with both values."""
+    told = []
+    for name in {**theirs, **ours}:
+        path, mine, other = f"{key}{name}", ours.get(name), theirs.get(name)
+        if isinstance(mine, Mapping) and isinstance(other, Mapping):
+            told += differences(mine, other, key=f"{path}.")
+        elif mine != other:
+            told.append(f"{path}: {mine}, on the card {other}")
+    return told

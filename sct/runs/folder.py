@@ -1,0 +1,266 @@
+"""A run's folder: where it is, what it was started with, and which one `resume` means."""
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from sct.config.check import check_config, to_dict
+from sct.config.command import compose_config, key_of, saved_overrides
+from sct.errors import UserError
+from sct.runtime import checkpoint
+from sct.runtime.distributed import Processes
+from sct.runtime.files import write_text
+from sct.runtime.migration import config_of_today
+
+logger = logging.getLogger(__name__)
+
+# what may differ between two starts of the same run
+NOT_IDENTITY = ("resume", "run_dir", "ckpt", "profile")
+FINISHED = "finished"
+# overrides that don't tell the jobs of a sweep apart, by the first part of their key
+NOT_IN_LABEL = (*NOT_IDENTITY, "name", "paths", "sweep", "debug")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command is to train: its resolved config, the overrides behind it, its folder (None: a new one).
+
+    `newest` is the folder's newest checkpoint, None without; `done` says that the run has ended and is not repeated.
+    """
+
+    config: dict[str, Any]
+    overrides: list[str]
+    folder: Path | None
+    newest: Path | None
+    done: bool
+
+
+def plan_run(cfg: DictConfig) -> Plan:
+    """Decides what to train and where, and checks the config; writes nothing.
+
+    `resume=null` plans a new folder, `resume=auto` goes on with the newest unfinished run of the same config
+    (or plans one), `resume=once` likewise, but repeats none that has finished, `resume=PATH` goes on with that run
+    under its own config and what the command adds to it.
+    """
+    if cfg.ckpt is not None:
+        raise UserError(f"ckpt={cfg.ckpt} is not for training; resume=RUN_FOLDER goes on with a run.")
+    if cfg.resume in (None, "auto", "once"):
+        check_config(cfg)
+        chosen = choose_folder(cfg)
+        done = cfg.resume == "once" and chosen is not None and (chosen / FINISHED).exists()
+        return Plan(to_dict(cfg), task_overrides(), chosen, newest=newest_step(chosen), done=done)
+    folder = Path(cfg.resume)
+    if folder.is_file():
+        raise UserError(f"resume={folder} is a file; give the run folder, two levels above its checkpoints.")
+    if not checkpoint.step_files(folder) or not (folder / "config.yaml").exists():
+        raise UserError(f"resume={folder} is no run folder with checkpoints to go on from; give another one.")
+    if cfg.run_dir is not None and Path(cfg.run_dir).resolve() != folder.resolve():
+        raise UserError(f"resume={folder} trains in that folder; leave run_dir={cfg.run_dir} out.")
+    config, overrides = resumed_config(folder)
+    check_config(OmegaConf.create(config))
+    return Plan(config, overrides, folder, newest=newest_step(folder), done=False)
+
+
+def newest_step(folder: Path | None) -> Path | None:
+    """The newest checkpoint of a run folder."""
+    return next(iter(checkpoint.step_files(folder)), None) if folder is not None else None
+
+
+def choose_folder(cfg: DictConfig) -> Path | None:
+    """`run_dir`, never with another run in it, or the run that `resume=auto` or `resume=once` finds."""
+    if cfg.run_dir is None:
+        ended = newest_run(cfg, finished=True) if cfg.resume == "once" else None
+        return ended or (newest_run(cfg, finished=False) if cfg.resume is not None else None)
+    folder = Path(cfg.run_dir)
+    if not (folder / "config.yaml").exists() and not checkpoint.step_files(folder):
+        return folder
+    if not (folder / "config.yaml").exists():
+        raise UserError(f"run_dir={folder} holds checkpoints but no config.yaml. Give another run_dir.")
+    if cfg.resume is None:
+        raise UserError(f"run_dir={folder} already holds a run. Give resume=auto to go on with it, or another run_dir.")
+    changed = changed_keys(saved_identity(folder), identity(to_dict(cfg)))
+    if changed:
+        raise UserError(
+            f"run_dir={folder} holds a run with another config ({', '.join(sorted(changed)[:8])} differ). Give "
+            f"resume={folder} to go on with that one, or another run_dir."
+        )
+    return folder
+
+
+def newest_run(cfg: DictConfig, *, finished: bool) -> Path | None:
+    """The newest run of this name and config that has reached its last step, or has not."""
+    runs = [path.parent for path in (Path(cfg.paths.outputs) / cfg.name).glob("*/config.yaml")]
+    runs = [folder for folder in sorted(runs, reverse=True) if (folder / FINISHED).exists() == finished]
+    own = identity(to_dict(cfg))
+    for folder in runs:
+        if not changed_keys(saved_identity(folder), own):
+            return folder
+    # the runs of a sweep differ on purpose
+    if runs and cfg.resume == "auto":
+        changed = sorted(changed_keys(saved_identity(runs[0]), own))
+        logger.warning("resume=auto: starting anew, the unfinished %s differs in %s", runs[0], ", ".join(changed[:8]))
+    return None
+
+
+def best_score(folder: Path, *, metric: str) -> float:
+    """The best validation score of a run that has ended."""
+    rows = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    return max(row[metric] for row in rows if metric in row)
+
+
+def saved_identity(folder: Path) -> dict[str, Any]:
+    return identity(saved_config(folder))
+
+
+def saved_config(folder: Path) -> dict[str, Any]:
+    """The config that a run folder was trained with."""
+    return config_of_today(to_dict(OmegaConf.load(folder / "config.yaml")))
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """The resolved config without what may differ between two starts of one run."""
+    return {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+
+
+def resumed_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The config that a run was started with, changed where the command asks for it, and the overrides of both.
+
+    What is in the run's folder counts, not what the config files have become since: of these, only what the
+    added overrides change is taken.
+    """
+    saved, before = saved_config(folder), saved_overrides(folder)
+    added = [override for override in task_overrides() if override not in before]
+    if not added:
+        return saved, before
+    replaced = {key_of(override) for override in added}
+    after = [override for override in before if key_of(override) not in replaced] + added
+    old, new = (to_dict(compose_config("train", overrides=overrides)) for overrides in (before, after))
+    config = changed_like(saved, old=old, new=new)
+    for key in sorted(changed_keys(saved, config)):
+        logger.warning("%s differs from what this run was started with", key)
+    return config, after
+
+
+def changed_like(saved: dict[str, Any], *, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`saved` with every difference between `old` and `new` made to it too."""
+    result = {key: value for key, value in saved.items() if key in new or key not in old}
+    for key, value in new.items():
+        if key in old and old[key] == value:
+            continue
+        nested = all(isinstance(node.get(key), dict) for node in (saved, old, new))
+        result[key] = changed_like(saved[key], old=old[key], new=value) if nested else value
+    return result
+
+
+def changed_keys(old: Any, new: Any, *, key: str = "") -> set[str]:
+    """Dotted keys at which two containers differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        parts = (changed_keys(old.get(k), new.get(k), key=f"{key}.{k}" if key else k) for k in {**old, **new})
+        return set().union(*parts)
+    return set() if old == new else {key}
+
+
+def task_overrides() -> list[str]:
+    """What the command line asked for, without what tells runs apart."""
+    if not HydraConfig.initialized():
+        return []
+    return [override for override in HydraConfig.get().overrides.task if key_of(override) not in NOT_IDENTITY]
+
+
+def job_label(overrides: list[str]) -> str:
+    """What sets a job of a sweep apart, as a part of a folder name; empty for a run alone.
+
+    Values as they were given, after the last part of their key; places on a disk are left out.
+    """
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return ""
+    parts = []
+    for override in overrides:
+        key, value = key_of(override), override.partition("=")[2]
+        if key.split(".")[0] not in NOT_IN_LABEL and "/" not in value:
+            tidy = re.sub(r"[^\w.-]+", "-", value).strip("-")
+            parts.append(tidy if key in ("experiment", "variant") else f"{key.rpartition('.')[2]}-{tidy}")
+    return "_".join(parts)[:150]
+
+
+@contextmanager
+def opened(plan: Plan, *, processes: Processes) -> Iterator[Path]:
+    """The folder of a run while it trains: made where it is new, with config and log in it, locked."""
+    with ExitStack() as stack:
+
+        def open_folder() -> Path:
+            parent = Path(plan.config["paths"]["outputs"]) / plan.config["name"]
+            try:
+                folder = plan.folder or new_folder(parent, label=job_label(plan.overrides))
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"The run folder can't be made ({error}). Set run_dir or paths.outputs.") from error
+            stack.enter_context(locked(folder))
+            if newest_step(folder) != plan.newest:
+                raise UserError(f"Another process has trained in {folder} in the meantime. Call this command again.")
+            (folder / FINISHED).unlink(missing_ok=True)
+            write_text(folder / "overrides.json", json.dumps(plan.overrides, indent=1))
+            write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plan.config)))
+            log_to(folder)
+            logger.info("run folder %s", folder)
+            return folder
+
+        yield processes.on_main(open_folder)
+
+
+def new_folder(parent: Path, *, label: str = "") -> Path:
+    """A folder named by the time and the label, which no other run started at the same moment can get too."""
+    now, number = f"{datetime.now():%Y-%m-%d_%H-%M-%S}" + (f"_{label}" if label else ""), 1
+    folder = parent / now
+    while True:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            folder = parent / f"{now}_{number}"
+        else:
+            return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a second training out of the folder; however this one ends, the system frees the lock."""
+    # a file that stands for a lock would outlive a process that is killed
+    lock = FileLock(folder / ".lock", blocking=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"{folder} is being trained in by another process. Wait for it, or end it.") from error
+    except OSError as error:  # some network file systems have no locks
+        logger.warning("%s can't be locked (%s): start no second training in it", folder, error)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def log_to(run_dir: Path | None, *, level: int = logging.INFO) -> None:
+    """Log messages go to the terminal, and to the train.log of a run folder."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        root.removeHandler(handler)
+        handler.close()
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if run_dir is not None:
+        handlers.append(logging.FileHandler(run_dir / "train.log"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        root.addHandler(handler)
+    root.setLevel(level)

@@ -1,0 +1,185 @@
+"""The processes of a run: one alone, or several started by torchrun or Slurm."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sct.errors import UserError
+from sct.runtime.slurm import process_variables
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# the others wait while one process checks or caches a large data set
+PATIENCE = timedelta(hours=2)
+# all begin at about the same time
+JOINING = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of the run, and the device it works on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def broadcast(self, value: Any) -> Any:
+        """The main process's value, everywhere."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def on_main(self, task: Callable[[], T]) -> T:
+        """The result of what only the main process does; where that is the user's mistake, all processes end."""
+        result, failed, error = None, False, None
+        if self.is_main:
+            try:
+                result = task()
+            except UserError as caught:
+                failed, error = True, caught
+        result, failed = self.broadcast((result, failed))
+        if error is not None:
+            raise error
+        if failed:
+            raise SystemExit(1)  # the main process says why
+        return result
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes in order of rank, everywhere."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.world_size == 1:
+            return flag
+        box = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(box, op=dist.ReduceOp.MAX)
+        return bool(box.item())
+
+    def share_buffers(self, network: nn.Module) -> None:
+        """The main process's buffers, everywhere: running statistics are of what each process has seen."""
+        if self.world_size > 1:
+            for buffer in network.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def share(self, items: Sequence[Any]) -> list[Any]:
+        """This process's part of a list."""
+        return list(items[self.rank :: self.world_size])
+
+
+def pick_device(name: str, *, local_rank: int = 0) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:1` as a device; UserError when it isn't here.
+
+    Of several processes on a machine each takes the GPU of its number, or the only one that it was given to see.
+    """
+    num_gpus = torch.cuda.device_count()
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{0 if num_gpus == 1 else local_rank}"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device={name} (trainer.device in training) is none; use auto, cpu or cuda.") from error
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
+        raise UserError(
+            f"device={name} (trainer.device in training): this machine has {num_gpus} CUDA devices. Use cpu, or start "
+            "no more processes than there are devices."
+        )
+    return device
+
+
+def join(device: str) -> Processes:
+    """Joins the group that torchrun or srun started, if any; UserError where the others do not come."""
+    os.environ.update(process_variables(os.environ))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        if (size := int(os.environ.get("SLURM_NTASKS", "1"))) > 1 and "WORLD_SIZE" not in os.environ:
+            logger.warning("Slurm gave %d tasks, this command is one process: srun in front of it starts all", size)
+        return Processes(rank=0, world_size=1, device=pick_device(device))
+    where = pick_device(device, local_rank=int(os.environ["LOCAL_RANK"]))
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    if not dist.is_initialized():
+        store, rank, _ = meet(world_size)
+        check_devices(where, store=store, rank=rank, world_size=world_size)
+        dist.init_process_group(
+            "nccl" if where.type == "cuda" else "gloo", store=store, rank=rank, world_size=world_size, timeout=PATIENCE
+        )
+    return Processes(rank=dist.get_rank(), world_size=world_size, device=where)
+
+
+def meet(world_size: int) -> tuple[dist.Store, int, int]:
+    """What all processes can read and write, and the number of this one among them."""
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=JOINING))
+    except dist.DistError as error:
+        raise UserError(
+            f"This is process {os.environ['RANK']} of {world_size}, and they did not all come to "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}). Start all of "
+            "them with torchrun or srun (MASTER_ADDR and MASTER_PORT in the environment name another place to meet), "
+            "or one alone with WORLD_SIZE=1 in front of the command."
+        ) from error
+    store.set_timeout(PATIENCE)
+    return store, rank, size
+
+
+def check_devices(device: torch.device, *, store: dist.Store, rank: int, world_size: int) -> None:
+    """UserError where processes share a GPU, in every one of them."""
+    if device.type != "cuda":
+        return
+    store.set(f"gpu_of_{rank}", str(torch.cuda.get_device_properties(device).uuid))
+    gpus = [store.get(f"gpu_of_{other}") for other in range(world_size)]
+    if len(set(gpus)) < world_size:
+        raise UserError(
+            f"{world_size} processes have {len(set(gpus))} GPUs. Start one process for each GPU, and with Slurm ask "
+            "for as many GPUs as tasks; trainer.device=cpu needs none."
+        )
+
+
+def in_parallel(network: nn.Module) -> DistributedDataParallel:
+    """A network whose gradients are averaged over the processes, with the strides of their parameters.
+
+    Autograd cares for no stride of an axis of length 1 (the class token of a single image, kernels of 1^3), and DDP
+    warns of every other one and copies.
+    """
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.register_hook(partial(with_strides, strides=parameter.stride()))
+    return DistributedDataParallel(network)
+
+
+def with_strides(grad: Tensor, *, strides: Sequence[int]) -> Tensor:
+    """The same numbers, in memory with these strides."""
+    if grad.stride() == tuple(strides):
+        return grad
+    return grad.new_empty_strided(grad.shape, strides).copy_(grad)
+
+
+def leave() -> None:
+    """Leaves the group."""
+    if dist.is_initialized():
+        # the main process holds the store: nobody may still need it when it goes
+        dist.barrier()
+        dist.destroy_process_group()

@@ -1,0 +1,85 @@
+"""What earlier versions wrote, in today's settings: applied wherever a config, its overrides or a card are read.
+
+Until `trainer.precision=auto` there was `trainer.speed`: `fast` is auto, and `safe` is the format named by `precision`.
+Data sets and optimizers were in other modules, see `MOVED`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# what a `_target_` may name, by the module that it was in
+MOVED = {
+    "sct.data.btcv": "sct.data.sets.btcv",
+    "sct.data.isic": "sct.data.sets.isic",
+    "sct.data.msd": "sct.data.sets.msd",
+    "sct.data.synapse": "sct.data.sets.synapse",
+    "sct.data.phantom": "sct.data.phantoms.phantom",
+    "sct.data.phantom_brats": "sct.data.phantoms.brats",
+    "sct.data.phantom_isic": "sct.data.phantoms.isic",
+    "sct.data.phantom_synapse": "sct.data.phantoms.synapse",
+    "sct.optim": "sct.training.optim",
+}
+
+
+def config_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a run."""
+    today = {key: targets_of_today(value) for key, value in config.items()}
+    trainer = dict(config.get("trainer", {}))
+    if "speed" not in trainer:
+        return today
+    if trainer.pop("speed") == "fast":
+        trainer["precision"] = "auto"
+    return {**today, "trainer": trainer}
+
+
+def targets_of_today(node: Any) -> Any:
+    """A node of a config, with the targets in it where they are now."""
+    if isinstance(node, Mapping):
+        return {
+            key: target_of_today(value) if key == "_target_" else targets_of_today(value) for key, value in node.items()
+        }
+    return [targets_of_today(item) for item in node] if isinstance(node, list) else node
+
+
+def target_of_today(path: str) -> str:
+    module, _, name = path.rpartition(".")
+    return f"{MOVED[module]}.{name}" if module in MOVED else path
+
+
+def overrides_of_today(overrides: Sequence[str]) -> list[str]:
+    """What a run's command line asked for."""
+    if "trainer.speed=fast" in overrides:
+        overrides = [
+            *(override for override in overrides if not override.startswith("trainer.precision=")),
+            "trainer.precision=auto",
+        ]
+    overrides = [override for override in overrides if not override.startswith("trainer.speed=")]
+    pairs = [override.partition("=") for override in overrides]
+    return [
+        f"{key}={target_of_today(value)}" if key.endswith("._target_") else key + sign + value
+        for key, sign, value in pairs
+    ]
+
+
+def card_of_today(card: Mapping[str, Any]) -> dict[str, Any]:
+    """A card of a training or of an evaluation."""
+    today = dict(card)
+    if "config" in card:
+        today["config"] = config_of_today(card["config"])
+    if "evaluation" in card:
+        today["evaluation"] = evaluation_of_today(card["evaluation"], training=card.get("training"))
+    if card.get("training"):
+        today["training"] = card_of_today(card["training"])
+    return today
+
+
+def evaluation_of_today(settings: Mapping[str, Any], *, training: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The settings of an evaluation: its own `speed` counted where it had no `precision`, before that of the training.
+
+    training: the card as it was written.
+    """
+    today = {key: value for key, value in settings.items() if key != "speed"}
+    if today.get("precision") is None and settings.get("speed") is not None:
+        pinned = training["config"]["trainer"]["precision"] if training else None
+        today["precision"] = "auto" if settings["speed"] == "fast" else pinned
+    return today

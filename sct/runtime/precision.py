@@ -1,0 +1,54 @@
+"""Number formats of the forward pass, and mixed precision in one of them."""
+
+import functools
+import logging
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from sct.runtime.processor import multiplies_bf16
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class NumberFormat:
+    """What a network computes in (fp32, bf16 or fp16), and why; `doubtful` where the user should look at the reason."""
+
+    name: str
+    reason: str
+    doubtful: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return DTYPES[self.name]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+    def log(self) -> None:
+        """Tells the format and its reason; what is doubtful as a warning, once in a process."""
+        if self.doubtful:
+            warn_once(f"computing in {self}")
+        else:
+            logger.info("computing in %s", self)
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    logger.warning("%s", message)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bf16; without them it is slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and multiplies_bf16()
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Mixed precision in `dtype`; float32 switches it off."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

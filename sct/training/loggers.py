@@ -1,0 +1,111 @@
+"""Where a run's numbers go: metrics.jsonl (complete and exact), TensorBoard, and the terminal."""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from sct.runtime.files import write_text
+
+logger = logging.getLogger(__name__)
+
+
+class RunLogger:
+    """Writes the numbers of every logged step; `is_main=False` writes nothing."""
+
+    def __init__(self, run_dir: Path, *, start_step: int, max_steps: int, is_main: bool, tensorboard: bool) -> None:
+        self.is_main = is_main
+        self.file = run_dir / "metrics.jsonl"
+        self.writer = None
+        self.bar: tqdm | None = None
+        if not is_main:
+            return
+        cut_after(self.file, step=start_step)
+        if tensorboard:
+            self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1)
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=max_steps, initial=start_step, unit="step", dynamic_ncols=True)
+
+    def log(self, values: dict[str, float], *, step: int) -> None:
+        """One row of named numbers at a step (the count of finished steps)."""
+        if not self.is_main:
+            return
+        with self.file.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+
+    def tell(self, message: str) -> None:
+        """One line on the terminal and in the log, above the progress bar."""
+        if not self.is_main:
+            return
+        if self.bar is not None:
+            self.bar.clear()
+        logger.info(message)
+
+    def advance(self, text: str) -> None:
+        """Moves the progress bar by one step."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update()
+
+    def image(self, name: str, picture: np.ndarray, *, step: int) -> None:
+        """A picture (H, W, 3) uint8 for TensorBoard."""
+        if self.writer is not None:
+            self.writer.add_image(name, picture, step, dataformats="HWC")
+
+    def text(self, name: str, text: str) -> None:
+        if self.writer is not None:
+            self.writer.add_text(name, text)
+
+    def hparams(self, settings: dict[str, Any], results: dict[str, float]) -> None:
+        """The settings of the run beside its results, for TensorBoard's HPARAMS page."""
+        if self.writer is not None:
+            self.writer.add_hparams(settings, results, run_name=".")
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        if self.writer is not None:
+            self.writer.close()
+
+
+def cut_after(file: Path, *, step: int) -> None:
+    """Removes the rows after `step`, and a torn last line: a resumed run writes them again."""
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if row["step"] <= step:
+            kept.append(line + "\n")
+    write_text(file, "".join(kept))
+
+
+def short(row: dict[str, float]) -> str:
+    """The main numbers of a row as text."""
+    names = ("train/loss", "train/lr", "train/grad_norm", "val/dice/mean")
+    return "  ".join(f"{name.split('/', 1)[1]} {row[name]:.4g}" for name in names if name in row)
+
+
+def flat_settings(config: dict[str, Any], *, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names with plain values, for TensorBoard."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= flat_settings(value, prefix=f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value if isinstance(value, int | float | str | bool) else str(value)
+    return flat

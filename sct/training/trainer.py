@@ -1,0 +1,367 @@
+"""The whole story of a run, top to bottom: fit, one step, validation, saving."""
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from sct.config.check import nearest
+from sct.config.schema import TrainerConfig
+from sct.data.cases import Batch
+from sct.data.module import SegmentationData
+from sct.errors import UserError
+from sct.inference import Inferer
+from sct.models.encoder import ViTEncoder
+from sct.models.pretrained import load_pretrained
+from sct.models.segmenter import Segmenter
+from sct.models.selfcheck import choose_precision
+from sct.runtime import checkpoint
+from sct.runtime.distributed import Processes, in_parallel
+from sct.runtime.precision import NumberFormat, autocast
+from sct.runtime.progress import Pace
+from sct.runtime.resident import peak_resident_mb
+from sct.training.loggers import RunLogger, flat_settings, short
+from sct.training.optim import set_learning_rate, warmup_notice
+from sct.training.validation import known_means, sample_overlay, token_statistics, validate
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Trains a segmenter; what is random is a function of (seed, step, process): a resumed run repeats exactly."""
+
+    def __init__(
+        self,
+        *,
+        settings: TrainerConfig,
+        seed: int,
+        config: dict[str, Any],
+        processes: Processes,
+        data: SegmentationData,
+        segmenter: Segmenter,
+        criterion: nn.Module,
+        make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        schedule: Callable[..., float],
+        inferer: Inferer,
+    ) -> None:
+        self.settings, self.seed, self.config = settings, seed, config
+        self.processes, self.data, self.inferer = processes, data, inferer
+        self.device = processes.device
+        self.criterion = criterion.to(self.device)
+        self.segmenter = segmenter.to(self.device)
+        self.optimizer = make_optimizer(self.segmenter)
+        self.schedule, self.base_lr = schedule, self.optimizer.defaults["lr"]
+        # refuses bad settings now and not at the first step
+        schedule(0, max_steps=settings.max_steps)
+        check_best_metric(settings.best_metric, data=data)
+        self.format = self.common_format()
+        self.dtype = self.format.dtype
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.ema = copy.deepcopy(self.segmenter).requires_grad_(False) if settings.ema_decay is not None else None
+        self.step = 0
+        self.best: dict[str, float] = {}
+        # the compiled or distributed view of the same weights
+        self.model: nn.Module = self.segmenter
+        if settings.compile:
+            self.model.compile()
+        if processes.world_size > 1:
+            self.model = in_parallel(self.model)
+        self.run_dir: Path
+        self.log: RunLogger
+
+    def common_format(self) -> NumberFormat:
+        """The number format of all processes: where not all choose the same, of the first that does without bf16."""
+        chosen = choose_precision(self.settings.precision, network=self.segmenter, device=self.device, learns=True)
+        formats = self.processes.gather(chosen)
+        return next((other for other in formats if other.name != "bf16"), formats[0])
+
+    def fit(self, run_dir: Path) -> dict[str, float]:
+        """Trains from the current step to `max_steps`; returns the best validation row."""
+        settings, parts = self.settings, {"data": 0.0, "step": 0.0}
+        self.run_dir, self.log = run_dir, self.open_log(run_dir)
+        steps = self.batches()  # fills the cache, which is no part of a step
+        pace = Pace(settings.max_steps, unit="step", done=self.step)
+        began = time.perf_counter()
+        for batches in steps:
+            parts["data"] += time.perf_counter() - began
+            began = time.perf_counter()
+            row = self.train_step(batches)
+            self.step += 1
+            parts["step"] += time.perf_counter() - began
+            self.log.advance(f"loss {row['train/loss']:.4f}")
+            pace.advance()
+            last = self.step == settings.max_steps
+            if self.is_logged(self.step):
+                row = known_means(self.processes.gather(row))
+                self.log.log({**row, **self.speed(parts)}, step=self.step)
+            if pace.is_due(wanted=self.is_logged(self.step)):
+                self.log.tell(f"step {self.step}/{settings.max_steps}  {short(row)}  {pace.text()}")
+            if self.step % settings.validate_every == 0 or last:
+                self.validate()
+                pace.pause()
+            if self.step % settings.save_every == 0 or last:
+                self.save()
+                pace.pause()
+            began = time.perf_counter()
+        self.finish()
+        return self.best
+
+    def open_log(self, run_dir: Path) -> RunLogger:
+        """The run's logs, cut back to the current step."""
+        settings = self.settings
+        log = RunLogger(
+            run_dir,
+            start_step=self.step,
+            max_steps=settings.max_steps,
+            is_main=self.processes.is_main,
+            tensorboard=settings.tensorboard,
+        )
+        if self.processes.is_main:
+            self.format.log()
+        log.text("number_format", str(self.format))
+        log.text("config", f"```yaml\n{OmegaConf.to_yaml(OmegaConf.create(self.config))}```")
+        if notice := warmup_notice(self.config["schedule"], max_steps=settings.max_steps):
+            log.tell(notice)
+        return log
+
+    def batches(self) -> Iterator[list[Batch]]:
+        """The micro-batches of every step that is left; the cache is filled when it returns."""
+        loader = iter(
+            self.data.train_loader(
+                seed=self.seed,
+                start_step=self.step,
+                num_steps=self.settings.max_steps - self.step,
+                rank=self.processes.rank,
+                world_size=self.processes.world_size,
+                micro_batches=self.settings.accumulate,
+                device=self.device,
+            )
+        )
+        left = range(self.settings.max_steps - self.step)
+        return ([next(loader) for _ in range(self.settings.accumulate)] for _ in left)
+
+    def train_step(self, batches: list[Batch]) -> dict[str, float]:
+        """One optimizer update; UserError, before any weight changes, when loss or gradients are not finite."""
+        self.model.train()
+        self.segmenter.set_progress(self.step / self.settings.max_steps)
+        lr = self.base_lr * self.schedule(self.step, max_steps=self.settings.max_steps)
+        set_learning_rate(self.optimizer, lr=lr)
+        self.optimizer.zero_grad(set_to_none=True)
+        row: dict[str, float] = {}
+        for number, batch in enumerate(batches):
+            torch.manual_seed(draw_seed(self.seed, self.step, number, self.processes.rank))
+            image, label = batch["image"].to(self.device), batch["label"].to(self.device)
+            is_last = number == len(batches) - 1
+            with self.synchronize(is_last):
+                with autocast(self.device, self.dtype):
+                    prediction = self.model(image)
+                losses = self.criterion(prediction, label, image=image)
+                self.check_finite(losses, batch)
+                self.scaler.scale(losses["loss"] / len(batches)).backward()
+            for name, value in losses.items():
+                row[f"train/{name}"] = row.get(f"train/{name}", 0.0) + value.item() / len(batches)
+        if self.is_logged(self.step + 1):
+            patch_size = self.segmenter.encoder.spec.patch_size
+            row |= token_statistics(prediction, label, patch_size=patch_size)
+        self.scaler.unscale_(self.optimizer)
+        norms = self.gradient_norms()
+        row |= {"train/lr": lr, **{f"train/{name}": norm.item() for name, norm in norms.items()}}
+        self.check_gradient(row["train/grad_norm"], batches)
+        if self.settings.clip_norm is not None:
+            clip_grads_with_norm_(self.segmenter.parameters(), self.settings.clip_norm, norms["grad_norm"])
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema is not None and self.settings.ema_decay is not None:
+            update_average(self.ema, self.segmenter, decay=self.settings.ema_decay)
+        return row
+
+    def is_logged(self, step: int) -> bool:
+        """Whether the numbers of a step (counted from 1) are written."""
+        return step % self.settings.log_every == 0 or step == self.settings.max_steps
+
+    def synchronize(self, is_last: bool) -> Any:
+        """Gradients are shared between processes only after the last micro-batch."""
+        if isinstance(self.model, DistributedDataParallel) and not is_last:
+            return self.model.no_sync()
+        return nullcontext()
+
+    def check_finite(self, losses: dict[str, Tensor], batch: Batch) -> None:
+        bad = not torch.isfinite(losses["loss"]).item()
+        if self.processes.any(bad):
+            values = ", ".join(f"{name}={value.item():.4g}" for name, value in losses.items())
+            self.stop(f"The loss is not finite ({values})", cases=batch["case"] if bad else [])
+
+    def check_gradient(self, norm: float, batches: list[Batch]) -> None:
+        # under fp16 the scaler skips such a step and lowers its scale
+        if not self.scaler.is_enabled() and not torch.isfinite(torch.tensor(norm)):
+            self.stop("The gradient is not finite", cases=[case for batch in batches for case in batch["case"]])
+
+    def stop(self, reason: str, *, cases: list[str]) -> None:
+        """Every process ends together, with all cases of this step named; checkpoints stay as they are."""
+        names = sorted({name for part in self.processes.gather(cases) for name in part})
+        raise UserError(
+            f"{reason} at step {self.step + 1}, cases {', '.join(names)}. The checkpoints of {self.run_dir} are "
+            "untouched. Look at these cases; a lower optimizer.lr, trainer.clip_norm=1 or trainer.precision=fp32 "
+            "may help."
+        )
+
+    def gradient_norms(self) -> dict[str, Tensor]:
+        """Norm of all gradients, and of the reducer's where there is one."""
+        reducers, all_gradients = [], []
+        for name, parameter in self.segmenter.named_parameters():
+            if parameter.grad is None:
+                continue
+            all_gradients.append(parameter.grad)
+            if name.startswith("encoder.reducer."):
+                reducers.append(parameter.grad)
+        norms = {"grad_norm": get_total_norm(all_gradients)}
+        if reducers:
+            norms["grad_norm_reducer"] = get_total_norm(reducers)
+        return norms
+
+    def speed(self, parts: dict[str, float]) -> dict[str, float]:
+        """Seconds spent since the last call, by part, and memory; names begin with `time/` and `memory/`."""
+        row = {f"time/{name}_s": seconds for name, seconds in parts.items()}
+        for name in parts:
+            parts[name] = 0.0
+        if self.device.type == "cuda":
+            row["memory/peak_mb"] = torch.cuda.max_memory_allocated(self.device) / 2**20
+        elif (peak := peak_resident_mb()) is not None:
+            row["memory/peak_mb"] = peak
+        return row
+
+    def validate(self) -> None:
+        """Scores the validation cases; keeps the weights when they are the best so far."""
+        network = self.ema if self.ema is not None else self.segmenter
+        self.processes.share_buffers(network)  # those of the checkpoint
+        row = validate(network, data=self.data, inferer=self.inferer, processes=self.processes, dtype=self.dtype)
+        self.log.log(row, step=self.step)
+        self.log.tell(f"step {self.step}  validation  " + short(row))
+        if self.processes.is_main and self.settings.tensorboard:
+            picture = sample_overlay(network, data=self.data, device=self.device)
+            self.log.image("val/overlay", picture, step=self.step)
+        score = self.settings.best_metric
+        if score not in row:
+            raise UserError(f"trainer.best_metric={score}: no validation case has this class; choose val/dice/mean.")
+        if not self.best or row[score] > self.best[score]:
+            self.best = {"step": self.step, **row}
+            if self.processes.is_main:
+                state = {"step": self.step, "model": network.state_dict(), "best": self.best, "config": self.config}
+                checkpoint.save(state, self.run_dir / checkpoint.FOLDER / "best.pt")
+
+    def save(self) -> None:
+        """Saves all that the run needs to go on exactly."""
+        if not self.processes.is_main:
+            return
+        state = {
+            "step": self.step,
+            "model": self.segmenter.state_dict(),
+            "ema": self.ema.state_dict() if self.ema is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": self.best,
+            "world_size": self.processes.world_size,
+            "number_format": self.format.name,
+            "config": self.config,
+        }
+        checkpoint.save_step(state, self.run_dir, step=self.step)
+
+    def start_from(self, weights: dict[str, Tensor], *, source: str) -> None:
+        """Takes another run's weights where they fit, before the first step."""
+        checkpoint.initialize(self.segmenter, weights, source=source)
+        self.begin_average()
+
+    def start_pretrained(self, source: str) -> None:
+        """Takes published weights into the encoder, before the first step."""
+        encoder = self.segmenter.encoder
+        if not isinstance(encoder, ViTEncoder):
+            raise UserError(f"pretrained={source} is for the transformer of this project, and model=... has none.")
+        load_pretrained(encoder, source)
+        self.begin_average()
+
+    def begin_average(self) -> None:
+        """The moving average begins with the weights of now."""
+        if self.ema is not None:
+            self.ema.load_state_dict(self.segmenter.state_dict())
+
+    def restore(self, run_dir: Path) -> None:
+        """Goes on from the newest checkpoint of a run folder, if there is one."""
+        state = checkpoint.load_newest(run_dir)
+        if state is not None:
+            source = f"The checkpoint of {run_dir}"
+            checkpoint.load_weights(self.segmenter, state["model"], source=source)
+            if self.ema is not None:
+                # an average that is switched on now begins with the weights of now
+                self.ema.load_state_dict(state["ema"] or state["model"])
+            checkpoint.load_optimizer(self.optimizer, state["optimizer"], source=source)
+            # empty where the run computed in another precision, which needs none
+            if state["scaler"]:
+                self.scaler.load_state_dict(state["scaler"])
+            self.step, self.best = state["step"], state["best"]
+            self.compare_start(state, run_dir)
+        steps = self.processes.gather(self.step)
+        if len(set(steps)) > 1:
+            raise UserError(f"The processes read different checkpoints of {run_dir} (steps {steps}); share the folder.")
+
+    def compare_start(self, state: dict[str, Any], run_dir: Path) -> None:
+        """UserError where a checkpoint is beyond the last step, a warning where the run would go on in another way."""
+        if self.step > self.settings.max_steps:
+            raise UserError(
+                f"{run_dir} is at step {self.step} already; give trainer.max_steps={self.step} or more to go on."
+            )
+        if state["world_size"] != self.processes.world_size:
+            logger.warning(
+                "%s was trained by %d processes and goes on with %d: its batches are others from here on",
+                run_dir,
+                state["world_size"],
+                self.processes.world_size,
+            )
+        before = state.get("number_format", self.format.name)  # earlier checkpoints do not tell
+        if before != self.format.name:
+            logger.warning(
+                "%s was trained in %s and goes on in %s: its losses are others from here on. With trainer.precision=%s "
+                "it goes on as before",
+                run_dir,
+                before,
+                self.format.name,
+                before,
+            )
+
+    def finish(self) -> None:
+        """Marks the run as finished, writes the hparams and closes the logs."""
+        if self.processes.is_main:
+            (self.run_dir / "finished").write_text(f"{self.step}\n")
+        results = {f"best/{name}": value for name, value in self.best.items() if name != "step"}
+        self.log.hparams(flat_settings(self.config), results)
+        self.log.close()
+
+
+def check_best_metric(name: str, *, data: SegmentationData) -> None:
+    """UserError unless a validation row can have this name."""
+    known = ["val/dice/mean", *(f"val/dice/{scored}" for scored in data.outputs.names)]
+    if name not in known:
+        raise UserError(f"trainer.best_metric={name} is not measured. {nearest(name, known)}")
+
+
+def draw_seed(*numbers: int) -> int:
+    """A seed for the draws inside the network, a function of its numbers alone."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, *, decay: float) -> None:
+    """Exponential moving average of the weights, in place."""
+    for mean, new in zip(average.parameters(), network.parameters(), strict=True):
+        mean.lerp_(new, 1 - decay)
+    for mean_buffer, buffer in zip(average.buffers(), network.buffers(), strict=True):
+        mean_buffer.copy_(buffer)

@@ -1,0 +1,150 @@
+"""What a run measures about itself: validation Dice, tokens and foreground patches kept, an overlay.
+
+Letters: B batch, N tokens of the grid, n tokens alive, C width, R scored classes or regions, S spatial size.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sct.data.module import SegmentationData
+from sct.evaluation.metrics import quick_dice
+from sct.evaluation.pictures import figure
+from sct.inference import Inferer
+from sct.models.grid import foreground_patches, pruning_depth
+from sct.models.segmenter import Segmenter
+from sct.models.tokens import Prediction
+from sct.runtime.distributed import Processes
+from sct.runtime.precision import autocast
+
+
+@torch.no_grad()
+def validate(
+    segmenter: Segmenter,
+    *,
+    data: SegmentationData,
+    inferer: Inferer,
+    processes: Processes,
+    dtype: torch.dtype,
+) -> dict[str, float]:
+    """Dice of every class or region over the validation cases, on the preprocessed grid: cheap, for choosing weights.
+
+    Cases are shared between the processes; nothing is exchanged before the last one is done.
+    """
+    segmenter.eval()
+    rows: dict[str, np.ndarray] = {}
+    for case in processes.share(data.cases("val")):
+        volume = data.load_case(case)
+        assert volume.label is not None
+        with autocast(processes.device, dtype):
+            labels = inferer.labels(
+                segmenter, volume.image, roi_size=data.roi_size, outputs=data.outputs, device=processes.device
+            )
+        rows[case.id] = quick_dice(labels, volume.label, outputs=data.outputs)
+    gathered = {case: row for part in processes.gather(rows) for case, row in part.items()}
+    return dice_row(np.stack([gathered[case] for case in sorted(gathered)]), names=data.outputs.names)
+
+
+def dice_row(table: np.ndarray, *, names: tuple[str, ...]) -> dict[str, float]:
+    """Dice (cases, R), nan where one of R names is absent, as named numbers: over cases first, then over classes."""
+    seen = ~np.isnan(table).all(axis=0)
+    means = np.nanmean(table[:, seen], axis=0)
+    row = {f"val/dice/{name}": float(mean) for name, mean in zip(np.array(names)[seen], means, strict=True)}
+    return {"val/dice/mean": float(means.mean()), **row}
+
+
+@torch.no_grad()
+def token_statistics(prediction: Prediction, label: Tensor, *, patch_size: int) -> dict[str, float]:
+    """`kept_shares` and `alive_spread` of a batch with labels (B, *S), and the pruning method's own numbers, such
+    as thresholds; of those that it has for every image the mean. The decoder's own likewise.
+
+    Empty where nothing is pruned or skipped.
+    """
+    encoded, numbers = prediction.encoded, method_numbers(prediction)
+    if not encoded.num_depths:
+        return numbers
+    foreground = foreground_patches(label, patch_size=patch_size)
+    shares = kept_shares(pruning_depth(encoded), foreground, num_stages=encoded.num_depths)
+    return {**shares, **alive_spread(encoded.alive), **numbers}
+
+
+def method_numbers(prediction: Prediction) -> dict[str, float]:
+    """The pruning method's and the decoder's numbers; those of images as means over the images that have them."""
+    parts = {"reducer": prediction.encoded.aux, "decoder": prediction.aux}
+    numbers = {f"{part}/{name}": value for part, aux in parts.items() for name, value in aux.items()}
+    values = {name: value.float().nanmean().item() for name, value in numbers.items() if value.ndim <= 1}
+    return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+def known_means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means by name over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: fmean(row[name] for row in rows if name in row) for name in names}
+
+
+def alive_spread(alive: list[Tensor]) -> dict[str, float]:
+    """Fewest and most tokens alive in an image of the batch after every stage; alive: (B,) a stage."""
+    row: dict[str, float] = {}
+    for stage, counts in enumerate(alive, start=1):
+        row |= {f"tokens/fewest_{stage}": counts.min().item(), f"tokens/most_{stage}": counts.max().item()}
+    return row
+
+
+def kept_shares(depth: Tensor, foreground: Tensor, *, num_stages: int) -> dict[str, float]:
+    """Per stage: tokens alive, their share (what random choice keeps of anything), share of foreground patches kept.
+
+    depth, foreground (B, *grid); depth is the number of stages that a token survived. The last is left out where
+    there is no foreground.
+    """
+    row = {}
+    for stage in range(1, num_stages + 1):
+        alive = depth >= stage
+        row[f"tokens/alive_{stage}"] = alive.sum().item() / len(depth)
+        row[f"tokens/random_kept_{stage}"] = alive.float().mean().item()
+        if foreground.any():
+            row[f"tokens/foreground_kept_{stage}"] = (alive & foreground).sum().item() / foreground.sum().item()
+    return row
+
+
+@torch.no_grad()
+def sample_overlay(segmenter: Segmenter, *, data: SegmentationData, device: torch.device) -> np.ndarray:
+    """Picture (H, W, 3) of one window of the first validation case: image, truth, prediction, pruning depth."""
+    segmenter.eval()
+    volume = data.load_case(data.cases("val")[0])
+    assert volume.label is not None
+    image, label = foreground_window(volume.image, volume.label, size=data.roi_size)
+    prediction = segmenter.predict(image.unsqueeze(0).to(device))
+    num_stages = prediction.encoded.num_depths
+    depth = pruning_depth(prediction.encoded)[0].cpu().numpy() if num_stages else None
+    labels = data.outputs.labels(prediction.logits[0]).cpu().numpy()
+    picture = figure(
+        image.numpy(),
+        label.numpy(),
+        labels,
+        depth,
+        names=data.outputs.legend,
+        num_stages=num_stages,
+        spacing=volume.spacing[-data.spatial_dims :],
+    )
+    return np.asarray(picture)
+
+
+def foreground_window(image: Tensor, label: Tensor, *, size: list[int]) -> tuple[Tensor, Tensor]:
+    """The window of image (C, *S) and label (*S) around the middle of the foreground.
+
+    A 2-D window of a volume is of the slice, along the first axis, with most of it.
+    """
+    if label.ndim > len(size):
+        fullest = int((label > 0).flatten(1).sum(dim=1).argmax())
+        image, label = image[:, fullest], label[fullest]
+    where = (label > 0).nonzero().float()
+    centre = where.mean(dim=0) if len(where) else torch.tensor(label.shape).float() / 2
+    window = []
+    for middle, length, extent in zip(centre.tolist(), size, label.shape, strict=True):
+        start = min(max(0, round(middle) - length // 2), max(0, extent - length))
+        window.append(slice(start, start + length))
+    return image[(slice(None), *window)], label[tuple(window)]

@@ -1,0 +1,85 @@
+"""What a command imports: nothing heavy before its config proved good, and then only what its task needs."""
+
+import json
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from sct.config.check import PACKAGE
+
+COMMANDS = ("train", "eval", "predict", "export", "profile", "report", "verify")
+# together they take seconds
+HEAVY = ("torch", "monai", "scipy", "nibabel", "matplotlib", "tensorboard")
+# runs commands one after the other, as `python -m` does, and gives of each the exit status, the output and what is
+# loaded after it
+PROGRAM = """
+import contextlib, io, json, runpy, sys
+results = []
+for module, *sys.argv[1:] in json.load(sys.stdin):
+    told, status = io.StringIO(), 0
+    with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as stop:
+            status = stop.code or 0
+    results.append([status, told.getvalue(), sorted(sys.modules)])
+print(json.dumps(results))
+"""
+# command -> what it tells
+PAGES = {
+    "sct.train --help": "btcv_dense_unetr",
+    "sct.train +experiment=btcv_stp_mta -c job": "max_steps: 45000",
+}
+MISTAKES = {
+    "sct.train trainer.max_stps=5": "Did you mean 'trainer.max_steps'?",
+    "sct.train trainer.max_steps=0": "trainer.max_steps=0 must be at least 1",
+    "sct.train +encoder.dimm=5": "ViTEncoder has no such setting. Did you mean 'dim'?",
+    "sct.train encoder.dim=abc": "encoder.dim=abc must be a whole number.",
+    "sct.train data.root=???": "data.root is not set",
+    "sct.profile encoder.reducer.rounding=up": "encoder.reducer.rounding=up must be one of nearest, floor",
+    "sct.data check data.batch_size=two": "data.batch_size=two must be a whole number",
+    "sct.eval": "ckpt is not set",
+    "sct.predict ckpt=run input=x output=y precision=fp8": "precision=fp8 must be one of",
+    "sct.export ckpt=run format=onnx windows=0": "windows=0 must be at least 1",
+    "sct.report runs=runs clases=true": "Did you mean 'classes'?",
+    "sct.verify": "Give ckpt=RUN",
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> dict[str, tuple[int, str, set[str]]]:
+    """Exit status, output and loaded modules after each command, all run in one process."""
+    commands = [*PAGES, *MISTAKES]
+    folder = tmp_path_factory.mktemp("empty")
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=folder,
+        input=json.dumps([command.split() for command in commands]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not list(folder.iterdir())
+    found = json.loads(process.stdout)
+    return {command: (status, told, set(names)) for command, (status, told, names) in zip(commands, found, strict=True)}
+
+
+@pytest.mark.parametrize("command", [*PAGES, *MISTAKES])
+def test_the_answer_comes_before_anything_heavy_is_imported(command, results):
+    status, told, modules = results[command]
+    assert status == (0 if command in PAGES else 1)
+    assert (PAGES | MISTAKES)[command] in told
+    assert modules & set(HEAVY) == set()
+
+
+def test_the_task_of_every_command_is_there():
+    files = [PACKAGE / f"{name}.py" for name in COMMANDS] + [PACKAGE / "data" / "__main__.py"]
+    named = [name for file in files for name in re.findall(r'"(sct\.tasks\.\w+:\w+)"', Path(file).read_text())]
+    assert len(named) == len(COMMANDS) + 2
+    for name in named:
+        module, function = name.split(":")
+        assert callable(getattr(import_module(module), function))

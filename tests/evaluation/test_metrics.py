@@ -1,0 +1,240 @@
+"""Metrics against brute force, and the properties that no policy on empty masks may break."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sct.data.cases import LabelMap
+from sct.data.outputs import Classes, numbered
+from sct.evaluation.metrics import OVERLAPS, Row, diagonal, dice, hd95, quick_dice, score_case, summarize, unique_rows
+
+OUTPUTS = Classes(LabelMap(("background", "liver", "spleen", "aorta")))
+
+
+def row(case_id, class_name, dice, hd95_mm, *, missed=False):
+    return Row(case_id=case_id, class_name=class_name, dice=dice, hd95_mm=hd95_mm, missed=missed, false_positive=False)
+
+
+def brute_surface(mask):
+    """Voxels with a face neighbour outside the mask or outside the image."""
+    found = []
+    for voxel in np.argwhere(mask):
+        for axis in range(mask.ndim):
+            for step in (-1, 1):
+                other = voxel.copy()
+                other[axis] += step
+                inside = 0 <= other[axis] < mask.shape[axis] and mask[tuple(other)]
+                if not inside:
+                    found.append(tuple(voxel))
+    return np.array(sorted(set(found)))
+
+
+def brute_hd95(pred, truth, spacing):
+    if not pred.any() and not truth.any():
+        return math.nan
+    if not pred.any() or not truth.any():
+        return math.sqrt(sum((n * s) ** 2 for n, s in zip(pred.shape, spacing, strict=True)))
+    a, b = brute_surface(pred) * np.array(spacing), brute_surface(truth) * np.array(spacing)
+    pairs = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
+    return max(np.percentile(pairs.min(1), 95), np.percentile(pairs.min(0), 95))
+
+
+def brute_dice(pred, truth):
+    a, b = {tuple(v) for v in np.argwhere(pred)}, {tuple(v) for v in np.argwhere(truth)}
+    return 2 * len(a & b) / (len(a) + len(b)) if a or b else math.nan
+
+
+def brute_counts(pred, truth):
+    """The policy and the confusion counts, voxel by voxel."""
+    if not pred.any() and not truth.any():
+        return dict.fromkeys(OVERLAPS, math.nan)
+    if not pred.any() or not truth.any():
+        return dict.fromkeys(OVERLAPS, 0.0)
+    pairs = list(zip(pred.ravel().tolist(), truth.ravel().tolist(), strict=True))
+    tp, tn = pairs.count((True, True)), pairs.count((False, False))
+    fp, fn = pairs.count((True, False)), pairs.count((False, True))
+    return {
+        "dice": 2 * tp / (2 * tp + fp + fn),
+        "iou": tp / (tp + fp + fn),
+        "accuracy": (tp + tn) / len(pairs),
+        "sensitivity": tp / (tp + fn),
+        "specificity": tn / (tn + fp) if tn + fp else 1.0,
+    }
+
+
+def random_mask(rng, shape):
+    kind = rng.integers(5)
+    if kind == 0:
+        return np.zeros(shape, bool)
+    if kind == 1:
+        return np.ones(shape, bool)
+    if kind == 2:
+        mask = np.zeros(shape, bool)
+        mask[tuple(rng.integers(n) for n in shape)] = True
+        return mask
+    if kind == 3:
+        grid = np.indices(shape)
+        centre = [rng.uniform(0, n) for n in shape]
+        return sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) < rng.uniform(1, 4) ** 2
+    return rng.random(shape) < rng.uniform(0.05, 0.9)
+
+
+def test_equal_to_brute_force_on_1000_random_masks():
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(1000):
+        shape = tuple(rng.integers(1, 8, size=rng.integers(2, 4)))
+        spacing = tuple(rng.uniform(0.3, 5, size=len(shape)))
+        pred, truth = random_mask(rng, shape), random_mask(rng, shape)
+        seen.add((bool(pred.any()), bool(truth.any())))
+        assert dice(pred, truth) == pytest.approx(brute_dice(pred, truth), abs=1e-12, nan_ok=True)
+        want = brute_hd95(pred, truth, spacing)
+        assert hd95(pred, truth, spacing=spacing) == pytest.approx(want, abs=1e-9, nan_ok=True)
+        row = score_case(
+            pred.astype(np.uint8),
+            truth.astype(np.int64),
+            spacing=spacing,
+            outputs=numbered(2),
+            case_id="a",
+        )[0]
+        assert row.dice == pytest.approx(brute_dice(pred, truth), abs=1e-12, nan_ok=True)
+        for name, value in brute_counts(pred, truth).items():
+            assert getattr(row, name) == pytest.approx(value, abs=1e-12, nan_ok=True), name
+        assert row.hd95_mm == pytest.approx(want, abs=1e-9, nan_ok=True)
+        assert math.isnan(row.hd95_voxel)
+        assert row.missed == (truth.any() and not pred.any())
+        assert row.false_positive == (pred.any() and not truth.any())
+        assert row.absent == (not pred.any() and not truth.any())
+    assert len(seen) == 4
+
+
+def random_labels(rng, shape=(7, 6, 5)):
+    labels = np.zeros(shape, np.uint8)
+    for value in rng.permutation([1, 2, 3]):
+        if rng.random() < 0.7:
+            labels[random_mask(rng, shape)] = value
+    return labels
+
+
+def test_deleting_an_organ_never_improves_anything():
+    rng = np.random.default_rng(1)
+    spacing = (0.8, 1.5, 4.0)
+    num_deleted = 0
+    for _ in range(200):
+        cases = [(random_labels(rng), random_labels(rng)) for _ in range(3)]
+
+        def scores(cases=cases):
+            rows = [
+                row
+                for number, (pred, truth) in enumerate(cases)
+                for row in score_case(pred, truth, spacing=spacing, outputs=OUTPUTS, case_id=str(number))
+            ]
+            return rows, summarize(rows, groups={"pair": ("liver", "aorta")})
+
+        rows, before = scores()
+        pred, truth = cases[0]
+        for value in set(np.unique(truth)) & set(np.unique(pred)) - {0}:
+            cases[0] = (np.where(pred == value, 0, pred), truth)
+            fewer_rows, after = scores()
+            num_deleted += 1
+            for old, new in zip(rows, fewer_rows, strict=True):
+                for name in OVERLAPS:
+                    assert not getattr(new, name) > getattr(old, name), name
+                assert not new.hd95_mm < old.hd95_mm
+            assert after["n_missed"] == before["n_missed"] + 1
+            for old, new in (
+                *((before[name]["mean"], after[name]["mean"]) for name in OVERLAPS),
+                *((before[name]["groups"]["pair"], after[name]["groups"]["pair"]) for name in OVERLAPS),
+                (after["hd95_mm"]["mean"], before["hd95_mm"]["mean"]),
+                (after["hd95_mm"]["groups"]["pair"], before["hd95_mm"]["groups"]["pair"]),
+            ):
+                assert (new is None) == (old is None)
+                assert old is None or new <= old + 1e-12
+    assert num_deleted > 100
+
+
+def test_flips_and_axis_order_change_nothing():
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        pred, truth, spacing = random_labels(rng), random_labels(rng), rng.uniform(0.5, 4, 3)
+        order, flipped = rng.permutation(3), [axis for axis in range(3) if rng.random() < 0.5]
+
+        def turn(labels, order=order, axes=flipped):
+            return np.flip(labels.transpose(order), axes)
+
+        rows = score_case(pred, truth, spacing=spacing, outputs=OUTPUTS, case_id="a")
+        turned = score_case(turn(pred), turn(truth), spacing=spacing[order], outputs=OUTPUTS, case_id="a")
+        for old, new in zip(rows, turned, strict=True):
+            assert new.dice == pytest.approx(old.dice, nan_ok=True)
+            assert new.hd95_mm == pytest.approx(old.hd95_mm, nan_ok=True)
+            assert (new.missed, new.false_positive) == (old.missed, old.false_positive)
+
+
+def test_agrees_with_monai_where_monai_is_defined():
+    import torch
+    from monai.metrics import compute_hausdorff_distance
+
+    rng = np.random.default_rng(3)
+    spacing = [0.7, 1.0, 3.0]
+    for _ in range(20):
+        pred, truth = rng.random((2, 9, 8, 7)) < 0.3
+        want = compute_hausdorff_distance(
+            torch.tensor(pred)[None, None], torch.tensor(truth)[None, None],
+            include_background=True, percentile=95, spacing=spacing,
+        )  # fmt: skip
+        assert hd95(pred, truth, spacing=spacing) == pytest.approx(want.item(), rel=1e-5)
+
+
+def test_the_cheap_dice_equals_the_true_one():
+    rng = np.random.default_rng(4)
+    for _ in range(50):
+        pred, truth = random_labels(rng), random_labels(rng)
+        rows = score_case(pred, truth, spacing=(1, 1, 1), outputs=OUTPUTS, case_id="a", surface=False)
+        np.testing.assert_allclose(quick_dice(pred, truth, outputs=OUTPUTS), [row.dice for row in rows])
+        assert all(math.isnan(row.hd95_mm) for row in rows)
+
+
+def test_summary_means_over_cases_first_and_drops_doubles():
+    rows = [
+        row("b", "liver", 0.5, 4.0),
+        row("b", "spleen", 0.0, 100.0, missed=True),
+        row("a", "liver", 1.0, 0.0),
+        row("a", "spleen", math.nan, math.nan),
+        row("a", "aorta", math.nan, math.nan),
+        row("b", "aorta", math.nan, math.nan),
+    ]
+    summary = summarize(rows + rows[:3], groups={"liver only": ["liver"]})
+    assert summary["dice"]["per_class"] == {"liver": 0.75, "spleen": 0.0, "aorta": None}
+    assert summary["dice"]["mean"] == 0.375
+    assert summary["hd95_mm"]["mean"] == 51.0
+    assert summary["dice"]["groups"] == {"liver only": 0.75}
+    assert {key: summary[key] for key in ("n_cases", "n_missed", "n_false_positive", "n_absent")} == {
+        "n_cases": 2, "n_missed": 1, "n_false_positive": 0, "n_absent": 3,
+    }  # fmt: skip
+    assert summary["counts_per_class"]["spleen"]["n_missed"] == 1
+    assert [row.case_id for row in unique_rows(rows + rows)] == ["a"] * 3 + ["b"] * 3
+    with pytest.raises(ValueError, match="kidney"):
+        summarize(rows, groups={"kidneys": ["kidney"]})
+
+
+def test_a_distance_in_voxels_never_stands_under_mm():
+    truth = np.zeros((6, 8), np.uint8)
+    truth[1:3, 1:3] = 1
+    rows = score_case(np.roll(truth, 3, axis=1), truth, spacing=(1, 1), unit="voxel", outputs=numbered(2), case_id="a")
+    assert rows[0].hd95_voxel == 3.0
+    assert math.isnan(rows[0].hd95_mm)
+    summary = summarize(rows)
+    assert summary["hd95_voxel"]["mean"] == 3.0
+    assert "hd95_mm" not in summary
+    mixed = summarize([*rows, row("b", "x", 0.5, 7.5)])
+    assert (mixed["hd95_voxel"]["mean"], mixed["hd95_mm"]["mean"]) == (3.0, 7.5)
+
+
+def test_the_diagonal_is_physical():
+    assert diagonal((3, 4, 1), spacing=(1, 1, 12)) == 13.0
+
+
+def test_maps_on_different_grids_are_an_error():
+    with pytest.raises(ValueError, match="case x"):
+        score_case(np.zeros((2, 2), int), np.zeros((2, 3), int), spacing=(1, 1), outputs=OUTPUTS, case_id="x")

@@ -1,0 +1,143 @@
+"""Groups of the optimizer and the learning-rate schedule."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+
+from sct.errors import UserError
+from sct.models.completion.mta import MTA
+from sct.models.decoders.unetr import UNETR
+from sct.models.encoder import ViTEncoder
+from sct.models.reducers.stp import STP
+from sct.models.segmenter import Segmenter
+from sct.training.optim import adamw, set_learning_rate, warmup_cosine, warmup_notice
+
+LR, DECAY, DEPTH = 1e-3, 0.75, 3
+
+
+@pytest.fixture(scope="module")
+def network():
+    encoder = ViTEncoder(
+        image_size=(16, 16),
+        in_channels=1,
+        patch_size=4,
+        dim=24,
+        depth=DEPTH,
+        num_heads=2,
+        reducer=partial(STP, blocks=(1, 2), ratio=0.5),
+    )
+    return Segmenter(encoder=encoder, completion=MTA, decoder=partial(UNETR, feature_size=4), num_classes=2)
+
+
+@pytest.fixture
+def settings(network):
+    """The group of every trained parameter by name; a parameter in two groups fails here."""
+    optimizer = adamw(network, lr=LR, layer_decay=DECAY)
+    names = {id(p): name for name, p in network.named_parameters()}
+    found = {}
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            assert names[id(p)] not in found
+            found[names[id(p)]] = group
+    return found
+
+
+def test_every_trained_parameter_is_in_exactly_one_group(network, settings):
+    assert set(settings) == {name for name, p in network.named_parameters() if p.requires_grad}
+    assert "completion.position" not in settings, "frozen"
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("encoder.patch_embed.weight", 0),
+        ("encoder.class_token", 0),
+        ("encoder.position", 0),
+        ("encoder.blocks.0.attn.qkv.weight", 1),
+        ("encoder.blocks.2.mlp.fc1.bias", 3),
+        ("encoder.norm.weight", 4),
+        ("encoder.reducer.scorers.0.score.0.weight", 4),
+        ("completion.blocks.0.attn.qkv.weight", 4),
+        ("decoder.head.conv.conv.weight", 4),
+    ],
+)
+def test_layer_decay(settings, name, layer):
+    expected = DECAY ** (DEPTH + 1 - layer)
+    assert settings[name]["lr_scale"] == pytest.approx(expected)
+    assert settings[name]["lr"] == pytest.approx(LR * expected)
+
+
+def test_weight_decay_spares_vectors_positions_and_tokens(network, settings):
+    spared = {"encoder.class_token", "encoder.position", "completion.block_tokens.0", "completion.block_tokens.1"}
+    for name, p in network.named_parameters():
+        if p.requires_grad:
+            expected = 0.0 if p.ndim == 1 or name in spared else 0.05
+            assert settings[name]["weight_decay"] == expected, name
+
+
+def test_scorers_have_their_own_epsilon(settings):
+    for name, group in settings.items():
+        assert group["eps"] == (1e-16 if name.startswith("encoder.reducer.") else 1e-8), name
+
+
+def test_settings_reach_the_groups(network):
+    optimizer = adamw(network, lr=1.0, betas=[0.8, 0.9], weight_decay=0.1, layer_decay=1.0, eps=1e-6, reducer_eps=1e-7)
+    assert {group["lr"] for group in optimizer.param_groups} == {1.0}
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.9)}
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.1}
+    assert {group["eps"] for group in optimizer.param_groups} == {1e-6, 1e-7}
+
+
+def test_groups_follow_the_schedule(network):
+    optimizer = adamw(network, lr=LR, layer_decay=DECAY)
+    set_learning_rate(optimizer, lr=0.5)
+    assert all(group["lr"] == pytest.approx(0.5 * group["lr_scale"]) for group in optimizer.param_groups)
+    assert max(group["lr"] for group in optimizer.param_groups) == 0.5
+
+
+def test_state_round_trip(network):
+    optimizer = adamw(network, lr=LR)
+    network(torch.randn(1, 1, 16, 16)).logits.sum().backward()
+    optimizer.step()
+    other = adamw(network, lr=LR)
+    other.load_state_dict(optimizer.state_dict())
+    assert [g["lr_scale"] for g in other.param_groups] == [g["lr_scale"] for g in optimizer.param_groups]
+    network.zero_grad()
+
+
+def test_warmup_cosine():
+    factor = [warmup_cosine(step, max_steps=110, warmup_steps=10, min_factor=0.1) for step in range(110)]
+    assert factor[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert factor[10] == 1.0
+    assert factor[60] == pytest.approx(0.55), "half of the way down"
+    for step in range(10, 110):
+        assert factor[step] == pytest.approx(0.1 + 0.9 * math.cos(math.pi * (step - 10) / 200) ** 2)
+    assert factor[10:] == sorted(factor[10:], reverse=True)
+    assert factor[-1] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_no_warmup():
+    assert warmup_cosine(0, max_steps=10, warmup_steps=0) == 1.0
+
+
+@pytest.mark.parametrize("asked", [5, 9, 10, 500])
+def test_warmup_takes_at_most_half_of_the_training(asked):
+    def factors(warmup):
+        return [warmup_cosine(step, max_steps=10, warmup_steps=warmup) for step in range(10)]
+
+    assert factors(asked)[:6] == [0.2, 0.4, 0.6, 0.8, 1.0, 1.0]
+    assert factors(asked) == factors(5)
+    notice = warmup_notice({"warmup_steps": asked}, max_steps=10)
+    assert notice is None if asked == 5 else f"warmup_steps={asked} " in notice and "takes 5 steps" in notice
+
+
+@pytest.mark.parametrize("max_steps", [1, 2, 3, 4])
+def test_the_shortest_trainings_have_a_rate(max_steps):
+    assert all(warmup_cosine(step, max_steps=max_steps, warmup_steps=50) > 0 for step in range(max_steps))
+
+
+def test_a_negative_warmup_is_refused():
+    with pytest.raises(UserError, match=r"schedule\.warmup_steps=-1 "):
+        warmup_cosine(0, max_steps=10, warmup_steps=-1)
