@@ -89,6 +89,8 @@ def test_bf16_needs_instructions_and_onednn(monkeypatch, features, has_onednn, e
 def test_the_environment_of_a_process_counts(monkeypatch):
     """So a machine with AVX2 alone is imitated on one with tiles."""
     monkeypatch.setattr(processor, "cpu_flags", lambda cpuinfo: SAPPHIRE)
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"):
+        monkeypatch.delenv(name, raising=False)
     assert "amx_bf16" in processor_features.__wrapped__()
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
