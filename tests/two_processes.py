@@ -1,6 +1,6 @@
 """Trains in two processes that are started as Slurm's srun starts two tasks; the packages are imported once in each.
 
-    python tests/runtime/two_processes.py '[["+experiment=demo", "run_dir=..."], ...]' ANSWER.json
+    python tests/two_processes.py '[["+experiment=demo", "run_dir=..."], ...]' ANSWER.json
 
 is one of them: it trains once for every list of arguments, one after the other, and leaves in the file what
 `[status, stderr]` of each was.
