@@ -1,4 +1,4 @@
-"""Optimizer groups and the learning-rate schedule, as pure functions."""
+"""Optimizer groups, the learning-rate schedule and the average of weights, as functions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -88,3 +88,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, *, lr: float) -> None:
     """Gives every group its share of `lr`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, *, decay: float) -> None:
+    """Exponential moving average of the weights, in place."""
+    for mean, new in zip(average.parameters(), network.parameters(), strict=True):
+        mean.lerp_(new, 1 - decay)
+    for mean_buffer, buffer in zip(average.buffers(), network.buffers(), strict=True):
+        mean_buffer.copy_(buffer)

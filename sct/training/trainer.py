@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from sct.config.check import nearest
 from sct.config.schema import TrainerConfig
 from sct.data.cases import Batch
 from sct.data.module import SegmentationData
@@ -31,8 +30,8 @@ from sct.runtime.precision import NumberFormat, autocast
 from sct.runtime.progress import Pace
 from sct.runtime.resident import peak_resident_mb
 from sct.training.loggers import RunLogger, flat_settings, short
-from sct.training.optim import set_learning_rate, warmup_notice
-from sct.training.validation import known_means, sample_overlay, token_statistics, validate
+from sct.training.optim import set_learning_rate, update_average, warmup_notice
+from sct.training.validation import check_best_metric, known_means, sample_overlay, token_statistics, validate
 
 logger = logging.getLogger(__name__)
 
@@ -346,22 +345,6 @@ class Trainer:
         self.log.close()
 
 
-def check_best_metric(name: str, *, data: SegmentationData) -> None:
-    """UserError unless a validation row can have this name."""
-    known = ["val/dice/mean", *(f"val/dice/{scored}" for scored in data.outputs.names)]
-    if name not in known:
-        raise UserError(f"trainer.best_metric={name} is not measured. {nearest(name, known)}")
-
-
 def draw_seed(*numbers: int) -> int:
     """A seed for the draws inside the network, a function of its numbers alone."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, *, decay: float) -> None:
-    """Exponential moving average of the weights, in place."""
-    for mean, new in zip(average.parameters(), network.parameters(), strict=True):
-        mean.lerp_(new, 1 - decay)
-    for mean_buffer, buffer in zip(average.buffers(), network.buffers(), strict=True):
-        mean_buffer.copy_(buffer)

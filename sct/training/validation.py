@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sct.config.check import nearest
 from sct.data.module import SegmentationData
+from sct.errors import UserError
 from sct.evaluation.metrics import quick_dice
 from sct.evaluation.pictures import figure
 from sct.inference import Inferer
@@ -47,6 +49,13 @@ def validate(
         rows[case.id] = quick_dice(labels, volume.label, outputs=data.outputs)
     gathered = {case: row for part in processes.gather(rows) for case, row in part.items()}
     return dice_row(np.stack([gathered[case] for case in sorted(gathered)]), names=data.outputs.names)
+
+
+def check_best_metric(name: str, *, data: SegmentationData) -> None:
+    """UserError unless a validation row can have this name."""
+    known = ["val/dice/mean", *(f"val/dice/{scored}" for scored in data.outputs.names)]
+    if name not in known:
+        raise UserError(f"trainer.best_metric={name} is not measured. {nearest(name, known)}")
 
 
 def dice_row(table: np.ndarray, *, names: tuple[str, ...]) -> dict[str, float]:

@@ -20,7 +20,8 @@ from sct.runtime.distributed import Processes
 from sct.runtime.precision import NumberFormat
 from sct.tasks.train import build_trainer
 from sct.training.loggers import flat_settings
-from sct.training.trainer import Trainer, draw_seed, update_average
+from sct.training.optim import update_average
+from sct.training.trainer import Trainer, draw_seed
 
 ONE_PROCESS = Processes(rank=0, world_size=1, device=torch.device("cpu"))
 # few channels: rounding grows slowly enough to compare several steps
