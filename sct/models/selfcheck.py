@@ -168,10 +168,12 @@ def real_probes(network: nn.Module, image: Tensor) -> list[Probe]:
         for name, layer in network.named_modules()
         if isinstance(layer, kinds)
     ]
-    with mode(network, training=False):
-        network(image)
-    for handle in handles:
-        handle.remove()
+    try:
+        with mode(network, training=False):
+            network(image)
+    finally:
+        for handle in handles:
+            handle.remove()
     return probes
 
 
@@ -242,5 +244,7 @@ def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
     """A module in training or in evaluation, and then as it was."""
     before = module.training
     module.train(training)
-    yield
-    module.train(before)
+    try:
+        yield
+    finally:
+        module.train(before)
