@@ -24,8 +24,8 @@ from torch import Tensor
 
 from sct.data.module import SegmentationData
 from sct.models.adaptive.attention import AdaptiveAttention
+from sct.models.blocks.layers import Layout
 from sct.models.encoder import ViTEncoder
-from sct.models.layers import Layout
 from sct.profiling.timing import Stopwatch, device_name
 from sct.profiling.windows import all_windows
 from sct.runs.build import load_trained
@@ -82,11 +82,11 @@ def attention_calls(encoder: ViTEncoder, image: Tensor) -> tuple[Calls, dict[str
     return calls, aux
 
 
-def attention_macs(attention: AdaptiveAttention, *, num_tokens: int, asking: float, pruned: float) -> float:
-    """MACs of one block's self-attention with `asking` queries, `pruned` of whose products with values are left out."""
+def attention_macs(attention: AdaptiveAttention, *, num_tokens: int, num_queries: float, pruned: float) -> float:
+    """MACs of one block's self-attention; `pruned`: the share of its products with values that is left out."""
     width, inner = attention.proj.out_features, attention.inner
-    projections = (2 * num_tokens + asking) * width * inner + asking * inner * width
-    return projections + asking * num_tokens * inner * (2 - pruned)
+    projections = (2 * num_tokens + num_queries) * width * inner + num_queries * inner * width
+    return projections + num_queries * num_tokens * inner * (2 - pruned)
 
 
 def measure(image: Tensor, *, foreground: float, networks: dict[str, ViTEncoder], repeats: int) -> Image:
@@ -102,12 +102,12 @@ def measure(image: Tensor, *, foreground: float, networks: dict[str, ViTEncoder]
     N = own[0][1].shape[1]
     alpha = aux["queries_pruned"].item() if "queries_pruned" in aux else 0.0
     shares = [value.item() for name, value in aux.items() if name.startswith("dependencies_pruned_")]
-    asking = (1 - alpha) * N
+    num_queries = (1 - alpha) * N
     macs = {
-        "off": sum(attention_macs(call[0], num_tokens=N, asking=N, pruned=0.0) for call in own),
-        "real": sum(attention_macs(call[0], num_tokens=N, asking=asking, pruned=0.0) for call in own),
+        "off": sum(attention_macs(call[0], num_tokens=N, num_queries=N, pruned=0.0) for call in own),
+        "real": sum(attention_macs(call[0], num_tokens=N, num_queries=num_queries, pruned=0.0) for call in own),
         "counted": sum(
-            attention_macs(call[0], num_tokens=N, asking=asking, pruned=share)
+            attention_macs(call[0], num_tokens=N, num_queries=num_queries, pruned=share)
             for call, share in zip(own, shares or [0.0] * len(own), strict=True)
         ),
     }

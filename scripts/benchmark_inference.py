@@ -28,7 +28,7 @@ from torch.nn import functional
 from sct.data.cases import Case, Volume
 from sct.data.outputs import numbered
 from sct.inference import FastSlidingWindow, Inferer, SlidingWindow, predict_volume, to_source_grid
-from sct.inference.sliding import slabs_of
+from sct.inference.sliding import chunks_of
 from sct.inference.tiling import window_starts
 from sct.profiling.timing import Stopwatch, device_name, peak_memory_mb
 
@@ -146,12 +146,12 @@ def measure(options: argparse.Namespace, volume: Volume) -> tuple[dict[str, floa
             labels[name] = timed(f"whole: {name}", lambda inferer=inferer: whole(inferer, network, volume, options))
             timed(
                 f"stitching, a window: {name}",
-                lambda inferer=inferer: [None for _ in inferer.slabs(network, volume.image, **shared)],
+                lambda inferer=inferer: [None for _ in inferer.chunks(network, volume.image, **shared)],
                 over=num_windows,
             )
         logits = make_inferers(options)["reference"](network, volume.image, **shared)
         timed("deciding: torch.argmax", lambda logits=logits: logits.argmax(dim=0))
-        timed("deciding: slabs", lambda logits=logits: [outputs.labels(slab.logits) for slab in slabs_of(logits)])
+        timed("deciding: chunks", lambda logits=logits: [outputs.labels(chunk.logits) for chunk in chunks_of(logits)])
         old = timed("regridding: all voxels", lambda logits=logits: interpolate_all(logits, volume))
         labels["borders"] = timed(
             "regridding: borders", lambda logits=logits: to_source_grid(logits, outputs=outputs, **grids)

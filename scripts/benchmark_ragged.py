@@ -17,7 +17,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from sct.models.layers import Block, Layout
+from sct.models.blocks.layers import Block, Layout
 from sct.models.reducers.asvit import block_macs
 from sct.profiling.timing import Stopwatch, device_name
 

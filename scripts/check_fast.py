@@ -96,7 +96,7 @@ def check_case(
         segmenter, num_channels=data.outputs.num_channels, roi_size=data.roi_size, num_dims=len(window)
     ).stride
     check_steps(fast.overlap, shape=volume.image.shape[1:], window=window, stride=stride)
-    image, truth = (to_whole(part, stride=stride) for part in (volume.image, volume.label.unsqueeze(0)))
+    image, truth = (to_full_size(part, stride=stride) for part in (volume.image, volume.label.unsqueeze(0)))
     with autocast(device, dtype):
         wanted, found = (
             inferer.labels(segmenter, image, roi_size=data.roi_size, outputs=data.outputs, device=device)
@@ -129,7 +129,7 @@ def check_steps(overlap: float, *, shape: Sequence[int], window: Sequence[int], 
             )
 
 
-def to_whole(image: Tensor, *, stride: Sequence[int]) -> Tensor:
+def to_full_size(image: Tensor, *, stride: Sequence[int]) -> Tensor:
     """An image (C, *S) padded with zeros at its ends to a multiple of the stride."""
     lack = [-size % whole for size, whole in zip(image.shape[1:], stride, strict=True)]
     return F.pad(image, [pad for missing in reversed(lack) for pad in (0, missing)])
@@ -140,8 +140,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
     for one in outcomes:
         counts = (one.windows, one.skipped, one.with_truth, one.with_prediction)
         shares = (100 * one.agreement, 100 * one.of_foreground)
-        told = [*map(str, counts), *(f"{share:.5f}" for share in shares), *(f"{dice:.4f}" for dice in one.dice)]
-        lines.append(f"| {one.case} | {' | '.join(told)} |")
+        cells = [*map(str, counts), *(f"{share:.5f}" for share in shares), *(f"{dice:.4f}" for dice in one.dice)]
+        lines.append(f"| {one.case} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

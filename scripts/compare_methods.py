@@ -27,10 +27,10 @@ import torch
 
 from sct.config.check import build
 from sct.config.command import key_of
-from sct.evaluation.collect import last_kept
 from sct.profiling.segmenter import training_run
 from sct.profiling.timing import Inference, Stopwatch
 from sct.profiling.windows import sample_windows
+from sct.reports.collect import last_kept
 from sct.runs.build import load_trained
 from sct.runs.folder import NOT_IDENTITY
 
@@ -141,8 +141,8 @@ def check_same(cell: Cell, *, overrides: list[str]) -> None:
     record = cell.folder / "overrides.json"
     asked = {item.lstrip("+") for item in [*overrides, *cell.overrides] if key_of(item) not in NOT_IDENTITY}
     if record.exists() and (held := {item.lstrip("+") for item in json.loads(record.read_text())}) != asked:
-        told = ", ".join(sorted(held ^ asked))
-        raise SystemExit(f"{cell.folder} holds another run, they differ in: {told}. Give another --output.")
+        listed = ", ".join(sorted(held ^ asked))
+        raise SystemExit(f"{cell.folder} holds another run, they differ in: {listed}. Give another --output.")
 
 
 def time_cells(cells: Sequence[Cell], *, options: argparse.Namespace) -> dict[Cell, dict[str, float]]:

@@ -170,12 +170,12 @@ def race(record: Record, *, log: Path, threads: int) -> None:
     if status:
         last = "\n".join(log.read_text().splitlines()[-LAST_LINES:])
         raise SystemExit(f"{log.stem} failed, see {log}, which ends with\n{last}")
-    told = json.loads(log.read_text().splitlines()[-1])
-    record.seconds.append(told["seconds"])
+    answer = json.loads(log.read_text().splitlines()[-1])
+    record.seconds.append(answer["seconds"])
     record.process.append(elapsed)
-    record.peak_mb.append(told["peak_mb"])
-    if "device_mb" in told:
-        record.device_mb.append(told["device_mb"])
+    record.peak_mb.append(answer["peak_mb"])
+    if "device_mb" in answer:
+        record.device_mb.append(answer["device_mb"])
 
 
 def warm_up(record: Record, *, log: Path, threads: int) -> None:
@@ -196,8 +196,8 @@ def run_rounds(records: dict[str, Record], *, rounds: int, folder: Path, threads
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
             race(records[name], log=folder / f"{name}.log", threads=threads)
-        told = ", ".join(f"{name} {record.seconds[-1]:.1f} s" for name, record in records.items())
-        print(f"round {number + 1} of {rounds}: {told}", file=sys.stderr)
+        times = ", ".join(f"{name} {record.seconds[-1]:.1f} s" for name, record in records.items())
+        print(f"round {number + 1} of {rounds}: {times}", file=sys.stderr)
         so_far = {name: record.plain() for name, record in records.items()}
         (folder / "rounds.json").write_text(json.dumps(so_far, indent=2) + "\n")
 
@@ -230,13 +230,15 @@ def judge(labels: dict[str, np.ndarray], *, truth: np.ndarray | None) -> dict[st
 
 def missed_gates(quality: dict[str, dict[str, float]], *, agreement: float | None, margin: float) -> list[str]:
     """What does not agree enough with the first contestant, or has less Dice than the last allows."""
-    names, told = list(quality), []
+    names, faults = list(quality), []
     for name, found in quality.items():
         if agreement is not None and found["agreement"] < agreement:
-            told.append(f"{name} agrees with {names[0]} on {found['agreement']:.4%} of the voxels, not {agreement:.2%}")
+            faults.append(
+                f"{name} agrees with {names[0]} on {found['agreement']:.4%} of the voxels, not {agreement:.2%}"
+            )
         if "dice" in found and found["dice"] < (least := quality[names[-1]]["dice"] - margin):
-            told.append(f"{name} has Dice {found['dice']:.4f}, less than {least:.4f}")
-    return told
+            faults.append(f"{name} has Dice {found['dice']:.4f}, less than {least:.4f}")
+    return faults
 
 
 def table(records: dict[str, Record], quality: dict[str, dict[str, float]]) -> str:

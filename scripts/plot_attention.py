@@ -41,7 +41,7 @@ def draw(options: argparse.Namespace) -> command.Drawn:
     matrices = attention_matrices(encoder, image, layer=options.layer, head=options.head)
     patch_size, grid = encoder.spec.patch_size, encoder.grid
     query = tuple(
-        options.query or border_query(foreground_shares(window.label, patch_size=patch_size), matrices.asking)
+        options.query or border_query(foreground_shares(window.label, patch_size=patch_size), matrices.query_mask)
     )
     if len(query) != len(grid) or any(not 0 <= place < size for place, size in zip(query, grid, strict=True)):
         raise UserError(f"--query {query}: give a patch of the grid {grid}, counted from 0.")

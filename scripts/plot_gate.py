@@ -28,16 +28,16 @@ def parser() -> argparse.ArgumentParser:
 def row_of(run: Run, case_id: str) -> GateRow:
     case, split = find_case(run, case_id)
     window = load_window(run, case)
-    probability, asking = gate_of(run.segmenter.encoder, window.image.unsqueeze(0).to(run.device))
+    probability, query_mask = gate_of(run.segmenter.encoder, window.image.unsqueeze(0).to(run.device))
     truth = window.label.numpy()
     where = view(window.image.numpy(), truth, spacing=window.spacing)
-    return GateRow(f"{case.id} ({split})", where, truth, probability, asking)
+    return GateRow(f"{case.id} ({split})", where, truth, probability, query_mask)
 
 
 def draw(options: argparse.Namespace) -> command.Drawn:
     run = open_run(options.run, options=options)
     rows = [row_of(run, case) for case in options.cases]
-    kept = np.mean([row.asking.mean() for row in rows])
+    kept = np.mean([row.query_mask.mean() for row in rows])
     threshold = run.cfg.encoder.gate.threshold
     figure = draw_gate(
         rows,

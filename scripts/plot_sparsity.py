@@ -17,9 +17,9 @@ from torch import Tensor
 from sct.config.check import build, check_config
 from sct.data.module import SegmentationData
 from sct.errors import UserError
-from sct.evaluation.collect import Run, read_run
 from sct.plots import command
 from sct.plots.sparsity import class_gains, class_sparsity, comma_separated, draw_sparsity
+from sct.reports.collect import EvaluatedRun, read_run
 
 # where the network has no patches to count classes in
 PATCH_SIZE = 16
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def evaluated(option: str, folder: Path, *, split: str) -> Run:
+def evaluated(option: str, folder: Path, *, split: str) -> EvaluatedRun:
     if not (folder / "eval" / split / "summary.json").is_file():
         raise UserError(
             f"--{option} {folder} has no eval/{split}/summary.json. Give a run folder, and run first  "

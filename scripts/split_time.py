@@ -4,7 +4,7 @@
     python scripts/split_time.py ckpt=RUN input=CT.nii.gz output=/tmp/labels inferer=fast --repeats 5
 
 Medians over the repeats, after one that warms up. reading: file to preprocessed image; encoder, completion, decoder:
-of all windows, and where features are stitched the decoder's second stage of all slabs; stitching: windows cut out,
+of all windows, and where features are stitched the decoder's second stage of all chunks; stitching: windows cut out,
 logits or features weighted and added; argmax: which class wins on the network's grid; regridding: labels on the file's
 grid, without argmax; writing: the label file. Nothing runs beside anything else here, where sct.predict builds the
 network and, of several files, reads and writes meanwhile, and computes several batches at a time on processors without
@@ -28,10 +28,10 @@ from sct.config.command import compose_config, open_overrides
 from sct.data.cases import Case
 from sct.data.module import SegmentationData
 from sct.errors import UserError
-from sct.exporting.backends import find_predictor
 from sct.inference import FastSlidingWindow, Inferer, logits_for, source_grid
 from sct.inference.cases import check_output, find_inputs
 from sct.models.segmenter import Segmenter
+from sct.runs.backends import find_predictor
 from sct.runs.build import build_inferer
 from sct.runtime.distributed import pick_device
 from sct.runtime.memory import keep_large_blocks, tune_allocator
@@ -129,15 +129,15 @@ def once(
     clock.stop("reading")
     grid = source_grid(volume, outputs=data.outputs)
     with torch.no_grad(), autocast(clock.device, dtype):
-        slabs = logits_for(
+        chunks = logits_for(
             grid, network, volume.image, inferer, roi_size=data.roi_size,
             background=data.outputs.background, device=clock.device,
         )  # fmt: skip
-        for slab in slabs:
+        for chunk in chunks:
             clock.stop("stitching")
-            data.outputs.decisions(slab.logits)
+            data.outputs.decisions(chunk.logits)
             clock.stop("argmax")
-            grid.add(slab)
+            grid.add(chunk)
             clock.stop("regridding")
     data.format.save_labels(output / case.id, grid.labels, like=case.image)
     clock.stop("writing")
@@ -175,7 +175,7 @@ def split(options: argparse.Namespace) -> str:
             num_channels=data.outputs.num_channels,
             roi_size=data.roi_size,
             num_dims=len(data.roi_size),
-        ).is_whole
+        ).is_logits
     )
     watch(network, clock, in_stages=in_stages)
     for _ in range(1 + options.repeats):

@@ -22,7 +22,7 @@ from sct.data.cases import LabelMap
 from sct.data.outputs import Classes
 from sct.data.phantoms.phantom import ORGANS
 from sct.evaluation.metrics import score_case
-from sct.exporting import backends
+from sct.runs import backends
 from sct.tasks import predict as prediction
 
 NAMES = ("background", *(organ.name for organ in ORGANS))

@@ -39,11 +39,11 @@ def card_facts(device: torch.device) -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(device)
     query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError) as error:
-        told = f"nvidia-smi does not tell: {error}"
+        answer = f"nvidia-smi does not tell: {error}"
     return {
-        "driver, clock, power limit": told,
+        "driver, clock, power limit": answer,
         "compute capability": f"{properties.major}.{properties.minor}",
         "memory_gib": round(properties.total_memory / 2**30, 1),
         "multiprocessors": properties.multi_processor_count,

@@ -13,7 +13,7 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from sct.config.hints import fits, in_words
 from sct.config.schema import Config
-from sct.config.signatures import Signature, from_source, of_object
+from sct.config.signatures import Signature, from_source, object_signature
 from sct.errors import UserError
 
 PACKAGE = Path(__file__).parents[1]
@@ -60,7 +60,7 @@ def read_source(path: str, key: str) -> Signature | None:
 
 def read_object(path: str, key: str) -> Signature:
     """What a target takes, imported; UserError where that is not allowed."""
-    return of_object(resolve_target(path, key=key))
+    return object_signature(resolve_target(path, key=key))
 
 
 def check_composed(cfg: DictConfig) -> None:

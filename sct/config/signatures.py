@@ -44,7 +44,7 @@ class UnclearError(Exception):
     """The source alone does not tell what a class takes."""
 
 
-def of_object(target: Any) -> Signature:
+def object_signature(target: Any) -> Signature:
     """The signature of an imported class or function."""
     names = [name for name in inspect.signature(target).parameters if name not in ("self", "args", "kwargs")]
     if target.__module__.split(".")[0] != PACKAGE.name:
@@ -61,9 +61,9 @@ def from_source(path: str) -> Signature | None:
     try:
         match find(path):
             case module, ast.FunctionDef(decorator_list=[]) as node:
-                return of_function(module, node)
+                return function_signature(module, node)
             case module, ast.ClassDef() as node:
-                return of_class(module, node)
+                return class_signature(module, node)
     except UnclearError:
         pass
     return None
@@ -101,7 +101,7 @@ def parse(module_name: str) -> ast.Module | None:
     return ast.parse(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
-def of_function(module: ast.Module, node: ast.FunctionDef) -> Signature:
+def function_signature(module: ast.Module, node: ast.FunctionDef) -> Signature:
     """The signature of a function, or of a method without its `self`."""
     arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
     arguments = [argument for argument in arguments if argument.arg != "self"]
@@ -109,15 +109,15 @@ def of_function(module: ast.Module, node: ast.FunctionDef) -> Signature:
     return Signature([argument.arg for argument in arguments], {name: hint_of(module, typed[name]) for name in typed})
 
 
-def of_class(module: ast.Module, node: ast.ClassDef) -> Signature | None:
+def class_signature(module: ast.Module, node: ast.ClassDef) -> Signature | None:
     """What the `__init__` of a class takes: its own, a data class's fields, or that of its first base that has one."""
     if is_dataclass(node):
         hints = dict(dataclass_fields(module, node))
         return Signature(list(hints), hints)
     for child in node.body:
         if isinstance(child, ast.FunctionDef) and child.name == "__init__":
-            return of_function(module, child)
-    found = (of_class(*base) for base in bases(module, node))
+            return function_signature(module, child)
+    found = (class_signature(*base) for base in bases(module, node))
     return next((signature for signature in found if signature is not None), None)
 
 

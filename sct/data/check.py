@@ -1,4 +1,4 @@
-"""The start-up check: every file of every case is read once and all faults are told in one message."""
+"""The start-up check: every file of every case is read once and all faults are listed in one message."""
 
 import json
 import logging
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sct.data.cache import describe, file_signature
 from sct.data.cases import Case, Grid, LabelMap
 from sct.data.formats.base import FileFormat
+from sct.data.loading.cache import describe, file_signature
 from sct.errors import UserError
 from sct.runtime.progress import counted
 
@@ -43,10 +43,10 @@ def check_cases(
         _remember(memory, sorted(known | set(good)))
     logger.info("checked %d cases, %d of them for the first time", len(cases), len(new))
     if faults:
-        told = "\n  ".join(faults[:_MAX_TOLD])
+        listed = "\n  ".join(faults[:_MAX_TOLD])
         more = f"\n  ... and {len(faults) - _MAX_TOLD} more" if len(faults) > _MAX_TOLD else ""
         raise UserError(
-            f"The data check found {len(faults)} fault(s) in {len(cases)} cases:\n  {told}{more}\n"
+            f"The data check found {len(faults)} fault(s) in {len(cases)} cases:\n  {listed}{more}\n"
             "Mend the files, or take these cases out of the data set or the split (data.split)."
         )
 

@@ -9,15 +9,15 @@ from typing import Literal
 
 import torch
 
-from sct.data.cache import KINDS, VolumeCache
 from sct.data.cases import Batch, Case, LabelMap, Volume
 from sct.data.check import check_cases
 from sct.data.formats.base import FileFormat, Nifti
-from sct.data.loader import CropDataset, StepSampler, make_loader
+from sct.data.loading.cache import KINDS, VolumeCache
+from sct.data.loading.loader import CropDataset, StepSampler, make_loader
+from sct.data.loading.transforms import DictTransform, Preprocess, TrainingCrops
+from sct.data.loading.workers import decide_loading
 from sct.data.outputs import Classes, Outputs
 from sct.data.splits import SPLITS, split_at_random, split_by_file, split_in_folds, warn_of_shared_patients
-from sct.data.transforms import DictTransform, Preprocess, TrainingCrops
-from sct.data.workers import decide_loading
 from sct.errors import UserError
 
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ class SegmentationData(ABC):
     patient_pattern: regular expression, searched in a case id, whose first group is the patient: all cases of one are
         drawn together; None makes every case a patient
     cache: none, memory or disk (below `cache_dir`, where the results of the check are also kept)
-    num_workers: processes that load the crops of a training; auto: as many as suit its device, see sct.data.workers
+    num_workers: processes that load the crops of a training; auto: as many as suit its device (loading/workers.py)
     check: read every case once at the start
     class_groups: named lists of classes or regions whose mean scores the evaluation reports too
     """
@@ -229,7 +229,7 @@ class SegmentationData(ABC):
         """The batches of steps start_step ... start_step + num_steps - 1, `micro_batches` of them a step.
 
         image (B, C, *roi_size), label (B, *roi_size), B = batch_size * crops_per_volume. Sample numbers alone
-        decide cases and augmentation (see `sct.data.loader`). Fills the cache first. `device` is where they are
+        decide cases and augmentation (see `sct.data.loading.loader`). Fills the cache first. `device` is where they are
         needed: it decides how they are loaded.
         """
         cases = self.cases("train")

@@ -109,8 +109,8 @@ def split_at_random(
     num_val = max(1, round(val_share * len(patients)))
     if len(patients) < num_val + num_test + 1:
         raise UserError(
-            f"{of_patients(cases, patients)} are too few to train, validate and test on different ones. Add cases, "
-            "or set data.split=same to use the very same cases for all three (overfitting on purpose)."
+            f"{cases_and_patients(cases, patients)} are too few to train, validate and test on different ones. Add "
+            "cases, or set data.split=same to use the very same cases for all three (overfitting on purpose)."
         )
     drawn = np.random.default_rng(seed).permutation(len(patients))
     parts = {
@@ -141,13 +141,13 @@ def split_in_folds(
     num_val = max(1, round(val_share * len(others)))
     if len(patients) < folds or len(others) < num_val + 1:
         raise UserError(
-            f"{of_patients(cases, patients)} are too few for data.folds={folds}: every fold needs one to test on, and "
-            "the others one to validate and one to train on. Ask for fewer folds, or add cases."
+            f"{cases_and_patients(cases, patients)} are too few for data.folds={folds}: every fold needs one to test "
+            "on, and the others one to validate and one to train on. Ask for fewer folds, or add cases."
         )
     return collect(patients, {"test": drawn[fold::folds], "val": others[:num_val], "train": others[num_val:]})
 
 
-def of_patients(cases: Sequence[Case], patients: Sequence[Sequence[Case]]) -> str:
+def cases_and_patients(cases: Sequence[Case], patients: Sequence[Sequence[Case]]) -> str:
     """How many cases there are, and of how many patients where that is another number."""
     known = f" of {len(patients)} patient(s)" if len(patients) < len(cases) else ""
     return f"{len(cases)} case(s){known}"

@@ -98,8 +98,8 @@ def set_faults(facts: Sequence[CaseFacts], *, resampled: bool) -> list[str]:
 
 
 def names(cases: Sequence[CaseFacts]) -> str:
-    told = [f"{case.id} ({case.split})" for case in cases[:_TOLD]]
-    return ", ".join(told) + (f" and {len(cases) - _TOLD} more" if len(cases) > _TOLD else "")
+    listed = [f"{case.id} ({case.split})" for case in cases[:_TOLD]]
+    return ", ".join(listed) + (f" and {len(cases) - _TOLD} more" if len(cases) > _TOLD else "")
 
 
 def describe(facts: Sequence[CaseFacts], *, patch_size: int, num_channels: int) -> dict[str, list[list[str]]]:

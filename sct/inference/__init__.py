@@ -1,17 +1,17 @@
 """Whole-volume inference: windows over a preprocessed image, and their logits as labels on the file's own grid."""
 
-from sct.inference.base import Inferer, Model, Slab
+from sct.inference.base import Chunk, Inferer, Model
 from sct.inference.fast import FastSlidingWindow
 from sct.inference.regrid import SourceGrid, to_source_grid
 from sct.inference.sliding import SlidingWindow
 from sct.inference.volume import MemoryNotice, logits_for, predict_volume, source_grid
 
 __all__ = [
+    "Chunk",
     "FastSlidingWindow",
     "Inferer",
     "MemoryNotice",
     "Model",
-    "Slab",
     "SlidingWindow",
     "SourceGrid",
     "logits_for",

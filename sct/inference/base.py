@@ -1,7 +1,7 @@
-"""What an inferer is: logits of a whole image, handed out slab by slab along its first axis.
+"""What an inferer is: logits of a whole image, handed out chunk by chunk along its first axis.
 
 Legend: B windows of a batch, C channels, Q channels of the logits (classes or regions), S the preprocessed grid
-(2 or 3 dims), h rows of a slab, a row being all voxels of one index of the first axis.
+(2 or 3 dims), h rows of a chunk, a row being all voxels of one index of the first axis.
 """
 
 import itertools
@@ -19,9 +19,9 @@ from sct.errors import UserError
 
 Model = Callable[[Tensor], Tensor]
 
-# Voxels of a slab: with 14 classes 28 MB of logits, which stay near the processor from one operation to the next.
+# Voxels of a chunk: with 14 classes 28 MB of logits, which stay near the processor from one operation to the next.
 SLAB_VOXELS = 500_000
-# Neighbouring slabs share a row: thinner ones would do too much of the work twice.
+# Neighbouring chunks share a row: thinner ones would do too much of the work twice.
 FEWEST_ROWS = 4
 # Voxels of one forward pass where no batch size is given. On a processor, more pass its caches, fewer leave it idle:
 # of 1, 2 and 4 windows of 96^3, one is fastest (0.85 of the time of four, with a thin and with a full decoder), of 1,
@@ -31,8 +31,8 @@ DEVICE_VOXELS = 4 * PROCESSOR_VOXELS
 
 
 @dataclass(frozen=True)
-class Slab:
-    """Logits (Q, h, *S[1:]) float32 of the rows from `start` on; their memory is used again for the slab after it.
+class Chunk:
+    """Logits (Q, h, *S[1:]) float32 of the rows from `start` on; their memory is used again for the chunk after it.
 
     Either the channels of a voxel are side by side in memory, or the voxels of a channel; it may be a part of more.
     """
@@ -73,10 +73,10 @@ class Inferer(ABC):
             raise UserError(f"inferer.batch_size={self.batch_size}: choose 1 window or more, or null")
 
     @abstractmethod
-    def slabs(
+    def chunks(
         self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
-    ) -> Iterator[Slab]:
-        """Logits of an image (C, *S) in order, every slab beginning with the last row of the one before it.
+    ) -> Iterator[Chunk]:
+        """Logits of an image (C, *S) in order, every chunk beginning with the last row of the one before it.
 
         `model` maps (B, C, *roi_size) on `device` to (B, Q, *roi_size). An image smaller than the window is
         padded with zeros, and the padding removed again. A volume before a window of 2 numbers is predicted
@@ -94,27 +94,27 @@ class Inferer(ABC):
         num_channels: int,
         device: torch.device,
     ) -> dict[str, int]:
-        """Bytes at most, by what they are for, of `slabs` of an image of `shape` (*S) beside the network itself."""
+        """Bytes at most, by what they are for, of `chunks` of an image of `shape` (*S) beside the network itself."""
 
     def __call__(
         self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
     ) -> Tensor:
-        """Logits (Q, *S), float32, of an image (C, *S) on the device they were stitched on; see `slabs`."""
+        """Logits (Q, *S), float32, of an image (C, *S) on the device they were stitched on; see `chunks`."""
         logits = torch.empty(0)
-        for slab in self.slabs(model, image, roi_size=roi_size, background=background, device=device):
+        for chunk in self.chunks(model, image, roi_size=roi_size, background=background, device=device):
             if not len(logits):
-                logits = slab.logits.new_empty((len(background), *image.shape[1:]))
-            logits[:, slab.rows] = slab.logits
+                logits = chunk.logits.new_empty((len(background), *image.shape[1:]))
+            logits[:, chunk.rows] = chunk.logits
         return logits
 
     def labels(
         self, model: Model, image: Tensor, *, roi_size: Sequence[int], outputs: Outputs, device: torch.device
     ) -> Tensor:
-        """Label values (*S), int16, on the CPU, of an image (C, *S) on its own grid; see `slabs`."""
+        """Label values (*S), int16, on the CPU, of an image (C, *S) on its own grid; see `chunks`."""
         labels = torch.empty(image.shape[1:], dtype=torch.int16)
-        for slab in self.slabs(model, image, roi_size=roi_size, background=outputs.background, device=device):
-            labels[slab.rows] = outputs.labels(slab.logits).cpu()
-            del slab  # the next need not be computed beside it
+        for chunk in self.chunks(model, image, roi_size=roi_size, background=outputs.background, device=device):
+            labels[chunk.rows] = outputs.labels(chunk.logits).cpu()
+            del chunk  # the next need not be computed beside it
         return labels
 
     def check_axes(self, roi_size: Sequence[int]) -> None:
@@ -136,13 +136,13 @@ class Inferer(ABC):
         return 4 * self.windows_at_once(roi_size, device=device) * math.prod(roi_size) * channels
 
 
-def rows_of_a_slab(shape: Sequence[int]) -> int:
-    """How many new rows of an image of `shape` (*S) make a slab."""
+def rows_of_a_chunk(shape: Sequence[int]) -> int:
+    """How many new rows of an image of `shape` (*S) make a chunk."""
     return max(FEWEST_ROWS, SLAB_VOXELS // math.prod(shape[1:]))
 
 
-def slab_bounds(start: int, stop: int, *, top: int = 0, rows: int) -> Iterator[tuple[int, int]]:
-    """Bounds of slabs of `rows` rows that cover start ... stop - 1, each with the row before it unless it is `top`."""
+def chunk_bounds(start: int, stop: int, *, top: int = 0, rows: int) -> Iterator[tuple[int, int]]:
+    """Bounds of chunks of `rows` rows that cover start ... stop - 1, each with the row before it unless it is `top`."""
     for row in range(start, stop, rows):
         yield max(top, row - 1), min(row + rows, stop)
 

@@ -1,4 +1,4 @@
-"""Whole-volume inference in a bounded memory: windows slab by slab, those of air skipped.
+"""Whole-volume inference in a bounded memory: windows chunk by chunk, those of air skipped.
 
 Legend: C channels, Q channels of the logits, S the preprocessed grid (2 or 3 dims), B windows of a batch. A place is
 what one vector of what is stitched stands for, see `sct.inference.stages`.
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sct.data.cases import window_shape
 from sct.errors import UserError
-from sct.inference.base import Inferer, Model, Slab, rows_of_a_slab, slab_bounds
+from sct.inference.base import Chunk, Inferer, Model, chunk_bounds, rows_of_a_chunk
 from sct.inference.parallel import AHEAD, in_order
 from sct.inference.stages import Stages, Stitch, stages_of
 from sct.inference.stitch import RollingSum, box_at, inverse_weight
@@ -38,7 +38,7 @@ class FastSlidingWindow(Inferer):
     model's device, not those of the whole image.
 
     stitch: `features`: of networks whose decoder has two stages (`TwoStageDecoder`) the features of windows are
-        blended, and the logits computed from them slab by slab, not in each window that covers a voxel. Images are
+        blended, and the logits computed from them chunk by chunk, not in each window that covers a voxel. Images are
         padded, and windows start, at multiples of the features' stride. `logits`, and all other networks, and mirrored
         windows: the windows' logits are blended, as the reference does.
     skip_below: a window is skipped if no voxel of it is above this preprocessed intensity in any channel; None skips
@@ -66,9 +66,9 @@ class FastSlidingWindow(Inferer):
             raise UserError(f"inferer.workers={self.workers}: choose 1 or more")
 
     @torch.no_grad()
-    def slabs(
+    def chunks(
         self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
-    ) -> Iterator[Slab]:
+    ) -> Iterator[Chunk]:
         self.check_axes(roi_size)
         stages = self.stages(model, num_channels=len(background), roi_size=roi_size, num_dims=image.ndim - 1)
         stride = stages.stride
@@ -93,7 +93,7 @@ class FastSlidingWindow(Inferer):
         @torch.no_grad()
         def compute(batch: list[tuple[int, ...]]) -> Tensor:
             windows = torch.stack([padded[(slice(None), *box_at(at, window))] for at in batch])
-            return stages.of_windows(windows.reshape(len(batch), -1, *roi_size))
+            return stages.window_features(windows.reshape(len(batch), -1, *roi_size))
 
         workers = self.workers_for(model, num_batches=sum(map(len, by_group)), device=device)
         computed = in_order(compute, itertools.chain(*by_group), workers=workers, device=device)
@@ -109,7 +109,7 @@ class FastSlidingWindow(Inferer):
             """Of rows of the padded image, and of what is around them as much as they depend on."""
             first, last = first_place(start, stages=stages), -(-(stop + stages.reach) // stride[0])
             rows = slice(first * stride[0], last * stride[0])  # the image ends before them, as do the sums
-            logits = stages.of_image(total.rows(first, min(last, len(inverse))), padded[:, rows])
+            logits = stages.image_logits(total.rows(first, min(last, len(inverse))), padded[:, rows])
             own = logits[:, start - rows.start : stop - rows.start]
             if (empty := inverse[first:last].isinf()).any():
                 fill(own, where=stages.spread(empty)[start - rows.start : stop - rows.start], values=background)
@@ -118,17 +118,17 @@ class FastSlidingWindow(Inferer):
         # what is handed out, in rows of the padded image
         top, end = before[0], before[0] + image.shape[1]
         inside = tuple(slice(a, a + size) for a, size in zip(before[1:], image.shape[2:], strict=True))
-        done, height = top, rows_of_a_slab(padded.shape[1:])
+        done, height = top, rows_of_a_chunk(padded.shape[1:])
         for own, following in zip(by_group, [*groups[1:], None], strict=True):
             for batch in own:
                 results = next(computed)
                 for one, at in zip(results, map(stages.places, batch), strict=True):
                     share = weight * inverse[box_at(at, weight.shape)]
                     total.add(one.reshape(-1, *weight.shape), weight=share, place=at)
-                del results, one  # they would stay beside the next batch and slabs
+                del results, one  # they would stay beside the next batch and chunks
             final = max(done, following[0] - stages.reach) if following else end
-            for start, stop in slab_bounds(done, final, top=top, rows=height):
-                yield Slab(start - top, logits_of(start, stop)[(slice(None), slice(None), *inside)])
+            for start, stop in chunk_bounds(done, final, top=top, rows=height):
+                yield Chunk(start - top, logits_of(start, stop)[(slice(None), slice(None), *inside)])
             done = final
             total.drop_before(first_place(done - 1, stages=stages))
 
@@ -189,12 +189,12 @@ class FastSlidingWindow(Inferer):
         # workers compute on while what they computed before is stitched
         workers = self.most_workers(device)
         at_once = AHEAD * workers + 1 if workers > 1 else 1
-        rows, row = rows_of_a_slab(padded) + 1, math.prod(padded[1:])
-        if stages.is_whole:
+        rows, row = rows_of_a_chunk(padded) + 1, math.prod(padded[1:])
+        if stages.is_logits:
             batch = self.batch_bytes(
                 roi_size=roi_size, in_channels=in_channels, num_channels=num_channels, device=device
             )
-            # slabs are views of the sum, unless it is in half precision or its padding is cut off
+            # chunks are views of the sum, unless it is in half precision or its padding is cut off
             channels = num_channels * (int(itemsize < 4) + int(is_padded))
         else:
             features = stages.num_channels // math.prod(stages.stride) + 1  # a voxel's share, at most
@@ -210,7 +210,7 @@ class FastSlidingWindow(Inferer):
             * stages.num_channels
             * itemsize,
             "batch": at_once * batch,
-            "slab": 4 * rows * row * channels,
+            "chunk": 4 * rows * row * channels,
         }
 
 

@@ -24,7 +24,7 @@ def in_order(
     A window's many small operations leave part of a second core idle, two windows at once do not. PyTorch's threads
     are shared out among the workers until the last item is computed, and the caller's autocast on `device` holds in
     them. Beside the result that was handed out last, AHEAD a worker are held or being computed: so many that the
-    workers need not wait while a slab is made into labels.
+    workers need not wait while a chunk is made into labels.
     """
     if workers == 1:
         yield from map(function, items)

@@ -1,7 +1,7 @@
-"""From logits on the preprocessed grid to a label map on the grid of the source file, slab by slab.
+"""From logits on the preprocessed grid to a label map on the grid of the source file, chunk by chunk.
 
 Legend: Q channels of the logits (classes or regions), S the preprocessed grid (2 or 3 dims), D = len(S), h rows of a
-slab of its first axis, T a block of the source grid, P voxels of a block.
+chunk of its first axis, T a block of the source grid, P voxels of a block.
 An affine maps voxel indices to scanner coordinates, (4, 4) or (D + 1, D + 1); the first D rows and columns and the
 last column are read.
 
@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sct.data.outputs import Outputs
-from sct.inference.base import Slab, rows_of_a_slab
-from sct.inference.sliding import slabs_of
+from sct.inference.base import Chunk, rows_of_a_chunk
+from sct.inference.sliding import chunks_of
 
 # Affines come from headers in float32: two grids this close (in voxels) are the same one.
 GRID_TOLERANCE = 1e-3
@@ -40,13 +40,13 @@ Block = list[tuple[int, int]]
 class Axis:
     """Where the source voxel q lies along one axis of the logits' grid: at weights @ q + shift, in voxels.
 
-    size: voxels along the axis; is_whole: all places are whole numbers, nothing is to interpolate
+    size: voxels along the axis; is_logits: all places are whole numbers, nothing is to interpolate
     """
 
     size: int
     weights: np.ndarray
     shift: float
-    is_whole: bool
+    is_logits: bool
 
     @property
     def sources(self) -> list[int]:
@@ -56,7 +56,7 @@ class Axis:
     @property
     def is_spanned(self) -> bool:
         """Whether a cell has two corners along this axis."""
-        return self.size > 1 and not self.is_whole
+        return self.size > 1 and not self.is_logits
 
     def places(self, block: Block) -> np.ndarray:
         """Places of a block (*T) of the source, float64, of size 1 along source axes that do not matter."""
@@ -64,7 +64,7 @@ class Axis:
         for source in self.sources:
             along = self.weights[source] * np.arange(*block[source])
             places = places + along.reshape([-1 if axis == source else 1 for axis in range(len(block))])
-        return np.round(places) if self.is_whole else places
+        return np.round(places) if self.is_logits else places
 
     def cells(self, places: np.ndarray) -> np.ndarray:
         """First corners of the cells at some places, int64; of places outside, the nearest."""
@@ -90,15 +90,15 @@ def make_axes(
         extent = np.asarray(source_shape)
         weights = np.where(np.abs(weights) * extent < GRID_TOLERANCE, 0.0, weights)
         drift = np.abs(weights - np.round(weights)) @ extent + abs(shift - round(shift))
-        is_whole = bool(np.abs(np.round(weights)).sum() == 1 and drift < GRID_TOLERANCE)
-        if is_whole:
+        is_logits = bool(np.abs(np.round(weights)).sum() == 1 and drift < GRID_TOLERANCE)
+        if is_logits:
             weights, shift = np.round(weights), round(shift)
-        axes.append(Axis(size, weights, float(shift), is_whole))
+        axes.append(Axis(size, weights, float(shift), is_logits))
     return axes
 
 
 class SourceGrid:
-    """Label map `labels` (*source_shape), uint8 or int16 above 256 labels, filled from slabs of logits.
+    """Label map `labels` (*source_shape), uint8 or int16 above 256 labels, filled from chunks of logits.
 
     Logits on the grid of `affine` are interpolated linearly, and `outputs` says which label they mean. Source voxels
     more than half a voxel outside the logits are background. Where the grids coincide up to axis order, flips and
@@ -129,19 +129,19 @@ class SourceGrid:
         """Bytes at most, by what they are for, beside the logits."""
         block = min(self.labels.size, max(BLOCK_VOXELS, self.labels.size // self.labels.shape[self._blocked]))
         shape = [axis.size for axis in self.axes]
-        slab = (rows_of_a_slab(shape) + 1 if self.streams else shape[0]) * math.prod(shape[1:])
-        # decisions and cells of a slab; of a block's voxels, were all at borders, indices, shares, and logits twice
+        chunk = (rows_of_a_chunk(shape) + 1 if self.streams else shape[0]) * math.prod(shape[1:])
+        # decisions and cells of a chunk; of a block's voxels, were all at borders, indices, shares, and logits twice
         return {
             "label map": self.labels.nbytes,
-            "regridding": slab * 48 + block * (128 + 8 * self.outputs.num_channels),
+            "regridding": chunk * 48 + block * (128 + 8 * self.outputs.num_channels),
         }
 
     @torch.no_grad()
-    def add(self, slab: Slab) -> None:
-        """Fills in all source voxels that lie between the rows of a slab, or in them."""
-        cells, logits = self._cells(slab.logits), slab.logits.flatten(1)
-        for block in self._blocks(slab):
-            values = self._values(logits, start=slab.start, cells=cells, block=block)
+    def add(self, chunk: Chunk) -> None:
+        """Fills in all source voxels that lie between the rows of a chunk, or in them."""
+        cells, logits = self._cells(chunk.logits), chunk.logits.flatten(1)
+        for block in self._blocks(chunk):
+            values = self._values(logits, start=chunk.start, cells=cells, block=block)
             self.labels[tuple(slice(*bounds) for bounds in block)] = values.cpu().numpy()
 
     def _cells(self, logits: Tensor) -> Tensor:
@@ -164,16 +164,16 @@ class SourceGrid:
         """The source axis along which blocks follow each other."""
         return self.axes[0].sources[0] if self.streams else 0
 
-    def _blocks(self, slab: Slab) -> Iterator[Block]:
-        """Blocks of the source grid whose cells begin in a slab."""
+    def _blocks(self, chunk: Chunk) -> Iterator[Block]:
+        """Blocks of the source grid whose cells begin in a chunk."""
         if any(start >= stop for start, stop in self.box):
             return
         along, axis = self._blocked, self.axes[0]
         first, last = self.box[along]
         if self.streams:
             cells = axis.cells(axis.places(self.box)).ravel()
-            end = slab.stop - 1 if axis.is_spanned else slab.stop
-            found = np.flatnonzero((cells >= slab.start) & (cells < end))
+            end = chunk.stop - 1 if axis.is_spanned else chunk.stop
+            found = np.flatnonzero((cells >= chunk.start) & (cells < end))
             first, last = (first + int(found[0]), first + int(found[-1]) + 1) if len(found) else (0, 0)
         across = math.prod(stop - start for start, stop in self.box) // (self.box[along][1] - self.box[along][0])
         rows = max(1, BLOCK_VOXELS // across)
@@ -263,6 +263,6 @@ def to_source_grid(
         source_shape=source_shape,
         source_affine=source_affine,
     )
-    for slab in slabs_of(logits) if grid.streams else [Slab(0, logits)]:
-        grid.add(slab)
+    for chunk in chunks_of(logits) if grid.streams else [Chunk(0, logits)]:
+        grid.add(chunk)
     return grid.labels

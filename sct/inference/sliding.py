@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sct.data.cases import window_shape
 from sct.errors import UserError
-from sct.inference.base import Inferer, Model, Slab, mirrored_mean, rows_of_a_slab, slab_bounds
+from sct.inference.base import Chunk, Inferer, Model, chunk_bounds, mirrored_mean, rows_of_a_chunk
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +65,11 @@ class SlidingWindow(Inferer):
         assert isinstance(logits, Tensor)
         return logits[0]
 
-    def slabs(
+    def chunks(
         self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
-    ) -> Iterator[Slab]:
+    ) -> Iterator[Chunk]:
         logits = self(model, image, roi_size=roi_size, background=background, device=device)
-        yield from slabs_of(logits)
+        yield from chunks_of(logits)
 
     def memory(
         self,
@@ -114,11 +114,11 @@ class SlidingWindow(Inferer):
         return cpu
 
 
-def slabs_of(logits: Tensor) -> Iterator[Slab]:
-    """Logits (Q, *S) of a whole image as slabs."""
+def chunks_of(logits: Tensor) -> Iterator[Chunk]:
+    """Logits (Q, *S) of a whole image as chunks."""
     shape = logits.shape[1:]
-    for start, stop in slab_bounds(0, shape[0], rows=rows_of_a_slab(shape)):
-        yield Slab(start, logits[:, start:stop])
+    for start, stop in chunk_bounds(0, shape[0], rows=rows_of_a_chunk(shape)):
+        yield Chunk(start, logits[:, start:stop])
 
 
 def stitch_bytes(shape: Sequence[int], *, roi_size: Sequence[int], num_classes: int) -> int:

@@ -20,21 +20,21 @@ Stitch = Literal["features", "logits"]
 @dataclass(frozen=True)
 class Stages:
     """num_channels: F; stride: t (D); reach: rows of the image on either side of a row that its logits depend on;
-    num_alive: channels at the voxels that `of_image` holds at a time, beside what it is given and gives.
+    num_alive: channels at the voxels that `image_logits` holds at a time, beside what it is given and gives.
 
-    of_windows: windows (B, C, ...) -> (B, F, ...), what is stitched; of_image: what was stitched (F, *S / t) and the
-    image (C, *S) there -> logits (Q, *S) float32.
+    window_features: windows (B, C, ...) -> (B, F, ...), what is stitched; image_logits: what was stitched (F, *S / t)
+    and the image (C, *S) there -> logits (Q, *S) float32.
     """
 
     num_channels: int
     stride: tuple[int, ...]
     reach: int
     num_alive: int
-    of_windows: Callable[[Tensor], Tensor]
-    of_image: Callable[[Tensor, Tensor], Tensor]
+    window_features: Callable[[Tensor], Tensor]
+    image_logits: Callable[[Tensor, Tensor], Tensor]
 
     @property
-    def is_whole(self) -> bool:
+    def is_logits(self) -> bool:
         """Whether what is stitched are the logits themselves."""
         return set(self.stride) == {1}
 
@@ -76,13 +76,13 @@ def stages_of(
             stride=(1,) * num_dims,
             reach=0,
             num_alive=0,
-            of_windows=lambda windows: mirrored_mean(model, windows, axes=mirror_axes),
-            of_image=lambda logits, image: logits,
+            window_features=lambda windows: mirrored_mean(model, windows, axes=mirror_axes),
+            image_logits=lambda logits, image: logits,
         )
     assert isinstance(model, Segmenter)
     slices = num_dims - len(roi_size)  # 1 where a volume is predicted slice by slice
 
-    def of_image(features: Tensor, image: Tensor) -> Tensor:
+    def image_logits(features: Tensor, image: Tensor) -> Tensor:
         # slices are a batch, a volume is a batch of one
         features, image = ((part.movedim(1, 0) if slices else part.unsqueeze(0)) for part in (features, image))
         logits = decoder.voxels(features, image).float()
@@ -93,6 +93,6 @@ def stages_of(
         stride=(1,) * slices + (decoder.stride,) * len(roi_size),
         reach=0 if slices else decoder.reach,
         num_alive=decoder.num_alive,
-        of_windows=model.features,
-        of_image=of_image,
+        window_features=model.features,
+        image_logits=image_logits,
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sct.data.cases import Volume
 from sct.data.outputs import Outputs
-from sct.inference.base import Inferer, Model, Slab
+from sct.inference.base import Chunk, Inferer, Model
 from sct.inference.regrid import SourceGrid
 
 logger = logging.getLogger(__name__)
@@ -25,14 +25,14 @@ class MemoryNotice:
     """Says how much memory volumes take: of the first one, and of a later one that takes much more."""
 
     def __init__(self) -> None:
-        self.said = 0.0
+        self.last_size = 0.0
 
     def tell(self, memory: dict[str, int]) -> None:
         """memory: bytes by what they are for."""
         size = sum(memory.values())
-        if size > MUCH_MORE * self.said:
+        if size > MUCH_MORE * self.last_size:
             logger.info("memory beside the network's at most %s: %s", in_mib(size), parts(memory))
-            self.said = size
+            self.last_size = size
 
 
 def predict_volume(
@@ -48,7 +48,7 @@ def predict_volume(
     """Label map of a preprocessed volume on the grid of its source file; `notice`: of a command with several."""
     grid = source_grid(volume, outputs=outputs)
     # without a name: what it has begun ends with an exception, not with the last that knows of it
-    for slab in logits_for(
+    for chunk in logits_for(
         grid,
         model,
         volume.image,
@@ -58,8 +58,8 @@ def predict_volume(
         device=device,
         notice=notice,
     ):
-        grid.add(slab)
-        del slab  # the next need not be computed beside it
+        grid.add(chunk)
+        del chunk  # the next need not be computed beside it
     return grid.labels
 
 
@@ -84,8 +84,8 @@ def logits_for(
     background: Tensor,
     device: torch.device,
     notice: MemoryNotice | None = None,
-) -> Iterator[Slab]:
-    """Slabs of logits of an image (C, *S) as `grid` can take them; says before how much memory they take.
+) -> Iterator[Chunk]:
+    """Chunks of logits of an image (C, *S) as `grid` can take them; says before how much memory they take.
 
     notice: one for all volumes of a command, which says it once.
     """
@@ -106,9 +106,9 @@ def logits_for(
     memory |= grid.memory
     (notice or MemoryNotice()).tell(memory)
     if grid.streams:
-        yield from inferer.slabs(model, image, roi_size=roi_size, background=background, device=device)
+        yield from inferer.chunks(model, image, roi_size=roi_size, background=background, device=device)
     else:
-        yield Slab(0, inferer(model, image, roi_size=roi_size, background=background, device=device))
+        yield Chunk(0, inferer(model, image, roi_size=roi_size, background=background, device=device))
 
 
 def parts(memory: dict[str, int]) -> str:

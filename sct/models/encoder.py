@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from sct.errors import UserError
 from sct.models.base import Encoder
-from sct.models.convolutions import PATCH_EMBEDDING
+from sct.models.blocks.convolutions import PATCH_EMBEDDING
+from sct.models.blocks.layers import FULL, AttentionStats, Block, Layout, init_weights, make_dropout, sincos_positions
 from sct.models.grid import join, split, token_grid
-from sct.models.layers import WHOLE, AttentionStats, Block, Layout, init_weights, make_dropout, sincos_positions
 from sct.models.placement import check_pruning, check_stages, tap_blocks
 from sct.models.reducers.base import Reducer
 from sct.models.stems.base import Stem
@@ -161,19 +161,19 @@ class ViTEncoder(Encoder):
         tokens = Tokens(x[:, P:], index)
         encoded = Encoded(grid=self.grid, final=tokens, prefix=x[:, :P], pyramid=pyramid)
         if self.gate is not None:
-            encoded.gate, encoded.asking = self.gate(features)
-            encoded.aux["queries_pruned"] = 1 - encoded.asking.float().mean(dim=1)
+            encoded.gate, encoded.query_mask = self.gate(features)
+            encoded.aux["queries_pruned"] = 1 - encoded.query_mask.float().mean(dim=1)
         encoded.taps.extend([tokens.x] * self.taps.count(0))
         if (reducer := self.reducer_at(0)) is not None:
             x, tokens = self.reduce(reducer, x, AttentionStats(), number=0, tokens=tokens, encoded=encoded)
         for number, block in enumerate(self.blocks, start=1):
             reducer = self.reducer_at(number)
             wants = reducer.wants if reducer is not None else ()
-            x, stats = block.attend(x, self.layout(tokens, asking=encoded.asking), wants=wants)
+            x, stats = block.attend(x, self.layout(tokens, query_mask=encoded.query_mask), wants=wants)
             self.note(stats, number=number, encoded=encoded)
             if reducer is not None and reducer.inside_block:
                 x, tokens = self.reduce(reducer, x, stats, number=number, tokens=tokens, encoded=encoded)
-            x = block.feed(x, self.layout(tokens, asking=encoded.asking))
+            x = block.feed(x, self.layout(tokens, query_mask=encoded.query_mask))
             if reducer is not None and not reducer.inside_block:
                 x, tokens = self.reduce(reducer, x, stats, number=number, tokens=tokens, encoded=encoded)
             encoded.taps.extend([x[:, P:]] * self.taps.count(number))
@@ -197,14 +197,14 @@ class ViTEncoder(Encoder):
         if stats.pruned is not None:
             encoded.aux[f"dependencies_pruned_{number}"] = stats.pruned
 
-    def layout(self, tokens: Tokens, *, asking: Tensor | None = None) -> Layout:
-        """How the sequence of prefix and `tokens` stands in a block; asking (B, N) where a gate decided."""
-        if asking is not None:
-            return Layout(asking=asking)
+    def layout(self, tokens: Tokens, *, query_mask: Tensor | None = None) -> Layout:
+        """How the sequence of prefix and `tokens` stands in a block; query_mask (B, N) where a gate decided."""
+        if query_mask is not None:
+            return Layout(query_mask=query_mask)
         if tokens.lengths is not None:
             return Layout(lengths=tuple(self.num_prefix + length for length in tokens.lengths))
         if self.reducer is None or tokens.mask is None:
-            return WHOLE
+            return FULL
         mask = F.pad(tokens.mask, (self.num_prefix, 0), value=1.0)
         return Layout(seen=mask) if self.reducer.masks == "attention" else Layout(active=mask)
 
@@ -217,12 +217,12 @@ class ViTEncoder(Encoder):
     ) -> tuple[Tensor, Tokens]:
         """The sequence and the set that go on from block `number`; the rest goes to `encoded`."""
         prefix, patches = split(x, tokens, num_prefix=self.num_prefix)
-        stats = stats.of_tokens(lambda values: split(values, tokens, num_prefix=self.num_prefix)[1])
+        stats = stats.map_tokens(lambda values: split(values, tokens, num_prefix=self.num_prefix)[1])
         reduction = reducer(replace(tokens, x=patches), stage=reducer.blocks.index(number), stats=stats)
         encoded.dropped.append(reduction.dropped)
         encoded.alive.append(reduction.live.count())
-        if reduction.said is not None:
-            encoded.said.append(reduction.said)
+        if reduction.early_output is not None:
+            encoded.early_outputs.append(reduction.early_output)
         encoded.losses.update(reduction.losses)
         encoded.aux.update(reduction.aux)
         return join(prefix, reduction.live), reduction.live

@@ -18,31 +18,31 @@ Head = Callable[[Tokens], TokenOutput]
 
 
 def merge_stages(encoded: Encoded, *, losses: bool) -> Early:
-    """All that was `said`, on one canvas: a later head overwrites the tokens that it still saw.
+    """All that was `early_outputs`, on one canvas: a later head overwrites the tokens that it still saw.
 
     `losses` keeps the merged output of every stage. In it the word of an earlier head is a constant: a head is
     trained on the tokens that it saw.
     """
-    first, N = encoded.said[0], math.prod(encoded.grid)
+    first, N = encoded.early_outputs[0], math.prod(encoded.grid)
     B, Q = first.tokens.batch_size, first.masks.shape[-1]
     canvas = first.masks.new_zeros(B, Q, N)
     present = None if first.classes is None else canvas
     exited = torch.zeros(B, N, dtype=torch.bool, device=canvas.device)
     stages = []
-    for said, dropped in zip(encoded.said, encoded.dropped, strict=True):
-        canvas = overwrite(canvas, said, exited=exited)
-        if said.classes is not None and present is not None:
-            scores = said.classes.detach().log_softmax(dim=-1)[..., :1]
+    for output, dropped in zip(encoded.early_outputs, encoded.dropped, strict=True):
+        canvas = overwrite(canvas, output, exited=exited)
+        if output.classes is not None and present is not None:
+            scores = output.classes.detach().log_softmax(dim=-1)[..., :1]
             present = torch.where(exited.unsqueeze(1), present, scores)
         if losses:
-            stages.append(HeadOutput(canvas.reshape(B, Q, *encoded.grid), said.classes))
+            stages.append(HeadOutput(canvas.reshape(B, Q, *encoded.grid), output.classes))
         exited = exited | (presence(dropped, num_tokens=N) > 0)
     return Early(canvas.detach(), exited, present, stages)
 
 
-def overwrite(canvas: Tensor, said: TokenOutput, *, exited: Tensor) -> Tensor:
+def overwrite(canvas: Tensor, output: TokenOutput, *, exited: Tensor) -> Tensor:
     """canvas (B, Q, N) with what is said of the tokens alive; the places that exited (B, N) stay, as constants."""
-    fresh = assemble([said.masks], [said.tokens], num_tokens=exited.shape[1]).transpose(1, 2)
+    fresh = assemble([output.masks], [output.tokens], num_tokens=exited.shape[1]).transpose(1, 2)
     return torch.where(exited.unsqueeze(1), canvas.detach(), fresh)
 
 
@@ -50,11 +50,11 @@ def predict(head: Head, dense: Dense, *, canvas: Callable[[Early], Tensor]) -> H
     """A decoder's head on the whole grid; where tokens left early, on the others, over the `canvas` of the early."""
     if dense.early is None:
         B, N, _ = dense.x.shape
-        said = head(Tokens(dense.x, torch.arange(N, device=dense.x.device).expand(B, -1)))
-        return HeadOutput(to_grid(said.masks, dense.grid), said.classes)
-    said = head(live_tokens(dense))
-    masks = overwrite(canvas(dense.early), said, exited=dense.early.exited)
-    return HeadOutput(masks.unflatten(2, dense.grid), said.classes)
+        output = head(Tokens(dense.x, torch.arange(N, device=dense.x.device).expand(B, -1)))
+        return HeadOutput(to_grid(output.masks, dense.grid), output.classes)
+    output = head(live_tokens(dense))
+    masks = overwrite(canvas(dense.early), output, exited=dense.early.exited)
+    return HeadOutput(masks.unflatten(2, dense.grid), output.classes)
 
 
 def live_tokens(dense: Dense) -> Tokens:

@@ -96,8 +96,8 @@ def pruning_depth(encoded: Encoded) -> Tensor:
 
     Where a gate tells tokens to ask nothing, those have 0 and the others 1.
     """
-    if encoded.asking is not None:
-        return encoded.asking.long().reshape(-1, *encoded.grid)
+    if encoded.query_mask is not None:
+        return encoded.query_mask.long().reshape(-1, *encoded.grid)
     num_tokens = math.prod(encoded.grid)
     depth = torch.stack([stage * presence(tokens, num_tokens=num_tokens) for stage, tokens in enumerate(encoded.sets)])
     return depth.sum(dim=0).round().long().reshape(-1, *encoded.grid)

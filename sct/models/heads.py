@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sct.errors import UserError
-from sct.models.attention import cross_attention, mean_products
-from sct.models.layers import Attention
+from sct.models.blocks.attention import cross_attention, mean_products
+from sct.models.blocks.layers import Attention
 from sct.models.tokens import TokenOutput, Tokens
 
 

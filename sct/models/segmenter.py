@@ -5,9 +5,9 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from sct.models.base import Encoder
+from sct.models.blocks.layers import Scheduled
 from sct.models.completion.base import Completion
 from sct.models.decoders.base import Decoder, TwoStageDecoder
-from sct.models.layers import Scheduled
 from sct.models.tokens import Prediction
 
 

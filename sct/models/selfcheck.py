@@ -13,9 +13,9 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from sct.config.schema import check_precision
-from sct.models.attention import LONG
-from sct.models.convolutions import FoldedConv
-from sct.models.layers import Attention, Layout
+from sct.models.blocks.attention import LONG
+from sct.models.blocks.convolutions import FoldedConv
+from sct.models.blocks.layers import Attention, Layout
 from sct.models.segmenter import Segmenter
 from sct.models.tokens import FeatureSpec
 from sct.runtime.precision import NumberFormat, autocast, has_bf16

@@ -167,8 +167,8 @@ class Encoded:
     alive: tokens alive after every stage, (B,) each, those without a place included;
     taps: dense snapshots (B, N, C) for skip connections; pyramid: convolutional features (B, C_i, *S_i), finest first;
     gate (B, 2, *grid): logits that a patch is background or foreground, by which tokens were told to ask nothing;
-    asking (B, N) bool: those that were not told so;
-    said: what the pruning method's own head said of the tokens that it saw, one a stage; early: that merged;
+    query_mask (B, N) bool: those that were not told so;
+    early_outputs: what the pruning method's own head said of the tokens that it saw, one a stage; early: that merged;
     losses: what the pruning method adds to the loss, weighted, by name; aux: scores and other values for logs, by name.
     """
 
@@ -180,8 +180,8 @@ class Encoded:
     taps: list[Tensor] = field(default_factory=list)
     pyramid: list[Tensor] = field(default_factory=list)
     gate: Tensor | None = None
-    asking: Tensor | None = None
-    said: list[TokenOutput] = field(default_factory=list)
+    query_mask: Tensor | None = None
+    early_outputs: list[TokenOutput] = field(default_factory=list)
     early: Early | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     aux: dict[str, Tensor] = field(default_factory=dict)
@@ -189,7 +189,7 @@ class Encoded:
     @property
     def num_depths(self) -> int:
         """The highest `pruning_depth`: stages of a reducer, or 1 where rows are pruned."""
-        return max(len(self.dropped), int(self.asking is not None))
+        return max(len(self.dropped), int(self.query_mask is not None))
 
     @property
     def sets(self) -> list[Tokens]:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sct.errors import UserError
 from sct.models.adaptive.attention import AdaptiveAttention
+from sct.models.blocks.layers import FULL, Layout
 from sct.models.encoder import ViTEncoder
-from sct.models.layers import WHOLE, Layout
 from sct.plots.planes import View, edges, grey, outline, show
 from sct.plots.style import COLORS, MARK, REMOVED, WIDTH, caption, new_figure, round_numbers, styled
 
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 class Matrices:
     """One head's attention in one image: before any pruning and after all of it, (N, N), zero where pruned.
 
-    asking (*grid): patches that still ask; dependencies: share of the entries of their rows that is pruned, mean
+    query_mask (*grid): patches that still ask; dependencies: share of the entries of their rows that is pruned, mean
     over heads.
     """
 
     before: np.ndarray
     after: np.ndarray
-    asking: np.ndarray
+    query_mask: np.ndarray
     dependencies: float
 
     @property
     def queries(self) -> float:
         """Share of the patches that ask nothing."""
-        return 1 - float(self.asking.mean())
+        return 1 - float(self.query_mask.mean())
 
 
 @torch.no_grad()
@@ -63,13 +63,13 @@ def attention_matrices(encoder: ViTEncoder, image: Tensor, *, layer: int, head: 
     encoder(image)
     hook.remove()
     x, layout = calls[0]
-    whole = attention(x, WHOLE, wants=("matrices",))[1]
+    whole = attention(x, FULL, wants=("matrices",))[1]
     pruned = attention(x, layout, wants=("matrices",))[1]
-    asking = torch.ones(encoder.grid, dtype=torch.bool) if layout.asking is None else layout.asking[0]
+    query_mask = torch.ones(encoder.grid, dtype=torch.bool) if layout.query_mask is None else layout.query_mask[0]
     return Matrices(
         before=whole.matrices[0][0, head - 1].cpu().numpy(),
         after=pruned.matrices[1][0, head - 1].cpu().numpy(),
-        asking=asking.reshape(encoder.grid).cpu().numpy(),
+        query_mask=query_mask.reshape(encoder.grid).cpu().numpy(),
         dependencies=0.0 if pruned.pruned is None else pruned.pruned.item(),
     )
 
@@ -80,13 +80,13 @@ def foreground_shares(label: Tensor, *, patch_size: int) -> np.ndarray:
     return pool((label > 0).float()[None, None], patch_size)[0, 0].numpy()
 
 
-def border_query(shares: np.ndarray, asking: np.ndarray) -> tuple[int, ...]:
+def border_query(shares: np.ndarray, query_mask: np.ndarray) -> tuple[int, ...]:
     """A patch on the border of the foreground: half of it or more is foreground, and of such the least.
 
-    shares, asking (*grid). Patches that ask go before those that do not; without a patch half in the foreground it
+    shares, query_mask (*grid). Patches that ask go before those that do not; without a patch half in the foreground it
     is the fullest one. The first of equals.
     """
-    for allowed in (asking, np.ones_like(asking)):
+    for allowed in (query_mask, np.ones_like(query_mask)):
         inside = allowed & (shares >= 0.5)
         if inside.any():
             flat = np.where(inside, shares, np.inf).argmin()
@@ -111,7 +111,7 @@ def draw_attention(
     matrices: Matrices, *, where: View, truth: np.ndarray, query: tuple[int, ...], title: str, about: str
 ) -> "Figure":
     """The matrices above, one query's row over the image below; truth (*S) is outlined. Five panels, two scales."""
-    grid = matrices.asking.shape
+    grid = matrices.query_mask.shape
     count = matrices.before.shape[0]
     # what softmax has rounded to zero is not pruned
     before = np.maximum(matrices.before, np.finfo(np.float32).tiny) * count
@@ -139,7 +139,7 @@ def draw_attention(
     show(bottoms[0], where.picture, aspect=where.aspect)
     bottoms[0].set_title("Image" + (f", {where.note}" if where.note else ""))
     bottoms[0].set_xlabel("query patch (red), truth (white)")
-    names = ("Its row before", "Its row after" if matrices.asking[query] else "Its row after: asks nothing")
+    names = ("Its row before", "Its row after" if matrices.query_mask[query] else "Its row after: asks nothing")
     for axes, values, name in zip(bottoms[1:], of_row, names, strict=True):
         show(axes, grey(where.picture), aspect=where.aspect)
         of_query = logarithmic(axes, where.of(values), between=limits(of_row[0]), over=where)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from sct.errors import UserError
+from sct.evaluation.tokens import kept_shares
 from sct.models.base import Encoder
 from sct.models.grid import foreground_patches, pruning_depth
 from sct.plots.planes import PLANES, View, edges, faded, grey, outline, show, view
 from sct.plots.style import FAINT, WIDTH, caption, depth_colors, new_figure, styled
-from sct.training.validation import kept_shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,7 +75,7 @@ def depths_of(encoder: Encoder, images: Tensor) -> list[Depth]:
             "encoder=stp."
         )
     encoded = encoder(images)
-    words = ASKING if encoded.asking is not None else EXITED if encoded.early is not None else PRUNED
+    words = ASKING if encoded.query_mask is not None else EXITED if encoded.early is not None else PRUNED
     return [Depth(stages, encoded.num_depths, words) for stages in pruning_depth(encoded).cpu().numpy()]
 
 

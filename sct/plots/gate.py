@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GateRow:
-    """One case. probability (*grid): of foreground, by the gate; asking (*grid) bool; truth (*S)."""
+    """One case. probability (*grid): of foreground, by the gate; query_mask (*grid) bool; truth (*S)."""
 
     name: str
     where: View
     truth: np.ndarray
     probability: np.ndarray
-    asking: np.ndarray
+    query_mask: np.ndarray
 
 
 @torch.no_grad()
 def gate_of(encoder: ViTEncoder, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Probability of foreground and which patches ask, (*grid) each, for an image (1, C, *S)."""
     encoded = encoder(image)
-    if encoded.gate is None or encoded.asking is None:
+    if encoded.gate is None or encoded.query_mask is None:
         raise UserError("This network has no encoder.gate. Give a run such as encoder=apformer or ap_transunet.")
     probability = encoded.gate[0].float().softmax(dim=0)[1]
-    return probability.cpu().numpy(), encoded.asking[0].reshape(encoder.grid).cpu().numpy()
+    return probability.cpu().numpy(), encoded.query_mask[0].reshape(encoder.grid).cpu().numpy()
 
 
 @styled
@@ -53,18 +53,18 @@ def draw_gate(rows: Sequence[GateRow], *, threshold: float, title: str, about: s
     grid = figure.subplots(len(rows), 3, squeeze=False, height_ratios=heights)
     for line, row in zip(grid, rows, strict=True):
         picture, aspect = row.where.picture, row.where.aspect
-        asking = row.where.of(row.asking)
+        query_mask = row.where.of(row.query_mask)
         show(line[0], picture, aspect=aspect)
         show(line[1], grey(picture), aspect=aspect)
         drawn = line[1].imshow(
             row.where.of(row.probability), extent=edges(picture.shape), aspect=aspect, interpolation="none",
             cmap=COLORS, vmin=0, vmax=1, alpha=0.75,
         )  # fmt: skip
-        show(line[2], faded(picture, asking), aspect=aspect)
+        show(line[2], faded(picture, query_mask), aspect=aspect)
         for axes in line:
             outline(axes, row.where.of(row.truth) > 0)
         line[0].set_ylabel(row.name + (f"\n{row.where.note}" if row.where.note else ""))
-        line[2].set_xlabel(f"{row.asking.mean():.1%} of the patches ask")
+        line[2].set_xlabel(f"{row.query_mask.mean():.1%} of the patches ask")
     for axes, name in zip(grid[0], ("Image, truth outlined", "Gate: foreground", "Patches that ask"), strict=True):
         axes.set_title(name)
     bar = figure.colorbar(drawn, ax=grid, location="bottom", shrink=0.4, aspect=40, pad=0.01)

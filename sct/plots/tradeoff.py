@@ -11,8 +11,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from sct.errors import UserError
-from sct.evaluation.collect import Setting, spread
 from sct.plots.style import FAINT, LINE_COLORS, MARK, Color, caption, new_figure, styled
+from sct.reports.collect import Setting, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

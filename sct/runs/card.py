@@ -159,11 +159,11 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, key: str = "") -> list[str]:
     """Dotted keys at which two cards differ, with both values."""
-    told = []
+    lines = []
     for name in {**theirs, **ours}:
         path, mine, other = f"{key}{name}", ours.get(name), theirs.get(name)
         if isinstance(mine, Mapping) and isinstance(other, Mapping):
-            told += differences(mine, other, key=f"{path}.")
+            lines += differences(mine, other, key=f"{path}.")
         elif mine != other:
-            told.append(f"{path}: {mine}, on the card {other}")
-    return told
+            lines.append(f"{path}: {mine}, on the card {other}")
+    return lines

@@ -127,7 +127,7 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, source:
         if name in weights and own[name].shape != weights[name].shape
     ]
     if problems:
-        shown = few(problems, separator="\n  ")
+        shown = shortened(problems, separator="\n  ")
         raise UserError(
             f"{source} holds weights of another model:\n  {shown}\nUse the config of that run, or start a new run."
         )
@@ -146,17 +146,17 @@ def initialize(module: nn.Module, weights: dict[str, torch.Tensor], *, source: s
     found = sum(value.numel() for value in fitting.values()) / sum(value.numel() for value in own.values())
     if found < 0.5:
         raise UserError(
-            f"init={source} has only {found:.0%} of this model's weights (new: {few(new)}; not used: {few(unused)}). "
-            "Give a run of the same encoder and decoder sizes."
+            f"init={source} has only {found:.0%} of this model's weights (new: {shortened(new)}; not used: "
+            f"{shortened(unused)}). Give a run of the same encoder and decoder sizes."
         )
     module.load_state_dict(fitting, strict=False)
     logger.info("started from %s: %.1f %% of the weights", source, 100 * found)
     for what, names in (("start anew", new), ("of the file are not used", unused)):
         if names:
-            logger.warning("%d weights %s: %s", len(names), what, few(names))
+            logger.warning("%d weights %s: %s", len(names), what, shortened(names))
 
 
-def few(names: list[str], *, shown: int = 6, separator: str = ", ") -> str:
+def shortened(names: list[str], *, shown: int = 6, separator: str = ", ") -> str:
     """The first names of a list, and how many more there are."""
     more = [f"and {len(names) - shown} more"] if len(names) > shown else []
     return separator.join(names[:shown] + more)

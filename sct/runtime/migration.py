@@ -2,6 +2,7 @@
 
 Until `trainer.precision=auto` there was `trainer.speed`: `fast` is auto, and `safe` is the format named by `precision`.
 Data sets and optimizers were in other modules, see `MOVED`.
+The decoder `patchwise` was called `light`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,9 @@ MOVED = {
     "sct.data.phantom_synapse": "sct.data.phantoms.synapse",
     "sct.optim": "sct.training.optim",
 }
+RENAMED = {"sct.models.decoders.light.Light": "sct.models.decoders.patchwise.Patchwise"}
+# choices of a group that have another name
+CHOICES = {"decoder=light": "decoder=patchwise"}
 
 
 def config_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,6 +47,8 @@ def targets_of_today(node: Any) -> Any:
 
 def target_of_today(path: str) -> str:
     module, _, name = path.rpartition(".")
+    if path in RENAMED:
+        return RENAMED[path]
     return f"{MOVED[module]}.{name}" if module in MOVED else path
 
 
@@ -53,7 +59,7 @@ def overrides_of_today(overrides: Sequence[str]) -> list[str]:
             *(override for override in overrides if not override.startswith("trainer.precision=")),
             "trainer.precision=auto",
         ]
-    overrides = [override for override in overrides if not override.startswith("trainer.speed=")]
+    overrides = [CHOICES.get(override, override) for override in overrides if not override.startswith("trainer.speed=")]
     pairs = [override.partition("=") for override in overrides]
     return [
         f"{key}={target_of_today(value)}" if key.endswith("._target_") else key + sign + value

@@ -52,8 +52,8 @@ def multiplies_bf16() -> bool:
 def cpu_flags(cpuinfo: Path) -> set[str]:
     """The features of the first processor (x86 and ARM) as Linux names them, elsewhere as torch 2.11 and later do."""
     if not cpuinfo.exists():
-        told: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-        return {name for name, value in told.items() if value is True}
+        capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        return {name for name, value in capabilities.items() if value is True}
     for line in cpuinfo.read_text().splitlines():
         name, _, value = line.partition(":")
         if name.strip() in ("flags", "Features"):

@@ -43,8 +43,10 @@ def check_data(cfg: DictConfig) -> None:
     data, facts = survey(cfg)
     faults = set_faults(facts, resampled=data.spacing is not None or data.resize_to is not None)
     if faults:
-        told = "\n  ".join(faults)
-        raise UserError(f"Every file is good, but the set of {len(facts)} cases has {len(faults)} fault(s):\n  {told}")
+        listed = "\n  ".join(faults)
+        raise UserError(
+            f"Every file is good, but the set of {len(facts)} cases has {len(faults)} fault(s):\n  {listed}"
+        )
     counts = ", ".join(f"{sum(case.split == split for case in facts)} {split}" for split in SPLITS)
     logger.info("%s: %d cases (%s), no fault found", data.root, len(facts), counts)
 

@@ -15,7 +15,8 @@ from sct.errors import UserError
 from sct.evaluation.metrics import Row, score_case
 from sct.evaluation.pictures import panel
 from sct.evaluation.scores import markdown_table, write_report
-from sct.inference import Inferer, MemoryNotice, Slab, logits_for, source_grid
+from sct.evaluation.tokens import kept_shares, known_means, method_numbers
+from sct.inference import Chunk, Inferer, MemoryNotice, logits_for, source_grid
 from sct.models.grid import foreground_patches, pruning_depth
 from sct.models.segmenter import Segmenter
 from sct.models.selfcheck import inference_precision
@@ -26,7 +27,6 @@ from sct.runtime import checkpoint
 from sct.runtime.distributed import pick_device
 from sct.runtime.precision import autocast
 from sct.runtime.progress import Pace
-from sct.training.validation import kept_shares, known_means, method_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def evaluate_case(
     # of a window that is skipped nothing survives the first stage
     background = F.pad(data.outputs.background, (0, 1))
     with autocast(device, dtype):
-        for slab in logits_for(
+        for chunk in logits_for(
             grid,
             model,
             volume.image,
@@ -170,11 +170,11 @@ def evaluate_case(
             device=device,
             notice=notice,
         ):
-            logits = slab.logits[:-1]
-            grid.add(Slab(slab.start, logits))
-            depths[slab.rows] = slab.logits[-1]
+            logits = chunk.logits[:-1]
+            grid.add(Chunk(chunk.start, logits))
+            depths[chunk.rows] = chunk.logits[-1]
             if draw:
-                drawn[slab.rows] = data.outputs.labels(logits)
+                drawn[chunk.rows] = data.outputs.labels(logits)
     num_stages = segmenter.encoder.spec.num_depths
     patch_size = window_shape([segmenter.encoder.spec.patch_size] * data.spatial_dims, num_dims=volume.label.ndim)
     depth, labels = patch_means(depths, patch_size=patch_size), grid.labels

@@ -17,13 +17,13 @@ from sct.data.module import SegmentationData
 from sct.errors import UserError
 from sct.exporting import FORMATS, Format, Source
 from sct.exporting.agreement import Agreement, compare
-from sct.exporting.backends import check_precision, default_folder
 from sct.exporting.base import INPUT, OUTPUT
 from sct.exporting.manifest import Manifest
 from sct.inference.cases import find_inputs
 from sct.models.base import Encoder
 from sct.profiling.windows import sample_windows
 from sct.runs import card
+from sct.runs.backends import check_precision, default_folder
 from sct.runs.build import load_trained
 from sct.runs.folder import log_to
 from sct.runtime import checkpoint

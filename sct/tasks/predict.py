@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from sct.exporting.backends import find_predictor
 from sct.inference.cases import find_inputs, predict_cases
+from sct.runs.backends import find_predictor
 from sct.runs.build import build_inferer
 from sct.runs.folder import log_to
 from sct.runtime.distributed import pick_device

@@ -7,9 +7,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from sct.config.check import nearest, to_dict
 from sct.errors import UserError
-from sct.evaluation.collect import Setting, find_runs, settings
-from sct.evaluation.tables import build_table, comma_separated, latex, markdown
 from sct.plots import style, tradeoff
+from sct.reports.collect import Setting, find_runs, settings
+from sct.reports.tables import build_table, comma_separated, latex, markdown
 from sct.runs.folder import log_to
 from sct.runtime.files import write_text
 

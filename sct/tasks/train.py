@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from sct.config.check import build
 from sct.config.schema import TrainerConfig
+from sct.data.loading.workers import watched_workers
 from sct.data.module import SegmentationData
-from sct.data.workers import watched_workers
 from sct.errors import UserError
 from sct.runs.build import build_inferer, build_segmenter
 from sct.runs.card import FILE, differences, read_card, run_card, weights_digest, write_card

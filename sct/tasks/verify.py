@@ -15,7 +15,7 @@ from sct.data.splits import SPLITS
 from sct.errors import UserError
 from sct.runs import card
 from sct.runs.folder import log_to
-from sct.runtime.checkpoint import few
+from sct.runtime.checkpoint import shortened
 from sct.tasks.eval import evaluate
 from sct.tasks.train import train
 
@@ -42,8 +42,8 @@ def verify(cfg: DictConfig) -> None:
     # what the card does not tell, an older one, cannot differ
     known = [name for name in CIRCUMSTANCES if name in wanted]
     circumstances = card.differences(*({name: of[name] for name in known} for of in (found, wanted)))
-    for told in circumstances:
-        logger.warning("not as on the card: %s", told)
+    for difference in circumstances:
+        logger.warning("not as on the card: %s", difference)
     if faults:
         reason = f"\nNot as on the card: {'; '.join(circumstances)}" if circumstances else ""
         raise UserError(f"{source} is not confirmed:\n  " + "\n  ".join(faults) + reason)
@@ -85,13 +85,15 @@ def compare(wanted: Mapping[str, Any], found: Mapping[str, Any], *, tolerance: f
     for split in SPLITS:
         ours, theirs = set(found["split"][split]), set(wanted["split"][split])
         if ours != theirs:
-            told = few(sorted(ours ^ theirs))
-            faults.append(f"the cases to {split} on: {len(ours)}, on the card {len(theirs)}; they differ in {told}")
+            difference = shortened(sorted(ours ^ theirs))
+            faults.append(
+                f"the cases to {split} on: {len(ours)}, on the card {len(theirs)}; they differ in {difference}"
+            )
     if not faults and found["split"]["files"] != wanted["split"]["files"]:
         faults.append("files of the same cases have other sizes than the card knows")
     now, then = ((of["training"] or {}).get("first_weights") or {} for of in (found, wanted))
     # an older card does not tell them
-    faults += [f"first weights, {told}" for told in card.differences(now, then)] if now and then else []
+    faults += [f"first weights, {difference}" for difference in card.differences(now, then)] if now and then else []
     if found["weights"] != wanted["weights"]:
         faults.append(f"weights: {found['weights'][:12]}..., on the card {wanted['weights'][:12]}...")
     known = dict(numbers(wanted["scores"]))

@@ -19,11 +19,12 @@ from sct.config.schema import TrainerConfig
 from sct.data.cases import Batch
 from sct.data.module import SegmentationData
 from sct.errors import UserError
+from sct.evaluation.tokens import known_means, token_statistics
 from sct.inference import Inferer
 from sct.models.encoder import ViTEncoder
-from sct.models.pretrained import load_pretrained
 from sct.models.segmenter import Segmenter
 from sct.models.selfcheck import choose_precision
+from sct.models.weights.pretrained import load_pretrained
 from sct.runtime import checkpoint
 from sct.runtime.distributed import Processes, in_parallel
 from sct.runtime.precision import NumberFormat, autocast
@@ -31,7 +32,7 @@ from sct.runtime.progress import Pace
 from sct.runtime.resident import peak_resident_mb
 from sct.training.loggers import RunLogger, flat_settings, short
 from sct.training.optim import set_learning_rate, update_average, warmup_notice
-from sct.training.validation import check_best_metric, known_means, sample_overlay, token_statistics, validate
+from sct.training.validation import check_best_metric, sample_overlay, validate
 
 logger = logging.getLogger(__name__)
 

@@ -1,11 +1,7 @@
 """What a run measures about itself: validation Dice, tokens and foreground patches kept, an overlay.
 
-Letters: B batch, N tokens of the grid, n tokens alive, C width, R scored classes or regions, S spatial size.
+Letters: B batch, R scored classes or regions, S spatial size, C channels.
 """
-
-import math
-from collections.abc import Mapping, Sequence
-from statistics import fmean
 
 import numpy as np
 import torch
@@ -17,9 +13,8 @@ from sct.errors import UserError
 from sct.evaluation.metrics import quick_dice
 from sct.evaluation.pictures import figure
 from sct.inference import Inferer
-from sct.models.grid import foreground_patches, pruning_depth
+from sct.models.grid import pruning_depth
 from sct.models.segmenter import Segmenter
-from sct.models.tokens import Prediction
 from sct.runtime.distributed import Processes
 from sct.runtime.precision import autocast
 
@@ -64,59 +59,6 @@ def dice_row(table: np.ndarray, *, names: tuple[str, ...]) -> dict[str, float]:
     means = np.nanmean(table[:, seen], axis=0)
     row = {f"val/dice/{name}": float(mean) for name, mean in zip(np.array(names)[seen], means, strict=True)}
     return {"val/dice/mean": float(means.mean()), **row}
-
-
-@torch.no_grad()
-def token_statistics(prediction: Prediction, label: Tensor, *, patch_size: int) -> dict[str, float]:
-    """`kept_shares` and `alive_spread` of a batch with labels (B, *S), and the pruning method's own numbers, such
-    as thresholds; of those that it has for every image the mean. The decoder's own likewise.
-
-    Empty where nothing is pruned or skipped.
-    """
-    encoded, numbers = prediction.encoded, method_numbers(prediction)
-    if not encoded.num_depths:
-        return numbers
-    foreground = foreground_patches(label, patch_size=patch_size)
-    shares = kept_shares(pruning_depth(encoded), foreground, num_stages=encoded.num_depths)
-    return {**shares, **alive_spread(encoded.alive), **numbers}
-
-
-def method_numbers(prediction: Prediction) -> dict[str, float]:
-    """The pruning method's and the decoder's numbers; those of images as means over the images that have them."""
-    parts = {"reducer": prediction.encoded.aux, "decoder": prediction.aux}
-    numbers = {f"{part}/{name}": value for part, aux in parts.items() for name, value in aux.items()}
-    values = {name: value.float().nanmean().item() for name, value in numbers.items() if value.ndim <= 1}
-    return {name: value for name, value in values.items() if not math.isnan(value)}
-
-
-def known_means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means by name over the rows that have it."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: fmean(row[name] for row in rows if name in row) for name in names}
-
-
-def alive_spread(alive: list[Tensor]) -> dict[str, float]:
-    """Fewest and most tokens alive in an image of the batch after every stage; alive: (B,) a stage."""
-    row: dict[str, float] = {}
-    for stage, counts in enumerate(alive, start=1):
-        row |= {f"tokens/fewest_{stage}": counts.min().item(), f"tokens/most_{stage}": counts.max().item()}
-    return row
-
-
-def kept_shares(depth: Tensor, foreground: Tensor, *, num_stages: int) -> dict[str, float]:
-    """Per stage: tokens alive, their share (what random choice keeps of anything), share of foreground patches kept.
-
-    depth, foreground (B, *grid); depth is the number of stages that a token survived. The last is left out where
-    there is no foreground.
-    """
-    row = {}
-    for stage in range(1, num_stages + 1):
-        alive = depth >= stage
-        row[f"tokens/alive_{stage}"] = alive.sum().item() / len(depth)
-        row[f"tokens/random_kept_{stage}"] = alive.float().mean().item()
-        if foreground.any():
-            row[f"tokens/foreground_kept_{stage}"] = (alive & foreground).sum().item() / foreground.sum().item()
-    return row
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from hydra.utils import get_object
 from sct.config import signatures
 from sct.config.check import CONFIG_DIR
 from sct.config.hints import WORDS
-from sct.config.signatures import from_source, of_object
+from sct.config.signatures import from_source, object_signature
 
 FILES = [*CONFIG_DIR.rglob("*.yaml")]
 TARGETS = sorted({name for file in FILES for name in re.findall(r"_target_: *(sct[\w.]+)", file.read_text())})
@@ -34,7 +34,7 @@ def meaning(hint: Any) -> Any:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_source_says_what_python_finds(target):
-    read, found = from_source(target), of_object(get_object(target))
+    read, found = from_source(target), object_signature(get_object(target))
     assert read is not None
     assert sorted(read.names) == sorted(found.names)
     assert {name: meaning(read.hints.get(name, Any)) for name in read.names} == {

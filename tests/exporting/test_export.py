@@ -18,7 +18,13 @@ from sct.runs.build import load_trained
 
 CPU = torch.device("cpu")
 # 64 tokens, of which 32 stay; the decoder may skip the patches of the others
-NETWORK = ("encoder.depth=2", "encoder.patch_size=4", "pruning.blocks=[1]", "decoder=light", "decoder.skip_above=0.5")
+NETWORK = (
+    "encoder.depth=2",
+    "encoder.patch_size=4",
+    "pruning.blocks=[1]",
+    "decoder=patchwise",
+    "decoder.skip_above=0.5",
+)
 PICTURES = ("+experiment=demo", "+debug=smoke_isic", "trainer.tensorboard=false", "encoder.depth=2")
 
 
@@ -104,7 +110,7 @@ def test_an_exported_folder_needs_neither_run_nor_data(
 def test_pictures(workplace: Path, tmp_path: Path) -> None:
     name = "torch"
     places = [f"paths.{place}={workplace}/{place}" for place in ("data", "cache", "outputs")]
-    run = trained(tmp_path / "run", *PICTURES, *places, "completion=mim", "decoder=light", "pruning.blocks=[1]")
+    run = trained(tmp_path / "run", *PICTURES, *places, "completion=mim", "decoder=patchwise", "pruning.blocks=[1]")
     folder = exported(run, name)
     assert json.loads((folder / "export.json").read_text())["inputs"]["image"] == [None, 3, 64, 64]
     image = sorted((workplace / "data" / "phantom_isic_smoke").rglob("*.jpg"))[-1]

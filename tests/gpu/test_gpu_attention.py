@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sct.models.attention import packed_attention
+from sct.models.blocks.attention import packed_attention
 
 # one token, less than a tile of the kernel, just over one, many
 LENGTHS = (1, 37, 129, 700)

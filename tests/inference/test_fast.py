@@ -15,7 +15,7 @@ from torch import nn
 from sct.config.command import compose_config
 from sct.data.outputs import numbered
 from sct.errors import UserError
-from sct.inference import FastSlidingWindow, MemoryNotice, Slab, SlidingWindow, base, fast, predict_volume, regrid
+from sct.inference import Chunk, FastSlidingWindow, MemoryNotice, SlidingWindow, base, fast, predict_volume, regrid
 from sct.inference.tiling import occupied, window_starts, window_weight
 from sct.runs.build import build_inferer
 
@@ -24,8 +24,8 @@ OUTPUTS = [numbered(4), REGIONS]
 
 
 @pytest.fixture(autouse=True)
-def thin_slabs(monkeypatch):
-    """Slabs of few rows, so that even a little volume has many."""
+def thin_chunks(monkeypatch):
+    """Chunks of few rows, so that even a little volume has many."""
     monkeypatch.setattr(base, "SLAB_VOXELS", 1)
     monkeypatch.setattr(base, "FEWEST_ROWS", 3)
 
@@ -84,14 +84,14 @@ def test_where_channels_lie_in_memory_changes_nothing(options, monkeypatch):
 
 @pytest.mark.parametrize("shape", [(23, 5, 9), (1, 4, 3)])
 @pytest.mark.parametrize("inferer", [FastSlidingWindow(batch_size=2), SlidingWindow()])
-def test_slabs_follow_each_other_and_share_a_row(inferer, shape):
+def test_chunks_follow_each_other_and_share_a_row(inferer, shape):
     network = random_network(spatial_dims=3, num_channels=2)
     background = numbered(2).background
-    found = inferer.slabs(network, torch.randn(1, *shape), roi_size=(6, 4, 4), background=background, device=CPU)
-    slabs = [Slab(slab.start, slab.logits.clone()) for slab in found]
-    assert slabs[0].start == 0
-    assert slabs[-1].stop == shape[0]
-    for one, following in itertools.pairwise(slabs):
+    found = inferer.chunks(network, torch.randn(1, *shape), roi_size=(6, 4, 4), background=background, device=CPU)
+    chunks = [Chunk(chunk.start, chunk.logits.clone()) for chunk in found]
+    assert chunks[0].start == 0
+    assert chunks[-1].stop == shape[0]
+    for one, following in itertools.pairwise(chunks):
         assert following.start == one.stop - 1
         assert torch.equal(following.logits[:, 0], one.logits[:, -1])
 

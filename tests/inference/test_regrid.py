@@ -186,7 +186,7 @@ def test_whole_slices_are_not_mixed_with_their_neighbours():
     logits[1, ::2] = 1
     grids = file_grid((4, 6, 6), **GRIDS["slices kept"])
     grid = regrid.SourceGrid(outputs=numbered(2), shape=(4, 6, 6), **grids)
-    assert [axis.is_whole for axis in grid.axes] == [True, False, False]
+    assert [axis.is_logits for axis in grid.axes] == [True, False, False]
     assert not (grid._cells(logits) == regrid.BORDER).any()
     want, clear = every_voxel(logits, outputs=numbered(2), **grids)
     np.testing.assert_array_equal(to_source_grid(logits, outputs=numbered(2), **grids)[clear], want[clear])

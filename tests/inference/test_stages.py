@@ -13,7 +13,7 @@ from sct.data.outputs import numbered
 from sct.inference import FastSlidingWindow, SlidingWindow, base
 from sct.inference.stages import stages_of
 from sct.inference.tiling import window_starts, window_weight
-from sct.models.decoders.light import Light
+from sct.models.decoders.patchwise import Patchwise
 from sct.models.decoders.thin import Thin
 from sct.models.grid import patches
 from sct.models.segmenter import Segmenter
@@ -22,15 +22,15 @@ from sct.models.tokens import Dense, FeatureSpec
 CPU = torch.device("cpu")
 CLASSES, CHANNELS, PATCH, WINDOW = 4, 2, 4, 16
 DECODERS = {
-    "light": partial(Light, width=6, detail=3, hidden=8),
+    "patchwise": partial(Patchwise, width=6, detail=3, hidden=8),
     "thin": partial(Thin, width=4),
     "thin, voxels": partial(Thin, width=4, voxels=3),
 }
 
 
 @pytest.fixture(autouse=True)
-def thin_slabs(monkeypatch):
-    """Slabs of few rows, so that even a little volume has many."""
+def thin_chunks(monkeypatch):
+    """Chunks of few rows, so that even a little volume has many."""
     monkeypatch.setattr(base, "SLAB_VOXELS", 1)
     monkeypatch.setattr(base, "FEWEST_ROWS", 3)
 
@@ -96,7 +96,7 @@ def test_without_overlap_logits_are_the_windows_own(decoder, shape, dims):
 
 
 @pytest.mark.parametrize(("shape", "dims"), [((26, 20, 18), 3), ((36, 26), 2), ((5, 36, 26), 2)])
-@pytest.mark.parametrize("decoder", ["light", "thin"])
+@pytest.mark.parametrize("decoder", ["patchwise", "thin"])
 def test_blended_features_are_blended_logits_where_the_second_stage_is_linear(decoder, shape, dims):
     made, image = network(decoder, dims=dims), torch.randn(CHANNELS, *shape)
     options = {"overlap": 0.5, "blending": "constant"}
@@ -142,14 +142,14 @@ def test_what_has_no_two_stages_is_stitched_as_logits():
     made = network("thin", dims=3)
     where = {"num_channels": CLASSES, "roi_size": (WINDOW,) * 3, "num_dims": 3}
     staged = stages_of(made, stitch="features", mirror_axes=(), **where)
-    assert (staged.num_channels, staged.stride, staged.is_whole) == (4, (2, 2, 2), False)
+    assert (staged.num_channels, staged.stride, staged.is_logits) == (4, (2, 2, 2), False)
     for model, stitch, mirror_axes in (
         (made, "logits", ()),
         (made, "features", (0,)),
         (nn.Identity(), "features", ()),
     ):
         stages = stages_of(model, stitch=stitch, mirror_axes=mirror_axes, **where)
-        assert (stages.num_channels, stages.stride, stages.is_whole) == (CLASSES, (1, 1, 1), True)
+        assert (stages.num_channels, stages.stride, stages.is_logits) == (CLASSES, (1, 1, 1), True)
     image = torch.randn(CHANNELS, 26, 21, 18)
     for options in ({"stitch": "logits"}, {"mirror_axes": (1,)}):
         same = {key: value for key, value in options.items() if key != "stitch"}
@@ -175,6 +175,6 @@ def test_memory_is_at_most_what_was_said(options, decoder, monkeypatch):
             made, shape, roi_size=(WINDOW,) * 3, in_channels=CHANNELS, num_channels=CLASSES, device=CPU
         )
         total = sum(said.values()) - image.nbytes  # that is there before
-        peak = peak_bytes(lambda: sum(slab.logits[0, 0, 0, 0] for slab in inferer.slabs(made, image, **settings(3))))
+        peak = peak_bytes(lambda: sum(chunk.logits[0, 0, 0, 0] for chunk in inferer.chunks(made, image, **settings(3))))
     assert said["rows kept"] < 4 * CLASSES * image[0].numel() / 8
     assert 0.3 * total < peak <= total + forward

@@ -3,7 +3,7 @@
 import torch
 from little_models import little_batch
 
-from sct.models.layers import AttentionStats
+from sct.models.blocks.layers import AttentionStats
 from sct.models.reducers.asvit import ASViT
 from sct.models.tokens import FeatureSpec, Tokens
 

@@ -15,7 +15,7 @@ from sct.models.completion.scatter import Scatter
 from sct.models.decoders.atm import ATM
 from sct.models.decoders.cup import CUP
 from sct.models.decoders.fcn import FCN
-from sct.models.decoders.light import Light
+from sct.models.decoders.patchwise import Patchwise
 from sct.models.decoders.setr_pup import SETRPUP
 from sct.models.decoders.thin import Thin
 from sct.models.decoders.unet import UNet
@@ -220,7 +220,7 @@ def setr_pup(decoder: SETRPUP, segmenter: Segmenter) -> int:
     return macs + voxels * h * segmenter.num_classes
 
 
-def light(decoder: Light, segmenter: Segmenter) -> int:
+def patchwise(decoder: Patchwise, segmenter: Segmenter) -> int:
     """Rungs of a linear and a norm, the image's convolutions, the MLP where they meet, the step to the voxels."""
     spec = segmenter.completion.spec
     d, N, C, Q = spec.spatial_dims, spec.num_tokens, spec.dim, segmenter.num_classes
@@ -318,7 +318,7 @@ FORMS = Forms(
         MIM: mim,
         UNETR: unetr,
         FCN: fcn,
-        Light: light,
+        Patchwise: patchwise,
         Thin: thin,
         ATM: atm,
         SETRPUP: setr_pup,

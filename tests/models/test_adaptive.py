@@ -11,7 +11,7 @@ from sct.models.adaptive.dependencies import AdaptiveThreshold
 from sct.models.adaptive.gate import QueryGate
 from sct.models.adaptive.grpe import GRPE, offset_index
 from sct.models.adaptive.ssa import SSA, row_entropy, symmetry
-from sct.models.layers import Attention, Layout
+from sct.models.blocks.layers import Attention, Layout
 
 GRID = (3, 4)
 N = 12
@@ -204,7 +204,7 @@ def test_kept_rows_are_the_unpruned_ones_and_the_others_get_nothing(dependencies
     module = attention(**all_parts(dependencies=dependencies)).train(training)
     x, asking = tokens(), some_ask()
     whole, _ = module(x)
-    update, stats = module(x, Layout(asking=asking))
+    update, stats = module(x, Layout(query_mask=asking))
     torch.testing.assert_close(update[asking], whole[asking], rtol=0, atol=1e-12)
     assert not update[~asking].any()
     assert (stats.pruned is None) == (dependencies is None)
@@ -213,10 +213,10 @@ def test_kept_rows_are_the_unpruned_ones_and_the_others_get_nothing(dependencies
 def test_an_image_is_the_same_alone_and_in_any_batch():
     module = attention(**all_parts())
     x, asking = tokens(), some_ask()
-    together, stats = module(x, Layout(asking=asking))
+    together, stats = module(x, Layout(query_mask=asking))
     for image in range(2):
         own = slice(image, image + 1)
-        alone, of_it = module(x[own], Layout(asking=asking[own]))
+        alone, of_it = module(x[own], Layout(query_mask=asking[own]))
         torch.testing.assert_close(alone, together[own], rtol=0, atol=1e-12)
         torch.testing.assert_close(of_it.pruned, stats.pruned[own], rtol=0, atol=0)
 
@@ -225,7 +225,7 @@ def test_an_image_of_which_no_token_asks():
     module = attention(**all_parts())
     asking = some_ask()
     asking[0] = False
-    update, stats = module(tokens(), Layout(asking=asking))
+    update, stats = module(tokens(), Layout(query_mask=asking))
     assert not update[0].any()
     assert update.isfinite().all()
     # nothing to prune is not "nothing pruned"
@@ -235,8 +235,8 @@ def test_an_image_of_which_no_token_asks():
 def test_matrices_for_pictures():
     module = attention(**all_parts())
     x, asking = tokens(), some_ask()
-    _, plain = module(x, Layout(asking=asking))
-    _, stats = module(x, Layout(asking=asking), wants=("matrices",))
+    _, plain = module(x, Layout(query_mask=asking))
+    _, stats = module(x, Layout(query_mask=asking), wants=("matrices",))
     before, after = stats.matrices
     assert before.shape == after.shape == (2, 2, N, N)
     torch.testing.assert_close(before.sum(dim=-1), asking[:, None].expand(2, 2, N).double())
@@ -249,7 +249,7 @@ def test_matrices_for_pictures():
 
 def test_every_parameter_gets_a_gradient():
     module = attention(**all_parts()).train()
-    update, stats = module(tokens(), Layout(asking=some_ask()))
+    update, stats = module(tokens(), Layout(query_mask=some_ask()))
     (update * torch.randn_like(update)).sum().backward()
     assert stats.loss.isfinite()
     missing = [name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()]
@@ -259,7 +259,7 @@ def test_every_parameter_gets_a_gradient():
 @pytest.mark.parametrize("dependencies", [None, AdaptiveThreshold])
 def test_no_parameter_is_without_a_gradient_where_no_token_asks(dependencies):
     module = attention(**all_parts(dependencies=dependencies, ssa=None)).train()
-    update, _ = module(tokens(), Layout(asking=torch.zeros(2, N, dtype=torch.bool)))
+    update, _ = module(tokens(), Layout(query_mask=torch.zeros(2, N, dtype=torch.bool)))
     update.sum().backward()
     assert [name for name, p in module.named_parameters() if p.grad is None] == []
 

@@ -9,8 +9,8 @@ from asvit_by_hand import reducer, stats_of, tokens_of, uneven
 from little_models import Combination, little_network
 
 from sct.errors import UserError
+from sct.models.blocks.layers import AttentionStats
 from sct.models.encoder import ViTEncoder
-from sct.models.layers import AttentionStats
 from sct.models.reducers.asvit import ASViT, block_macs, encoder_macs, token_scores
 from sct.models.tokens import Encoded, FeatureSpec, Tokens
 from sct.training.optim import adamw

@@ -5,11 +5,11 @@ import torch
 from little_models import PLAIN, little_batch, little_network
 from torch import nn
 
+from sct.models.blocks.layers import sincos_positions
 from sct.models.completion.mim import MIM
 from sct.models.completion.mta import MTA
 from sct.models.completion.scatter import Scatter
 from sct.models.grid import to_grid
-from sct.models.layers import sincos_positions
 from sct.models.tokens import Encoded, FeatureSpec, Tokens
 
 SPEC = FeatureSpec((8, 12), 1, 2, 24, 2, num_prefix=1, num_stages=3)

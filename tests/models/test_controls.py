@@ -6,7 +6,7 @@ from little_models import Combination, little_batch, little_network
 from stp_by_hand import random_tokens, spec_of
 
 from sct.errors import UserError
-from sct.models.layers import AttentionStats
+from sct.models.blocks.layers import AttentionStats
 from sct.models.reducers.controls import MinScore, Random
 from sct.models.tokens import gather_tokens
 

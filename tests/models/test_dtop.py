@@ -32,11 +32,11 @@ def test_who_exits_by_brute_force(context):
             confident = [i for i in alive if probability[b, i].max() >= 0.7]
             kept = set()
             for c in range(Q) if "topk" in context else ():
-                of_class = [i for i in alive if probability[b, i].argmax() == c]
-                best = sorted(of_class, key=lambda i: -probability[b, i].max())[:k]
+                class_signature = [i for i in alive if probability[b, i].argmax() == c]
+                best = sorted(class_signature, key=lambda i: -probability[b, i].max())[:k]
                 # the paper counts among the confident ones: the same, as those come first
                 assert set(best) & set(confident) == set(
-                    sorted(set(confident) & set(of_class), key=lambda i: -probability[b, i].max())[:k]
+                    sorted(set(confident) & set(class_signature), key=lambda i: -probability[b, i].max())[:k]
                 )
                 kept |= set(best)
             exits = set(confident) - kept

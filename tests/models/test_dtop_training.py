@@ -107,7 +107,7 @@ def test_heads_of_two_kinds(head, decoder):
     network.decoder.register_forward_hook(lambda module, args, output: decided.append(output.head))
     encoded = network.predict(images()).encoded
     masks = decided[0].masks.flatten(2)
-    said = encoded.said[0]
+    said = encoded.early_outputs[0]
     for b, places in enumerate(encoded.dropped[0].per_image(encoded.dropped[0].index)):
         own = said.masks[b, places]
         if head == "fcn":

@@ -11,7 +11,7 @@ from torch import nn
 
 from sct.config.check import build
 from sct.errors import UserError
-from sct.models.attention import masked_attention
+from sct.models.blocks.attention import masked_attention
 from sct.models.reducers.dynamicvit import DynamicViT, KeepScorer, counts_kept, gumbel_keep, ratio_loss
 from sct.models.tokens import Encoded, Tokens, gather_tokens
 

@@ -10,8 +10,8 @@ from little_models import CLASSES, Combination, little_batch, little_config, lit
 from stp_by_hand import random_tokens, spec_of
 
 from sct.errors import UserError
+from sct.models.blocks.layers import AttentionStats
 from sct.models.grid import presence
-from sct.models.layers import AttentionStats
 from sct.models.reducers.evit import EViT
 from sct.models.tokens import gather_tokens
 from sct.profiling.macs import count_macs

@@ -30,13 +30,13 @@ def encoded_by_hand(*, classes):
         seen = packed(alive(stage))
         masks = torch.randn(*seen.index.shape, Q, requires_grad=True)
         said.append(TokenOutput(seen, masks, torch.randn(B, Q, 2) if classes else None))
-    return Encoded(GRID, final, torch.empty(B, 0, C), dropped=dropped, said=said)
+    return Encoded(GRID, final, torch.empty(B, 0, C), dropped=dropped, early_outputs=said)
 
 
 def word_of(encoded, stage, image, place):
-    tokens = encoded.said[stage].tokens
+    tokens = encoded.early_outputs[stage].tokens
     column = ((tokens.images()[0] == image) & (tokens.index[0] == place)).nonzero().item()
-    return encoded.said[stage].masks[0, column]
+    return encoded.early_outputs[stage].masks[0, column]
 
 
 def test_every_place_keeps_the_word_of_the_last_head_that_saw_it():
@@ -51,7 +51,7 @@ def test_every_place_keeps_the_word_of_the_last_head_that_saw_it():
                 assert torch.equal(early.stages[0].masks[b].flatten(1)[:, place], word_of(encoded, 0, b, place))
                 assert torch.equal(early.stages[1].masks[b].flatten(1)[:, place], early.canvas[b, :, place])
                 if classes:
-                    scores = encoded.said[last].classes[b].softmax(dim=-1)[:, 0].log()
+                    scores = encoded.early_outputs[last].classes[b].softmax(dim=-1)[:, 0].log()
                     torch.testing.assert_close(early.present[b, :, place], scores)
         assert classes == (early.present is not None)
         assert merge_stages(encoded, losses=False).stages == []
@@ -60,8 +60,8 @@ def test_every_place_keeps_the_word_of_the_last_head_that_saw_it():
 def test_a_head_is_trained_on_the_tokens_that_it_saw():
     encoded = encoded_by_hand(classes=False)
     merge_stages(encoded, losses=True).stages[1].masks.sum().backward()
-    assert encoded.said[0].masks.grad is None
-    assert (encoded.said[1].masks.grad == 1).all()
+    assert encoded.early_outputs[0].masks.grad is None
+    assert (encoded.early_outputs[1].masks.grad == 1).all()
 
 
 def test_a_query_heads_word_as_class_logits():

@@ -10,14 +10,16 @@ from torch import nn
 
 from sct.config.schema import PredictConfig
 from sct.errors import UserError
-from sct.models import attention, convolutions, selfcheck, sliced
+from sct.models import selfcheck
 from sct.models.base import ImageOnly
+from sct.models.blocks import attention, convolutions, sliced
+from sct.models.blocks.convolutions import FoldedConv, PatchEmbedding2d
+from sct.models.blocks.layers import Attention
+from sct.models.blocks.sliced import SAME_CONV
 from sct.models.completion.scatter import Scatter
-from sct.models.convolutions import FoldedConv, PatchEmbedding2d
 from sct.models.decoders.thin import Thin
 from sct.models.encoder import ViTEncoder
 from sct.models.heads import FCNHead
-from sct.models.layers import Attention
 from sct.models.reducers.dtop import DToP
 from sct.models.segmenter import Segmenter
 from sct.models.selfcheck import (
@@ -31,7 +33,6 @@ from sct.models.selfcheck import (
     thinnest_map,
     worst_layer,
 )
-from sct.models.sliced import SAME_CONV
 from sct.runtime.precision import NumberFormat
 
 CPU = torch.device("cpu")
@@ -262,7 +263,7 @@ def test_packed_attention_is_tried_on_the_lengths_it_sees(monkeypatch):
         seen.append(lengths)
         return attention.packed_attention(q, k, v, lengths=lengths)
 
-    monkeypatch.setattr("sct.models.layers.packed_attention", watched)
+    monkeypatch.setattr("sct.models.blocks.layers.packed_attention", watched)
     worst_layer(probes[:1], device=CPU)
     assert seen == [probes[0].lengths] * 2
 

@@ -26,9 +26,9 @@ def test_shares_of_patches_by_hand() -> None:
 def test_the_query_is_a_patch_on_the_border_that_asks() -> None:
     shares = np.array([[0.1, 0.6, 1.0], [0.0, 0.55, 0.7]])
     assert border_query(shares, ALL) == (1, 1)
-    asking = ALL.copy()
-    asking[1, 1] = False
-    assert border_query(shares, asking) == (0, 1)
+    query_mask = ALL.copy()
+    query_mask[1, 1] = False
+    assert border_query(shares, query_mask) == (0, 1)
     # none that asks is half in the foreground
     assert border_query(shares, shares < 0.5) == (1, 1)
     assert border_query(shares / 3, ALL) == (0, 2)
@@ -52,13 +52,18 @@ def test_what_is_drawn() -> None:
     rng = np.random.default_rng(0)
     before = rng.dirichlet(np.ones(6), size=6)
     after = np.where(before < 0.1, 0, before)
-    asking = ALL.copy()
-    asking[0, 2], after[2] = False, 0
+    query_mask = ALL.copy()
+    query_mask[0, 2], after[2] = False, 0
     truth = np.zeros((4, 6), int)
     truth[2:, :2] = 1
     where = view(np.zeros((3, 4, 6)), truth, spacing=(1, 1))
     figure = draw_attention(
-        Matrices(before, after, asking, 0.25), where=where, truth=truth, query=(1, 0), title="case", about="small print"
+        Matrices(before, after, query_mask, 0.25),
+        where=where,
+        truth=truth,
+        query=(1, 0),
+        title="case",
+        about="small print",
     )
     panels, bars = figure.axes[:5], figure.axes[5:]
     assert len(bars) == 2

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from sct.data.sets.msd import MSD
 from sct.errors import UserError
+from sct.models.blocks.layers import AttentionStats
 from sct.models.encoder import ViTEncoder
-from sct.models.layers import AttentionStats
 from sct.models.reducers.base import Reducer, Reduction, split_top_k
 from sct.models.tokens import FeatureSpec, Tokens
 from sct.plots.depth import (

@@ -20,6 +20,6 @@ def test_a_row_of_three_panels_for_every_case() -> None:
         image, gate, asks = panels[3 * number : 3 * number + 3]
         assert image.get_ylabel() == row.name
         np.testing.assert_array_equal(gate.images[-1].get_array(), row.probability)
-        np.testing.assert_array_equal(asks.images[-1].get_array(), faded(row.where.picture, row.asking))
-        assert f"{row.asking.mean():.1%}" in asks.get_xlabel()
+        np.testing.assert_array_equal(asks.images[-1].get_array(), faded(row.where.picture, row.query_mask))
+        assert f"{row.query_mask.mean():.1%}" in asks.get_xlabel()
     assert bar.get_lines()[-1].get_xdata() == [0.3, 0.3]

@@ -68,8 +68,8 @@ def test_attention_is_that_of_the_block_and_head(run: Path, tmp_path: Path) -> N
     encoder = opened.segmenter.encoder
     window = functions["load_window"](opened, functions["find_case"](opened, CASES[0])[0])
     features, _ = encoder.stem(window.image.unsqueeze(0))
-    asking = encoder.gate(features)[1]
-    x = encoder.blocks[0](encoder.embed(features), encoder.layout(None, asking=asking))
+    query_mask = encoder.gate(features)[1]
+    x = encoder.blocks[0](encoder.embed(features), encoder.layout(None, query_mask=query_mask))
     block = encoder.blocks[1]
     width = block.attn.head_dim
     q, k = (
@@ -80,11 +80,11 @@ def test_attention_is_that_of_the_block_and_head(run: Path, tmp_path: Path) -> N
     before, after = (axes.images[0].get_array() for axes in figure.axes[:2])
     np.testing.assert_allclose(before / 64, expected, rtol=1e-4)
     pruned = np.ma.getmaskarray(after)
-    assert 0 < asking.sum() < 64
-    np.testing.assert_array_equal(pruned.all(axis=1), ~asking[0].numpy())
-    np.testing.assert_allclose(after.filled(0)[asking[0].numpy()].sum(axis=1), 64, rtol=1e-4)
+    assert 0 < query_mask.sum() < 64
+    np.testing.assert_array_equal(pruned.all(axis=1), ~query_mask[0].numpy())
+    np.testing.assert_allclose(after.filled(0)[query_mask[0].numpy()].sum(axis=1), 64, rtol=1e-4)
     np.testing.assert_allclose(figure.axes[3].images[-1].get_array().ravel(), before[3 * 8 + 4])
-    assert f"{1 - asking.float().mean().item():.1%}" in figure.get_suptitle()
+    assert f"{1 - query_mask.float().mean().item():.1%}" in figure.get_suptitle()
     assert_written(tmp_path / "attention", "attention", run, "--case", CASES[0])
 
 

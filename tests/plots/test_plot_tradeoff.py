@@ -6,14 +6,14 @@ from statistics import stdev
 import pytest
 
 from sct.errors import UserError
-from sct.evaluation.collect import Run, Setting
 from sct.plots.tradeoff import COSTS, Point, draw_tradeoff, find_cost, sweep_lines, tradeoff_points
+from sct.reports.collect import EvaluatedRun, Setting
 
 
 def setting(label: str, *dice: float, macs: float | None, speed: float = 2.0) -> Setting:
     profile = None if macs is None else {"macs": {"total": macs}, "throughput": {"inference": speed}}
     summary = [{"dice": {"mean": value, "per_class": {}, "groups": {}}} for value in dice]
-    return Setting(label, [Run(Path("f"), {"name": label}, [], part, [], profile, None) for part in summary])
+    return Setting(label, [EvaluatedRun(Path("f"), {"name": label}, [], part, [], profile, None) for part in summary])
 
 
 def test_points_are_means_with_their_spread_and_costs() -> None:

@@ -18,11 +18,11 @@ from sct.errors import UserError
 from sct.losses.criterion import Criterion
 from sct.losses.dice_ce import DiceCE
 from sct.losses.query import QueryLoss
+from sct.models.blocks.layers import Block
 from sct.models.completion.mta import MTA
 from sct.models.completion.scatter import Scatter
 from sct.models.decoders.unetr import UNETR
 from sct.models.encoder import ViTEncoder
-from sct.models.layers import Block
 from sct.models.reducers.stp import STP
 from sct.models.segmenter import Segmenter
 from sct.models.tokens import Encoded, Tokens

@@ -11,7 +11,7 @@ from commands import assert_one_message, run_command
 
 from sct import train
 from sct.models.encoder import ViTEncoder
-from sct.models.pretrained import find_weights
+from sct.models.weights.pretrained import find_weights
 from sct.runtime import checkpoint
 
 SIZES = {"patch_size": 4, "dim": 24, "depth": 2, "num_heads": 2}

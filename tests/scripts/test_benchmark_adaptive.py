@@ -39,9 +39,9 @@ def test_shares_and_macs_of_an_image(script, encoder):
     image = noise()
     found = script["measure"](image, foreground=0.25, networks=script["variants"](encoder), repeats=1)
     encoded = encoder(image)
-    asking = int(encoded.asking.sum())
-    assert 0 < asking < 16
-    assert found.alpha == 1 - asking / 16
+    num_queries = int(encoded.query_mask.sum())
+    assert 0 < num_queries < 16
+    assert found.alpha == 1 - num_queries / 16
     lambdas = [encoded.aux[f"dependencies_pruned_{block}"].item() for block in (1, 2)]
     assert found.dependencies == pytest.approx(sum(lambdas) / 2)
     N, C, inner = 16, 12, 36
@@ -51,8 +51,8 @@ def test_shares_and_macs_of_an_image(script, encoder):
         return keys_and_values + queries + out + n * N * inner * (1 + 1 - pruned)
 
     assert found.macs["off"] == 2 * block(16, 0)
-    assert found.macs["real"] == 2 * block(asking, 0)
-    assert found.macs["counted"] == pytest.approx(sum(block(asking, share) for share in lambdas))
+    assert found.macs["real"] == 2 * block(num_queries, 0)
+    assert found.macs["counted"] == pytest.approx(sum(block(num_queries, share) for share in lambdas))
     assert set(found.ms) == {"off", "rows", "on"}
 
 

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from sct.evaluation.tokens import known_means, token_statistics
+from sct.models.grid import foreground_patches
 from sct.models.tokens import Encoded, Prediction, Tokens
-from sct.training.validation import foreground_patches, foreground_window, known_means, token_statistics
+from sct.training.validation import foreground_window
 
 
 def test_token_statistics_by_hand():

@@ -50,8 +50,8 @@ def _check_same(folder: Path, *, wanted: Mapping[str, Any]) -> None:
     stored = json.loads(path.read_text())
     differing = sorted(key for key in wanted.keys() | stored.keys() if wanted.get(key) != stored.get(key))
     if differing:
-        told = ", ".join(f"data.{key} is {wanted.get(key)}, there {stored.get(key)}" for key in differing)
+        differences = ", ".join(f"data.{key} is {wanted.get(key)}, there {stored.get(key)}" for key in differing)
         raise UserError(
-            f"{folder} holds phantoms of other parameters: {told}. Set data.root to another folder, delete "
+            f"{folder} holds phantoms of other parameters: {differences}. Set data.root to another folder, delete "
             "this one, or use its parameters."
         )

@@ -14,7 +14,7 @@ from sct.errors import UserError
 from sct.models.adaptive.dependencies import AdaptiveThreshold
 from sct.models.adaptive.grpe import GRPE
 from sct.models.adaptive.ssa import SSA
-from sct.models.layers import WHOLE, AttentionStats, Layout, make_dropout
+from sct.models.blocks.layers import FULL, AttentionStats, Layout, make_dropout
 
 
 class AdaptiveAttention(nn.Module):
@@ -22,7 +22,7 @@ class AdaptiveAttention(nn.Module):
 
     `positions` are added to the query-key products (equation 10); `dependencies` prunes the entries of the
     attention matrix by a threshold of every row (equations 13 and 14); `ssa` is a loss on the matrix in training
-    (equation 7); and tokens that a gate told to ask nothing (`Layout.asking`) are left out as queries, image by
+    (equation 7); and tokens that a gate told to ask nothing (`Layout.query_mask`) are left out as queries, image by
     image, so that an image's result does not depend on its batch (equation 12). They still serve as keys, and
     their update is zero. `head_dim` is C / H if not given; weights then have the names and shapes of the plain
     attention's. Rows are skipped in training and in evaluation, `ssa` alone looks at all of them.
@@ -57,7 +57,7 @@ class AdaptiveAttention(nn.Module):
         self.ssa = ssa
 
     def forward(
-        self, x: Tensor, layout: Layout = WHOLE, *, wants: Collection[str] = ()
+        self, x: Tensor, layout: Layout = FULL, *, wants: Collection[str] = ()
     ) -> tuple[Tensor, AttentionStats]:
         """x (B, N, C) -> (B, N, C), and loss, pruned and, where wanted, matrices of `AttentionStats`."""
         B, N, C = x.shape
@@ -67,11 +67,11 @@ class AdaptiveAttention(nn.Module):
             stats.loss = self.ssa(self.products(self.project(x, "query"), k).softmax(dim=-1))
         bias = self.positions() if self.positions is not None else None
         draw = "matrices" in wants
-        if layout.asking is None:
+        if layout.query_mask is None:
             context, stats.pruned, stats.matrices = self.attend(self.project(x, "query"), k, v, bias=bias, draw=draw)
             return self.dropout(self.proj(context.transpose(1, 2).flatten(2))), stats
-        where = layout.asking.flatten().nonzero().squeeze(1)
-        counts = layout.asking.sum(dim=1).tolist()
+        where = layout.query_mask.flatten().nonzero().squeeze(1)
+        counts = layout.query_mask.sum(dim=1).tolist()
         queries = self.project(x.flatten(0, 1).index_select(0, where).unsqueeze(0), "query").split(counts, dim=2)
         places = (where % N).split(counts)
         contexts, pruned, matrices = [], [], []
@@ -90,7 +90,7 @@ class AdaptiveAttention(nn.Module):
         if self.dependencies is not None:
             stats.pruned = torch.cat([share for share in pruned if share is not None])
         if draw:
-            stats.matrices = self.whole_matrices(matrices, places, num_tokens=N)
+            stats.matrices = self.full_matrices(matrices, places, num_tokens=N)
         return update, stats
 
     def project(self, x: Tensor, what: str) -> Tensor:
@@ -118,7 +118,7 @@ class AdaptiveAttention(nn.Module):
         after, share = (before, None) if self.dependencies is None else self.dependencies(q, before)
         return after.to(v.dtype) @ v, share, (before, after) if draw else None
 
-    def whole_matrices(
+    def full_matrices(
         self, pairs: list[tuple[Tensor, Tensor] | None], places: tuple[Tensor, ...], *, num_tokens: int
     ) -> tuple[Tensor, Tensor]:
         """Matrices (1, H, n, N) of every image at the places of their rows: (B, H, N, N) before and after."""

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sct.models.layers import Scheduled
+from sct.models.blocks.layers import Scheduled
 
 
 class AdaptiveThreshold(Scheduled):

@@ -5,7 +5,7 @@ Letters: B batch, C channels of the stem, N tokens of the grid.
 
 from torch import Tensor, nn
 
-from sct.models.convolutions import CONVOLUTION
+from sct.models.blocks.convolutions import CONVOLUTION
 
 
 class QueryGate(nn.Module):

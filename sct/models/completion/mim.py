@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from sct.models.blocks.layers import Block, init_weights
 from sct.models.completion.base import Completion
 from sct.models.completion.mta import fixed_positions
 from sct.models.grid import assemble, presence, pruning_depth
-from sct.models.layers import Block, init_weights
 from sct.models.tokens import Dense, Encoded, FeatureSpec
 
 

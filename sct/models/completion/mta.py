@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from sct.models.blocks.layers import Block, init_weights, sincos_positions
+from sct.models.blocks.recompute import recomputed
 from sct.models.completion.base import Completion, SourceNorms
 from sct.models.grid import assemble, pruning_depth
-from sct.models.layers import Block, init_weights, sincos_positions
-from sct.models.recompute import recomputed
 from sct.models.tokens import Dense, Encoded, FeatureSpec
 
 

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sct.errors import UserError
+from sct.models.blocks.layers import init_weights
 from sct.models.decoders.base import Decoder
 from sct.models.exits import mask_canvas, predict
 from sct.models.grid import resize
 from sct.models.heads import ATMHead
-from sct.models.layers import init_weights
 from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sct.errors import UserError
-from sct.models.convolutions import CONVOLUTION, conv_bn_relu, double_conv
+from sct.models.blocks.convolutions import CONVOLUTION, conv_bn_relu, double_conv
 from sct.models.decoders.base import Decoder, doubling_steps
 from sct.models.grid import resize, to_grid
 from sct.models.tokens import Decoded, Dense, FeatureSpec

@@ -7,11 +7,11 @@ from typing import Literal
 
 from torch import Tensor
 
+from sct.models.blocks.layers import init_weights
 from sct.models.decoders.base import Decoder
 from sct.models.exits import class_canvas, predict
 from sct.models.grid import resize
 from sct.models.heads import FCNHead
-from sct.models.layers import init_weights
 from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 

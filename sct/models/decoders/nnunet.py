@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from sct.errors import UserError
-from sct.models.convolutions import CONVOLUTION, INSTANCE_NORM
+from sct.models.blocks.convolutions import CONVOLUTION, INSTANCE_NORM
 from sct.models.decoders.base import Decoder
 from sct.models.tokens import Decoded, Dense, FeatureSpec
 

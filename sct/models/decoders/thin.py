@@ -5,11 +5,11 @@ Letters: B batch, N tokens of the grid, C width of the tokens, Q classes (or reg
 
 from torch import Tensor, nn
 
-from sct.models.convolutions import CHANNELS_LAST, CONVOLUTION, INSTANCE_NORM, TRANSPOSED, FoldedConv
+from sct.models.blocks.convolutions import CHANNELS_LAST, CONVOLUTION, INSTANCE_NORM, TRANSPOSED, FoldedConv
+from sct.models.blocks.layers import init_weights
+from sct.models.blocks.sliced import SAME_CONV
 from sct.models.decoders.base import TwoStageDecoder, doubling_steps
 from sct.models.grid import to_grid
-from sct.models.layers import init_weights
-from sct.models.sliced import SAME_CONV
 from sct.models.tokens import Dense, FeatureSpec
 
 
@@ -43,7 +43,7 @@ class Thin(TwoStageDecoder):
         self.enter = nn.Sequential(nn.LayerNorm(spec.dim), linear)
         self.ups = nn.ModuleList(transposed(2 * out, out, kernel_size=2, stride=2, bias=False) for out in channels[:-1])
         self.joins = nn.ModuleList(conv_norm_gelu(dims, out, out) for out in channels[:-1])
-        self.whole = WholeResolution(spec, width=width, voxels=voxels) if voxels else None
+        self.whole = FullResolution(spec, width=width, voxels=voxels) if voxels else None
         self.reach, self.num_features = self.whole.reach if self.whole else 0, width
         # of a convolution both sides, and the image's part
         self.num_alive = 4 * voxels
@@ -77,7 +77,7 @@ class Thin(TwoStageDecoder):
         return self.head(features)
 
 
-class WholeResolution(nn.Module):
+class FullResolution(nn.Module):
     """The last join with the image, at its own resolution: x (B, width, *S / 2) -> (B, 2 * voxels, *S)."""
 
     reach = 2  # voxels of the image: one convolution of 3^D, then two flat ones that make another

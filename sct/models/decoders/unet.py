@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sct.errors import UserError
-from sct.models.convolutions import CONVOLUTION, double_conv
+from sct.models.blocks.convolutions import CONVOLUTION, double_conv
 from sct.models.decoders.base import Decoder
 from sct.models.grid import resize, to_grid
 from sct.models.tokens import Decoded, Dense, FeatureSpec

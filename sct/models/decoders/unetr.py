@@ -10,9 +10,9 @@ from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrPrUpBlock, U
 from torch import Tensor, nn
 
 from sct.errors import UserError
+from sct.models.blocks.recompute import recomputed
 from sct.models.decoders.base import Decoder, doubling_steps
 from sct.models.grid import to_grid
-from sct.models.recompute import recomputed
 from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sct.errors import UserError
-from sct.models.layers import AttentionStats
+from sct.models.blocks.layers import AttentionStats
 from sct.models.reducers.base import Reducer, Reduction, split_top_k
 from sct.models.tokens import Encoded, FeatureSpec, Tokens
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sct.errors import UserError
-from sct.models.layers import AttentionStats, Scheduled
+from sct.models.blocks.layers import AttentionStats, Scheduled
 from sct.models.tokens import Encoded, TokenOutput, Tokens
 
 
@@ -24,7 +24,7 @@ class Reduction:
 
     live: Tokens
     dropped: Tokens
-    said: TokenOutput | None = None
+    early_output: TokenOutput | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     aux: dict[str, Tensor] = field(default_factory=dict)
 

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sct.models.layers import AttentionStats
+from sct.models.blocks.layers import AttentionStats
 from sct.models.reducers.base import Reducer, Reduction, check_ratio, keep_count, split_top_k
 from sct.models.reducers.evit import class_attention
 from sct.models.tokens import FeatureSpec, Tokens

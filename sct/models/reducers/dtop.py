@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from sct.errors import UserError
+from sct.models.blocks.layers import AttentionStats
 from sct.models.exits import merge_stages
 from sct.models.heads import ATMHead, FCNHead, grade
-from sct.models.layers import AttentionStats
 from sct.models.reducers.base import Reducer, Reduction, keep_count, split_top_k
 from sct.models.tokens import Encoded, FeatureSpec, Tokens
 
@@ -85,17 +85,17 @@ class DToP(Reducer):
         prunes = (self.p0 < 1 or self.context == "top_share") and not (self.training and self.mode == "direct")
         if not prunes:
             # the very same tensors, not packed: nothing changes by a bit
-            said = self.heads[stage](tokens) if self.training else None
-            return Reduction(tokens, tokens.take(tokens.index[:, :0]), said)
-        said = self.heads[stage](tokens)
-        confidence, predicted = grade(said, overlapping=self.overlapping)
+            output = self.heads[stage](tokens) if self.training else None
+            return Reduction(tokens, tokens.take(tokens.index[:, :0]), output)
+        output = self.heads[stage](tokens)
+        confidence, predicted = grade(output, overlapping=self.overlapping)
         # means of earlier stages neither exit nor compete
         confidence = confidence.masked_fill(tokens.index == self.num_tokens, 0.0)
         aux = {f"confidence_{stage + 1}": confidence}
         if self.context == "top_share":
             n = tokens.x.shape[1]
             stay, go = split_top_k(-confidence, k=keep_count(n, ratio=self.share))
-            return Reduction(tokens.take(stay), tokens.take(go), said, aux=aux)
+            return Reduction(tokens.take(stay), tokens.take(go), output, aux=aux)
         group = tokens.images() * self.num_groups + predicted
         exits = confidence >= self.p0
         if self.context in ("topk", "average_topk"):
@@ -103,11 +103,11 @@ class DToP(Reducer):
         live, dropped = tokens.select(~exits), tokens.select(exits)
         if self.context in ("average", "average_topk"):
             live = append_means(live, dropped, group[exits], num_classes=self.num_groups, place=self.num_tokens)
-        return Reduction(live, dropped, said, aux=aux)
+        return Reduction(live, dropped, output, aux=aux)
 
     def finish(self, encoded: Encoded) -> None:
         """Puts the predictions of all stages together."""
-        if encoded.said:
+        if encoded.early_outputs:
             encoded.early = merge_stages(encoded, losses=self.training)
 
 

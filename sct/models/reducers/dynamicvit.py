@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sct.errors import UserError
-from sct.models.layers import AttentionStats
-from sct.models.recompute import recomputed
+from sct.models.blocks.layers import AttentionStats
+from sct.models.blocks.recompute import recomputed
 from sct.models.reducers.base import Reducer, Reduction, check_ratio, split_top_k
 from sct.models.reducers.scorer import TokenScorer, gumbel_noise
 from sct.models.tokens import Encoded, FeatureSpec, Tokens

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sct.errors import UserError
-from sct.models.layers import AttentionStats
-from sct.models.recompute import recomputed
+from sct.models.blocks.layers import AttentionStats
+from sct.models.blocks.recompute import recomputed
 from sct.models.reducers.base import (
     Reducer,
     Reduction,

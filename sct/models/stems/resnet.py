@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sct.errors import UserError
-from sct.models.convolutions import MAX_POOL
+from sct.models.blocks.convolutions import MAX_POOL
 from sct.models.stems.base import Stem
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from sct.models.convolutions import MAX_POOL, double_conv
+from sct.models.blocks.convolutions import MAX_POOL, double_conv
 from sct.models.stems.base import Stem
 
 

@@ -1,0 +1,258 @@
+"""The deterministic part (file to network grid) and the random part (grid to training crops) of the data.
+
+Letters: C channels, S spatial size (2 or 3 numbers).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from monai.data import get_track_meta, set_track_meta
+from monai.transforms import Randomizable
+
+from sct.data.cases import Case, Grid, window_shape
+from sct.data.formats.base import FileFormat
+from sct.data.formats.nifti import to_ras
+from sct.data.loading.resample import resample
+
+DictTransform = Callable[[Mapping], Mapping]
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """The voxels with a label above 0 as flat indices, int32, found once so that a crop can be centred on one.
+
+    voxels (V,): in their order in memory · by_class (V,): of label 1 first, then of 2, ...
+    sizes (number of labels,): how many have the label 0 (none), 1, 2, ...
+    """
+
+    voxels: np.ndarray
+    by_class: np.ndarray
+    sizes: np.ndarray
+
+    @classmethod
+    def of(cls, label: np.ndarray) -> "Foreground":
+        """label (*S), whole numbers from 0."""
+        voxels = np.flatnonzero(label).astype(np.int32)
+        values = label.reshape(-1)[voxels]
+        return cls(voxels, voxels[np.argsort(values, kind="stable")], np.bincount(values))
+
+    def draw(self, rng: np.random.Generator, *, by_class: bool) -> int:
+        """One voxel: any of all, or, `by_class`, any of a class that is drawn first from those with a voxel."""
+        if not by_class:
+            return int(self.voxels[rng.integers(self.voxels.size)])
+        drawn = rng.choice(np.flatnonzero(self.sizes))
+        return int(self.by_class[self.sizes[:drawn].sum() + rng.integers(self.sizes[drawn])])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case on the network's grid.
+
+    image (C, *S) float32 · label (*S) uint8 or None · foreground: where the label is above 0, or None
+    affine (4, 4) float64 of this grid · source: the grid of the image file
+    """
+
+    image: np.ndarray
+    label: np.ndarray | None
+    foreground: Foreground | None
+    affine: np.ndarray
+    source: Grid
+
+
+@contextmanager
+def plain_tensors() -> Iterator[None]:
+    """Switch MONAI's MetaTensor off for the time of the block: it is slow and not needed in training."""
+    before = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(before)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Read a case, turn it to RAS, resample or resize, normalise, crop to the foreground, pad to `roi_size`.
+
+    roi_size: 3 numbers, voxels; or 2, and then pictures, or volumes seen as slices along their first axis, keep
+    their orientation and whatever acts on places acts within a slice
+    spacing: mm along R, A, S (of 2 numbers: along the last two axes), or None to keep the file's
+    resize_to: voxels of the last two axes, whatever the spacing; images with antialiasing, labels nearest
+    intensity: a MONAI dictionary transform on the key `image`, a tensor (C, *S)
+    crop_above: keep the box of voxels in which any channel exceeds this *normalised* value; None keeps all
+    zero_background: keep the box of voxels that are not 0 in every channel, before `intensity`, which leaves 0 at 0
+    Padding takes the minimum of each channel (air in CT), 0 with `zero_background`, and label 0, evenly on both sides.
+    """
+
+    roi_size: Sequence[int]
+    spacing: Sequence[float] | None
+    intensity: DictTransform
+    crop_above: float | None
+    file_format: FileFormat
+    resize_to: Sequence[int] | None = None
+    zero_background: bool = False
+
+    def __call__(self, case: Case) -> Prepared:
+        voxels, source = self.file_format.read_stored(case.image)
+        num_dims = len(source.shape)
+        image, affine = self._resample(voxels, grid=source, mode="bilinear")
+        del voxels  # what follows takes the memory
+        mask = self._tissue(image)
+        with plain_tensors():
+            image = np.asarray(self.intensity({"image": torch.from_numpy(image)})["image"], dtype=np.float32)
+        label = None
+        if case.label is not None:
+            values, grid = self.file_format.read_label(case.label)
+            label = np.rint(self._resample(values[None], grid=grid, mode="nearest")[0][0]).astype(np.uint8)
+        if self.crop_above is not None:
+            mask &= (image > self.crop_above).max(axis=0)
+        start, stop = _box(mask)
+        box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        window = window_shape(self.roi_size, num_dims=num_dims)
+        lack = [max(0, roi - (b - a)) for roi, a, b in zip(window, start, stop, strict=True)]
+        pads = [(missing // 2, missing - missing // 2) for missing in lack]
+        image = _pad(image[(slice(None), *box)], pads=pads, value=0.0 if self.zero_background else None)
+        offset = start - np.array([before for before, _ in pads])
+        affine = affine.copy()
+        affine[:3, 3] += affine[:3, :num_dims] @ offset
+        foreground = None
+        if label is not None:
+            label = np.ascontiguousarray(np.pad(label[box], pads))
+            foreground = Foreground.of(label)
+        return Prepared(image, label, foreground, affine, source)
+
+    def largest_shape(self, grid: Grid) -> np.ndarray:
+        """Voxels along every axis before cropping and padding, at most, (len(S),)."""
+        shape = np.array(grid.shape)
+        if self.resize_to is not None:
+            shape[-2:] = self.resize_to
+        if self.spacing is None:
+            return shape
+        spacing = grid.spacing
+        if self._turns:
+            turned, affine = to_ras(np.empty((1, *grid.shape), dtype=np.bool_), affine=grid.affine)
+            shape, spacing = np.array(turned.shape[1:]), np.linalg.norm(affine[:3, :3], axis=0)
+        resampled = np.arange(len(shape)) >= len(shape) - len(self.spacing)
+        shape[resampled] = np.ceil((shape * spacing)[resampled] / self.spacing) + 1
+        return shape
+
+    @property
+    def _turns(self) -> bool:
+        """Whether volumes are turned to RAS; slices are predicted as they lie in the file."""
+        return len(self.roi_size) == 3
+
+    def _resample(self, voxels: np.ndarray, *, grid: Grid, mode: str) -> tuple[np.ndarray, np.ndarray]:
+        """Turn to RAS and resample or resize; returns voxels (C, *S) float32 and their affine (4, 4)."""
+        affine = grid.affine
+        if self._turns:
+            voxels, affine = to_ras(voxels, affine=affine)
+        if self.resize_to is not None:
+            return resize(voxels, size=self.resize_to, mode=mode), affine @ resized_to_source(
+                grid.shape, size=self.resize_to
+            )
+        if self.spacing is None:
+            return np.ascontiguousarray(voxels, dtype=np.float32), affine
+        # MONAI takes -1 for the file's own spacing.
+        pixdim = [*[-1.0] * (len(grid.shape) - len(self.spacing)), *self.spacing]
+        return resample(voxels, affine=affine, spacing=pixdim, mode=mode)
+
+    def _tissue(self, image: np.ndarray) -> np.ndarray:
+        """Which voxels of the image (C, *S) as in the file are tissue, (*S) bool."""
+        return (image != 0).any(axis=0) if self.zero_background else np.ones(image.shape[1:], dtype=np.bool_)
+
+
+def _box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First voxel and the one after the last of the box round a mask (*S), (len(S),) each; all of an empty one."""
+    shape = np.array(mask.shape)
+    if not mask.any():
+        return np.zeros_like(shape), shape
+    rows = [np.moveaxis(mask, axis, 0).reshape(n, -1).max(axis=1) for axis, n in enumerate(shape)]
+    places = [np.flatnonzero(row) for row in rows]
+    return np.array([p[0] for p in places]), np.array([p[-1] + 1 for p in places])
+
+
+def resize(voxels: np.ndarray, *, size: Sequence[int], mode: str) -> np.ndarray:
+    """Voxels (C, ..., H, W) with the last two axes at `size`, float32; mode: bilinear (antialiased) or nearest."""
+    planes = torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float32)).reshape(1, -1, *voxels.shape[-2:])
+    if mode == "nearest":
+        planes = F.interpolate(planes, size=tuple(size), mode="nearest-exact")
+    else:
+        planes = F.interpolate(planes, size=tuple(size), mode="bilinear", antialias=True)
+    return planes.reshape(*voxels.shape[:-2], *size).numpy()
+
+
+def resized_to_source(shape: Sequence[int], *, size: Sequence[int]) -> np.ndarray:
+    """Affine (4, 4) from voxels of the resized grid to voxels of the source of `shape` (*S).
+
+    The outer faces of both grids coincide, so the centre of resized voxel i lies at scale * i + (scale - 1) / 2.
+    """
+    affine = np.eye(4)
+    for axis, wanted in enumerate(size, start=len(shape) - len(size)):
+        scale = shape[axis] / wanted
+        affine[axis, axis], affine[axis, 3] = scale, (scale - 1) / 2
+    return affine
+
+
+def _pad(image: np.ndarray, *, pads: list[tuple[int, int]], value: float | None) -> np.ndarray:
+    """image (C, *S) with `value` round it, None: the minimum of each channel."""
+    if not any(before or after for before, after in pads):
+        return np.ascontiguousarray(image)
+    values = [channel.min() if value is None else value for channel in image]
+    return np.stack([np.pad(channel, pads, constant_values=v) for channel, v in zip(image, values, strict=True)])
+
+
+@dataclass(frozen=True)
+class TrainingCrops:
+    """Cut random crops out of a prepared case and augment each; 2-D crops of a volume are slices of it.
+
+    With probability `positive_share` a crop is centred on a random foreground voxel (moved inwards where it
+    would leave the volume), otherwise it lies anywhere, uniformly. Then the `augment` transforms run in turn.
+
+    by_class: the centre's class is drawn first, so that a small organ is in the middle as often as a large one
+    """
+
+    roi_size: Sequence[int]
+    num_crops: int
+    positive_share: float
+    augment: Sequence[DictTransform]
+    by_class: bool = True
+
+    def __call__(self, prepared: Prepared, *, entropy: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+        """Every random draw follows from `entropy`; returns image (C, *S) float32 and label (*S) int64."""
+        # A stream for each transform: switching one off leaves the draws of the others as they were.
+        streams = np.random.SeedSequence(list(entropy)).spawn(1 + len(self.augment))
+        rng = np.random.default_rng(streams[0])
+        for transform, stream in zip(self.augment, streams[1:], strict=True):
+            if isinstance(transform, Randomizable):
+                transform.set_random_state(seed=int(stream.generate_state(1)[0]))
+        with plain_tensors():
+            return [self._crop(prepared, rng) for _ in range(self.num_crops)]
+
+    def _crop(self, prepared: Prepared, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        assert prepared.label is not None
+        assert prepared.foreground is not None
+        window = np.array(window_shape(self.roi_size, num_dims=prepared.label.ndim))
+        room = np.array(prepared.label.shape) - window
+        positive = rng.random() < self.positive_share
+        if positive and prepared.foreground.voxels.size:
+            flat = prepared.foreground.draw(rng, by_class=self.by_class)
+            centre = np.array(np.unravel_index(flat, prepared.image.shape[1:]))
+            start = np.clip(centre - window // 2, 0, room)
+        else:
+            start = rng.integers(0, room + 1)
+        box = tuple(slice(a, a + size) for a, size in zip(start, window, strict=True))
+        # The copies also take the crop out of read-only memory maps.
+        sample: Mapping = {
+            "image": torch.from_numpy(np.array(prepared.image[(slice(None), *box)])).reshape(-1, *self.roi_size),
+            "label": torch.from_numpy(np.array(prepared.label[box])).reshape(1, *self.roi_size),
+        }
+        for transform in self.augment:
+            sample = transform(sample)
+        return {
+            "image": torch.as_tensor(sample["image"], dtype=torch.float32).contiguous(),
+            "label": torch.as_tensor(sample["label"])[0].long().contiguous(),
+        }

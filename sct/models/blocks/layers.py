@@ -1,0 +1,208 @@
+"""Building blocks of a plain vision transformer.
+
+Letters: B batch, L sequence length (prefix and patch tokens), C width, H heads, D head width.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sct.errors import UserError
+from sct.models.blocks.attention import first_row, fused_attention, masked_attention, packed_attention
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the tokens (B, L) of a sequence stand to each other and to a block.
+
+    lengths: where images keep different numbers of tokens, their sequences stand one after another in a batch of
+    one; these are the length of each, and L is their sum. seen (B, L): a token of 0 is seen by none but itself;
+    active (B, L): what the MLP's update of a token is multiplied by. query_mask (B, L) bool: a token of false asks
+    nothing, attention does not update it (understood by `AdaptiveAttention`).
+    """
+
+    lengths: tuple[int, ...] | None = None
+    seen: Tensor | None = None
+    active: Tensor | None = None
+    query_mask: Tensor | None = None
+
+
+FULL = Layout()
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, drops the residual branch of whole samples with probability `rate`."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor, *, lengths: tuple[int, ...] | None = None) -> Tensor:
+        """x (B, L, C) -> (B, L, C), kept samples scaled by 1 / (1 - rate)."""
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        noise = torch.rand(len(lengths or x), 1, 1, device=x.device, dtype=x.dtype)
+        if lengths is not None:
+            noise = noise.repeat_interleave(torch.tensor(lengths, device=x.device), dim=0).transpose(0, 1)
+        return x * (noise < keep).to(x.dtype) / keep
+
+
+class Scheduled(nn.Module):
+    """A module that follows a schedule: `progress` is the share of the training that is done.
+
+    The segmenter sets it before every step; evaluation is at the end of every schedule.
+    """
+
+    progress: float = 1.0
+
+
+class Mlp(nn.Module):
+    """Linear, activation, Linear, each linear followed by dropout."""
+
+    def __init__(
+        self, dim: int, *, hidden: int, activation: Literal["gelu", "relu"] = "gelu", dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+        self.activation = nn.GELU() if activation == "gelu" else nn.ReLU()
+        self.dropout = make_dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, L, C) -> (B, L, C)."""
+        return self.dropout(self.fc2(self.dropout(self.activation(self.fc1(x)))))
+
+
+def make_dropout(rate: float) -> nn.Module:
+    """Dropout, or nothing at all, which draws no random numbers."""
+    return nn.Dropout(rate) if rate else nn.Identity()
+
+
+@dataclass
+class AttentionStats:
+    """What may be read from attention; None where nobody asked, or where this attention has no such thing.
+
+    Of every token of the sequence, for pruning rules: class_row (B, L, H), attention of the first (class) token
+    over all tokens, from one query row; head_norms (B, L, H), norm of every head's context vector, before the
+    output projection; keys (B, L, D), mean over heads.
+    Of attention that prunes itself: loss, its own loss term, weighted; pruned (B,), share of the entries of the
+    attention matrix that it pruned; matrices, the matrix (B, H, L, L) before and after, rows of tokens that ask
+    nothing being zero.
+    """
+
+    class_row: Tensor | None = None
+    head_norms: Tensor | None = None
+    keys: Tensor | None = None
+    loss: Tensor | None = None
+    pruned: Tensor | None = None
+    matrices: tuple[Tensor, Tensor] | None = None
+
+    def map_tokens(self, function: Callable[[Tensor], Tensor]) -> "AttentionStats":
+        """The statistics of tokens, each passed through `function`."""
+        row, norms, keys = (
+            None if value is None else function(value) for value in (self.class_row, self.head_norms, self.keys)
+        )
+        return AttentionStats(row, norms, keys)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; the attention matrix is formed only in training of methods that mask."""
+
+    def __init__(self, dim: int, *, num_heads: int, qkv_bias: bool = True) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise UserError(f"encoder width dim={dim} is not divisible by num_heads={num_heads}; change one of them.")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(
+        self, x: Tensor, layout: Layout = FULL, *, wants: Collection[str] = ()
+    ) -> tuple[Tensor, AttentionStats]:
+        """x (B, L, C) -> (B, L, C), and the fields of `AttentionStats` that are wanted."""
+        B, L, C = x.shape
+        q, k, v = self.qkv(x).reshape(B, L, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
+        if layout.lengths is not None:
+            context = packed_attention(q, k, v, lengths=layout.lengths)
+        elif layout.seen is not None:
+            context = masked_attention(q, k, v, mask=layout.seen)
+        else:
+            context = fused_attention(q, k, v)
+        stats = AttentionStats()
+        if "class_row" in wants:
+            stats.class_row = first_row(q, k, mask=layout.seen, lengths=layout.lengths).transpose(1, 2)
+        if "head_norms" in wants:
+            stats.head_norms = context.norm(dim=-1).transpose(1, 2)
+        if "keys" in wants:
+            stats.keys = k.mean(dim=1)
+        return self.proj(context.transpose(1, 2).reshape(B, L, C)), stats
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block in two halves, so that a reducer can act between them.
+
+    `attention` is another attention than the plain one, with the same forward.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        activation: Literal["gelu", "relu"] = "gelu",
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        norm_eps: float = 1e-6,
+        attention: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = attention or Attention(dim, num_heads=num_heads, qkv_bias=qkv_bias)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = Mlp(dim, hidden=int(dim * mlp_ratio), activation=activation, dropout=dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def attend(self, x: Tensor, layout: Layout = FULL, *, wants: Collection[str] = ()) -> tuple[Tensor, AttentionStats]:
+        """Attention half: x (B, L, C) -> (B, L, C), and the wanted fields of `AttentionStats`."""
+        update, stats = self.attn(self.norm1(x), layout, wants=wants)
+        return x + self.drop_path(update, lengths=layout.lengths), stats
+
+    def feed(self, x: Tensor, layout: Layout = FULL) -> Tensor:
+        """MLP half: x (B, L, C) -> (B, L, C)."""
+        update = self.mlp(self.norm2(x))
+        if layout.active is not None:
+            update = update * layout.active.unsqueeze(-1).to(update.dtype)
+        return x + self.drop_path(update, lengths=layout.lengths)
+
+    def forward(self, x: Tensor, layout: Layout = FULL) -> Tensor:
+        """Both halves: x (B, L, C) -> (B, L, C)."""
+        return self.feed(self.attend(x, layout)[0], layout)
+
+
+def init_weights(module: nn.Module, *, std: float = 0.02) -> None:
+    """Truncated normal linears, zero biases; norms keep their ones. For `nn.Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=std)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def sincos_positions(grid: tuple[int, ...], dim: int) -> Tensor:
+    """Fixed sine-cosine positions of a 2-D or 3-D grid: (N, dim).
+
+    The width is split evenly over the axes, half sine and half cosine each (at dim 768 in 3-D: 6 x 128);
+    channels left over by the division stay zero.
+    """
+    half = dim // (2 * len(grid))
+    omega = 1.0 / 10000 ** (torch.arange(half, dtype=torch.float64) / half)
+    places = torch.meshgrid(*(torch.arange(size, dtype=torch.float64) for size in grid), indexing="ij")
+    angles = [place.reshape(-1, 1) * omega for place in places]
+    table = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
+    return F.pad(table, (0, dim - table.shape[1])).float()

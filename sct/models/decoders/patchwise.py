@@ -1,0 +1,188 @@
+"""A decoder without convolutions at full resolution: every token becomes its patch of voxels on its own.
+
+Letters: B batch, N tokens of the grid, M tokens that are decoded, C width, W width of a cell, Q classes (or regions),
+D dimensions, S spatial size, g grid, s cells along a side of a patch. A cell is 2^D voxels.
+"""
+
+import logging
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sct.errors import UserError
+from sct.models.blocks.convolutions import CHANNELS_LAST, CONVOLUTION, INSTANCE_NORM, TRANSPOSED
+from sct.models.blocks.layers import init_weights
+from sct.models.decoders.base import TwoStageDecoder, doubling_steps
+from sct.models.tokens import Decoded, Dense, FeatureSpec
+
+logger = logging.getLogger(__name__)
+
+
+class Patchwise(TwoStageDecoder):
+    """Tokens up to half the resolution, joined there with the image, then one step to the voxels.
+
+    `rungs` of Linear(W, 2^D W / 2), LayerNorm and GELU (transposed convolutions whose kernel is their stride) double
+    the resolution within a patch until a cell has `width` channels. `detail` channels of the image, two convolutions
+    at half the resolution, join by an MLP of `hidden` channels cell by cell, for boundaries within a patch; `detail=0`
+    sees nothing but the tokens. A transposed convolution gives the logits of a cell's voxels.
+
+    With `skip_above`, a patch whose token was pruned first, and whose token alone says with at least this probability
+    that it is background, gets its logits from the token: one linear map instead of rungs and detail. The same rule
+    holds in training, so that the token learns when it may say so: a patch of n voxels with one of foreground
+    should not reach 1 - 1 / n.
+    """
+
+    stride = 2
+    reach = 0
+    num_alive = 0
+
+    def __init__(
+        self,
+        *,
+        spec: FeatureSpec,
+        num_classes: int,
+        width: int = 32,
+        detail: int = 16,
+        hidden: int = 64,
+        skip_above: float | None = None,
+    ) -> None:
+        super().__init__()
+        steps = doubling_steps(spec.patch_size, decoder="patchwise")
+        if skip_above is not None and not 0.5 <= skip_above < 1:
+            raise UserError(f"decoder.skip_above={skip_above} is a probability: choose from 0.5 to below 1, or null.")
+        dims = spec.spatial_dims
+        if skip_above is not None and not spec.num_depths:
+            logger.warning("decoder.skip_above=%s is ignored: this encoder prunes no tokens", skip_above)
+            skip_above = None
+        self.skip_above, self.overlapping = skip_above, spec.overlapping
+        self.cells = (2 ** (steps - 1),) * dims
+        self.norm = nn.LayerNorm(spec.dim)
+        # what the token alone says of all its cells
+        self.flat = nn.Linear(spec.dim, width)
+        widths = [spec.dim, *(width * 2**rung for rung in reversed(range(steps - 1)))]
+        self.rungs = nn.ModuleList(Rung(above, out, spatial_dims=dims) for above, out in pairwise(widths))
+        self.detail = detail_branch(spec.in_channels, detail, spatial_dims=dims) if detail else None
+        self.join = nn.Sequential(
+            nn.LayerNorm(width + detail), nn.Linear(width + detail, hidden), nn.GELU(), nn.Linear(hidden, width)
+        )
+        self.head = TRANSPOSED[dims](width, num_classes, kernel_size=2, stride=2)
+        self.num_features = width
+        self.apply(init_weights)
+        # convolutions read and give channels-last memory, as the cells are
+        self.memory_format = CHANNELS_LAST[dims]
+        self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+
+    def forward(self, image: Tensor, dense: Dense) -> Decoded:
+        """image (B, C_in, *S), dense tokens (B, N, C) -> logits (B, Q, *S) in channels-last memory.
+
+        aux has `skipped`, the share (B,) of patches that were not decoded, where some may be.
+        """
+        features, aux = self.decoded(image, dense)
+        return Decoded(self.voxels(features, image), aux=aux)
+
+    def features(self, image: Tensor, dense: Dense) -> Tensor:
+        """image (B, C_in, *S), dense tokens (B, N, C) -> cells (B, W, *S / 2)."""
+        return self.decoded(image, dense)[0]
+
+    def voxels(self, features: Tensor, image: Tensor) -> Tensor:
+        """Cells (B, W, *S / 2) -> logits (B, Q, *S); the image was in them already."""
+        return self.head(features)
+
+    def decoded(self, image: Tensor, dense: Dense) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cells (B, W, *S / 2), and the values for logs."""
+        B, N, _ = dense.x.shape
+        x = self.norm(dense.x)
+        flat = self.flat(x)
+        skipped = self.skipped(flat, dense)
+        ones = [1] * len(self.cells)
+        x, flat = x.reshape(B * N, *ones, -1), flat.reshape(B * N, *ones, -1)
+        detail, aux = None, {}
+        if self.detail is not None:
+            detail = to_patches(
+                self.detail(image.to(memory_format=self.memory_format)).movedim(1, -1), dense.grid
+            ).flatten(0, 1)
+        if skipped is None:
+            cells = self.decode(x, flat, detail)
+        elif torch.compiler.is_exporting():
+            # a recorded graph can't choose: it decodes all patches, and takes the same ones
+            word = flat.expand(B * N, *self.cells, -1)
+            cells = torch.where(skipped.reshape(B * N, *ones, 1), word, self.decode(x, flat, detail))
+        else:
+            chosen = (~skipped).flatten().nonzero().squeeze(1)
+            if detail is not None:
+                detail = detail.index_select(0, chosen)
+            decoded = self.decode(x.index_select(0, chosen), flat.index_select(0, chosen), detail)
+            cells = flat.expand(B * N, *self.cells, -1).index_copy(0, chosen, decoded)
+            aux = {"skipped": skipped.float().mean(dim=1)}
+        return from_patches(cells.reshape(B, N, *cells.shape[1:]), dense.grid).movedim(-1, 1), aux
+
+    def decode(self, x: Tensor, flat: Tensor, detail: Tensor | None) -> Tensor:
+        """Tokens (M, *1, C), their word (M, *1, W) and the image's (M, *s, detail) -> cells (M, *s, W)."""
+        cells = flat
+        if self.rungs:
+            for rung in self.rungs:
+                x = rung(x)
+            cells = flat + x
+        cells = cells + self.join(cells if detail is None else torch.cat([cells, detail], dim=-1))
+        return cells.to(flat.dtype)
+
+    def skipped(self, flat: Tensor, dense: Dense) -> Tensor | None:
+        """Which patches (B, N) need no decoding by the word (B, N, W) of their tokens; None where none is asked."""
+        if self.skip_above is None:
+            return None
+        assert dense.depth is not None
+        bias = self.head.bias
+        assert bias is not None
+        # the head's mean over the voxels of a cell
+        weight = self.head.weight.flatten(2).mean(dim=2)
+        with torch.autocast(flat.device.type, enabled=False):
+            logits = flat.detach().float() @ weight.detach().float() + bias.detach().float()
+        background = 1 - logits.sigmoid().amax(dim=-1) if self.overlapping else logits.softmax(dim=-1)[..., 0]
+        return (dense.depth == 0) & (background >= self.skip_above)
+
+
+class Rung(nn.Module):
+    """Twice the resolution within every patch: a linear map of each place to 2^D places, LayerNorm, GELU."""
+
+    def __init__(self, above: int, out: int, *, spatial_dims: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(above, 2**spatial_dims * out)
+        self.norm = nn.LayerNorm(out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (M, *s, above) -> (M, *2s, out)."""
+        M, size, D = x.shape[0], x.shape[1:-1], x.ndim - 2
+        x = self.expand(x).reshape(M, math.prod(size), *[2] * D, self.norm.normalized_shape[0])
+        x = from_patches(x, tuple(size))
+        return F.gelu(self.norm(x))
+
+
+def detail_branch(in_channels: int, width: int, *, spatial_dims: int) -> nn.Sequential:
+    """What an image (B, C_in, *S) shows at half its resolution: (B, width, *S / 2)."""
+    convolution, norm = CONVOLUTION[spatial_dims], INSTANCE_NORM[spatial_dims]
+    return nn.Sequential(
+        convolution(in_channels, width, kernel_size=2, stride=2),
+        convolution(width, width, kernel_size=3, padding=1, bias=False),  # the norm subtracts a bias again
+        norm(width, affine=True),
+        nn.GELU(),
+        convolution(width, width, kernel_size=3, padding=1),
+    )
+
+
+def to_patches(x: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """x (B, *S, W) cut into the patches of a grid: (B, N, *s, W) with s = S / g."""
+    D = len(grid)
+    parts = [size for g, whole in zip(grid, x.shape[1:-1], strict=True) for size in (g, whole // g)]
+    order = [0, *range(1, 2 * D, 2), *range(2, 2 * D + 1, 2), 2 * D + 1]
+    return x.reshape(x.shape[0], *parts, x.shape[-1]).permute(order).flatten(1, D)
+
+
+def from_patches(x: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """The inverse of `to_patches`: x (B, N, *s, W) -> (B, *S, W) with S = g s."""
+    D, cells = len(grid), x.shape[2:-1]
+    order = [0, *(axis for d in range(D) for axis in (1 + d, 1 + D + d)), 1 + 2 * D]
+    size = [g * s for g, s in zip(grid, cells, strict=True)]
+    return x.reshape(x.shape[0], *grid, *cells, x.shape[-1]).permute(order).reshape(x.shape[0], *size, x.shape[-1])

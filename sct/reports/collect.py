@@ -1,0 +1,220 @@
+"""From run folders to the rows of a table: which runs belong together, their scores, their costs.
+
+A row is one setting; runs of it differ in the seed or the fold alone. Nothing is trained or scored here: scores
+are those that `sct.eval` wrote, costs those of `sct.profile`.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from scipy.stats import wilcoxon
+
+from sct.config.command import key_of, saved_overrides
+from sct.data.splits import SPLITS
+from sct.errors import UserError
+from sct.evaluation.metrics import Row
+from sct.evaluation.scores import read_cases_csv
+from sct.runs.card import FILE, digest, read_card
+from sct.runs.folder import identity, saved_config
+
+# what runs of one setting differ in: no part of the setting
+REPEATS = ("seed", "data.fold")
+# where things are, and what they are called: no part of it either
+PLACES = ("name", "run_dir", "data.root", "data.cache_dir", "paths")
+# runs that a run builds on: that there is one is part of the setting, which one may follow the seed
+SOURCES = ("init", "loss.teacher")
+
+
+@dataclass(frozen=True)
+class EvaluatedRun:
+    """One evaluated run: its config, what its command asked for, its scores, and its costs where it was profiled."""
+
+    folder: Path
+    config: dict[str, Any]
+    overrides: list[str]
+    summary: dict[str, Any]
+    cases: list[Row]
+    profile: dict[str, Any] | None
+    card: dict[str, Any] | None
+
+    @property
+    def name(self) -> str:
+        return str(self.config["name"])
+
+    @property
+    def data(self) -> str:
+        """What tells its data set from others: the cases on its card, the same in every fold; else the folder."""
+        if self.card is None:
+            return str(lookup(self.config, ("data", "root")))
+        return digest(sorted({case for split in SPLITS for case in self.card["split"][split]}))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A row of the table: all runs of one setting, under one label."""
+
+    label: str
+    runs: list[EvaluatedRun]
+
+    def scores(self, score: str) -> dict[str, list[float]]:
+        """Values of a score ("dice", "hd95_mm", ...) by run, for every class, every group and "mean"."""
+        parts = [run.summary[score] for run in self.runs if score in run.summary]
+        if not parts:
+            return {}
+        found = {"mean": [part["mean"] for part in parts]}
+        for kind in ("groups", "per_class"):
+            for name in parts[0][kind]:
+                found[name] = [part[kind].get(name) for part in parts]
+        return {name: [v for v in values if v is not None] for name, values in found.items()}
+
+    def count(self, what: str) -> float:
+        """Mean over runs of n_missed, n_false_positive, ..."""
+        return fmean(run.summary[what] for run in self.runs)
+
+    def cost(self, *keys: str) -> float | None:
+        """Mean over the profiled runs of a number in profile.json; None where there is none."""
+        values = [lookup(run.profile, keys) for run in self.runs if run.profile is not None]
+        known = [value for value in values if value is not None]
+        return fmean(known) if known else None
+
+    def kept(self) -> tuple[float, float] | None:
+        """Share of foreground patches, and of all, that the last pruning stage keeps; None where nothing is pruned."""
+        shares = [last_kept(run.summary["meta"]) for run in self.runs]
+        known = [share for share in shares if share is not None]
+        return (fmean(s[0] for s in known), fmean(s[1] for s in known)) if known else None
+
+    def by_case(self) -> dict[str, float]:
+        """Dice of every case: the mean over its classes, then over the runs that tested on it."""
+        scores: dict[str, list[float]] = {}
+        for run in self.runs:
+            own: dict[str, list[float]] = {}
+            for row in run.cases:
+                if not math.isnan(row.dice):
+                    own.setdefault(row.case_id, []).append(row.dice)
+            for case, values in own.items():
+                scores.setdefault(case, []).append(fmean(values))
+        return {case: fmean(values) for case, values in scores.items()}
+
+
+def find_runs(patterns: Iterable[str], *, split: str) -> tuple[list[EvaluatedRun], list[Path]]:
+    """All runs below the given folders or glob patterns that were evaluated on `split`, and those that were not."""
+    folders: dict[Path, None] = {}
+    for pattern in patterns:
+        places = [Path(pattern)] if Path(pattern).exists() else sorted(map(Path, glob(pattern, recursive=True)))
+        if not places:
+            raise UserError(f"runs={pattern} finds nothing. Give run folders, folders of runs, or a pattern in quotes.")
+        for place in places:
+            folders |= {path.parent.resolve(): None for path in sorted(place.rglob("config.yaml"))}
+    evaluated = [folder for folder in folders if (folder / "eval" / split / "summary.json").exists()]
+    if not evaluated:
+        raise UserError(
+            f"None of {len(folders)} run(s) was evaluated on split={split}. EvaluatedRun  python -m sct.eval ckpt=RUN "
+            f"split={split}  for each."
+        )
+    return [read_run(folder, split=split) for folder in evaluated], [f for f in folders if f not in evaluated]
+
+
+def read_run(folder: Path, *, split: str) -> EvaluatedRun:
+    """One run folder."""
+    scores, profile = folder / "eval" / split, folder / "profile.json"
+    return EvaluatedRun(
+        folder=folder,
+        config=saved_config(folder),
+        overrides=saved_overrides(folder),
+        summary=json.loads((scores / "summary.json").read_text()),
+        cases=read_cases_csv(scores / "cases.csv"),
+        profile=json.loads(profile.read_text()) if profile.exists() else None,
+        card=read_card(folder) if (folder / FILE).exists() else None,
+    )
+
+
+def settings(runs: Sequence[EvaluatedRun]) -> list[Setting]:
+    """Runs that differ in seed or fold alone, together, in the order they were found.
+
+    The label is the run's name, and behind it, where runs of one name differ, what their commands asked for.
+    UserError where one setting has the same seed and fold twice.
+    """
+    groups: dict[str, list[EvaluatedRun]] = {}
+    for run in runs:
+        kept = without(identity(run.config), (*REPEATS, *PLACES, *SOURCES))
+        built_on = [lookup(run.config, key.split(".")) is not None for key in SOURCES]
+        groups.setdefault(json.dumps([run.name, kept, built_on, run.data], sort_keys=True), []).append(run)
+    for group in groups.values():
+        seen: dict[tuple, Path] = {}
+        for run in group:
+            repeat = tuple(lookup(run.config, key.split(".")) for key in REPEATS)
+            if repeat in seen:
+                raise UserError(
+                    f"{run.folder} and {seen[repeat]} have the same config, seed and fold: leave one out of runs."
+                )
+            seen[repeat] = run.folder
+    by_name: dict[str, list[list[EvaluatedRun]]] = {}
+    for group in groups.values():
+        by_name.setdefault(group[0].name, []).append(group)
+    return [
+        Setting(label, group)
+        for name, own in by_name.items()
+        for label, group in zip(labels(name, [group[0] for group in own]), own, strict=True)
+    ]
+
+
+def labels(name: str, runs: Sequence[EvaluatedRun]) -> list[str]:
+    """A label for each of several settings of one name: what its command asked for and not every other one did.
+
+    Where commands do not tell them apart (the config files were changed in between), their folders do.
+    """
+    hidden = (*REPEATS, *PLACES, *SOURCES)
+    asked = [[item for item in run.overrides if key_of(item) not in hidden] for run in runs]
+    common = set(asked[0]).intersection(*asked)
+    labels = [" ".join(item.lstrip("+") for item in items if item not in common) for items in asked]
+    folders = ["" if labels.count(words) == 1 else f"({run.folder})" for words, run in zip(labels, runs, strict=True)]
+    return [" ".join(filter(None, (name, words, folder))) for words, folder in zip(labels, folders, strict=True)]
+
+
+def paired_p_value(ours: Setting, baseline: Setting) -> float | None:
+    """Two-sided p-value of Wilcoxon's signed-rank test over common cases; None where it can say nothing."""
+    first, second = ours.by_case(), baseline.by_case()
+    cases = sorted(first.keys() & second.keys())
+    difference = np.array([first[case] - second[case] for case in cases])
+    # with fewer than 6 pairs no result can reach 0.05
+    if len(cases) < 6 or not difference.any():
+        return None
+    return float(wilcoxon(difference).pvalue)
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Standard deviation over runs; None of a single one."""
+    return stdev(values) if len(values) > 1 else None
+
+
+def last_kept(meta: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Shares of foreground patches and of all that the last stage of an evaluation's `meta` keeps."""
+    stages = [int(name.rsplit("_", 1)[1]) for name in meta if name.startswith("tokens/foreground_kept_")]
+    if not stages:
+        return None
+    last = max(stages)
+    return meta[f"tokens/foreground_kept_{last}"], meta[f"tokens/random_kept_{last}"]
+
+
+def lookup(node: Any, keys: Iterable[str]) -> Any:
+    """A value in nested dictionaries; None where there is no such key."""
+    for key in keys:
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
+
+
+def without(config: Mapping[str, Any], keys: Sequence[str], *, prefix: str = "") -> dict[str, Any]:
+    """A config without some of its dotted keys."""
+    kept = {}
+    for name, value in config.items():
+        path = f"{prefix}{name}"
+        if path not in keys:
+            kept[name] = without(value, keys, prefix=f"{path}.") if isinstance(value, Mapping) else value
+    return kept

@@ -1,0 +1,162 @@
+"""The table of a report: cells with spread, and the same table as markdown, csv and LaTeX."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from sct.evaluation.scores import HEADS, OVERLAPS, SCORES
+from sct.reports.collect import Setting, paired_p_value, spread
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number with what it is shown with; `value` None is shown as a dash."""
+
+    value: float | None
+    std: float | None = None
+    digits: int = 2
+    percent: bool = False
+    suffix: str = ""
+    is_probability: bool = False  # no test gives one of 0
+
+    def text(self) -> str:
+        if self.value is None:
+            return "-"
+        if self.is_probability and self.value < 10**-self.digits:
+            return f"< {10**-self.digits:.{self.digits}f}"
+        scale = 100 if self.percent else 1
+        number = f"{self.value * scale:.{self.digits}f}"
+        if self.std is not None:
+            number += f" ± {self.std * scale:.{self.digits}f}"
+        return f"{number} %" if self.percent else number + self.suffix
+
+
+Table = list[dict[str, str | Cell]]
+
+
+def build_table(
+    settings: Sequence[Setting],
+    *,
+    baseline: Setting | None,
+    scores: Sequence[str],
+    classes: bool,
+    papers: Mapping[str, Mapping[str, float]],
+) -> Table:
+    """A row for each setting: scores, missed cases, a paired test, tokens, costs, and both relative to `baseline`.
+
+    scores: names as in summary.json, "hd95" in whatever unit it was measured in. `classes` adds a column of every
+    score for each class and each group of classes. papers: label -> column -> a paper's figure, shown apart.
+    """
+    measured = [name for name in SCORES if any(name in run.summary for s in settings for run in s.runs)]
+    wanted = [name for name in measured if name in scores or name.split("_")[0] in scores]
+    heads = list(dict.fromkeys(head for figures in papers.values() for head in figures))
+    rows = []
+    for setting in settings:
+        row: dict[str, str | Cell] = {"setting": setting.label, "runs": Cell(len(setting.runs), digits=0)}
+        for name in wanted:
+            row |= score_cells(setting, name, classes=classes)
+        for head, what in (("missed", "n_missed"), ("false pos.", "n_false_positive")):
+            row[head] = Cell(setting.count(what), digits=1 if len(setting.runs) > 1 else 0)
+        if baseline is not None:
+            chance = None if setting is baseline else paired_p_value(setting, baseline)
+            row["p"] = Cell(chance, digits=3, is_probability=True)
+        kept = setting.kept()
+        row["foreground kept"] = Cell(kept[0] if kept else None, digits=0, percent=True)
+        row["tokens kept"] = Cell(kept[1] if kept else None, digits=0, percent=True)
+        row |= cost_cells(setting, baseline)
+        for head in heads:
+            row[f"{head} (paper, not ours)"] = Cell(papers.get(setting.label, {}).get(head), digits=4)
+        rows.append(row)
+    # rows of other data sets have other classes and units
+    shown = [head for head in dict.fromkeys(head for row in rows for head in row) if not all_dashes(rows, head)]
+    return [{head: row.get(head, Cell(None)) for head in shown} for row in rows]
+
+
+def score_cells(setting: Setting, name: str, *, classes: bool) -> dict[str, str | Cell]:
+    """Mean of a score over classes and runs, with its spread over runs, and of each class and group where wanted."""
+    digits = 4 if name in OVERLAPS else 2
+    return {
+        HEADS[name] if part == "mean" else f"{HEADS[name]} {part}": Cell(
+            fmean(values) if values else None, spread(values), digits=digits
+        )
+        for part, values in setting.scores(name).items()
+        if part == "mean" or classes
+    }
+
+
+def cost_cells(setting: Setting, baseline: Setting | None) -> dict[str, str | Cell]:
+    """Parameters, MACs, speed and memory from the profiles, and how many times better than the baseline's."""
+    params, macs = setting.cost("params"), setting.cost("macs", "total")
+    row: dict[str, str | Cell] = {
+        "params M": Cell(params / 1e6 if params is not None else None),
+        "MACs G": Cell(macs / 1e9 if macs is not None else None, digits=3),
+    }
+    encoder = setting.cost("macs", "encoder")
+    row["encoder MACs G"] = Cell(encoder / 1e9 if encoder is not None else None, digits=3)
+    for name in ("inference", "training"):
+        row[f"{name} images/s"] = Cell(setting.cost("throughput", name))
+    row["training MiB"] = Cell(setting.cost("peak_memory_mb", "training"), digits=0)
+    if baseline is not None:
+        row["MACs saved"] = Cell(ratio(baseline.cost("macs", "total"), macs), suffix="x")
+        for name in ("inference", "training"):
+            own, theirs = setting.cost("throughput", name), baseline.cost("throughput", name)
+            row[f"{name} speed"] = Cell(ratio(own, theirs), suffix="x")
+    return row
+
+
+def ratio(above: float | None, below: float | None) -> float | None:
+    return above / below if above is not None and below else None
+
+
+def all_dashes(rows: Table, head: str) -> bool:
+    """Whether a column says nothing."""
+    return all(isinstance(cell := row.get(head, Cell(None)), Cell) and cell.value is None for row in rows)
+
+
+def markdown(table: Table) -> str:
+    """Aligned columns."""
+    heads = list(table[0])
+    lines = [[cell if isinstance(cell, str) else cell.text() for cell in row.values()] for row in table]
+    widths = [max(len(line[i]) for line in [heads, *lines]) for i in range(len(heads))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "".join(
+        "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |\n"
+        for line in (heads, rule, *lines)
+    )
+
+
+def comma_separated(table: Table) -> str:
+    """Every digit; a column with spread has a second one behind it, its name ending in `std`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    spreads = {head for row in table for head, cell in row.items() if isinstance(cell, Cell) and cell.std is not None}
+    writer.writerow([name for head in table[0] for name in ([head, f"{head} std"] if head in spreads else [head])])
+    for row in table:
+        line: list[object] = []
+        for head, cell in row.items():
+            values = [cell] if isinstance(cell, str) else [cell.value, cell.std]
+            line += ["" if value is None else value for value in values[: 1 + (head in spreads)]]
+        writer.writerow(line)
+    return text.getvalue()
+
+
+def latex(table: Table) -> str:
+    """A tabular with booktabs rules."""
+    heads = list(table[0])
+    lines = [[escaped(cell if isinstance(cell, str) else cell.text()) for cell in row.values()] for row in table]
+    body = "".join("    " + " & ".join(line) + r" \\" + "\n" for line in lines)
+    return (
+        r"\begin{tabular}{l" + "r" * (len(heads) - 1) + "}\n"
+        r"    \toprule" + "\n"
+        "    " + " & ".join(map(escaped, heads)) + r" \\" + "\n"
+        r"    \midrule" + "\n" + body + r"    \bottomrule" + "\n"
+        r"\end{tabular}" + "\n"
+    )
+
+
+def escaped(text: str) -> str:
+    """Text in which LaTeX's own characters are harmless."""
+    harmless = {**{letter: f"\\{letter}" for letter in "%&_#$"}, "±": r"$\pm$", "<": "$<$"}
+    return "".join(harmless.get(letter, letter) for letter in text)

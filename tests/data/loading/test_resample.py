@@ -1,0 +1,93 @@
+"""Resampling along the axes: the numbers of MONAI's general one, whatever the order of the voxels in memory."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from little_data import save, scale
+from monai.data import MetaTensor
+from monai.transforms import Spacing
+
+from sct.data.cases import Case
+from sct.data.formats.base import Nifti
+from sct.data.loading.resample import places_along_axes, resample, resample_linear
+from sct.data.loading.transforms import Preprocess
+
+
+def monai_spacing(voxels, *, affine, spacing):
+    change = Spacing(pixdim=spacing, mode="bilinear", padding_mode="border", dtype=np.float32)
+    return change(MetaTensor(torch.from_numpy(np.ascontiguousarray(voxels)), affine=torch.from_numpy(affine)))
+
+
+@pytest.mark.parametrize("near", [1, 500, 2**20])
+@pytest.mark.parametrize("spacing", [[1.5, 1.5, 2.0], [0.7, 3.0, 1.0], [0.5, 0.5, 0.5]])
+@pytest.mark.parametrize("shape", [(2, 19, 13, 11), (1, 1, 8, 9), (1, 2, 2, 2)])
+def test_voxels_are_those_of_monai(shape, spacing, near, monkeypatch):
+    """Whatever is done at a time, a place or all."""
+    monkeypatch.setattr("sct.data.loading.resample.NEAR_VOXELS", near)
+    rng = np.random.default_rng(0)
+    voxels = rng.standard_normal(shape).astype(np.float32)
+    affine = np.diag([0.8, 1.1, 3.0, 1.0])
+    affine[:3, 3] = [-31.0, 12.0, 4.0]
+    wanted = monai_spacing(voxels, affine=affine, spacing=spacing)
+    new_affine = wanted.affine.numpy()
+    places = places_along_axes(wanted.shape[1:], affine=new_affine, source_affine=affine)
+    found = resample_linear(voxels, places=places)
+    assert found.shape == tuple(wanted.shape)
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
+    # what files and turning leave: axes in any order, some backwards
+    for order in itertools.permutations(range(4)):
+        for flipped in ((), (1,), (2, 3), (0, 2)):
+            stored = np.flip(voxels, flipped).transpose(order).copy()
+            view = np.flip(stored.transpose(np.argsort(order)), flipped)
+            again = resample_linear(view, places=places)
+            assert again.flags.c_contiguous
+            np.testing.assert_allclose(again, found, atol=1e-6)  # axes in another order
+
+
+def test_what_stays_as_it_is_and_labels():
+    voxels = np.arange(60, dtype=np.float32).reshape(1, 3, 4, 5)
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    found, new_affine = resample(voxels, affine=affine, spacing=[-1, 2.0, 3.0], mode="bilinear")
+    np.testing.assert_array_equal(found, voxels)
+    np.testing.assert_array_equal(new_affine, affine)
+    coarse, _ = resample(voxels, affine=affine, spacing=[2.0, 2.0, 3.0], mode="nearest")
+    np.testing.assert_array_equal(coarse, voxels[:, ::2])
+
+
+def test_whole_numbers_become_real_ones_and_outside_the_border_goes_on():
+    voxels = np.array([[0, 10, 30]], dtype=np.int16)
+    found = resample_linear(voxels, places=[np.array([-1.0, 0.0, 0.25, 1.5, 2.0, 7.0])])
+    assert found.dtype == np.float32
+    assert found.tolist() == [[0, 0, 2.5, 20, 30, 30]]
+    assert voxels.tolist() == [[0, 10, 30]]
+
+
+def sheared():
+    affine = np.diag([1.0, 1.2, 2.0, 1.0])
+    affine[0, 1] = 0.3
+    return affine
+
+
+def test_a_picture_needs_no_third_axis():
+    flat = np.diag([2.0, 2.0, 0.0, 1.0])
+    (rows, columns) = places_along_axes((3, 2), affine=np.diag([4.0, 1.0, 0.0, 1.0]), source_affine=flat)
+    assert rows.tolist() == [0, 2, 4]
+    assert columns.tolist() == [0, 0.5]
+
+
+def test_axes_that_are_not_parallel_have_no_places():
+    straight = np.diag([1.0, 2.0, 2.0, 1.0])
+    assert places_along_axes((4, 4, 4), affine=sheared(), source_affine=straight) is None
+    assert places_along_axes((4, 4, 4), affine=straight[[1, 0, 2, 3]], source_affine=straight) is None
+
+
+def test_a_sheared_file_is_resampled_as_monai_does(tmp_path):
+    voxels = np.random.default_rng(0).standard_normal((9, 8, 7)).astype(np.float32)
+    case = Case("a", save(tmp_path / "a.nii.gz", voxels, affine=sheared()), None)
+    spacing = [1.0, 1.0, 1.0]
+    prepare = Preprocess(file_format=Nifti(3), roi_size=[4, 4, 4], spacing=spacing, intensity=scale(), crop_above=None)
+    found, wanted = prepare(case), monai_spacing(voxels[None], affine=sheared(), spacing=spacing)
+    np.testing.assert_allclose(found.affine, wanted.affine.numpy(), atol=1e-6)
+    np.testing.assert_allclose(found.image, scale()({"image": wanted.as_tensor()})["image"], atol=1e-6)
