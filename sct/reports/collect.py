@@ -115,7 +115,7 @@ def find_runs(patterns: Iterable[str], *, split: str) -> tuple[list[EvaluatedRun
     evaluated = [folder for folder in folders if (folder / "eval" / split / "summary.json").exists()]
     if not evaluated:
         raise UserError(
-            f"None of {len(folders)} run(s) was evaluated on split={split}. EvaluatedRun  python -m sct.eval ckpt=RUN "
+            f"None of {len(folders)} run(s) was evaluated on split={split}. Run  python -m sct.eval ckpt=RUN "
             f"split={split}  for each."
         )
     return [read_run(folder, split=split) for folder in evaluated], [f for f in folders if f not in evaluated]
