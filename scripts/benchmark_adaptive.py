@@ -28,7 +28,7 @@ from sct.models.blocks.layers import Layout
 from sct.models.encoder import ViTEncoder
 from sct.profiling.timing import Stopwatch, device_name
 from sct.profiling.windows import all_windows
-from sct.runs.build import load_trained
+from sct.runs.run import open_run
 
 Calls = list[tuple[AdaptiveAttention, Tensor, Layout]]
 
@@ -161,7 +161,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     changes = {"data": {"root": options.root}} if options.root else {}
     device = torch.device(options.device)
-    _, data, segmenter = load_trained(options.run, weights="best", changes=changes, device=device)
+    run = open_run(options.run, device=options.device, precision="fp32", changes=changes)
+    data, segmenter = run.data, run.network
     data.prepare()
     encoder = segmenter.encoder
     if not all(isinstance(block.attn, AdaptiveAttention) for block in encoder.blocks):

@@ -17,7 +17,6 @@ import math
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sct.data.cases import Case, Volume
+from sct.data.cases import Volume
 from sct.data.outputs import numbered
 from sct.inference import FastSlidingWindow, Inferer, SlidingWindow, predict_volume, to_source_grid
 from sct.inference.sliding import chunks_of
@@ -70,8 +69,7 @@ def make_volume(options: argparse.Namespace) -> Volume:
     for axis, (size, source) in enumerate(zip(options.shape, options.source, strict=True)):
         relative[axis, axis], relative[axis, 3] = size / source, (size / source - 1) / 2
     relative[0] = -relative[0] + [0, 0, 0, options.shape[0] - 1]
-    case = Case(id="synthetic", image=Path("synthetic"), label=None)
-    return Volume(case, image, None, np.eye(4), tuple(options.source), relative)
+    return Volume(image, None, np.eye(4), tuple(options.source), relative)
 
 
 class Trivial:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from sct.config.command import CONFIG_ERRORS, compose_config, explain, open_overrides
@@ -30,9 +29,7 @@ from sct.inference import FastSlidingWindow, SlidingWindow
 from sct.inference.stitch import box_at
 from sct.inference.tiling import pad_to_window, padded_shape, window_starts
 from sct.models.segmenter import Segmenter
-from sct.models.selfcheck import inference_precision
-from sct.runs.build import build_inferer, load_trained
-from sct.runtime.distributed import pick_device
+from sct.runs.run import open_run
 from sct.runtime.memory import tune_allocator
 from sct.runtime.precision import autocast
 
@@ -149,20 +146,23 @@ def check(settings: Sequence[str]) -> list[Outcome]:
     """What is seen of every case of a split."""
     overrides = open_overrides(["inferer=fast", *settings], groups=["data", "inferer"])
     cfg = compose_config("eval", overrides=overrides)
-    device = pick_device(cfg.device)
-    changes = {key: OmegaConf.to_container(cfg[key]) for key in ("data", "inferer")}
-    run_cfg, data, segmenter = load_trained(cfg.ckpt, weights=cfg.weights, changes=changes, device=device)
-    fast = build_inferer(run_cfg)
+    changes = {"data": cfg.data, "inferer": cfg.inferer}
+    run = open_run(cfg.ckpt, weights=cfg.weights, device=cfg.device, precision=cfg.precision, changes=changes)
+    fast = run.inferer
     if not isinstance(fast, FastSlidingWindow):
         raise UserError(
             "inferer=NAME: it is inferer=fast that is checked; change its settings alone (inferer.overlap=0.5)."
         )
-    chosen = inference_precision(cfg, run_cfg, network=segmenter, device=device)
-    chosen.log()
-    data.prepare()
     return [
-        check_case(case, data=data, segmenter=segmenter, fast=fast, device=device, dtype=chosen.dtype)
-        for case in data.cases(cfg.split)
+        check_case(
+            case,
+            data=run.data,
+            segmenter=run.network,
+            fast=fast,
+            device=run.device,
+            dtype=run.number_format.dtype,
+        )
+        for case in run.data.cases(cfg.split)
     ]
 
 

@@ -31,8 +31,8 @@ from sct.profiling.segmenter import training_run
 from sct.profiling.timing import Inference, Stopwatch
 from sct.profiling.windows import sample_windows
 from sct.reports.collect import last_kept
-from sct.runs.build import load_trained
 from sct.runs.folder import NOT_IDENTITY
+from sct.runs.run import open_run
 
 # what makes a method of the experiment: everything else stays
 METHODS: dict[str, list[str]] = {
@@ -150,7 +150,8 @@ def time_cells(cells: Sequence[Cell], *, options: argparse.Namespace) -> dict[Ce
     device = torch.device(options.device)
     runs, watches = {}, {cell: Stopwatch(device) for cell in cells}
     for cell in cells:
-        cfg, data, segmenter = load_trained(str(cell.folder), weights="best", changes={}, device=device)
+        run = open_run(str(cell.folder), device=options.device, precision="fp32")
+        cfg, data, segmenter = run.config, run.data, run.network
         data.prepare()
         image = sample_windows(data, count=max(4, cfg.data.batch_size)).to(device)
         criterion = build(cfg.loss, key="loss", outputs=data.outputs)

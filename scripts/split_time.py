@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from sct.config.command import compose_config, open_overrides
@@ -31,9 +31,7 @@ from sct.errors import UserError
 from sct.inference import FastSlidingWindow, Inferer, logits_for, source_grid
 from sct.inference.cases import check_output, find_inputs
 from sct.models.segmenter import Segmenter
-from sct.runs.backends import find_predictor
-from sct.runs.build import build_inferer
-from sct.runtime.distributed import pick_device
+from sct.runs.run import open_run
 from sct.runtime.memory import keep_large_blocks, tune_allocator
 from sct.runtime.precision import autocast
 
@@ -160,14 +158,19 @@ def split(options: argparse.Namespace) -> str:
     if options.threads:
         torch.set_num_threads(options.threads)
     cfg = compose_config("predict", overrides=open_overrides(options.settings, groups=["inferer"]))
-    device = pick_device(cfg.device)
-    changes = {"inferer": OmegaConf.to_container(cfg.inferer)}
-    run_cfg, data, load = find_predictor(cfg, changes=changes, device=device)
-    network, dtype = load()
+    run = open_run(
+        cfg.ckpt,
+        weights=cfg.weights,
+        device=cfg.device,
+        precision=cfg.precision,
+        backend=cfg.backend,
+        changes={"inferer": cfg.inferer},
+    )
+    data, device, network, dtype = run.data, run.device, run.model, run.number_format.dtype
     if not isinstance(network, Segmenter):
         raise UserError("An exported network has no parts to time: give the run itself as ckpt, without backend.")
     case = find_case(cfg, data=data)
-    clock, inferer, rounds = Clock(device), alone(build_inferer(run_cfg)), []
+    clock, inferer, rounds = Clock(device), alone(run.inferer), []
     in_stages = (
         isinstance(inferer, FastSlidingWindow)
         and not inferer.stages(

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -23,7 +24,7 @@ from sct.data.outputs import Classes
 from sct.data.phantoms.phantom import ORGANS
 from sct.evaluation.metrics import score_case
 from sct.runs import backends
-from sct.tasks import predict as prediction
+from sct.runs import run as prediction
 
 NAMES = ("background", *(organ.name for organ in ORGANS))
 
@@ -111,16 +112,16 @@ def test_a_prediction_asks_for_its_threads_before_loading_takes_them(
     """A thread keeps the number that torch has when it first asks, and while a network is loaded that is 1."""
     log = []
 
-    def find(*given, own=backends.find_trained, **named):
-        cfg, data, build = own(*given, **named)
+    def find(*given, own=backends.find_checkpoint, **named):
+        trained = own(*given, **named)
         log.clear()
-        return cfg, data, lambda: (log.append(torch.get_num_threads()), build())[1]
+        return replace(trained, load=lambda: (log.append(torch.get_num_threads()), trained.load())[1])
 
     def ask(own=torch.get_num_threads):
         log.append(threading.current_thread())
         return own()
 
-    monkeypatch.setattr(backends, "find_trained", find)
+    monkeypatch.setattr(backends, "find_checkpoint", find)
     monkeypatch.setattr(torch, "get_num_threads", ask)
     outcome = run_command(predict.main, f"ckpt={finished_run}", f"input={test_image}", f"output={tmp_path}")
     assert outcome.status == 0, outcome

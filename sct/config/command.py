@@ -237,6 +237,16 @@ def all_keys(node: Any, *, prefix: str = "") -> Iterator[str]:
             yield from all_keys(child, prefix=f"{prefix}{name}.")
 
 
+def compose_checked(config_name: str, *, overrides: Sequence[str]) -> DictConfig:
+    """As `compose_config`; UserError for a mistake in the overrides or in a config file."""
+    try:
+        config = compose_config(config_name, overrides=list(overrides))
+        check_composed(config)
+    except CONFIG_ERRORS as error:
+        raise UserError(explain(error, config_name=config_name)) from error
+    return config
+
+
 def compose_config(config_name: str, *, overrides: list[str]) -> DictConfig:
     """The config of a command line, without running anything."""
     register_schemas()

@@ -79,7 +79,6 @@ class Volume:
     source_shape, source_affine: the spatial grid of the image file, in the file's own axis order
     """
 
-    case: Case
     image: torch.Tensor
     label: torch.Tensor | None
     affine: np.ndarray

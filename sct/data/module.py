@@ -267,20 +267,14 @@ class SegmentationData(ABC):
 
         A case that is not in the data set (a file to predict) needs no `prepare`.
         """
-        is_own = self._splits is None
-        prepared = self._preprocess(case) if is_own else self._volumes.get(case)
-        return Volume(
-            case=case,
-            # what is cached stays as it is, whoever writes to the volume
-            image=torch.from_numpy(prepared.image) if is_own else torch.tensor(prepared.image),
-            label=None if prepared.label is None else torch.tensor(prepared.label, dtype=torch.int64),
-            affine=prepared.affine,
-            source_shape=prepared.source.shape,
-            source_affine=prepared.source.affine,
-        )
+        if self._splits is None:
+            return self.preprocess(case).volume()
+        # what is cached stays as it is
+        return self._volumes.get(case).volume(copied=True)
 
     @property
-    def _preprocess(self) -> Preprocess:
+    def preprocess(self) -> Preprocess:
+        """From a file to the network's grid."""
         return Preprocess(
             roi_size=self.roi_size,
             spacing=self.spacing,
@@ -296,4 +290,4 @@ class SegmentationData(ABC):
         # Test cases are read once, after the training: memory for them would be wasted.
         kept = ("train", "val") if self.cache == "memory" else SPLITS
         keep = [case for split in kept for case in self.cases(split)]
-        return VolumeCache(self._preprocess, kind=self.cache, directory=Path(self.cache_dir), keep=keep)
+        return VolumeCache(self.preprocess, kind=self.cache, directory=Path(self.cache_dir), keep=keep)

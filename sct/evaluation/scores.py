@@ -31,6 +31,21 @@ POLICY = (
 )
 
 
+def summary_of(
+    rows: Iterable[Row],
+    *,
+    title: str,
+    meta: Mapping[str, object] | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> dict:
+    """Means by class and over classes, as summary.json has them.
+
+    `meta` says what was scored (checkpoint, split, inferer; values that JSON knows), `groups` names means over some of
+    the classes.
+    """
+    return {"title": title, "meta": dict(meta or {}), **summarize(list(rows), groups=groups)}
+
+
 def write_report(
     folder: Path,
     rows: Iterable[Row],
@@ -40,14 +55,12 @@ def write_report(
     groups: Mapping[str, Sequence[str]] | None = None,
     scores: Sequence[str] = ("dice", "hd95"),
 ) -> dict:
-    """Write cases.csv, summary.json and table.md into `folder`, and return the summary.
+    """Write cases.csv, summary.json and table.md into `folder`, and return the summary, see `summary_of`.
 
-    `meta` says what was scored (checkpoint, split, inferer; values that JSON knows), `groups` names means
-    over some of the classes, `scores` the columns of the table. Rows of one case that several processes
-    brought are written once.
+    `scores` are the columns of the table. Rows of one case that several processes brought are written once.
     """
     rows = unique_rows(rows)
-    summary = {"title": title, "meta": dict(meta or {}), **summarize(rows, groups=groups)}
+    summary = summary_of(rows, title=title, meta=meta, groups=groups)
     write_text(folder / "cases.csv", _cases_csv(rows))
     write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     about = "".join(f"- {key}: {value}\n" for key, value in summary["meta"].items())

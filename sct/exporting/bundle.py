@@ -10,12 +10,12 @@ from monai import __version__ as monai_version
 from monai.bundle import ConfigParser
 from omegaconf import DictConfig
 
-from sct import __version__
 from sct.config.check import to_dict
 from sct.exporting.base import Format, Source
 from sct.exporting.bundle_text import license_text, readme
 from sct.inference import Model
 from sct.runtime.files import atomic, write_text
+from sct.runtime.version import __version__
 
 INFERENCE, METADATA, WEIGHTS = "configs/inference.json", "configs/metadata.json", "models/model.pt"
 # MONAI's list of what a metadata.json must have

@@ -1,7 +1,7 @@
 """What a bundle says to people: README and LICENSE."""
 
-from sct import __version__
 from sct.exporting.base import Source
+from sct.runtime.version import __version__
 
 
 def readme(source: Source) -> str:

@@ -20,7 +20,7 @@ from sct.errors import UserError
 Model = Callable[[Tensor], Tensor]
 
 # Voxels of a chunk: with 14 classes 28 MB of logits, which stay near the processor from one operation to the next.
-SLAB_VOXELS = 500_000
+CHUNK_VOXELS = 500_000
 # Neighbouring chunks share a row: thinner ones would do too much of the work twice.
 FEWEST_ROWS = 4
 # Voxels of one forward pass where no batch size is given. On a processor, more pass its caches, fewer leave it idle:
@@ -138,7 +138,7 @@ class Inferer(ABC):
 
 def rows_of_a_chunk(shape: Sequence[int]) -> int:
     """How many new rows of an image of `shape` (*S) make a chunk."""
-    return max(FEWEST_ROWS, SLAB_VOXELS // math.prod(shape[1:]))
+    return max(FEWEST_ROWS, CHUNK_VOXELS // math.prod(shape[1:]))
 
 
 def chunk_bounds(start: int, stop: int, *, top: int = 0, rows: int) -> Iterator[tuple[int, int]]:

@@ -40,13 +40,13 @@ Block = list[tuple[int, int]]
 class Axis:
     """Where the source voxel q lies along one axis of the logits' grid: at weights @ q + shift, in voxels.
 
-    size: voxels along the axis; is_logits: all places are whole numbers, nothing is to interpolate
+    size: voxels along the axis; is_integer: all places are whole numbers, nothing is to interpolate
     """
 
     size: int
     weights: np.ndarray
     shift: float
-    is_logits: bool
+    is_integer: bool
 
     @property
     def sources(self) -> list[int]:
@@ -56,7 +56,7 @@ class Axis:
     @property
     def is_spanned(self) -> bool:
         """Whether a cell has two corners along this axis."""
-        return self.size > 1 and not self.is_logits
+        return self.size > 1 and not self.is_integer
 
     def places(self, block: Block) -> np.ndarray:
         """Places of a block (*T) of the source, float64, of size 1 along source axes that do not matter."""
@@ -64,7 +64,7 @@ class Axis:
         for source in self.sources:
             along = self.weights[source] * np.arange(*block[source])
             places = places + along.reshape([-1 if axis == source else 1 for axis in range(len(block))])
-        return np.round(places) if self.is_logits else places
+        return np.round(places) if self.is_integer else places
 
     def cells(self, places: np.ndarray) -> np.ndarray:
         """First corners of the cells at some places, int64; of places outside, the nearest."""
@@ -90,10 +90,10 @@ def make_axes(
         extent = np.asarray(source_shape)
         weights = np.where(np.abs(weights) * extent < GRID_TOLERANCE, 0.0, weights)
         drift = np.abs(weights - np.round(weights)) @ extent + abs(shift - round(shift))
-        is_logits = bool(np.abs(np.round(weights)).sum() == 1 and drift < GRID_TOLERANCE)
-        if is_logits:
+        is_integer = bool(np.abs(np.round(weights)).sum() == 1 and drift < GRID_TOLERANCE)
+        if is_integer:
             weights, shift = np.round(weights), round(shift)
-        axes.append(Axis(size, weights, float(shift), is_logits))
+        axes.append(Axis(size, weights, float(shift), is_integer))
     return axes
 
 

@@ -12,7 +12,7 @@ from sct.errors import UserError
 from sct.losses.base import PixelLoss
 from sct.models.grid import foreground_patches, resize
 from sct.models.tokens import HeadOutput, Prediction
-from sct.runs.build import load_trained
+from sct.runs.run import open_run
 
 
 class Criterion(nn.Module):
@@ -46,10 +46,11 @@ class Criterion(nn.Module):
         self.early_weight, self.gate_weight, self.distill_weight = early_weight, gate_weight, distill_weight
         self.teacher: nn.Module | None = None
         if teacher is not None:
-            _, data, self.teacher = load_trained(teacher, weights="best", changes={}, device=torch.device("cpu"))
-            if data.outputs != outputs:
+            run = open_run(teacher, device="cpu", precision="fp32")
+            self.teacher = run.network
+            if run.data.outputs != outputs:
                 raise UserError(
-                    f"loss.teacher={teacher} has other outputs ({', '.join(data.outputs.names)}) than data "
+                    f"loss.teacher={teacher} has other outputs ({', '.join(run.data.outputs.names)}) than data "
                     f"({', '.join(outputs.names)}). Take a teacher that was trained for the same."
                 )
             self.teacher.requires_grad_(False)

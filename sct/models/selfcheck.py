@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from sct.config.schema import check_precision
@@ -68,15 +67,15 @@ def choose_precision(
 
 
 def inference_precision(
-    cfg: DictConfig, run_cfg: DictConfig, *, network: Segmenter, device: torch.device
+    precision: str | None, *, trained: str, network: Segmenter, device: torch.device
 ) -> NumberFormat:
-    """The number format of an evaluation or prediction: as its own `precision` says, else as in training."""
-    own = cfg.precision is not None
+    """The number format of an evaluation or prediction: its own `precision`, or that of the training, `trained`."""
+    pinned = precision is not None
     return choose_precision(
-        cfg.precision if own else run_cfg.trainer.precision,
+        precision if precision is not None else trained,
         network=network,
         device=device,
-        key="precision" if own else "trainer.precision of the run",
+        key="precision" if pinned else "trainer.precision of the run",
         remedy="give precision=auto to sct.eval or sct.predict",
     )
 

@@ -15,7 +15,7 @@ from sct.data.module import SegmentationData
 from sct.data.splits import SPLITS
 from sct.errors import UserError
 from sct.models.segmenter import Segmenter
-from sct.runs.build import load_trained
+from sct.runs.run import open_run as open_trained
 from sct.runtime import checkpoint
 from sct.training.validation import foreground_window
 
@@ -43,17 +43,11 @@ class Window:
 
 def open_run(run: str, *, options: Namespace) -> Run:
     """A run by its folder or checkpoint, with the weights, data root and device of `options`."""
-    path = checkpoint.find(run, weights=options.weights, key="run")
+    checkpoint.find(run, weights=options.weights, key="run")
     changes: dict[str, Any] = {"data": {"root": options.root}} if options.root else {}
-    device = torch.device(options.device)
-    cfg, data, segmenter = load_trained(str(path), weights=options.weights, changes=changes, device=device)
-    data.prepare()
-    return Run(run, run_folder(path), cfg, data, segmenter, device)
-
-
-def run_folder(path: Path) -> Path:
-    """The folder of the run that a checkpoint file belongs to."""
-    return path.parent.parent if path.parent.name == checkpoint.FOLDER else path.parent
+    opened = open_trained(run, weights=options.weights, device=options.device, precision="fp32", changes=changes)
+    opened.data.prepare()
+    return Run(run, opened.folder, opened.config, opened.data, opened.network, opened.device)
 
 
 def find_case(run: Run, case_id: str) -> tuple[Case, str]:

@@ -1,9 +1,8 @@
-"""The network that predicts: a run's own, or one that was exported from it.
-
-Letters: B batch, C channels, Q channels of the logits, S size of the window (2 or 3 dims).
-"""
+"""Where a trained network is: a run's own checkpoint, or what was exported from it."""
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,12 @@ from sct.exporting import FORMATS
 from sct.exporting import manifest as manifests
 from sct.exporting.manifest import Manifest, read_manifest
 from sct.inference import Model
-from sct.inference.cases import Loader
 from sct.inference.parallel import threads_shared
-from sct.models.segmenter import Segmenter
 from sct.models.selfcheck import inference_precision
 from sct.runs import card
-from sct.runs.build import find_trained, with_data
+from sct.runs.build import build_segmenter, with_data
 from sct.runtime import checkpoint
+from sct.runtime.precision import NumberFormat
 
 logger = logging.getLogger(__name__)
 
@@ -32,77 +30,116 @@ FOLDER = "export"
 BACKENDS = [name for name, form in FORMATS.items() if form.fixed_graph]
 
 
-def find_predictor(
-    cfg: DictConfig, *, changes: dict[str, Any], device: torch.device
-) -> tuple[DictConfig, SegmentationData, Loader]:
-    """Config of the run, data set, and what loads the network: where images can be read meanwhile.
+@dataclass(frozen=True)
+class Loaded:
+    """A network in evaluation mode on its device, and the number format that it computes in."""
+
+    model: Model
+    number_format: NumberFormat
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network that is found and yet to be loaded, so that images can be read meanwhile.
+
+    config: of the run, with the changes asked for; source: checkpoint file or exported folder; folder: of the run.
+    """
+
+    config: DictConfig
+    data: SegmentationData
+    source: Path
+    folder: Path
+    load: Callable[[], Loaded]
+
+
+def find_trained(
+    ckpt: str,
+    *,
+    weights: str,
+    precision: str | None,
+    backend: str | None,
+    changes: dict[str, Any],
+    device: torch.device,
+) -> Trained:
+    """The network that `ckpt` means, and what it takes to use it.
 
     `ckpt` is a run, whose own network predicts or, with `backend`, what was exported to its folder; or it is an
-    exported folder, which says itself what it is. An exported network has its precision in it.
+    exported folder. `precision` None: as in training, or as the export was checked. `changes` are settings of groups
+    to take instead of those of the run, such as {"data": {"root": ...}}.
     """
-    folder = find_export(cfg)
+    folder = find_export(ckpt, weights=weights, backend=backend)
     if folder is None:
-        return find_own(cfg, changes=changes, device=device)
+        return find_checkpoint(ckpt, weights=weights, precision=precision, changes=changes, device=device)
     manifest = read_manifest(folder)
     form = FORMATS[manifest.format]
     form.require()
-    check_manifest(manifest, folder=folder, cfg=cfg)
-    precision = cfg.precision or manifest.precision
-    check_precision(precision, name=manifest.format)
-    if cfg.weights != "best" and cfg.backend is None:
-        logger.warning("weights=%s is ignored: an exported folder holds one set of weights", cfg.weights)
-    if precision != manifest.precision:
-        logger.warning("precision=%s: this export was checked with %s alone", precision, manifest.precision)
-    run_cfg, data = with_data(manifest.config, changes=changes)
+    check_manifest(manifest, folder=folder, ckpt=ckpt, weights=weights, backend=backend)
+    chosen = precision or manifest.precision
+    check_precision(chosen, name=manifest.format)
+    if weights != "best" and backend is None:
+        logger.warning("weights=%s is ignored: an exported folder holds one set of weights", weights)
+    if chosen != manifest.precision:
+        logger.warning("precision=%s: this export was checked with %s alone", chosen, manifest.precision)
+    config, data = with_data(manifest.config, changes=changes)
 
-    def load() -> tuple[Model, torch.dtype]:
-        logger.info("%s: %s in %s, step %d", folder, manifest.format, precision, manifest.step)
-        return form.load(folder, device=device, precision=precision, batch=manifest.batch), torch.float32
+    def load() -> Loaded:
+        logger.info("%s: %s in %s, step %d", folder, manifest.format, chosen, manifest.step)
+        model = form.load(folder, device=device, precision=chosen, batch=manifest.batch)
+        # the graph has its number format in it
+        return Loaded(model, NumberFormat("fp32", f"as format={manifest.format} takes and gives it"))
 
-    return run_cfg, data, load
+    return Trained(config, data, folder, folder, load)
 
 
-def find_own(
-    cfg: DictConfig, *, changes: dict[str, Any], device: torch.device
-) -> tuple[DictConfig, SegmentationData, Loader]:
-    """As `find_predictor`, of a run's own network."""
-    run_cfg, data, build_trained = find_trained(cfg.ckpt, weights=cfg.weights, changes=changes, device=device)
+def find_checkpoint(
+    ckpt: str, *, weights: str, precision: str | None, changes: dict[str, Any], device: torch.device
+) -> Trained:
+    """As `find_trained`, of a run's own network."""
+    path = checkpoint.find(ckpt, weights=weights)
+    state = checkpoint.load(path)
+    config, data = with_data(state["config"], changes=changes)
+    # of the state, which may hold an optimizer's too, no more is kept
+    tensors, step = checkpoint.weights_of(state), state["step"]
 
-    def load() -> tuple[Segmenter, torch.dtype]:
+    def load() -> Loaded:
         # on one thread: an image is read beside it, and were both on all threads, both would take twice the time
         with threads_shared(torch.get_num_threads()):
-            network = build_trained()
-            chosen = inference_precision(cfg, run_cfg, network=network, device=device)
+            network = build_segmenter(config, data=data)
+            checkpoint.load_weights(network, tensors, source=str(path))
+            logger.info("%s: step %d, %s", path, step, data.outputs.names)
+            network = network.to(device).eval()
+            trained = config.trainer.precision
+            chosen = inference_precision(precision, trained=trained, network=network, device=device)
             chosen.log()
-            return network, chosen.dtype
+            return Loaded(network, chosen)
 
-    return run_cfg, data, load
+    return Trained(config, data, path, checkpoint.folder_of(path), load)
 
 
-def find_export(cfg: DictConfig) -> Path | None:
+def find_export(ckpt: str, *, weights: str, backend: str | None) -> Path | None:
     """The exported folder that `ckpt` is, or that `backend` means; None where the run's own network is meant."""
-    path = Path(cfg.ckpt)
-    if cfg.backend is not None and cfg.backend not in BACKENDS:
-        raise UserError(f"backend={cfg.backend} is unknown: choose one of {', '.join(BACKENDS)}, or leave it out.")
+    path = Path(ckpt)
+    if backend is not None and backend not in BACKENDS:
+        raise UserError(f"backend={backend} is unknown: choose one of {', '.join(BACKENDS)}, or leave it out.")
     if (path / manifests.FILE).exists():
         return path
-    if cfg.backend is None:
+    if backend is None:
         return None
-    folder = default_folder(cfg.ckpt, weights=cfg.weights, form=cfg.backend)
+    folder = default_folder(ckpt, weights=weights, form=backend)
     if not (folder / manifests.FILE).exists():
         raise UserError(
-            f"backend={cfg.backend}: {folder} holds no export. Make it with  python -m sct.export ckpt={cfg.ckpt} "
-            f"format={cfg.backend}  or give an exported folder as ckpt."
+            f"backend={backend}: {folder} holds no export. Make it with  python -m sct.export ckpt={ckpt} "
+            f"format={backend}  or give an exported folder as ckpt."
         )
     return folder
 
 
 def default_folder(ckpt: str, *, weights: str, form: str) -> Path:
-    """Where a run is exported to, if nothing else is said."""
+    """Where a run is exported to, if the user names no other folder."""
     return checkpoint.folder_of(checkpoint.find(ckpt, weights=weights)) / FOLDER / form
 
 
-def check_manifest(manifest: Manifest, *, folder: Path, cfg: DictConfig) -> None:
+def check_manifest(manifest: Manifest, *, folder: Path, ckpt: str, weights: str, backend: str | None) -> None:
     """UserError for a bundle, and an export that failed its check, is of another format or of other weights."""
     if manifest.format not in BACKENDS:
         raise UserError(f"{folder} is a {manifest.format}: its docs/README.md says how to run it. Or give ckpt=RUN.")
@@ -111,15 +148,15 @@ def check_manifest(manifest: Manifest, *, folder: Path, cfg: DictConfig) -> None
             f"{folder} failed the check after its export: only {manifest.check['equal_labels']:.6f} of the labels were "
             "equal to the original's. Export the run again, in another format or precision."
         )
-    if cfg.backend not in (None, manifest.format):
-        raise UserError(f"backend={cfg.backend}, but {folder} is of format {manifest.format}: leave backend out.")
-    if folder == Path(cfg.ckpt):
+    if backend not in (None, manifest.format):
+        raise UserError(f"backend={backend}, but {folder} is of format {manifest.format}: leave backend out.")
+    if folder == Path(ckpt):
         return
-    state = checkpoint.load(checkpoint.find(cfg.ckpt, weights=cfg.weights))
+    state = checkpoint.load(checkpoint.find(ckpt, weights=weights))
     if card.weights_digest(checkpoint.weights_of(state)) != manifest.weights:
         raise UserError(
-            f"{folder} was exported at step {manifest.step} and has other weights than weights={cfg.weights} of "
-            f"{cfg.ckpt} (step {state['step']}). Export the run again, or give ckpt={folder} to predict with those."
+            f"{folder} was exported at step {manifest.step} and has other weights than weights={weights} of "
+            f"{ckpt} (step {state['step']}). Export the run again, or give ckpt={folder} to predict with those."
         )
 
 

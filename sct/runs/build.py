@@ -1,11 +1,9 @@
-"""From a config to the data set and the network, and from a checkpoint back to both."""
+"""From a config to the data set, the network and the inferer."""
 
 import copy
 import logging
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sct.config.check import build, check_config, read_source
@@ -14,7 +12,6 @@ from sct.inference import Inferer
 from sct.models.base import ImageOnly
 from sct.models.completion.scatter import Scatter
 from sct.models.segmenter import Segmenter
-from sct.runtime import checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -44,36 +41,6 @@ def build_segmenter(cfg: DictConfig, *, data: SegmentationData) -> Segmenter:
     )
 
 
-def load_trained(
-    ckpt: str, *, weights: str, changes: dict[str, Any], device: torch.device
-) -> tuple[DictConfig, SegmentationData, Segmenter]:
-    """Config, data set and network of a checkpoint, in evaluation mode.
-
-    `changes` are settings of groups to take instead of those of the run, such as {"data": {"root": ...}}.
-    """
-    cfg, data, load = find_trained(ckpt, weights=weights, changes=changes, device=device)
-    return cfg, data, load()
-
-
-def find_trained(
-    ckpt: str, *, weights: str, changes: dict[str, Any], device: torch.device
-) -> tuple[DictConfig, SegmentationData, Callable[[], Segmenter]]:
-    """As `load_trained`, but the network is yet to be built: where images can be read meanwhile."""
-    path = checkpoint.find(ckpt, weights=weights)
-    state = checkpoint.load(path)
-    cfg, data = with_data(state["config"], changes=changes)
-    # of the state, which may hold an optimizer's too, no more is kept
-    own, step = checkpoint.weights_of(state), state["step"]
-
-    def load() -> Segmenter:
-        segmenter = build_segmenter(cfg, data=data)
-        checkpoint.load_weights(segmenter, own, source=str(path))
-        logger.info("%s: step %d, %s", path, step, data.outputs.names)
-        return segmenter.to(device).eval()
-
-    return cfg, data, load
-
-
 def with_data(config: dict[str, Any], *, changes: dict[str, Any]) -> tuple[DictConfig, SegmentationData]:
     """A run's config with changes to its groups, checked, and its data set."""
     cfg = OmegaConf.create(copy.deepcopy(config))
@@ -86,4 +53,5 @@ def with_data(config: dict[str, Any], *, changes: dict[str, Any]) -> tuple[DictC
 
 
 def build_inferer(cfg: DictConfig) -> Inferer:
+    """How the config predicts whole images."""
     return build(cfg.inferer, key="inferer")

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sct import __version__
 from sct.data.module import SegmentationData
 from sct.data.splits import SPLITS
 from sct.errors import UserError
@@ -20,6 +19,7 @@ from sct.profiling.timing import device_name
 from sct.runtime.files import write_text
 from sct.runtime.migration import card_of_today
 from sct.runtime.precision import NumberFormat
+from sct.runtime.version import __version__
 
 FORMAT = 1
 FILE = "card.json"

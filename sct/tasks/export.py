@@ -24,8 +24,8 @@ from sct.models.base import Encoder
 from sct.profiling.windows import sample_windows
 from sct.runs import card
 from sct.runs.backends import check_precision, default_folder
-from sct.runs.build import load_trained
 from sct.runs.folder import log_to
+from sct.runs.run import Run, open_run
 from sct.runtime import checkpoint
 
 logger = logging.getLogger(__name__)
@@ -39,8 +39,9 @@ def export(config: DictConfig) -> None:
     form = pick_format(cfg)
     folder = empty_folder(Path(cfg.output or default_folder(cfg.ckpt, weights=cfg.weights, form=form.name)))
     cpu = torch.device("cpu")
-    run_cfg, data, network = load_trained(cfg.ckpt, weights=cfg.weights, changes={"data": cfg.data}, device=cpu)
-    source = Source(network, data, run_cfg, batch=cfg.batch, half=cfg.half, authors=cfg.authors)
+    run = open_run(cfg.ckpt, weights=cfg.weights, device="cpu", precision="fp32", changes={"data": cfg.data})
+    network, data = run.network, run.data
+    source = Source(network, data, run.config, batch=cfg.batch, half=cfg.half, authors=cfg.authors)
     check_graph(form, encoder=network.encoder)
     windows = real_windows(cfg, data=data)
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +49,7 @@ def export(config: DictConfig) -> None:
     model = form.load(folder, device=cpu, precision=cfg.precision, batch=cfg.batch)
     agreement = compare(model, network, windows, outputs=data.outputs)
     passed = agreement.equal_labels >= cfg.agreement
-    make_manifest(cfg, source=source, agreement=agreement, passed=passed).write(folder)
+    make_manifest(cfg, run=run, source=source, agreement=agreement, passed=passed).write(folder)
     logger.info("%s: %s", folder, agreement)
     if not passed:
         raise UserError(
@@ -109,11 +110,9 @@ def real_windows(cfg: ExportConfig, *, data: SegmentationData) -> Tensor:
     return sample_windows(data, cases=cases, count=cfg.windows)
 
 
-def make_manifest(cfg: ExportConfig, *, source: Source, agreement: Agreement, passed: bool) -> Manifest:
+def make_manifest(cfg: ExportConfig, *, run: Run, source: Source, agreement: Agreement, passed: bool) -> Manifest:
     """All that is to be known of an export."""
     data, outputs = source.data, source.data.outputs
-    path = checkpoint.find(cfg.ckpt, weights=cfg.weights)
-    run = checkpoint.folder_of(path)
     return Manifest(
         format=cfg.format,
         roi_size=list(data.roi_size),
@@ -127,9 +126,9 @@ def make_manifest(cfg: ExportConfig, *, source: Source, agreement: Agreement, pa
         overlapping=outputs.overlapping,
         config=to_dict(source.config),
         weights=card.weights_digest(source.network.state_dict()),
-        checkpoint=str(path),
-        step=checkpoint.load(path)["step"],
-        card=card.read_card(run) if (run / card.FILE).exists() else None,
+        checkpoint=str(run.source),
+        step=checkpoint.load(run.source)["step"],
+        card=card.read_card(run.folder) if (run.folder / card.FILE).exists() else None,
         versions=card.versions(FORMATS[cfg.format].packages),
         check={**asdict(agreement), "wanted": cfg.agreement, "passed": passed},
     )

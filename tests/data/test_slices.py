@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 import torch
 from little_data import Arrays, scale
-from omegaconf import OmegaConf
 from PIL import Image
 
 from sct.config.command import compose_config
 from sct.data.cases import Case, LabelMap
 from sct.data.formats.base import FileFormat
 from sct.data.module import SegmentationData
+from sct.evaluation.case import CaseFiles, evaluate_case
 from sct.evaluation.scores import write_report
 from sct.profiling.windows import sample_windows
 from sct.runs.build import build_inferer, build_segmenter
 from sct.runtime.distributed import Processes
-from sct.tasks.eval import evaluate_case
 from sct.training.validation import sample_overlay, validate
 
 CPU = torch.device("cpu")
@@ -72,14 +71,11 @@ def test_a_volume_is_evaluated_slice_by_slice(data, cfg, tmp_path):
     rows, kept = evaluate_case(
         case,
         data=data,
-        segmenter=segmenter,
+        network=segmenter,
         inferer=inferer,
-        run_cfg=cfg,
-        cfg=OmegaConf.create({"save_predictions": True}),
         device=CPU,
         dtype=torch.float32,
-        folder=tmp_path / "eval",
-        draw=True,
+        files=CaseFiles(tmp_path / "eval", labels=True, picture=True, title="slices"),
     )
     labels = np.load(tmp_path / "eval" / "predictions" / f"{case.id}.npy")
     assert labels.shape == SHAPE

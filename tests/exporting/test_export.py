@@ -14,7 +14,7 @@ from PIL import Image
 
 from sct import predict
 from sct.profiling.windows import sample_windows
-from sct.runs.build import load_trained
+from sct.runs.run import open_run
 
 CPU = torch.device("cpu")
 # 64 tokens, of which 32 stay; the decoder may skip the patches of the others
@@ -65,7 +65,8 @@ def predicted(folder: Path, image: Path, *settings: str) -> np.ndarray:
 
 @torch.no_grad()
 def test_the_network_of_these_tests_drops_tokens_and_skips_patches(run: Path) -> None:
-    _, data, network = load_trained(str(run), weights="best", changes={}, device=CPU)
+    opened = open_run(str(run), device=str(CPU), precision="fp32")
+    data, network = opened.data, opened.network
     prediction = network.predict(sample_windows(data, count=4))
     assert [alive.tolist() for alive in prediction.encoded.alive] == [[32] * 4]
     kept = prediction.encoded.final.index

@@ -16,7 +16,7 @@ from sct.exporting.agreement import compare
 from sct.exporting.manifest import read_manifest
 from sct.profiling.windows import sample_windows
 from sct.runs import card
-from sct.runs.build import load_trained
+from sct.runs.run import open_run
 from sct.runtime import checkpoint
 
 pytestmark = pytest.mark.gpu
@@ -62,7 +62,8 @@ def test_a_prediction_is_the_processors(inferer, gpu, smoke, workplace, tmp_path
 def test_an_export_agrees_with_the_original(gpu, smoke, tmp_path):
     run = trained(tmp_path / "run", *smoke, "trainer.device=cpu")
     folder = exported(run, "torch")
-    _, data, network = load_trained(str(run), weights="best", changes={}, device=gpu)
+    opened = open_run(str(run), device=str(gpu), precision="fp32")
+    data, network = opened.data, opened.network
     manifest = read_manifest(folder)
     model = FORMATS["torch"].load(folder, device=gpu, precision=manifest.precision, batch=manifest.batch)
     agreement = compare(model, network, sample_windows(data, count=4).to(gpu), outputs=data.outputs)

@@ -26,7 +26,7 @@ OUTPUTS = [numbered(4), REGIONS]
 @pytest.fixture(autouse=True)
 def thin_chunks(monkeypatch):
     """Chunks of few rows, so that even a little volume has many."""
-    monkeypatch.setattr(base, "SLAB_VOXELS", 1)
+    monkeypatch.setattr(base, "CHUNK_VOXELS", 1)
     monkeypatch.setattr(base, "FEWEST_ROWS", 3)
 
 

@@ -152,7 +152,7 @@ GRIDS = {
 @pytest.mark.parametrize("grid", [*GRIDS, "oblique"])
 @pytest.mark.parametrize("side_by_side", ["channels", "voxels"])
 def test_borders_alone_are_interpolated_as_all_voxels_are(grid, shape, outputs, side_by_side, monkeypatch):
-    monkeypatch.setattr(base, "SLAB_VOXELS", 1)
+    monkeypatch.setattr(base, "CHUNK_VOXELS", 1)
     monkeypatch.setattr(base, "FEWEST_ROWS", 2)
     monkeypatch.setattr(regrid, "BLOCK_VOXELS", 200)
     torch.manual_seed(0)
@@ -186,7 +186,7 @@ def test_whole_slices_are_not_mixed_with_their_neighbours():
     logits[1, ::2] = 1
     grids = file_grid((4, 6, 6), **GRIDS["slices kept"])
     grid = regrid.SourceGrid(outputs=numbered(2), shape=(4, 6, 6), **grids)
-    assert [axis.is_logits for axis in grid.axes] == [True, False, False]
+    assert [axis.is_integer for axis in grid.axes] == [True, False, False]
     assert not (grid._cells(logits) == regrid.BORDER).any()
     want, clear = every_voxel(logits, outputs=numbered(2), **grids)
     np.testing.assert_array_equal(to_source_grid(logits, outputs=numbered(2), **grids)[clear], want[clear])

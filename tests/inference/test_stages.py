@@ -31,7 +31,7 @@ DECODERS = {
 @pytest.fixture(autouse=True)
 def thin_chunks(monkeypatch):
     """Chunks of few rows, so that even a little volume has many."""
-    monkeypatch.setattr(base, "SLAB_VOXELS", 1)
+    monkeypatch.setattr(base, "CHUNK_VOXELS", 1)
     monkeypatch.setattr(base, "FEWEST_ROWS", 3)
 
 

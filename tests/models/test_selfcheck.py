@@ -5,10 +5,8 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
 from torch import nn
 
-from sct.config.schema import PredictConfig
 from sct.errors import UserError
 from sct.models import selfcheck
 from sct.models.base import ImageOnly
@@ -133,16 +131,13 @@ def test_a_misspelt_format():
     ],
 )
 def test_what_evaluation_and_prediction_compute_in(bf16, own, trained, expected, reason):
-    cfg = OmegaConf.structured(PredictConfig(precision=own))
-    run_cfg = OmegaConf.create({"trainer": {"precision": trained}})
-    chosen = inference_precision(cfg, run_cfg, network=network(), device=CPU)
+    chosen = inference_precision(own, trained=trained, network=network(), device=CPU)
     assert chosen.name == expected
     assert reason in chosen.reason
 
 
 def test_the_remedy_in_prediction_is_a_setting_of_prediction(no_bf16):
-    cfg, run_cfg = OmegaConf.structured(PredictConfig()), OmegaConf.create({"trainer": {"precision": "bf16"}})
-    reason = inference_precision(cfg, run_cfg, network=network(), device=CPU).reason
+    reason = inference_precision(None, trained="bf16", network=network(), device=CPU).reason
     assert "give precision=auto to sct.eval or sct.predict" in reason
     assert "set trainer.precision" not in reason
 

@@ -28,8 +28,8 @@ from sct.models.segmenter import Segmenter
 from sct.models.tokens import Encoded, Tokens
 from sct.profile import main as profile_main
 from sct.profiling.macs import PARTS, count_macs, count_parameters
+from sct.profiling.profile import format_profile
 from sct.profiling.segmenter import gain_bound, profile_segmenter, tokens_alive
-from sct.profiling.table import format_profile
 from sct.profiling.timing import Stopwatch, peak_memory_mb
 from sct.runs.build import build_segmenter
 

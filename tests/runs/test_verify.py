@@ -153,12 +153,13 @@ def test_an_evaluation_of_other_data_goes_elsewhere(evaluated, tmp_path):
 
 
 def test_what_auto_chooses_makes_no_other_evaluation(evaluated):
-    run_cfg = OmegaConf.create({"trainer": {"precision": "bf16"}})
+    config = OmegaConf.create({"trainer": {"precision": "bf16"}})
     data = SimpleNamespace(root="", cases=lambda split: [SimpleNamespace(id=name) for name in ids])
+    run = SimpleNamespace(config=config, data=data, folder=evaluated)
     ids = card.read_card(evaluated)["split"]["test"]
     for precision in (None, "auto", "bf16"):
         cfg = OmegaConf.structured(EvalConfig(ckpt=str(evaluated), precision=precision))
-        assert default_folder(cfg, run_cfg=run_cfg, data=data) == evaluated / "eval/test"
+        assert default_folder(cfg, run=run) == evaluated / "eval/test"
 
 
 @pytest.mark.parametrize(

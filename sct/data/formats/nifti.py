@@ -113,7 +113,11 @@ def save_label_map(path: Path, labels: np.ndarray, *, like: Path) -> None:
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
     # The class of the source keeps NIfTI-2 as NIfTI-2; the unchanged affine leaves qform and sform alone.
-    image = type(source)(in_file_order(labels), source.affine, header)
+    save_image(path, type(source)(in_file_order(labels), source.affine, header))
+
+
+def save_image(path: Path, image: nib.Nifti1Image) -> None:
+    """Write an image, whole or not at all; packed where the path ends in .gz."""
     with atomic(path) as temporary:
         if path.suffix.lower() != ".gz":
             nib.save(image, temporary)

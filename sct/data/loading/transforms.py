@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from monai.data import get_track_meta, set_track_meta
 from monai.transforms import Randomizable
 
-from sct.data.cases import Case, Grid, window_shape
+from sct.data.cases import Case, Grid, Volume, window_shape
 from sct.data.formats.base import FileFormat
 from sct.data.formats.nifti import to_ras
 from sct.data.loading.resample import resample
@@ -61,6 +61,16 @@ class Prepared:
     foreground: Foreground | None
     affine: np.ndarray
     source: Grid
+
+    def volume(self, *, copied: bool = False) -> Volume:
+        """As tensors; `copied`: in memory of their own, so that whoever writes to them leaves this as it is."""
+        return Volume(
+            image=torch.tensor(self.image) if copied else torch.from_numpy(self.image),
+            label=None if self.label is None else torch.tensor(self.label, dtype=torch.int64),
+            affine=self.affine,
+            source_shape=self.source.shape,
+            source_affine=self.source.affine,
+        )
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def test_spacing_of_slices_leaves_the_first_axis_alone(tmp_path):
     prepared = settings(case)
     assert prepared.image.shape[1] == 4
     np.testing.assert_allclose(np.linalg.norm(prepared.affine[:3, :3], axis=0), [5.0, 1.0, 1.5])
-    volume = Volume(case, torch.tensor(prepared.image), None, prepared.affine, (4, 10, 8), affine)
+    volume = Volume(torch.tensor(prepared.image), None, prepared.affine, (4, 10, 8), affine)
     assert volume.spacing == pytest.approx([5.0, 1.0, 1.5])
     assert (settings.largest_shape(prepared.source) >= prepared.image.shape[1:]).all()
 

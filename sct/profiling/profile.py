@@ -1,7 +1,51 @@
-"""A profile as text for the terminal."""
+"""The result of profiling: numbers, profile.json, and a table for the terminal."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 from sct.profiling.macs import PARTS
-from sct.profiling.segmenter import Profile
+from sct.runtime.files import write_text
+
+Latency = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The result; `profile.json` has exactly these fields.
+
+    params_by_part, macs: by "encoder", "completion", "decoder"; macs are of one image and have the "total"
+    and the "convention" too. macs_layers: the total of linear and convolution layers alone.
+    tokens_alive: patch tokens after every block, mean over the images; tokens_alive_spread: their "p10", "p50"
+    and "p90" over the images.
+    latency_ms: "inference" and "training" -> "total" and parts -> "median", "p10", "p90"; one batch.
+    throughput: images a second by the median. peak_memory_mb: see `sct.profiling.timing.peak_memory_mb`.
+    gain_bound: total / (total - encoder) for "macs", "inference", "training": what an encoder that costs
+    nothing would gain in total, None where the encoder was timed as long as the whole.
+    """
+
+    image_shape: list[int]
+    params: int
+    params_trainable: int
+    params_by_part: dict[str, int]
+    macs: dict[str, Any]
+    macs_layers: int
+    tokens_alive: list[float]
+    tokens_alive_spread: dict[str, list[float]]
+    latency_ms: dict[str, Latency]
+    throughput: dict[str, float]
+    peak_memory_mb: dict[str, float | None]
+    gain_bound: dict[str, float | None]
+    environment: dict[str, str | int]
+
+    def write(self, path: Path) -> None:
+        """Write `profile.json`."""
+        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+
+    def table(self) -> str:
+        """What `sct.profile` prints."""
+        return format_profile(self)
 
 
 def format_profile(profile: Profile) -> str:

@@ -1,0 +1,77 @@
+"""How long patches are kept, over a whole volume.
+
+Letters: B windows of a batch, C channels of the image, S spatial size, G the grid of patches.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import affine_transform
+from torch import Tensor
+
+from sct.data.cases import Volume, window_shape
+from sct.data.module import SegmentationData
+from sct.inference.base import Inferer
+from sct.models.base import Encoder
+from sct.models.grid import pruning_depth
+
+# what a voxel has that the network never saw: cropped away, or in a window that was skipped
+NOT_SEEN = 0.0
+
+
+class DepthOfPatches:
+    """An encoder as a model of one channel: the number of pruning stages that the patch of a voxel survived."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """image (B, C, *S) -> depth (B, 1, *S) float32."""
+        return spread(pruning_depth(self.encoder(image)), size=image.shape[2:])
+
+
+def spread(depth: Tensor, *, size: torch.Size) -> Tensor:
+    """Depth of patches (B, *G) at every voxel: (B, 1, *size) float32."""
+    return F.interpolate(depth.unsqueeze(1).float(), size=size)
+
+
+def patch_means(depth: Tensor, *, patch_size: tuple[int, ...]) -> Tensor:
+    """Depth (*S), a mean over overlapping windows, as whole stages on the grid of patches (*G), int64."""
+    pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[depth.ndim]
+    return pool(depth[None, None].float(), patch_size, ceil_mode=True)[0, 0].round().long().cpu()
+
+
+def patch_shape(encoder: Encoder, *, num_dims: int) -> tuple[int, ...]:
+    """Voxels of a patch along every axis of an image of `num_dims` axes."""
+    patch_size = encoder.spec.patch_size
+    return window_shape([patch_size] * len(encoder.spec.image_size), num_dims=num_dims)
+
+
+def depth_map(
+    encoder: Encoder, volume: Volume, inferer: Inferer, *, data: SegmentationData, device: torch.device
+) -> np.ndarray:
+    """Pruning stages that the patch of every voxel survived, uint8, on the grid of the volume's source.
+
+    0: dropped at the first stage, or never seen by the network (cropped away, skipped). Where windows overlap, the
+    mean over the windows is rounded.
+    """
+    background = torch.full((1,), NOT_SEEN)
+    image = volume.image
+    depth = inferer(DepthOfPatches(encoder), image, roi_size=data.roi_size, background=background, device=device)[0]
+    patch = patch_shape(encoder, num_dims=depth.ndim)
+    stages = patch_means(depth, patch_size=patch)
+    for axis, edge in enumerate(patch):
+        stages = stages.repeat_interleave(edge, dim=axis)
+    stages = stages[tuple(slice(size) for size in depth.shape)]
+    # the nearest voxel of the network's grid; its rim stands for all that lies outside
+    dims = depth.ndim
+    rimmed = np.pad(stages.numpy().astype(np.uint8), 1, constant_values=int(NOT_SEEN))
+    relative = np.linalg.inv(volume.affine) @ volume.source_affine
+    return affine_transform(
+        rimmed,
+        relative[:dims, :dims],
+        offset=relative[:dims, 3] + 1,
+        output_shape=volume.source_shape,
+        order=0,
+        mode="nearest",
+    )

@@ -1,0 +1,44 @@
+"""A predicted label map that knows its grid."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# writes labels to a path, on the grid of their image
+Writer = Callable[[Path, np.ndarray], None]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Labels of one image on the image's own grid.
+
+    labels (*S): the class of every voxel, an index into `names` · affine (4, 4): from voxels to mm, or the identity
+    where the image knows no spacing · suffix: ending of the files that `save` writes
+    depth (*S) uint8 or None: how many pruning stages the patch of a voxel survived; 0 where the network saw none
+    """
+
+    labels: np.ndarray
+    affine: np.ndarray
+    names: tuple[str, ...]
+    suffix: str
+    depth: np.ndarray | None = None
+    writer: Writer = field(repr=False, kw_only=True)
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Size of a voxel along every axis, in mm, or 1 where the image knows no spacing."""
+        return tuple(np.linalg.norm(self.affine[:3, : self.labels.ndim], axis=0).tolist())
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the label map in the format of its image; returns the path, which gets `suffix` where it has none."""
+        path = Path(path)
+        if not path.name.lower().endswith(self.suffix):
+            path = path.with_name(path.name + self.suffix)
+        self.writer(path, self.labels)
+        return path
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.labels, dtype=dtype, copy=copy)

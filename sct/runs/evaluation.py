@@ -1,0 +1,97 @@
+"""Scores of a trained run on the cases of a split."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sct.errors import UserError
+from sct.evaluation.case import CaseFiles, evaluate_case
+from sct.evaluation.metrics import Row, unique_rows
+from sct.evaluation.scores import markdown_table, summary_of, write_report
+from sct.evaluation.tokens import known_means
+from sct.inference import MemoryNotice
+from sct.runs import card
+from sct.runtime.progress import Pace
+
+if TYPE_CHECKING:  # `Run` evaluates itself by this module
+    from sct.runs.run import Run
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("val", "test")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """rows: a row for every case and class; summary: means by class and over classes, as in summary.json.
+
+    columns: the scores that `table` shows.
+    """
+
+    rows: list[Row]
+    summary: Mapping[str, Any]
+    columns: tuple[str, ...]
+
+    def table(self) -> str:
+        """The summary as a markdown table, a line for each class and mean."""
+        return markdown_table(self.summary, scores=self.columns)
+
+
+def evaluate(run: Run, *, split: str, folder: Path | None, save_predictions: bool, figures: int) -> Evaluation:
+    """Predicts and scores every case of a split; writes cases.csv, summary.json, table.md, predictions, figures and the
+    card into `folder`, and nothing where that is None."""
+    if split not in SPLITS:
+        raise UserError(f"split={split} must be val or test.")
+    data, device, network = run.data, run.device, run.network
+    torch.backends.cudnn.benchmark = True  # windows have one size: the fastest kernel for it is soon found
+    data.prepare()
+    rows: list[Row] = []
+    kept: list[dict[str, float]] = []
+    cases = data.cases(split)
+    pace, notice = Pace(len(cases), unit="case"), MemoryNotice()
+    for number, case in enumerate(cases):
+        files = None
+        if folder is not None:
+            files = CaseFiles(folder, labels=save_predictions, picture=number < figures, title=run.config.name)
+        case_rows, case_kept = evaluate_case(
+            case,
+            data=data,
+            network=network,
+            inferer=run.inferer,
+            device=device,
+            dtype=run.number_format.dtype,
+            files=files,
+            notice=notice,
+        )
+        pace.advance()
+        found = [row.dice for row in case_rows if not row.absent]
+        dice = sum(found) / max(1, len(found))
+        logger.info("%s  %s  mean Dice %.4f  %s", pace.place(), case.id, dice, pace.text())
+        rows += case_rows
+        kept.append(case_kept)
+    rows = unique_rows(rows)
+    settings = {"split": split, **run.settings}
+    about = {"ckpt": str(run.source), **settings, "root": data.root, "seed": run.config.seed, **known_means(kept)}
+    title = f"{run.config.name}: {split}"
+    if folder is None:
+        summary = summary_of(rows, title=title, meta=about, groups=data.class_groups)
+    else:
+        summary = write_report(folder, rows, title=title, meta=about, groups=data.class_groups, scores=data.scores)
+        training = card.read_card(run.folder) if (run.folder / card.FILE).exists() else None
+        written = card.result_card(
+            training,
+            evaluation=settings,
+            weights=card.weights_digest(network.state_dict()),
+            summary=summary,
+            data=data,
+            device=device,
+            chosen=run.number_format,
+        )
+        card.write_card(folder, written)
+    return Evaluation(rows, summary, data.scores)

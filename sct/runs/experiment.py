@@ -1,0 +1,107 @@
+"""An experiment as one object: its config, and the data set and network that are built from it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from sct.config.check import build as build_part
+from sct.config.check import check_config
+from sct.config.command import compose_checked
+from sct.config.schema import ProfileConfig
+from sct.data.module import SegmentationData
+from sct.inference import Inferer
+from sct.models.segmenter import Segmenter
+from sct.profiling.windows import sample_windows
+from sct.runs.build import build_inferer, build_segmenter
+
+if TYPE_CHECKING:  # counting takes time to import, and a prediction does not count
+    from sct.profiling.profile import Profile
+
+
+class Experiment:
+    """A config with its data set, and on demand the network, loss and inferer that it describes.
+
+    config: resolved, as `-c job` prints it; device: where the network computes.
+    The network of an experiment is untrained; `Run` is an experiment with trained weights.
+    """
+
+    def __init__(self, config: DictConfig, *, data: SegmentationData, device: torch.device) -> None:
+        self.config, self.data, self.device = config, data, device
+
+    @cached_property
+    def network(self) -> Segmenter:
+        """Encoder, completion and decoder, with the weights that a training with this seed begins with."""
+        torch.manual_seed(self.config.seed)
+        return build_segmenter(self.config, data=self.data).to(self.device)
+
+    @cached_property
+    def inferer(self) -> Inferer:
+        """How whole images are predicted from windows."""
+        return build_inferer(self.config)
+
+    @cached_property
+    def criterion(self) -> nn.Module:
+        """(Prediction, target, image=image) -> the loss of a training step and its parts."""
+        return build_part(self.config.loss, key="loss", outputs=self.data.outputs)
+
+    def profile(
+        self, *, latency: bool = True, training: bool = True, windows: int = 0, convention: str = "fvcore"
+    ) -> Profile:
+        """What the network costs: parameters, MACs, tokens alive, and with `latency` time and memory.
+
+        training: a training step too; windows: real windows of the validation cases instead of noise, which methods
+        need that keep a different number of tokens for each image; convention: how MACs are counted (fvcore, paper,
+        modules). `print(profile.table())` shows what `sct.profile` prints.
+        """
+        settings = ProfileConfig(latency=latency, training=training, windows=windows, convention=convention)
+        # a step of training changes the weights
+        return self.measure(settings, network=copy.deepcopy(self.network))
+
+    def measure(
+        self, settings: ProfileConfig, *, network: Segmenter | None = None, trace_dir: Path | None = None
+    ) -> Profile:
+        """The profile by all settings of the `profile` section; changes the weights of `network`, by default its own.
+
+        trace_dir: folder for `settings.trace`.
+        """
+        from sct.profiling.segmenter import profile_segmenter
+
+        network = self.network if network is None else network
+        device = self.device
+        if not settings.latency and not network.encoder.by_image:
+            # shapes alone are counted: nothing is computed
+            device = torch.device("meta")
+        return profile_segmenter(
+            network,
+            image_shape=(self.data.num_channels, *self.data.roi_size),
+            criterion=self.criterion,
+            make_optimizer=build_part(self.config.optimizer, key="optimizer"),
+            settings=settings,
+            device=device,
+            trace_dir=trace_dir,
+            windows=sample_windows(self.data, count=settings.windows, split=settings.split)
+            if settings.windows
+            else None,
+        )
+
+
+def from_config(config: DictConfig, *, device: torch.device) -> Experiment:
+    """The experiment of a composed config; UserError at the first mistake in it."""
+    check_config(config)
+    return Experiment(config, data=build_part(config.data, key="data"), device=device)
+
+
+def from_name(experiment: str | None, *, overrides: Sequence[str], device: torch.device) -> Experiment:
+    """The experiment that `sct.train +experiment=NAME OVERRIDES` would train."""
+    chosen = [] if experiment is None else [f"+experiment={experiment}"]
+    config = compose_checked("train", overrides=[*chosen, *overrides])
+    OmegaConf.resolve(config)
+    return from_config(config, device=device)
