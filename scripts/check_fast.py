@@ -105,7 +105,7 @@ def check_case(
     skipped = [place for place, is_predicted in places.items() if not is_predicted]
     foreground, same = (wanted > 0) | (found > 0), wanted == found
     return Outcome(
-        case=case.id,
+        case=case.name,
         windows=len(places),
         skipped=len(skipped),
         with_truth=foreground_in(truth[0], skipped, window=window),

@@ -58,7 +58,7 @@ def example(run: Run, case: Case, *, counts: np.ndarray, options: argparse.Names
     labels = prediction_of(run, case, fresh=options.fresh)
     dice = quick_dice(labels.astype(int), run.data.format.read_label(case.label)[0], outputs=run.data.outputs)
     return Example(
-        name=case.id,
+        name=case.name,
         where=view(window.image.numpy(), truth, spacing=window.spacing, plane=options.plane),
         truth=truth,
         depth=depths_of(run.segmenter.encoder, window.image.unsqueeze(0).to(run.device))[0],
@@ -69,7 +69,7 @@ def example(run: Run, case: Case, *, counts: np.ndarray, options: argparse.Names
 
 def draw(options: argparse.Namespace) -> command.Drawn:
     run = open_run(options.run, options=options)
-    cases = {case.id: case for case in run.data.cases(options.split)}
+    cases = {case.name: case for case in run.data.cases(options.split)}
     counts = {name: counts_of(run, case) for name, case in cases.items()}
     windows = np.concatenate(list(counts.values()))
     num_tokens = run.segmenter.encoder.spec.num_tokens

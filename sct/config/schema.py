@@ -95,7 +95,8 @@ class Config:
     """Root of `train` and `profile`: every group of `configs/` is one key.
 
     A new training starts from random weights, from those of another run (`init`), or with published 2-D weights in
-    its encoder (`pretrained`: a local state dict, or timm:NAME).
+    its encoder (`pretrained`: a local state dict, or timm:NAME). `found` is written by a training: what it read from
+    the data set's files and a run keeps, such as the names of the labels.
     """
 
     name: str = MISSING
@@ -118,6 +119,7 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    found: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

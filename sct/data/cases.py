@@ -16,11 +16,20 @@ from sct.errors import UserError
 
 @dataclass(frozen=True)
 class Case:
-    """One patient: an image file and, where there is one, its label file."""
+    """One patient: an image file and, where there is one, its label file.
+
+    rater: where an image has several label files, which of them this is
+    """
 
     id: str
     image: Path
     label: Path | None
+    rater: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What the case is called in every list, table and file: its id, and its rater where it has one."""
+        return self.id if self.rater is None else f"{self.id}@{self.rater}"
 
 
 @dataclass(frozen=True)

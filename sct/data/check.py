@@ -3,7 +3,7 @@
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,31 +11,45 @@ import numpy as np
 from sct.data.cases import Case, Grid, LabelMap
 from sct.data.formats.base import FileFormat
 from sct.data.loading.cache import describe, file_signature
+from sct.data.loading.transforms import Preprocess
 from sct.errors import UserError
 from sct.runtime.progress import counted
 
 logger = logging.getLogger(__name__)
 
 _MAX_TOLD = 20
+_RULES = 2  # raise when the check finds more than before
+_MOST_VOXELS = 2**33  # after resampling
+_MOST_GROWTH = 1e5  # of the number of voxels by resampling, or of its inverse
+_LARGE = 1e6  # no scanner writes intensities beyond this
 _TOLERANCE = 0.1  # in voxels: how far the grids of image and label may be apart at the corners
 
 
 def check_cases(
-    cases: Sequence[Case], *, label_map: LabelMap, num_channels: int, file_format: FileFormat, memory: Path | None
+    cases: Sequence[Case],
+    *,
+    label_map: LabelMap,
+    num_channels: int,
+    file_format: FileFormat,
+    preprocess: Preprocess | None = None,
+    memory: Path | None,
 ) -> None:
     """Read all cases and raise one `UserError` that lists every bad file with reason and remedy.
 
+    preprocess: what an image goes through before a network sees it; the result is checked too
     memory: a JSON file in which good cases are remembered by path, size and time; None reads all every time
     """
     known = set(json.loads(memory.read_text())) if memory and memory.exists() else set()
-    expected = [list(label_map.names), num_channels, describe(file_format)]
+    expected = [_RULES, list(label_map.names), num_channels, describe(preprocess or file_format)]
     faults: list[str] = []
     good: list[str] = []
     keys = {case: _key(case, expected) for case in cases}
     new = [case for case in cases if keys[case] not in known]
     for case in counted(new, what="checked"):
         key = keys[case]
-        found = find_faults(case, label_map=label_map, num_channels=num_channels, file_format=file_format)
+        found = find_faults(
+            case, label_map=label_map, num_channels=num_channels, file_format=file_format, preprocess=preprocess
+        )
         faults += found
         if not found and key is not None:
             good.append(key)
@@ -51,7 +65,14 @@ def check_cases(
         )
 
 
-def find_faults(case: Case, *, label_map: LabelMap, num_channels: int, file_format: FileFormat) -> list[str]:
+def find_faults(
+    case: Case,
+    *,
+    label_map: LabelMap,
+    num_channels: int,
+    file_format: FileFormat,
+    preprocess: Preprocess | None = None,
+) -> list[str]:
     """What is wrong with one case, a line for each fault; every line names file, reason and remedy.
 
     An image and its label may be in one file, whose own faults are told once.
@@ -63,7 +84,12 @@ def find_faults(case: Case, *, label_map: LabelMap, num_channels: int, file_form
     except UserError as error:
         faults.append(str(error))
     else:
-        faults += _image_faults(case.image, image=image, grid=image_grid, num_channels=num_channels)
+        raw = _image_faults(case.image, image=image, grid=image_grid, num_channels=num_channels)
+        if preprocess is not None and not raw:
+            raw = _size_faults(case.image, grid=image_grid, preprocess=preprocess)
+            raw = raw or _value_faults(case.image, image=image, preprocess=preprocess)
+        faults += raw
+        del image
     if case.label is None:
         return faults
     if case.label != case.image and not case.label.exists():
@@ -92,6 +118,41 @@ def _image_faults(path: Path, *, image: np.ndarray, grid: Grid, num_channels: in
             f"{path}: has spacing {grid.spacing.tolist()}, not positive along every axis. Correct its affine."
         )
     return faults
+
+
+def _size_faults(path: Path, *, grid: Grid, preprocess: Preprocess) -> list[str]:
+    """Whether resampling would make an image of a size that no scan has: the unit in its header is then wrong."""
+    if preprocess.spacing is None:
+        return []
+    shape = preprocess.largest_shape(grid).astype(np.float64)
+    growth = np.prod(grid.spacing[-len(preprocess.spacing) :]) / np.prod(preprocess.spacing)
+    if shape.prod() <= _MOST_VOXELS and 1 / _MOST_GROWTH <= growth <= _MOST_GROWTH:
+        return []
+    return [
+        f"{path}: has {_times(grid.shape)} voxels of {_times(grid.spacing.round(6))} {grid.unit}, which "
+        f"data.spacing={preprocess.spacing} makes {_times(shape.astype(np.int64))} voxels. Correct the spacing, or the "
+        "unit of length, in its header."
+    ]
+
+
+def _times(numbers: Iterable[object]) -> str:
+    return " x ".join(map(str, numbers))
+
+
+def _value_faults(path: Path, *, image: np.ndarray, preprocess: Preprocess) -> list[str]:
+    """Whether an image whose voxels are finite is still so after normalisation, and still shows something."""
+    usual = np.abs(image) <= _LARGE
+    with np.errstate(all="ignore"):
+        normalised = preprocess.normalised(image.copy())
+    values = f"its values go from {image.min():.4g} to {image.max():.4g}. Replace the values that stand for nothing."
+    if not np.isfinite(normalised).all():
+        return [f"{path}: is not finite after normalisation (data.intensity): {values}"]
+    for number, (channel, new, kept) in enumerate(zip(image, normalised, usual, strict=True)):
+        if kept.all() or not kept.any() or np.ptp(channel[kept]) == 0:
+            continue
+        if np.ptp(new[kept]) == 0:
+            return [f"{path}: channel {number} is one constant after normalisation (data.intensity): {values}"]
+    return []
 
 
 def _label_faults(path: Path, *, label: np.ndarray, label_map: LabelMap) -> list[str]:

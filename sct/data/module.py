@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from sct.data.cases import Batch, Case, LabelMap, Volume
 from sct.data.check import check_cases
 from sct.data.formats.base import FileFormat, Nifti
+from sct.data.identity import check_ids
 from sct.data.loading.cache import KINDS, VolumeCache
 from sct.data.loading.loader import CropDataset, StepSampler, make_loader
 from sct.data.loading.transforms import DictTransform, Preprocess, TrainingCrops
@@ -125,6 +126,13 @@ class SegmentationData(ABC):
     def find_cases(self) -> list[Case]:
         """All labelled cases below `root`; raises `UserError` that says what was expected where."""
 
+    def found(self) -> dict[str, Any]:
+        """Settings that were read from the data set's files, such as names of labels, by their names.
+
+        A training saves them with its run, which then needs the files no more; a run is only used with the same.
+        """
+        return {}
+
     @property
     def format(self) -> FileFormat:
         """How its files are read, and predictions written."""
@@ -179,7 +187,9 @@ class SegmentationData(ABC):
         """Find the cases, share them out and check every file once; does nothing the second time."""
         if self._splits is not None:
             return
-        splits = self.split_cases(self.find_cases())
+        cases = self.find_cases()
+        check_ids(cases)
+        splits = self.split_cases(cases)
         self._check_groups()
         for name in SPLITS:
             if not splits[name]:
@@ -187,7 +197,7 @@ class SegmentationData(ABC):
         if self.patient_pattern is not None:
             warn_of_shared_patients(splits, pattern=self.patient_pattern)
         if self.check:
-            self.check_files(sorted({case for part in splits.values() for case in part}, key=lambda case: case.id))
+            self.check_files(sorted({case for part in splits.values() for case in part}, key=lambda case: case.name))
         self._splits = splits
 
     def _check_groups(self) -> None:
@@ -197,14 +207,18 @@ class SegmentationData(ABC):
                     f"data.class_groups.{group} names {unknown}, but scored are {', '.join(self.outputs.names)}."
                 )
 
-    def check_files(self, cases: list[Case]) -> None:
-        """Read every file of `cases` (also new ones to predict, without label) unless known to be good."""
+    def check_files(self, cases: list[Case], *, remember: bool = True) -> None:
+        """Read every file of `cases` (also new ones to predict, without label) unless known to be good.
+
+        remember: leave in `cache_dir` which files are good.
+        """
         check_cases(
             cases,
             label_map=self.label_map,
             num_channels=self.num_channels,
             file_format=self.format,
-            memory=Path(self.cache_dir) / "checked.json",
+            preprocess=self.preprocess,
+            memory=Path(self.cache_dir) / "checked.json" if remember else None,
         )
 
     def cases(self, split: str) -> list[Case]:

@@ -36,7 +36,9 @@ def split_by_file(cases: Sequence[Case], *, split: str) -> dict[str, list[Case]]
             "Name one of these, or leave it null for a random split."
         )
     lists = _read_split(path)
-    by_id = {case.id: case for case in cases}
+    by_id: dict[str, list[Case]] = {}
+    for case in cases:
+        by_id.setdefault(case.id, []).append(case)
     named = {name: sorted(by_id) if ids == "all" else ids for name, ids in lists.items()}
     absent = sorted({i for ids in named.values() for i in ids} - by_id.keys())
     if absent:
@@ -51,7 +53,7 @@ def split_by_file(cases: Sequence[Case], *, split: str) -> dict[str, list[Case]]
         logger.warning("split %s leaves %d case(s) of the folder out: %s", path.stem, len(unused), _some(unused))
     if set(named["train"]) & {*named["val"], *named["test"]}:
         logger.warning("split %s validates or tests on cases it trains on: its figures mean nothing", path.stem)
-    return {name: [by_id[i] for i in ids] for name, ids in named.items()}
+    return {name: [case for i in ids for case in by_id[i]] for name, ids in named.items()}
 
 
 def _some(ids: list[str]) -> str:
@@ -76,7 +78,7 @@ def _read_split(path: Path) -> dict[str, list[str] | str]:
 def by_patient(cases: Sequence[Case], *, pattern: str | None) -> list[list[Case]]:
     """The cases of every patient, both in order; the first group of `pattern`, found in an id, is its patient.
 
-    None: every case is a patient of its own.
+    None: every id is a patient of its own.
     """
     try:
         compiled = re.compile(pattern or "(.*)", re.DOTALL)
@@ -88,7 +90,7 @@ def by_patient(cases: Sequence[Case], *, pattern: str | None) -> list[list[Case]
             "parentheses, as in '^(.*)_scan'."
         )
     patients: dict[str, list[Case]] = {}
-    for case in sorted(cases, key=lambda case: case.id):
+    for case in sorted(cases, key=lambda case: case.name):
         match = compiled.search(case.id)
         if match is None or match[1] is None:
             raise UserError(f"data.patient_pattern={pattern} finds no patient in the case id {case.id}. Correct it.")

@@ -54,7 +54,7 @@ def survey_case(case: Case, *, split: str, data: SegmentationData, patch_size: i
     patches = foreground_patches(torch.from_numpy(values).unsqueeze(0), patch_size=patch)
     step = max(1, image[0].size // SAMPLED)
     return CaseFacts(
-        id=case.id,
+        id=case.name,
         split=split,
         shape=grid.shape,
         spacing=tuple(round(float(size), 4) for size in grid.spacing),

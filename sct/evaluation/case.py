@@ -97,7 +97,7 @@ def evaluate_case(
     depth, labels = patch_means(depths, patch_size=patch_size), grid.labels
     truth, file_grid = data.format.read_label(case.label)
     if files is not None and files.labels:
-        data.format.save_labels(files.folder / "predictions" / case.id, labels, like=case.image)
+        data.format.save_labels(files.folder / "predictions" / case.name, labels, like=case.image)
     if files is not None and files.picture:
         panel(
             volume.image.numpy(),
@@ -105,10 +105,10 @@ def evaluate_case(
             drawn.numpy(),
             depth.numpy() if num_stages else None,
             names=data.outputs.legend,
-            path=files.folder / "figures" / f"{case.id}.png",
+            path=files.folder / "figures" / f"{case.name}.png",
             num_stages=num_stages,
             spacing=volume.spacing,
-            title=f"{files.title}, case {case.id}",
+            title=f"{files.title}, case {case.name}",
             slices_first=volume.label.ndim > data.spatial_dims,
         )
     rows = score_case(
@@ -117,7 +117,7 @@ def evaluate_case(
         outputs=data.outputs,
         spacing=list(file_grid.spacing),
         unit=file_grid.unit,
-        case_id=case.id,
+        case_id=case.name,
     )
     foreground = foreground_patches(volume.label.unsqueeze(0), patch_size=patch_size)
     shares = kept_shares(depth.unsqueeze(0), foreground, num_stages=num_stages)

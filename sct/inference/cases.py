@@ -54,7 +54,7 @@ def predict_cases(
             )
 
     def write(case: Case, labels: np.ndarray) -> None:
-        written.append(data.format.save_labels(output / case.id, labels, like=case.image))
+        written.append(data.format.save_labels(output / case.name, labels, like=case.image))
         pace.advance()
         logger.info("%s  %s -> %s  %s", pace.place(), case.image, written[-1], pace.text())
 
@@ -81,7 +81,7 @@ def find_inputs(path: Path, *, file_format: FileFormat) -> list[Case]:
 
 def check_output(cases: Sequence[Case], *, output: Path, file_format: FileFormat) -> None:
     """UserError where the label map of a case would be written over an image."""
-    targets = {file_format.label_path(output / case.id).resolve() for case in cases}
+    targets = {file_format.label_path(output / case.name).resolve() for case in cases}
     taken = [case.image for case in cases if case.image.resolve() in targets]
     if taken:
         raise UserError(f"output={output} would overwrite the input {taken[0]}; give another folder.")

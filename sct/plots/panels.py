@@ -44,11 +44,11 @@ class PanelRow:
 def prediction_of(run: Run, case: Case, *, fresh: bool) -> np.ndarray:
     """Label map (*S) of a case on its file's grid: what an evaluation of this run wrote, else predicted now."""
     for split in ("test", "val"):
-        path = run.data.format.label_path(run.folder / "eval" / split / "predictions" / case.id)
+        path = run.data.format.label_path(run.folder / "eval" / split / "predictions" / case.name)
         if path.exists() and not fresh:
             logger.info("%s: as %s has it", run.given, path)
             return run.data.format.read_written(path)
-    logger.info("%s: predicting %s", run.given, case.id)
+    logger.info("%s: predicting %s", run.given, case.name)
     chosen = choose_precision(run.cfg.trainer.precision, network=run.segmenter, device=run.device, remedy=None)
     chosen.log()
     with autocast(run.device, chosen.dtype):

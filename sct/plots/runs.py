@@ -52,9 +52,11 @@ def open_run(run: str, *, options: Namespace) -> Run:
 
 def find_case(run: Run, case_id: str) -> tuple[Case, str]:
     """A case of the run's data set by its id, and its split; UserError that names the nearest ids."""
-    known = {case.id: (case, split) for split in reversed(SPLITS) for case in run.data.cases(split)}
+    known = {case.name: (case, split) for split in reversed(SPLITS) for case in run.data.cases(split)}
     if case_id not in known:
-        close = difflib.get_close_matches(case_id, known, n=3, cutoff=0.5) or [c.id for c in run.data.cases("test")[:3]]
+        close = difflib.get_close_matches(case_id, known, n=3, cutoff=0.5) or [
+            c.name for c in run.data.cases("test")[:3]
+        ]
         raise UserError(f"{run.given} has no case {case_id} in {run.data.root}. Take one such as {', '.join(close)}.")
     return known[case_id]
 

@@ -41,9 +41,16 @@ def build_segmenter(cfg: DictConfig, *, data: SegmentationData) -> Segmenter:
     )
 
 
+def use_found(cfg: DictConfig) -> None:
+    """Puts what a training has found in the files of its data set among the settings of the data set."""
+    if found := cfg.get("found"):
+        cfg.data = OmegaConf.merge(cfg.data, found)
+
+
 def with_data(config: dict[str, Any], *, changes: dict[str, Any]) -> tuple[DictConfig, SegmentationData]:
     """A run's config with changes to its groups, checked, and its data set."""
     cfg = OmegaConf.create(copy.deepcopy(config))
+    use_found(cfg)
     for group, settings in changes.items():
         # with a target, settings are a whole other choice (inferer=fast), else single ones of the run's
         cfg[group] = settings if "_target_" in settings else OmegaConf.merge(cfg[group], settings)

@@ -74,7 +74,7 @@ def result_card(
 
 def circumstances(data: SegmentationData, *, device: torch.device, chosen: NumberFormat) -> dict[str, Any]:
     """Cases, versions, commit, hardware and number format of now."""
-    cases = {split: [case.id for case in data.cases(split)] for split in SPLITS}
+    cases = {split: [case.name for case in data.cases(split)] for split in SPLITS}
     return {
         "split": {**cases, "hash": digest(cases), "files": files_digest(data)},
         "versions": versions(),
@@ -123,7 +123,7 @@ def files_digest(data: SegmentationData) -> str:
     for split in SPLITS:
         for case in data.cases(split):
             paths = [case.image] if case.label is None else [case.image, case.label]
-            files.append([case.id, [path.stat().st_size for path in paths]])
+            files.append([case.name, [path.stat().st_size for path in paths]])
     return digest(files)
 
 

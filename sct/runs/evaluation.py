@@ -72,7 +72,7 @@ def evaluate(run: Run, *, split: str, folder: Path | None, save_predictions: boo
         pace.advance()
         found = [row.dice for row in case_rows if not row.absent]
         dice = sum(found) / max(1, len(found))
-        logger.info("%s  %s  mean Dice %.4f  %s", pace.place(), case.id, dice, pace.text())
+        logger.info("%s  %s  mean Dice %.4f  %s", pace.place(), case.name, dice, pace.text())
         rows += case_rows
         kept.append(case_kept)
     rows = unique_rows(rows)

@@ -20,7 +20,7 @@ from sct.data.module import SegmentationData
 from sct.inference import Inferer
 from sct.models.segmenter import Segmenter
 from sct.profiling.windows import sample_windows
-from sct.runs.build import build_inferer, build_segmenter
+from sct.runs.build import build_inferer, build_segmenter, use_found
 
 if TYPE_CHECKING:  # counting takes time to import, and a prediction does not count
     from sct.profiling.profile import Profile
@@ -96,6 +96,7 @@ class Experiment:
 def from_config(config: DictConfig, *, device: torch.device) -> Experiment:
     """The experiment of a composed config; UserError at the first mistake in it."""
     check_config(config)
+    use_found(config)
     return Experiment(config, data=build_part(config.data, key="data"), device=device)
 
 

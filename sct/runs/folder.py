@@ -27,7 +27,7 @@ from sct.runtime.migration import config_of_today
 logger = logging.getLogger(__name__)
 
 # what may differ between two starts of the same run
-NOT_IDENTITY = ("resume", "run_dir", "ckpt", "profile")
+NOT_IDENTITY = ("resume", "run_dir", "ckpt", "profile", "found")
 FINISHED = "finished"
 # overrides that don't tell the jobs of a sweep apart, by the first part of their key
 NOT_IN_LABEL = (*NOT_IDENTITY, "name", "paths", "sweep", "debug")
@@ -60,7 +60,11 @@ def plan_run(cfg: DictConfig) -> Plan:
         check_config(cfg)
         chosen = choose_folder(cfg)
         done = cfg.resume == "once" and chosen is not None and (chosen / FINISHED).exists()
-        return Plan(to_dict(cfg), task_overrides(), chosen, newest=newest_step(chosen), done=done)
+        config = to_dict(cfg)
+        if chosen is not None and (chosen / "config.yaml").exists():
+            # the names that the run has learnt; the data set must still have them
+            config["found"] = saved_config(chosen).get("found", {})
+        return Plan(config, task_overrides(), chosen, newest=newest_step(chosen), done=done)
     folder = Path(cfg.resume)
     if folder.is_file():
         raise UserError(f"resume={folder} is a file; give the run folder, two levels above its checkpoints.")

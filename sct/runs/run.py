@@ -103,7 +103,7 @@ class Run(Experiment):
             if affine is not None or spacing is not None:
                 raise UserError("affine and spacing are for arrays: a file has its own. Leave them out.")
             (case,) = find_inputs(Path(image), file_format=self.data.format)
-            self.data.check_files([case])
+            self.data.check_files([case], remember=False)
             return self.segment(case, self.data.load_case(case), form=self.data.format, return_depth=return_depth)
         data = self.data
         form = in_memory(
@@ -116,8 +116,16 @@ class Run(Experiment):
             spacing=None if spacing is None else tuple(spacing),
         )
         case = Case(id=str(NAME), image=NAME, label=None)
-        check_cases([case], label_map=data.label_map, num_channels=data.num_channels, file_format=form, memory=None)
-        prepared = replace(data.preprocess, file_format=form)(case)
+        preprocess = replace(data.preprocess, file_format=form)
+        check_cases(
+            [case],
+            label_map=data.label_map,
+            num_channels=data.num_channels,
+            file_format=form,
+            preprocess=preprocess,
+            memory=None,
+        )
+        prepared = preprocess(case)
         return self.segment(case, prepared.volume(), form=form, return_depth=return_depth)
 
     def segment(self, case: Case, volume: Volume, *, form: FileFormat, return_depth: bool = False) -> Segmentation:
@@ -144,7 +152,7 @@ class Run(Experiment):
         Reads the next image and writes the last one while it computes. Never writes over an image.
         """
         cases = find_inputs(Path(inputs), file_format=self.data.format)
-        self.data.check_files(cases)
+        self.data.check_files(cases, remember=False)
         torch.backends.cudnn.benchmark = True  # windows have one size: the fastest kernel for it is soon found
         if len(cases) == 1:
             keep_large_blocks()

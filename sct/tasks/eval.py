@@ -43,7 +43,7 @@ def default_folder(cfg: DictConfig, *, run: Run) -> Path:
     changed += ["precision"] * (cfg.precision not in (None, "auto", run.config.trainer.precision))
     if (run.folder / card.FILE).exists() and cfg.split in ("val", "test"):
         recorded = card.read_card(run.folder)["split"][cfg.split]
-        found = [case.id for case in run.data.cases(cfg.split)]
+        found = [case.name for case in run.data.cases(cfg.split)]
         changed += [f"the cases below data.root={run.data.root}"] * (recorded != found)
     if changed:
         raise UserError(

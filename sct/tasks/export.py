@@ -98,7 +98,7 @@ def real_windows(cfg: ExportConfig, *, data: SegmentationData) -> Tensor:
     """Windows (windows, C, *S) of `input`, or of the run's validation cases."""
     if cfg.input is not None:
         cases = find_inputs(Path(cfg.input), file_format=data.format)
-        data.check_files(cases)
+        data.check_files(cases, remember=False)
     else:
         try:
             cases = data.cases("val")

@@ -14,7 +14,7 @@ from sct.config.schema import TrainerConfig
 from sct.data.loading.workers import watched_workers
 from sct.data.module import SegmentationData
 from sct.errors import UserError
-from sct.runs.build import build_inferer, build_segmenter
+from sct.runs.build import build_inferer, build_segmenter, use_found
 from sct.runs.card import FILE, differences, read_card, run_card, weights_digest, write_card
 from sct.runs.folder import Plan, best_score, log_to, opened, plan_run
 from sct.runtime import checkpoint, distributed
@@ -44,10 +44,12 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None) -> float:
         distributed.leave()
         return score
     set_determinism(settings.deterministic, device=processes.device)
+    use_found(cfg)
     data = build(cfg.data, key="data")
     # one process prepares files and checks them, the others find the result
     processes.on_main(data.prepare)
     data.prepare()
+    plan = replace(plan, config={**plan.config, "found": data.found()})
     trainer = build_trainer(cfg, data=data, processes=processes, config=plan.config)
     first = None
     if not (plan.folder and checkpoint.step_files(plan.folder)):

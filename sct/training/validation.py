@@ -41,7 +41,7 @@ def validate(
             labels = inferer.labels(
                 segmenter, volume.image, roi_size=data.roi_size, outputs=data.outputs, device=processes.device
             )
-        rows[case.id] = quick_dice(labels, volume.label, outputs=data.outputs)
+        rows[case.name] = quick_dice(labels, volume.label, outputs=data.outputs)
     gathered = {case: row for part in processes.gather(rows) for case, row in part.items()}
     return dice_row(np.stack([gathered[case] for case in sorted(gathered)]), names=data.outputs.names)
 

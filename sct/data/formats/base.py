@@ -65,8 +65,8 @@ class FileFormat(ABC):
 
     def stem(self, path: Path) -> str:
         """Name of an image file without its suffix."""
-        suffix = next(suffix for suffix in self.suffixes if path.name.lower().endswith(suffix))
-        return path.name[: -len(suffix)]
+        suffix = next((suffix for suffix in self.suffixes if path.name.lower().endswith(suffix)), path.suffix)
+        return path.name[: len(path.name) - len(suffix)]
 
 
 @dataclass(frozen=True)

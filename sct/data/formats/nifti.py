@@ -8,7 +8,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import SpatialImage
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
+from nibabel.wrapstruct import WrapStructError
 
 from sct.data.cases import Grid
 from sct.data.formats import gzipped
@@ -18,7 +19,14 @@ from sct.runtime.files import atomic
 
 # Voxels along the first two axes that are turned around together: near the processor with all that lie behind them.
 TILE = (64, 16)
-UNREADABLE: tuple[type[Exception], ...] = (ImageFileError, ValueError, *gzipped.ERRORS)
+# what nibabel raises at headers that make no sense; of a size that no memory holds numpy says so in three ways
+UNREADABLE: tuple[type[Exception], ...] = (
+    *(ImageFileError, HeaderDataError, HeaderTypeError, WrapStructError, ValueError, TypeError, OverflowError),
+    *(MemoryError, IndexError, ZeroDivisionError, np.linalg.LinAlgError),
+    *gzipped.ERRORS,
+)
+# mm in a unit of length of a header; a header without one means mm
+UNITS = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 
 
 @contextmanager
@@ -53,8 +61,30 @@ def _grid(image: SpatialImage, path: Path, *, spatial_dims: int) -> Grid:
             f"{path}: has shape {tuple(image.shape)}, but a {spatial_dims}-D image with an optional last "
             "axis of channels is expected. Remove the file or give data.roi_size the right number of axes."
         )
+    if min(shape, default=0) < 1:
+        raise UserError(f"{path}: has shape {tuple(image.shape)}, so no voxel in it. Convert the image again.")
+    kind = image.get_data_dtype()
+    if kind.kind not in "iufb":
+        what = "colours (RGB)" if kind.names else "complex numbers" if kind.kind == "c" else str(kind)
+        raise UserError(
+            f"{path}: its voxels hold {what}, not one number each. Convert it to one volume for each channel, such as "
+            "the magnitude of a complex image."
+        )
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3] *= _unit_in_mm(image, path)
     num_channels = shape[spatial_dims] if len(shape) > spatial_dims else 1
-    return Grid(tuple(shape[:spatial_dims]), num_channels, np.array(image.affine, dtype=np.float64))
+    return Grid(tuple(shape[:spatial_dims]), num_channels, affine)
+
+
+def _unit_in_mm(image: SpatialImage, path: Path) -> float:
+    """The unit of length of a header in mm."""
+    if not isinstance(image.header, nib.Nifti1Header):
+        return UNITS["unknown"]
+    code = int(image.header["xyzt_units"]) % 8  # the other bits are the unit of time
+    unit = {0: "unknown", 1: "meter", 2: "mm", 3: "micron"}.get(code)
+    if unit is None:
+        raise UserError(f"{path}: names no unit of length that NIfTI knows (xyzt_units={code}). Correct its header.")
+    return UNITS[unit]
 
 
 def read_grid(path: Path, *, spatial_dims: int) -> Grid:

@@ -132,7 +132,7 @@ class VolumeCache:
     def _folder(self, case: Case) -> Path:
         files = [case.image] if case.label is None else [case.image, case.label]
         key = json.dumps([self._settings, [file_signature(path) for path in files]])
-        return self.directory / f"{case.id}-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
+        return self.directory / f"{case.name}-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
 
 
 def _write(prepared: Prepared, folder: Path) -> None:

@@ -62,7 +62,7 @@ class CropDataset(Dataset):
     def __getitem__(self, sample: int) -> list[dict]:
         case = self.cases[case_of_sample(sample, num_cases=len(self.cases), seed=self.seed)]
         crops = self.crops(self.cache.get(case), entropy=(self.seed, sample))
-        return [{**crop, "case": case.id} for crop in crops]
+        return [{**crop, "case": case.name} for crop in crops]
 
 
 def collate(samples: list[list[dict]]) -> Batch:

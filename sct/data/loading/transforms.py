@@ -52,7 +52,7 @@ class Foreground:
 class Prepared:
     """A case on the network's grid.
 
-    image (C, *S) float32 · label (*S) uint8 or None · foreground: where the label is above 0, or None
+    image (C, *S) float32 · label (*S) uint8, int32 above 255, or None · foreground: where the label is above 0, or None
     affine (4, 4) float64 of this grid · source: the grid of the image file
     """
 
@@ -112,12 +112,11 @@ class Preprocess:
         image, affine = self._resample(voxels, grid=source, mode="bilinear")
         del voxels  # what follows takes the memory
         mask = self._tissue(image)
-        with plain_tensors():
-            image = np.asarray(self.intensity({"image": torch.from_numpy(image)})["image"], dtype=np.float32)
+        image = self.normalised(image)
         label = None
         if case.label is not None:
             values, grid = self.file_format.read_label(case.label)
-            label = np.rint(self._resample(values[None], grid=grid, mode="nearest")[0][0]).astype(np.uint8)
+            label = smallest_integers(np.rint(self._resample(values[None], grid=grid, mode="nearest")[0][0]))
         if self.crop_above is not None:
             mask &= (image > self.crop_above).max(axis=0)
         start, stop = _box(mask)
@@ -134,6 +133,11 @@ class Preprocess:
             label = np.ascontiguousarray(np.pad(label[box], pads))
             foreground = Foreground.of(label)
         return Prepared(image, label, foreground, affine, source)
+
+    def normalised(self, image: np.ndarray) -> np.ndarray:
+        """Intensities (C, *S) as the network sees them, float32."""
+        with plain_tensors():
+            return np.asarray(self.intensity({"image": torch.from_numpy(image)})["image"], dtype=np.float32)
 
     def largest_shape(self, grid: Grid) -> np.ndarray:
         """Voxels along every axis before cropping and padding, at most, (len(S),)."""
@@ -173,6 +177,11 @@ class Preprocess:
     def _tissue(self, image: np.ndarray) -> np.ndarray:
         """Which voxels of the image (C, *S) as in the file are tissue, (*S) bool."""
         return (image != 0).any(axis=0) if self.zero_background else np.ones(image.shape[1:], dtype=np.bool_)
+
+
+def smallest_integers(values: np.ndarray) -> np.ndarray:
+    """Whole numbers of at least 0 in the smallest type that holds them, uint8 or int32."""
+    return values.astype(np.uint8 if values.max(initial=0) <= np.iinfo(np.uint8).max else np.int32)
 
 
 def _box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,7 @@ ORGANS = (
 
 @dataclass(kw_only=True)
 class BTCV(SegmentationData):
-    """30 abdominal CTs with 13 organs; case ids are the four digits of the file names."""
+    """30 abdominal CTs with 13 organs; case ids are the numbers in the file names, such as 0001."""
 
     split: str | None = "btcv_18_12"
 
@@ -84,7 +84,7 @@ def listed_cases(path: Path) -> list[Case]:
 
 
 def _number(image: Path) -> str:
-    """The case number in a file name, four digits; the whole stem where there is none."""
+    """The case number in a file name, its digits; the whole stem where there are none, or several numbers."""
     stem = image.name.removesuffix(".gz").removesuffix(".nii")
-    digits = re.search(r"\d{4}", stem)
-    return digits.group() if digits else stem
+    numbers = re.findall(r"\d+", stem)
+    return numbers[0] if len(numbers) == 1 else stem

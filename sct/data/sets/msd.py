@@ -4,8 +4,10 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from sct.data.cases import Case, LabelMap
+from sct.data.identity import name_cases
 from sct.data.module import SegmentationData
 from sct.data.outputs import Classes, Outputs, Regions
 from sct.errors import UserError
@@ -17,7 +19,7 @@ class MSD(SegmentationData):
 
     labels: names by value, background first; None takes dataset.json's. Given, they must agree with it.
     channels: names of the channels; None takes dataset.json's. Given, their number must agree with it.
-    With both given, classes and channels are known without the data.
+    With both given, classes and channels are known without the data; a trained run has them.
     regions: predict these overlapping unions of labels instead of the labels, each a list of values or names
     """
 
@@ -41,15 +43,24 @@ class MSD(SegmentationData):
         found = self._description_labels
         if self.labels is not None and [n.lower() for n in found] != [n.lower() for n in self.labels]:
             raise UserError(
-                f"The label maps differ: data.labels is {self.labels}, but {self._file} has {found}. Correct "
-                "data.labels, or set it to null to take the file's."
+                f"The names of the labels differ: expected (data.labels, or what the run was trained with)\n  "
+                f"{', '.join(self.labels)}\nbut {self._file} has\n  {', '.join(found)}\n"
+                "A network knows the labels in the order that it was trained with: correct the names in the file, and "
+                "the values of its label files with them. In a new training, data.labels=null takes the file's names."
             )
-        if self.channels is not None and len(channels := self._description_channels) != len(self.channels):
+        channels = self._description_channels
+        if self.channels is not None and [n.lower() for n in channels] != [n.lower() for n in self.channels]:
             raise UserError(
-                f"The channels differ: data.channels is {self.channels}, but {self._file} has {channels}. "
-                "Correct data.channels, or set it to null to take the file's."
+                f"The names of the channels differ: expected (data.channels, or what the run was trained with)\n  "
+                f"{', '.join(self.channels)}\nbut {self._file} has\n  {', '.join(channels)}\n"
+                "Correct the names in the file, and the order of its channels with them. In a new training, "
+                "data.channels=null takes the file's names."
             )
         return self._listed_cases()
+
+    def found(self) -> dict[str, Any]:
+        channels = self.channels if self.channels is not None else self._description_channels
+        return {"labels": list(self.label_map.names), "channels": list(channels)}
 
     @property
     def _file(self) -> Path:
@@ -109,7 +120,7 @@ class MSD(SegmentationData):
         kept = [(root / i, root / t) for i, t in pairs if not Path(i).name.startswith("._")]
         if not kept:
             raise UserError(f"{self._file}: the list `training` is empty.")
-        return [Case(i.name.removesuffix(".gz").removesuffix(".nii"), i, t) for i, t in kept]
+        return name_cases(kept, root=root, stem=self.format.stem)
 
 
 def _values_first(labels: dict) -> dict[int, str]:
