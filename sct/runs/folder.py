@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -121,7 +122,7 @@ def newest_run(cfg: DictConfig, *, finished: bool) -> Path | None:
 def best_score(folder: Path, *, metric: str) -> float:
     """The best validation score of a run that has ended."""
     rows = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
-    return max(row[metric] for row in rows if metric in row)
+    return max((row[metric] for row in rows if metric in row), default=math.nan)
 
 
 def saved_identity(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Training: from a composed config to a run folder with its checkpoints."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -64,12 +65,12 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None) -> float:
     logger.info(
         "best %s %.4f at step %d; evaluate with  python -m sct.eval ckpt=%s",
         settings.best_metric,
-        best[settings.best_metric],
+        best.get(settings.best_metric, math.nan),
         best["step"],
         run_dir,
     )
     distributed.leave()
-    return best[settings.best_metric]
+    return best.get(settings.best_metric, math.nan)
 
 
 def leave_card(plan: Plan, run_dir: Path, *, first: dict[str, str] | None, trainer: Trainer) -> None:

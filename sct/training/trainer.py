@@ -32,7 +32,7 @@ from sct.runtime.progress import Pace
 from sct.runtime.resident import peak_resident_mb
 from sct.training.loggers import RunLogger, flat_settings, short
 from sct.training.optim import set_learning_rate, update_average, warmup_notice
-from sct.training.validation import check_best_metric, sample_overlay, validate
+from sct.training.validation import check_best_metric, is_better, sample_overlay, validate
 
 logger = logging.getLogger(__name__)
 
@@ -250,10 +250,7 @@ class Trainer:
         if self.processes.is_main and self.settings.tensorboard:
             picture = sample_overlay(network, data=self.data, device=self.device)
             self.log.image("val/overlay", picture, step=self.step)
-        score = self.settings.best_metric
-        if score not in row:
-            raise UserError(f"trainer.best_metric={score}: no validation case has this class; choose val/dice/mean.")
-        if not self.best or row[score] > self.best[score]:
+        if is_better(row, self.best, metric=self.settings.best_metric):
             self.best = {"step": self.step, **row}
             if self.processes.is_main:
                 state = {"step": self.step, "model": network.state_dict(), "best": self.best, "config": self.config}

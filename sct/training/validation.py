@@ -3,6 +3,8 @@
 Letters: B batch, R scored classes or regions, S spatial size, C channels.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +18,9 @@ from sct.inference import Inferer
 from sct.models.grid import pruning_depth
 from sct.models.segmenter import Segmenter
 from sct.runtime.distributed import Processes
-from sct.runtime.precision import autocast
+from sct.runtime.precision import autocast, warn_once
+
+MEAN = "val/dice/mean"
 
 
 @torch.no_grad()
@@ -48,17 +52,36 @@ def validate(
 
 def check_best_metric(name: str, *, data: SegmentationData) -> None:
     """UserError unless a validation row can have this name."""
-    known = ["val/dice/mean", *(f"val/dice/{scored}" for scored in data.outputs.names)]
+    known = [MEAN, *(f"val/dice/{scored}" for scored in data.outputs.names)]
     if name not in known:
         raise UserError(f"trainer.best_metric={name} is not measured. {nearest(name, known)}")
 
 
+def is_better(row: Mapping[str, float], best: Mapping[str, float], *, metric: str) -> bool:
+    """Whether the weights of a validation row take the place of the best so far.
+
+    Where no validation case holds a class and none is predicted, nothing is scored: the newest weights are then kept
+    until some are scored. UserError where `metric` is of a class that no validation case has.
+    """
+    if metric not in row and metric != MEAN:
+        raise UserError(f"trainer.best_metric={metric}: no validation case has this class; choose {MEAN}.")
+    if metric not in row:
+        warn_once("no validation case holds a class, and none is predicted: the best weights can't be chosen by Dice")
+        return metric not in best
+    return metric not in best or row[metric] > best[metric]
+
+
 def dice_row(table: np.ndarray, *, names: tuple[str, ...]) -> dict[str, float]:
-    """Dice (cases, R), nan where one of R names is absent, as named numbers: over cases first, then over classes."""
+    """Dice (cases, R), nan where one of R names is absent, as named numbers: over cases first, then over classes.
+
+    Empty where all are absent.
+    """
     seen = ~np.isnan(table).all(axis=0)
+    if not seen.any():
+        return {}
     means = np.nanmean(table[:, seen], axis=0)
     row = {f"val/dice/{name}": float(mean) for name, mean in zip(np.array(names)[seen], means, strict=True)}
-    return {"val/dice/mean": float(means.mean()), **row}
+    return {MEAN: float(means.mean()), **row}
 
 
 @torch.no_grad()

@@ -91,3 +91,13 @@ def test_a_set_of_an_older_generator_is_refused(make_phantom: Callable, monkeypa
     monkeypatch.setattr(phantom, "FAT_HU", -60.0)
     with pytest.raises(UserError, match="first_case"):
         make_phantom().prepare()
+
+
+def test_phantoms_are_not_written_into_a_folder_of_other_data(tmp_path):
+    (tmp_path / "RawData").mkdir()
+    data = Phantom(
+        root=str(tmp_path), roi_size=[8, 8, 8], intensity=scale(), cache_dir=str(tmp_path), shape=[24, 24, 16]
+    )
+    with pytest.raises(UserError, match=r"holds other files \(RawData\).*Leave data.root out"):
+        data.prepare()
+    assert [path.name for path in tmp_path.iterdir()] == ["RawData"]

@@ -1,12 +1,14 @@
 """What a run measures about its tokens."""
 
+import numpy as np
 import pytest
 import torch
 
+from sct.errors import UserError
 from sct.evaluation.tokens import known_means, token_statistics
 from sct.models.grid import foreground_patches
 from sct.models.tokens import Encoded, Prediction, Tokens
-from sct.training.validation import foreground_window
+from sct.training.validation import MEAN, dice_row, foreground_window, is_better
 
 
 def test_token_statistics_by_hand():
@@ -65,3 +67,16 @@ def test_numbers_are_averaged_over_the_rows_that_have_them():
     rows = [{"a": 1.0, "b": 4.0}, {"c": 5.0, "a": 2.0}]
     assert list(known_means(rows).items()) == [("a", 1.5), ("b", 4.0), ("c", 5.0)]
     assert known_means(rows[:1]) == rows[0]
+
+
+def test_nothing_to_score_is_no_nan_and_keeps_the_newest_weights():
+    empty = dice_row(np.full((2, 2), np.nan), names=("a", "b"))
+    assert empty == {}
+    assert is_better(empty, {}, metric=MEAN)
+    assert is_better(empty, {"step": 2}, metric=MEAN)
+    scored = dice_row(np.array([[0.5, np.nan]]), names=("a", "b"))
+    assert is_better(scored, {"step": 2}, metric=MEAN)
+    assert not is_better(empty, scored, metric=MEAN)
+    assert not is_better(scored, scored, metric=MEAN)
+    with pytest.raises(UserError, match="no validation case has this class"):
+        is_better(scored, {}, metric="val/dice/b")

@@ -15,10 +15,12 @@ from scipy import ndimage
 from sct.data.cases import Case, LabelMap
 from sct.data.module import SegmentationData
 from sct.data.phantoms import lookalike
-from sct.data.phantoms.written import taken_from, write_once
+from sct.data.phantoms.written import check_root, taken_from, write_once
 from sct.data.sets.btcv import raw_cases
 from sct.data.splits import split_in_order
 
+# below data.root, one for each kind
+FOLDERS = ("organs", "lookalikes")
 AIR_HU, FAT_HU, BONE_HU, NOISE_HU = -1000.0, -90.0, 600.0, 15.0
 
 
@@ -157,7 +159,8 @@ class Phantom(SegmentationData):
         return 1
 
     def find_cases(self) -> list[Case]:
-        folder = Path(self.root) / ("lookalikes" if self.lookalikes else "organs")
+        check_root(Path(self.root), folders=FOLDERS)
+        folder = Path(self.root) / FOLDERS[self.lookalikes]
         write_phantoms(folder, spec=self.spec)
         return raw_cases(folder)
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +21,16 @@ Spec = TypeVar("Spec")
 def taken_from(settings: object, *, kind: type[Spec]) -> Spec:
     """A dataclass `kind`, each field of which is the attribute of that name of `settings`."""
     return kind(**{field.name: getattr(settings, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+
+
+def check_root(root: Path, *, folders: Sequence[str]) -> None:
+    """UserError where a folder that is to hold these folders of phantoms holds anything else: it is somebody's data."""
+    others = [path.name for path in root.glob("*") if path.name not in folders and not path.name.startswith(".")]
+    if others:
+        raise UserError(
+            f"data.root={root} holds other files ({', '.join(sorted(others)[:4])}), and phantoms are only written into "
+            "folders of their own. Leave data.root out, or name a folder that does not exist."
+        )
 
 
 def write_once(folder: Path, *, record: Mapping[str, Any], write: Callable[[Path], None]) -> None:
@@ -46,7 +56,7 @@ def write_once(folder: Path, *, record: Mapping[str, Any], write: Callable[[Path
 def _check_same(folder: Path, *, wanted: Mapping[str, Any]) -> None:
     path = folder / RECORD
     if not path.is_file():
-        raise UserError(f"{folder} exists but holds no phantoms (no {RECORD}). Set data.root to another folder.")
+        raise UserError(f"{folder} exists but holds no phantoms (no {RECORD}). Leave data.root out, or give another.")
     stored = json.loads(path.read_text())
     differing = sorted(key for key in wanted.keys() | stored.keys() if wanted.get(key) != stored.get(key))
     if differing:
