@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def counts_of(run: Run, case: Case) -> np.ndarray:
-    inferer = build_inferer(run.cfg)
+    inferer = build_inferer(run.cfg, trust=run.trust)
     return window_counts(
         run.segmenter.encoder,
         run.data.load_case(case).image,

@@ -26,6 +26,7 @@ def load(
     precision: str | None = None,
     backend: str | None = None,
     overrides: Sequence[str] = (),
+    plugins: Sequence[str] = (),
 ) -> Run:
     """A trained run: `.predict`, `.evaluate`, `.profile`, `.network`, `.data`, `.config`.
 
@@ -35,12 +36,21 @@ def load(
     precision: auto, fp32, bf16 or fp16; None: as in training
     backend: torch, onnx or openvino: the network that `sct.export` wrote to the run's folder predicts
     overrides: settings of prediction and data, as on the command line: ["inferer=fast", "data.root=/data/BTCV"]
+    plugins: packages of your own whose code the run may name: ["mypkg"]
 
     Raises UserError where path holds no network, or an override is not valid.
     """
     from sct.runs import run
 
-    return run.load(path, weights=weights, device=device, precision=precision, backend=backend, overrides=overrides)
+    return run.load(
+        path,
+        weights=weights,
+        device=device,
+        precision=precision,
+        backend=backend,
+        overrides=overrides,
+        plugins=plugins,
+    )
 
 
 def build(experiment: str | None = None, *, overrides: Sequence[str] = (), device: str = "auto") -> Experiment:

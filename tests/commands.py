@@ -51,6 +51,7 @@ def run_command(main: Callable[[], None], *arguments: object) -> Outcome:
         own_settings(),
     ):
         patch.setattr(sys, "argv", ["sct", *map(str, arguments)])
+        patch.setattr(sys, "path", sys.path[:])
         try:
             main()
             status = 0

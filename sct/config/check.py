@@ -3,7 +3,6 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.errors import InstantiationException
@@ -11,29 +10,27 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
+from sct.config.folders import options_text
 from sct.config.hints import fits, in_words
 from sct.config.schema import Config
 from sct.config.signatures import Signature, from_source, object_signature
+from sct.config.trust import LIBRARIES, SHIPPED_ALONE, Trust
 from sct.errors import UserError
 
-PACKAGE = Path(__file__).parents[1]
-# a wheel carries the configs inside the package, a checkout beside it
-CONFIG_DIR = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
-ALLOWED_PACKAGES = ("sct", "torch", "monai")
 GROUPS = ("data", "encoder", "completion", "decoder", "model", "loss", "optimizer", "schedule", "inferer")
 HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
 
-# gives the signature of a target from its dotted path and its node's key; None where it can't be told
-SignatureReader = Callable[[str, str], Signature | None]
+# gives the signature of a target from its dotted path, its node's key and the trust; None where it can't be told
+SignatureReader = Callable[[str, str, Trust], Signature | None]
 
 
-def build(node: DictConfig, *, key: str, **runtime: Any) -> Any:
+def build(node: DictConfig, *, key: str, trust: Trust = SHIPPED_ALONE, **runtime: Any) -> Any:
     """The object that a `_target_` node describes; `runtime` arguments are not in the config.
 
-    `key` is the node's place in the config, for messages. UserError for a target outside `ALLOWED_PACKAGES`,
-    an unknown or missing setting, or what the object itself refuses.
+    `key` is the node's place in the config, for messages; `trust` says which packages its targets may be of.
+    UserError for a target of another package, an unknown or missing setting, or what the object itself refuses.
     """
-    check_node(node, key=key, read=read_object)
+    check_node(node, key=key, read=read_object, trust=trust)
     try:
         # runtime arguments are handed over by a call: through Hydra a dataclass would become a config
         made = instantiate(node, _convert_="all", **({"_partial_": True} if runtime else {}))
@@ -53,14 +50,14 @@ def build(node: DictConfig, *, key: str, **runtime: Any) -> Any:
         raise cause from None
 
 
-def read_source(path: str, key: str) -> Signature | None:
+def read_source(path: str, key: str, trust: Trust) -> Signature | None:
     """What a target of this project takes, without importing it."""
     return from_source(path)
 
 
-def read_object(path: str, key: str) -> Signature:
+def read_object(path: str, key: str, trust: Trust) -> Signature:
     """What a target takes, imported; UserError where that is not allowed."""
-    return object_signature(resolve_target(path, key=key))
+    return object_signature(resolve_target(path, key=key, trust=trust))
 
 
 def check_composed(cfg: DictConfig) -> None:
@@ -70,7 +67,7 @@ def check_composed(cfg: DictConfig) -> None:
     """
     check_section(cfg)
     if OmegaConf.get_type(cfg) is Config and trains_anew(cfg):
-        check_config(cfg, read=read_source)
+        check_config(cfg, read=read_source, trust=Trust())
     # the sections of the schema refuse values of their own
     OmegaConf.to_object(cfg)
 
@@ -80,15 +77,15 @@ def trains_anew(cfg: DictConfig) -> bool:
     return cfg.ckpt is None and cfg.resume in (None, "auto", "once")
 
 
-def check_config(cfg: DictConfig, *, read: SignatureReader = read_object) -> None:
+def check_config(cfg: DictConfig, *, read: SignatureReader = read_object, trust: Trust = SHIPPED_ALONE) -> None:
     """UserError at the first unknown key, bad or missing value or dangling reference in any group of a run's config.
 
-    `read` finds out what a target takes; the default imports it.
+    `read` finds out what a target takes; the default imports it. `trust` says which packages targets may be of.
     """
     unused = ("model",) if cfg.get("model") is None else ("encoder", "completion", "decoder")
     for group in GROUPS:
         if group not in unused:
-            check_node(cfg[group], key=group, read=read)
+            check_node(cfg[group], key=group, read=read, trust=trust)
 
 
 def check_section(node: DictConfig, *, key: str = "") -> None:
@@ -102,10 +99,10 @@ def check_section(node: DictConfig, *, key: str = "") -> None:
             check_section(child, key=f"{key}{name}.")
 
 
-def check_node(node: Any, *, key: str, read: SignatureReader) -> None:
+def check_node(node: Any, *, key: str, read: SignatureReader, trust: Trust) -> None:
     """Checks target, keys and values of a `_target_` node and of all nodes in it."""
-    path = target_path(node, key=key)
-    signature = read(path, key)
+    path = target_path(node, key=key, trust=trust)
+    signature = read(path, key, trust)
     if signature is not None:
         check_names(node, key=key, known=signature.names, target=path.rpartition(".")[2])
     hints = {} if signature is None else signature.hints
@@ -114,7 +111,7 @@ def check_node(node: Any, *, key: str, read: SignatureReader) -> None:
         if name in hints and not fits(child, hints[name]):
             raise UserError(f"{key}.{name}={child} must be {in_words(hints[name])}.")
         for inner_key, inner in target_nodes(child, key=f"{key}.{name}"):
-            check_node(inner, key=inner_key, read=read)
+            check_node(inner, key=inner_key, read=read, trust=trust)
 
 
 def check_names(node: DictConfig, *, key: str, known: list[str], target: str) -> None:
@@ -149,31 +146,34 @@ def target_nodes(node: Any, *, key: str) -> Iterator[tuple[str, DictConfig]]:
             yield from target_nodes(item, key=f"{key}.{i}")
 
 
-def target_path(node: Any, *, key: str) -> str:
+def target_path(node: Any, *, key: str, trust: Trust) -> str:
     """The dotted path of a node's target; UserError where it has none, or where its package is not allowed."""
     if not isinstance(node, DictConfig) or "_target_" not in node:
         raise UserError(f"{key} has no _target_: choose one with {key}=NAME ({options_text(key)}).")
     path = str(node["_target_"])
-    if path.split(".")[0] not in ALLOWED_PACKAGES:
-        raise UserError(f"{key}._target_={path} is not allowed: only {', '.join(ALLOWED_PACKAGES)} are.")
+    if not trust.allows(package := path.split(".")[0]):
+        raise UserError(trust.refusal(path, package=package, key=key))
     return path
 
 
-def resolve_target(path: str, *, key: str) -> Any:
-    """The class or function of a dotted path; UserError for anything but ours, torch's and MONAI's.
+def resolve_target(path: str, *, key: str, trust: Trust) -> Any:
+    """The class or function of a dotted path; UserError where it comes from a package that is not allowed.
 
     Of torch and MONAI classes only: some of their functions run commands, or download and run code.
     """
     try:
         target = get_object(path)
     except Exception as error:
-        raise UserError(f"{key}._target_={path} can't be imported: {error} Correct the name.") from error
-    home = (getattr(target, "__module__", None) or "").split(".")[0]
-    if home not in ALLOWED_PACKAGES or (home != "sct" and not inspect.isclass(target)):
         raise UserError(
-            f"{key}._target_={path} is not allowed: it must be something of sct or a class of torch or monai, "
-            f"and is from {home or 'nowhere'}."
-        )
+            f"{key}._target_={path} can't be imported: {error} Correct the name. A package of your own must be "
+            "installed, or lie in the working directory."
+        ) from error
+    # modules that an allowed package has imported are reached through it
+    home = (getattr(target, "__module__", None) or "").split(".")[0]
+    if not trust.allows(home):
+        raise UserError(trust.refusal(path, package=home, key=key))
+    if home in LIBRARIES and not inspect.isclass(target):
+        raise UserError(f"{key}._target_={path} is not allowed: of {home}, a class can be named, but no function.")
     return target
 
 
@@ -182,15 +182,6 @@ def to_dict(cfg: Any) -> dict[str, Any]:
     container = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
-
-
-def options(group: str) -> list[str]:
-    """The names that a group can take."""
-    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
-
-
-def options_text(group: str) -> str:
-    return "one of " + ", ".join(options(group)) if options(group) else "see configs/"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ Hydra's own run folders and logging are switched off in `configs/hydra`: a run's
 import difflib
 import errno
 import json
+import logging
 import os
 import re
 import sys
@@ -24,12 +25,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from sct.config.check import CONFIG_DIR, check_composed, nearest, options
+from sct.config.check import GROUPS, check_composed, nearest
+from sct.config.folders import CONFIG_DIR, hidden_files, options, own_folders, register_folders
 from sct.config.schema import register_schemas
+from sct.config.trust import trust_working_directory
 from sct.errors import UserError
 from sct.runtime.memory import tune_allocator
 from sct.runtime.migration import overrides_of_today
 from sct.runtime.slurm import num_tasks, process_rank
+
+logger = logging.getLogger(__name__)
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 # what is wrong with a place to write to, not with the program
@@ -50,8 +55,27 @@ def key_of(override: str) -> str:
 
 
 def saved_overrides(folder: Path) -> list[str]:
-    """What the command line of a run folder asked for."""
-    return overrides_of_today(json.loads((folder / "overrides.json").read_text()))
+    """What the command line of a run folder asked for, of the settings of a config alone.
+
+    What no run saves (see `is_saved`) is left out.
+    """
+    overrides = overrides_of_today(json.loads((folder / "overrides.json").read_text()))
+    kept = [override for override in overrides if is_saved(override)]
+    if left_out := [override for override in overrides if override not in kept]:
+        logger.warning("%s: left out %s; give it on the command line", folder / "overrides.json", ", ".join(left_out))
+    return kept
+
+
+def is_saved(override: str) -> bool:
+    """Whether an override may stand in a run folder: a setting of the config, or a group's file by its name alone.
+
+    An option of Hydra, a file outside the config folders and `plugins` would run code that the command does not name.
+    """
+    parts = re.fullmatch(r"[+~]{0,2}(\w+)([^=/@:]*)(?:=(.*))?", override, flags=re.DOTALL)
+    if parts is None or parts[1] in ("hydra", "plugins"):
+        return False
+    is_choice = not parts[2] and parts[1] in (*GROUPS, *APPENDED)
+    return not is_choice or (".." not in (parts[3] or "") and not (parts[3] or "").startswith("/"))
 
 
 def resumed_arguments(arguments: list[str]) -> list[str]:
@@ -89,6 +113,10 @@ def run(task: str, *, config_name: str, open_groups: Sequence[str] = ()) -> None
     # Hydra then raises instead of printing its own reports and exiting
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     register_schemas()
+    register_folders()
+    trust_working_directory()
+    if is_first():
+        warn_of_hidden_files()
     started = False
     # the processes of torchrun and srun can only end together; jobs sent to Slurm begin as processes of their own
     together = "RANK" in os.environ or num_tasks(os.environ) > 1
@@ -126,6 +154,12 @@ def run(task: str, *, config_name: str, open_groups: Sequence[str] = ()) -> None
         if started:
             raise
         fail(explain(error, config_name=config_name) if is_first() else "")
+
+
+def warn_of_hidden_files() -> None:
+    """Says which config files of the user are not read, since another one has their name."""
+    for path, first in hidden_files():
+        logger.warning("%s is not read: %s has the same name. Give your file another one.", path, first)
 
 
 def is_first() -> bool:
@@ -175,7 +209,10 @@ def explain(error: Exception, *, config_name: str) -> str:
                 f"There is no {group}={name} here. Optuna and Slurm (hydra/sweeper=optuna, hydra/launcher=slurm) come "
                 "with  pip install -e '.[sweep]'."
             )
-        return f"There is no {group}={name}. {nearest(name, options(group))} Choices: {', '.join(options(group))}."
+        return (
+            f"There is no {group}={name}. {nearest(name, options(group))} Choices: {', '.join(options(group))}. "
+            f"Searched: {' and '.join(map(str, (CONFIG_DIR, *own_folders())))}; --config-dir PATH adds your own folder."
+        )
     file = re.match(r"In '([^']+)'", text)
     place = f" in {file[1]}.yaml" if file else ""
     for cause in chain:
@@ -250,6 +287,7 @@ def compose_checked(config_name: str, *, overrides: Sequence[str]) -> DictConfig
 def compose_config(config_name: str, *, overrides: list[str]) -> DictConfig:
     """The config of a command line, without running anything."""
     register_schemas()
+    register_folders()
     if GlobalHydra.instance().is_initialized():  # inside a running task
         return compose(config_name=config_name, overrides=overrides)
     with initialize_config_dir(config_dir=str(CONFIG_DIR), version_base="1.3"):

@@ -21,7 +21,7 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in WORDS:
         return type(value) is origin
     if origin in (list, Sequence):
-        return isinstance(value, ListConfig) and all(fits(item, arguments[0]) for item in value)
+        return isinstance(value, ListConfig) and all(fits(item, argument) for item in value for argument in arguments)
     if origin in (dict, Mapping):
         return isinstance(value, DictConfig)
     return True
@@ -35,7 +35,7 @@ def in_words(hint: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
     if origin in (list, Sequence):
-        return f"a list, each item {in_words(arguments[0])}"
+        return "a list" + "".join(f", each item {in_words(argument)}" for argument in arguments)
     if origin in (dict, Mapping):
         return "a mapping"
     return WORDS.get(origin, str(origin))

@@ -6,6 +6,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from sct.config.trust import check_plugins
 from sct.errors import UserError
 
 # sct.runtime.precision says what they are in torch, which takes seconds to import
@@ -95,8 +96,9 @@ class Config:
     """Root of `train` and `profile`: every group of `configs/` is one key.
 
     A new training starts from random weights, from those of another run (`init`), or with published 2-D weights in
-    its encoder (`pretrained`: a local state dict, or timm:NAME). `found` is written by a training: what it read from
-    the data set's files and a run keeps, such as the names of the labels.
+    its encoder (`pretrained`: a local state dict, or timm:NAME). `plugins` are the packages whose code a saved config
+    may name, see sct.config.trust. `found` is written by a training: what it read from the data set's files and a run
+    keeps, such as the names of the labels.
     """
 
     name: str = MISSING
@@ -119,7 +121,11 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    plugins: list[str] = field(default_factory=list)
     found: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_plugins(self.plugins)
 
 
 @dataclass
@@ -131,8 +137,10 @@ class InferenceConfig:
     device: str = "auto"
     precision: str | None = None
     inferer: dict[str, Any] = field(default_factory=dict)
+    plugins: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        check_plugins(self.plugins)
         if self.precision is not None:
             check_precision(self.precision, key="precision")
 
@@ -169,8 +177,10 @@ class ExportConfig:
     data: dict[str, Any] = field(default_factory=dict)
     windows: int = 4
     agreement: float = 0.999
+    plugins: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        check_plugins(self.plugins)
         check_precision(self.precision, key="precision")
         if self.precision == "auto":
             raise UserError(
@@ -206,8 +216,10 @@ class VerifyConfig:
     retrain: bool = False
     tolerance: float = 0.0
     output: str | None = None
+    plugins: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        check_plugins(self.plugins)
         if (self.ckpt is None) == (self.card is None):
             raise UserError("Give ckpt=RUN, or card=FILE with retrain=true.")
         if self.card is not None and not self.retrain:

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, Union, get_type_hints
 
+from sct.config.trust import LIBRARIES
+
 # a class, a function or a type's other name, and the module that defines it, in which its names have their meaning
 Definition = tuple[ast.Module, ast.ClassDef | ast.FunctionDef | ast.Assign]
 
@@ -28,6 +30,8 @@ TYPES: dict[str, Any] = {
     "Sequence": Sequence,
     "Mapping": Mapping,
 }
+# parameters of a library's function that are no settings
+UNNAMED = ("self", "args", "kwargs")
 # bases that add no settings to a class
 PLAIN_BASES = ("ABC", "Protocol", "nn.Module")
 
@@ -46,11 +50,41 @@ class UnclearError(Exception):
 
 def object_signature(target: Any) -> Signature:
     """The signature of an imported class or function."""
-    names = [name for name in inspect.signature(target).parameters if name not in ("self", "args", "kwargs")]
-    if target.__module__.split(".")[0] != PACKAGE.name:
-        return Signature(names, {})
-    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    return Signature(names, {name: hints[name] for name in names if name in hints})
+    if target.__module__.split(".")[0] in LIBRARIES:
+        return Signature([name for name in inspect.signature(target).parameters if name not in UNNAMED], {})
+    names: list[str] = []
+    hints: dict[str, Any] = {}
+    for function in initialisers(target) if inspect.isclass(target) else [target]:
+        known = type_hints(function)
+        for name in parameters(function):
+            if name not in names:
+                names.append(name)
+                hints |= {name: known[name]} if name in known else {}
+    return Signature(names, hints)
+
+
+def initialisers(target: type) -> Iterator[Any]:
+    """The `__init__` of a class, and those of its bases to which `**settings` hands settings on."""
+    for base in target.__mro__:
+        if "__init__" in vars(base) and base is not object:
+            function = vars(base)["__init__"]
+            yield function
+            if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values()):
+                return
+
+
+def parameters(function: Any) -> list[str]:
+    """Names of what a function takes, without `self` and without what has no name."""
+    found = inspect.signature(function).parameters.values()
+    return [p.name for p in found if p.name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def type_hints(function: Any) -> dict[str, Any]:
+    """The type hints of a function; empty where they are not reliable, or name what is imported for type checkers."""
+    try:
+        return {} if function.__module__.split(".")[0] in LIBRARIES else get_type_hints(function)
+    except NameError:
+        return {}
 
 
 def from_source(path: str) -> Signature | None:

@@ -3,10 +3,13 @@
 Letters: B batch, Q channels of the logits (classes or regions), S spatial size.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sct.config.trust import Trust
 from sct.data.outputs import Outputs
 from sct.errors import UserError
 from sct.losses.base import PixelLoss
@@ -24,7 +27,8 @@ class Criterion(nn.Module):
     `early_weight` each. A gate that says which patches are background (APFormer) is judged by cross-entropy with
     "any foreground in the patch", times `gate_weight`. The pruning method's own terms (`Encoded.losses`) come
     weighted. `teacher`, a run folder or checkpoint of a trained network with the same outputs, adds `distill_weight`
-    times the KL divergence of the distributions of every voxel from the teacher's.
+    times the KL divergence of the distributions of every voxel from the teacher's; the teacher's code may be of the
+    packages `plugins`, which only the command at hand gives.
 
     Raises `UserError` where `pixel` or the teacher is for other outputs.
     """
@@ -39,6 +43,7 @@ class Criterion(nn.Module):
         gate_weight: float = 0.1,
         teacher: str | None = None,
         distill_weight: float = 0.5,
+        plugins: Sequence[str] = (),
     ) -> None:
         super().__init__()
         check_kind(pixel, outputs)
@@ -46,7 +51,7 @@ class Criterion(nn.Module):
         self.early_weight, self.gate_weight, self.distill_weight = early_weight, gate_weight, distill_weight
         self.teacher: nn.Module | None = None
         if teacher is not None:
-            run = open_run(teacher, device="cpu", precision="fp32")
+            run = open_run(teacher, device="cpu", precision="fp32", trust=Trust(tuple(plugins)))
             self.teacher = run.network
             if run.data.outputs != outputs:
                 raise UserError(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from sct.config.trust import check_plugins
 from sct.errors import UserError
 from sct.plots import style
 from sct.runtime.files import write_text
@@ -39,6 +40,19 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", choices=("best", "last"), default="best")
     parser.add_argument("--root", help="data.root, where it is not that of the training")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--plugins", type=package_names, default=(), metavar="PACKAGE,...",
+        help="packages of your own that the run's code may be of",
+    )  # fmt: skip
+
+
+def package_names(text: str) -> tuple[str, ...]:
+    """The packages of a comma-separated list."""
+    try:
+        check_plugins(names := tuple(text.split(",")))
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return names
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:

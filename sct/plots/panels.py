@@ -55,7 +55,7 @@ def prediction_of(run: Run, case: Case, *, fresh: bool) -> np.ndarray:
         return predict_volume(
             run.segmenter,
             run.data.load_case(case),
-            build_inferer(run.cfg),
+            build_inferer(run.cfg, trust=run.trust),
             roi_size=run.data.roi_size,
             outputs=run.data.outputs,
             device=run.device,

@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from sct.config.trust import Trust
 from sct.data.cases import Case
 from sct.data.module import SegmentationData
 from sct.data.splits import SPLITS
@@ -22,7 +23,10 @@ from sct.training.validation import foreground_window
 
 @dataclass(frozen=True)
 class Run:
-    """A trained network with its config and data set. given: what the user named it by; folder: where it wrote."""
+    """A trained network with its config and data set.
+
+    given: what the user named it by; folder: where it wrote; trust: which packages the parts of cfg may be of.
+    """
 
     given: str
     folder: Path
@@ -30,6 +34,7 @@ class Run:
     data: SegmentationData
     segmenter: Segmenter
     device: torch.device
+    trust: Trust
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,15 @@ class Window:
 
 
 def open_run(run: str, *, options: Namespace) -> Run:
-    """A run by its folder or checkpoint, with the weights, data root and device of `options`."""
+    """A run by its folder or checkpoint, with the weights, data root, device and trusted packages of `options`."""
     checkpoint.find(run, weights=options.weights, key="run")
     changes: dict[str, Any] = {"data": {"root": options.root}} if options.root else {}
-    opened = open_trained(run, weights=options.weights, device=options.device, precision="fp32", changes=changes)
+    trust = Trust(options.plugins, option="--plugins {}")
+    opened = open_trained(
+        run, weights=options.weights, device=options.device, precision="fp32", changes=changes, trust=trust
+    )
     opened.data.prepare()
-    return Run(run, opened.folder, opened.config, opened.data, opened.network, opened.device)
+    return Run(run, opened.folder, opened.config, opened.data, opened.network, opened.device, opened.trust)
 
 
 def find_case(run: Run, case_id: str) -> tuple[Case, str]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from sct.config.trust import Trust
 from sct.data.module import SegmentationData
 from sct.errors import UserError
 from sct.exporting import FORMATS
@@ -42,13 +43,15 @@ class Loaded:
 class Trained:
     """A trained network that is found and yet to be loaded, so that images can be read meanwhile.
 
-    config: of the run, with the changes asked for; source: checkpoint file or exported folder; folder: of the run.
+    config: of the run, with the changes asked for; source: checkpoint file or exported folder; folder: of the run;
+    trust: which packages the parts of the config may be of.
     """
 
     config: DictConfig
     data: SegmentationData
     source: Path
     folder: Path
+    trust: Trust
     load: Callable[[], Loaded]
 
 
@@ -60,16 +63,18 @@ def find_trained(
     backend: str | None,
     changes: dict[str, Any],
     device: torch.device,
+    trust: Trust,
 ) -> Trained:
     """The network that `ckpt` means, and what it takes to use it.
 
     `ckpt` is a run, whose own network predicts or, with `backend`, what was exported to its folder; or it is an
     exported folder. `precision` None: as in training, or as the export was checked. `changes` are settings of groups
-    to take instead of those of the run, such as {"data": {"root": ...}}.
+    to take instead of those of the run, such as {"data": {"root": ...}}. Of `trust`, only the plugins count: the config
+    is a saved one.
     """
     folder = find_export(ckpt, weights=weights, backend=backend)
     if folder is None:
-        return find_checkpoint(ckpt, weights=weights, precision=precision, changes=changes, device=device)
+        return find_checkpoint(ckpt, weights=weights, precision=precision, changes=changes, device=device, trust=trust)
     manifest = read_manifest(folder)
     form = FORMATS[manifest.format]
     form.require()
@@ -80,7 +85,8 @@ def find_trained(
         logger.warning("weights=%s is ignored: an exported folder holds one set of weights", weights)
     if chosen != manifest.precision:
         logger.warning("precision=%s: this export was checked with %s alone", chosen, manifest.precision)
-    config, data = with_data(manifest.config, changes=changes)
+    trust = trust.saved(folder)
+    config, data = with_data(manifest.config, changes=changes, trust=trust)
 
     def load() -> Loaded:
         logger.info("%s: %s in %s, step %d", folder, manifest.format, chosen, manifest.step)
@@ -88,23 +94,24 @@ def find_trained(
         # the graph has its number format in it
         return Loaded(model, NumberFormat("fp32", f"as format={manifest.format} takes and gives it"))
 
-    return Trained(config, data, folder, folder, load)
+    return Trained(config, data, folder, folder, trust, load)
 
 
 def find_checkpoint(
-    ckpt: str, *, weights: str, precision: str | None, changes: dict[str, Any], device: torch.device
+    ckpt: str, *, weights: str, precision: str | None, changes: dict[str, Any], device: torch.device, trust: Trust
 ) -> Trained:
     """As `find_trained`, of a run's own network."""
     path = checkpoint.find(ckpt, weights=weights)
     state = checkpoint.load(path)
-    config, data = with_data(state["config"], changes=changes)
+    trust = trust.saved(path)
+    config, data = with_data(state["config"], changes=changes, trust=trust)
     # of the state, which may hold an optimizer's too, no more is kept
     tensors, step = checkpoint.weights_of(state), state["step"]
 
     def load() -> Loaded:
         # on one thread: an image is read beside it, and were both on all threads, both would take twice the time
         with threads_shared(torch.get_num_threads()):
-            network = build_segmenter(config, data=data)
+            network = build_segmenter(config, data=data, trust=trust)
             checkpoint.load_weights(network, tensors, source=str(path))
             logger.info("%s: step %d, %s", path, step, data.outputs.names)
             network = network.to(device).eval()
@@ -113,7 +120,7 @@ def find_checkpoint(
             chosen.log()
             return Loaded(network, chosen)
 
-    return Trained(config, data, path, checkpoint.folder_of(path), load)
+    return Trained(config, data, path, checkpoint.folder_of(path), trust, load)
 
 
 def find_export(ckpt: str, *, weights: str, backend: str | None) -> Path | None:

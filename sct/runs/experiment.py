@@ -16,6 +16,7 @@ from sct.config.check import build as build_part
 from sct.config.check import check_config
 from sct.config.command import compose_checked
 from sct.config.schema import ProfileConfig
+from sct.config.trust import Trust
 from sct.data.module import SegmentationData
 from sct.inference import Inferer
 from sct.models.segmenter import Segmenter
@@ -29,28 +30,30 @@ if TYPE_CHECKING:  # counting takes time to import, and a prediction does not co
 class Experiment:
     """A config with its data set, and on demand the network, loss and inferer that it describes.
 
-    config: resolved, as `-c job` prints it; device: where the network computes.
+    config: resolved, as `-c job` prints it; device: where the network computes; trust: which packages the parts of the
+    config may be of.
     The network of an experiment is untrained; `Run` is an experiment with trained weights.
     """
 
-    def __init__(self, config: DictConfig, *, data: SegmentationData, device: torch.device) -> None:
-        self.config, self.data, self.device = config, data, device
+    def __init__(self, config: DictConfig, *, data: SegmentationData, device: torch.device, trust: Trust) -> None:
+        self.config, self.data, self.device, self.trust = config, data, device, trust
 
     @cached_property
     def network(self) -> Segmenter:
         """Encoder, completion and decoder, with the weights that a training with this seed begins with."""
         torch.manual_seed(self.config.seed)
-        return build_segmenter(self.config, data=self.data).to(self.device)
+        return build_segmenter(self.config, data=self.data, trust=self.trust).to(self.device)
 
     @cached_property
     def inferer(self) -> Inferer:
         """How whole images are predicted from windows."""
-        return build_inferer(self.config)
+        return build_inferer(self.config, trust=self.trust)
 
     @cached_property
     def criterion(self) -> nn.Module:
         """(Prediction, target, image=image) -> the loss of a training step and its parts."""
-        return build_part(self.config.loss, key="loss", outputs=self.data.outputs)
+        given = {"outputs": self.data.outputs, "plugins": self.trust.plugins}
+        return build_part(self.config.loss, key="loss", trust=self.trust, **given)
 
     def profile(
         self, *, latency: bool = True, training: bool = True, windows: int = 0, convention: str = "fvcore"
@@ -83,7 +86,7 @@ class Experiment:
             network,
             image_shape=(self.data.num_channels, *self.data.roi_size),
             criterion=self.criterion,
-            make_optimizer=build_part(self.config.optimizer, key="optimizer"),
+            make_optimizer=build_part(self.config.optimizer, key="optimizer", trust=self.trust),
             settings=settings,
             device=device,
             trace_dir=trace_dir,
@@ -95,9 +98,10 @@ class Experiment:
 
 def from_config(config: DictConfig, *, device: torch.device) -> Experiment:
     """The experiment of a composed config; UserError at the first mistake in it."""
-    check_config(config)
+    trust = Trust.of_command(config)
+    check_config(config, trust=trust)
     use_found(config)
-    return Experiment(config, data=build_part(config.data, key="data"), device=device)
+    return Experiment(config, data=build_part(config.data, key="data", trust=trust), device=device, trust=trust)
 
 
 def from_name(experiment: str | None, *, overrides: Sequence[str], device: torch.device) -> Experiment:

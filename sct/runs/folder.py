@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sct.config.check import check_config, to_dict
 from sct.config.command import compose_config, key_of, saved_overrides
+from sct.config.trust import SHIPPED_ALONE, Trust
 from sct.errors import UserError
 from sct.runtime import checkpoint
 from sct.runtime.distributed import Processes
@@ -28,7 +29,7 @@ from sct.runtime.migration import config_of_today
 logger = logging.getLogger(__name__)
 
 # what may differ between two starts of the same run
-NOT_IDENTITY = ("resume", "run_dir", "ckpt", "profile", "found")
+NOT_IDENTITY = ("resume", "run_dir", "ckpt", "profile", "plugins", "found")
 FINISHED = "finished"
 # overrides that don't tell the jobs of a sweep apart, by the first part of their key
 NOT_IN_LABEL = (*NOT_IDENTITY, "name", "paths", "sweep", "debug")
@@ -39,6 +40,7 @@ class Plan:
     """What a command is to train: its resolved config, the overrides behind it, its folder (None: a new one).
 
     `newest` is the folder's newest checkpoint, None without; `done` says that the run has ended and is not repeated.
+    `trust` says which packages the parts of the config may be of.
     """
 
     config: dict[str, Any]
@@ -46,26 +48,28 @@ class Plan:
     folder: Path | None
     newest: Path | None
     done: bool
+    trust: Trust = SHIPPED_ALONE
 
 
-def plan_run(cfg: DictConfig) -> Plan:
+def plan_run(cfg: DictConfig, *, trust: Trust) -> Plan:
     """Decides what to train and where, and checks the config; writes nothing.
 
     `resume=null` plans a new folder, `resume=auto` goes on with the newest unfinished run of the same config
     (or plans one), `resume=once` likewise, but repeats none that has finished, `resume=PATH` goes on with that run
-    under its own config and what the command adds to it.
+    under its own config and what the command adds to it. `trust` is that in `cfg`; the config of a run that goes on
+    is a saved one.
     """
     if cfg.ckpt is not None:
         raise UserError(f"ckpt={cfg.ckpt} is not for training; resume=RUN_FOLDER goes on with a run.")
     if cfg.resume in (None, "auto", "once"):
-        check_config(cfg)
+        check_config(cfg, trust=trust)
         chosen = choose_folder(cfg)
         done = cfg.resume == "once" and chosen is not None and (chosen / FINISHED).exists()
-        config = to_dict(cfg)
+        config = config_to_save(cfg)
         if chosen is not None and (chosen / "config.yaml").exists():
             # the names that the run has learnt; the data set must still have them
             config["found"] = saved_config(chosen).get("found", {})
-        return Plan(config, task_overrides(), chosen, newest=newest_step(chosen), done=done)
+        return Plan(config, task_overrides(), chosen, newest=newest_step(chosen), done=done, trust=trust)
     folder = Path(cfg.resume)
     if folder.is_file():
         raise UserError(f"resume={folder} is a file; give the run folder, two levels above its checkpoints.")
@@ -74,8 +78,14 @@ def plan_run(cfg: DictConfig) -> Plan:
     if cfg.run_dir is not None and Path(cfg.run_dir).resolve() != folder.resolve():
         raise UserError(f"resume={folder} trains in that folder; leave run_dir={cfg.run_dir} out.")
     config, overrides = resumed_config(folder)
-    check_config(OmegaConf.create(config))
-    return Plan(config, overrides, folder, newest=newest_step(folder), done=False)
+    trust = trust.saved(folder)
+    check_config(OmegaConf.create(config), trust=trust)
+    return Plan(config, overrides, folder, newest=newest_step(folder), done=False, trust=trust)
+
+
+def config_to_save(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config without what the command trusts, which no run says of itself."""
+    return {key: value for key, value in to_dict(cfg).items() if key != "plugins"}
 
 
 def newest_step(folder: Path | None) -> Path | None:

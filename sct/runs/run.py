@@ -17,6 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sct.config.command import compose_checked, open_overrides
+from sct.config.trust import SHIPPED_ALONE, Trust
 from sct.data.cases import Case, Volume
 from sct.data.check import check_cases
 from sct.data.formats.base import FileFormat
@@ -49,7 +50,7 @@ class Run(Experiment):
     """
 
     def __init__(self, trained: Trained, *, device: torch.device, settings: dict[str, Any]) -> None:
-        super().__init__(trained.config, data=trained.data, device=device)
+        super().__init__(trained.config, data=trained.data, device=device, trust=trained.trust)
         self.source, self.folder, self.settings = trained.source, trained.folder, settings
         self._trained: Trained | None = trained
         self._loaded: Loaded | None = None
@@ -201,11 +202,20 @@ def open_run(
     precision: str | None = None,
     backend: str | None = None,
     changes: dict[str, Any] | None = None,
+    trust: Trust = SHIPPED_ALONE,
 ) -> Run:
     """The run that `ckpt` means: a run folder, a checkpoint file or an exported folder; see `find_trained`."""
     chosen = pick_device(device)
     changes = {key: plain(settings) for key, settings in (changes or {}).items()}
-    trained = find_trained(ckpt, weights=weights, precision=precision, backend=backend, changes=changes, device=chosen)
+    trained = find_trained(
+        ckpt,
+        weights=weights,
+        precision=precision,
+        backend=backend,
+        changes=changes,
+        device=chosen,
+        trust=trust,
+    )
     settings = {"weights": weights, "device": device, "precision": precision, "inferer": {}, "data": {}, **changes}
     return Run(trained, device=chosen, settings=settings)
 
@@ -216,12 +226,20 @@ def plain(settings: Any) -> Any:
 
 
 def load(
-    path: str | Path, *, weights: str, device: str, precision: str | None, backend: str | None, overrides: Sequence[str]
+    path: str | Path,
+    *,
+    weights: str,
+    device: str,
+    precision: str | None,
+    backend: str | None,
+    overrides: Sequence[str],
+    plugins: Sequence[str],
 ) -> Run:
     """As `open_run`, with the overrides of a command line; see `sct.load`."""
     given = open_overrides(list(overrides), groups=("inferer", "data"))
     number_format = [] if precision is None else [f"precision={precision}"]
-    config = compose_checked("eval", overrides=[f"ckpt={SHOWN}", *number_format, *given])
+    trusted = [f"plugins=[{','.join(plugins)}]"] if plugins else []
+    config = compose_checked("eval", overrides=[f"ckpt={SHOWN}", *number_format, *trusted, *given])
     return open_run(
         str(path),
         weights=weights,
@@ -229,4 +247,5 @@ def load(
         precision=precision,
         backend=backend,
         changes={"inferer": config.inferer, "data": config.data},
+        trust=Trust.of_command(config),
     )

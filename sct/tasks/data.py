@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from sct.config.check import build
+from sct.config.trust import Trust
 from sct.data.module import SegmentationData
 from sct.data.splits import SPLITS
 from sct.data.survey import CaseFacts, describe, markdown, set_faults, survey_case
@@ -54,7 +55,7 @@ def check_data(cfg: DictConfig) -> None:
 def survey(cfg: DictConfig) -> tuple[SegmentationData, list[CaseFacts]]:
     """The data set of a config, every file of it checked, and the facts about each case."""
     log_to(None)
-    data = build(cfg.data, key="data")
+    data = build(cfg.data, key="data", trust=Trust.of_command(cfg))
     data.prepare()
     facts = [
         survey_case(case, split=split, data=data, patch_size=patch_size_of(cfg))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from sct.config.trust import Trust
 from sct.errors import UserError
 from sct.runs import card
 from sct.runs.folder import log_to
@@ -26,6 +27,7 @@ def evaluate(cfg: DictConfig) -> None:
         device=cfg.device,
         precision=cfg.precision,
         changes={"inferer": cfg.inferer, "data": cfg.data},
+        trust=Trust.of_command(cfg),
     )
     run.load()
     folder = Path(cfg.output) if cfg.output else default_folder(cfg, run=run)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sct.config.check import to_dict
 from sct.config.schema import ExportConfig
+from sct.config.trust import Trust
 from sct.data.module import SegmentationData
 from sct.errors import UserError
 from sct.exporting import FORMATS, Format, Source
@@ -39,7 +40,14 @@ def export(config: DictConfig) -> None:
     form = pick_format(cfg)
     folder = empty_folder(Path(cfg.output or default_folder(cfg.ckpt, weights=cfg.weights, form=form.name)))
     cpu = torch.device("cpu")
-    run = open_run(cfg.ckpt, weights=cfg.weights, device="cpu", precision="fp32", changes={"data": cfg.data})
+    run = open_run(
+        cfg.ckpt,
+        weights=cfg.weights,
+        device="cpu",
+        precision="fp32",
+        changes={"data": cfg.data},
+        trust=Trust.of_command(cfg),
+    )
     network, data = run.network, run.data
     source = Source(network, data, run.config, batch=cfg.batch, half=cfg.half, authors=cfg.authors)
     check_graph(form, encoder=network.encoder)

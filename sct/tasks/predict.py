@@ -2,6 +2,7 @@
 
 from omegaconf import DictConfig, OmegaConf
 
+from sct.config.trust import Trust
 from sct.runs.folder import log_to
 from sct.runs.run import open_run
 
@@ -17,5 +18,6 @@ def predict(cfg: DictConfig) -> None:
         precision=cfg.precision,
         backend=cfg.backend,
         changes={"inferer": cfg.inferer},
+        trust=Trust.of_command(cfg),
     )
     run.predict_files(cfg.input, output=cfg.output)

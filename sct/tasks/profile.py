@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from sct.config.schema import ProfileConfig
+from sct.config.trust import Trust
 from sct.profiling.macs import check_convention
 from sct.profiling.profile import format_profile
 from sct.runs.experiment import Experiment, from_config
@@ -24,7 +25,7 @@ def profile(cfg: DictConfig) -> None:
     check_convention(cfg.profile.convention)
     experiment: Experiment
     if cfg.ckpt is not None:
-        experiment = open_run(cfg.ckpt, device=cfg.trainer.device, precision="fp32")
+        experiment = open_run(cfg.ckpt, device=cfg.trainer.device, precision="fp32", trust=Trust.of_command(cfg))
     else:
         experiment = from_config(cfg, device=pick_device(cfg.trainer.device))
     folder = experiment.folder if isinstance(experiment, Run) else new_folder(cfg)

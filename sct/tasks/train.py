@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sct.config.check import build
 from sct.config.schema import TrainerConfig
+from sct.config.trust import SHIPPED_ALONE, Trust
 from sct.data.loading.workers import watched_workers
 from sct.data.module import SegmentationData
 from sct.errors import UserError
@@ -25,16 +26,16 @@ from sct.training.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 
-def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None) -> float:
+def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None, trust: Trust | None = None) -> float:
     """Trains what the config describes; returns the best validation score, for sweepers.
 
-    `overrides` are what the config came from, where that is not the command line.
+    `overrides` are what the config came from, and `trust` is what may be in it, where that is not the command line.
 
     Nothing is written into a run folder before config, data, network and checkpoint have proved good.
     """
     processes = distributed.join(cfg.trainer.device)
     log_to(None, level=logging.INFO if processes.is_main else logging.WARNING)
-    plan = processes.on_main(lambda: plan_run(cfg))
+    plan = processes.on_main(lambda: plan_run(cfg, trust=trust or Trust.of_command(cfg)))
     if overrides is not None:
         plan = replace(plan, overrides=list(overrides))
     cfg = OmegaConf.create(plan.config)
@@ -46,12 +47,12 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None) -> float:
         return score
     set_determinism(settings.deterministic, device=processes.device)
     use_found(cfg)
-    data = build(cfg.data, key="data")
+    data = build(cfg.data, key="data", trust=plan.trust)
     # one process prepares files and checks them, the others find the result
     processes.on_main(data.prepare)
     data.prepare()
     plan = replace(plan, config={**plan.config, "found": data.found()})
-    trainer = build_trainer(cfg, data=data, processes=processes, config=plan.config)
+    trainer = build_trainer(cfg, data=data, processes=processes, config=plan.config, trust=plan.trust)
     first = None
     if not (plan.folder and checkpoint.step_files(plan.folder)):
         start(trainer, cfg)
@@ -114,7 +115,14 @@ def first_weights(trainer: Trainer) -> dict[str, str]:
     }
 
 
-def build_trainer(cfg: DictConfig, *, data: SegmentationData, processes: Processes, config: dict[str, Any]) -> Trainer:
+def build_trainer(
+    cfg: DictConfig,
+    *,
+    data: SegmentationData,
+    processes: Processes,
+    config: dict[str, Any],
+    trust: Trust = SHIPPED_ALONE,
+) -> Trainer:
     """A trainer before its first step, its network drawn from `cfg.seed`; `config` is what checkpoints carry."""
     torch.manual_seed(cfg.seed)
     return Trainer(
@@ -123,11 +131,11 @@ def build_trainer(cfg: DictConfig, *, data: SegmentationData, processes: Process
         config=config,
         processes=processes,
         data=data,
-        segmenter=build_segmenter(cfg, data=data),
-        criterion=build(cfg.loss, key="loss", outputs=data.outputs),
-        make_optimizer=build(cfg.optimizer, key="optimizer"),
-        schedule=build(cfg.schedule, key="schedule"),
-        inferer=build_inferer(cfg),
+        segmenter=build_segmenter(cfg, data=data, trust=trust),
+        criterion=build(cfg.loss, key="loss", trust=trust, outputs=data.outputs, plugins=trust.plugins),
+        make_optimizer=build(cfg.optimizer, key="optimizer", trust=trust),
+        schedule=build(cfg.schedule, key="schedule", trust=trust),
+        inferer=build_inferer(cfg, trust=trust),
     )
 
 

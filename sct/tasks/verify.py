@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sct.config.schema import EvalConfig
+from sct.config.trust import Trust
 from sct.data.splits import SPLITS
 from sct.errors import UserError
 from sct.runs import card
@@ -34,10 +35,12 @@ def verify(cfg: DictConfig) -> None:
     if "scores" not in wanted:
         raise UserError(f"{source} has no scores; give the card of an evaluation, <run>/eval/<split>/{card.FILE}.")
     with tempfile.TemporaryDirectory() as temporary:
-        run = retrain(wanted, Path(cfg.output or temporary) / "run") if cfg.retrain else Path(cfg.ckpt)
+        run = Path(cfg.ckpt) if not cfg.retrain else Path(cfg.output or temporary) / "run"
+        if cfg.retrain:
+            retrain(wanted, run, trust=Trust.of_command(cfg).saved(source))
         # sums are taken in another order by another number of threads
         torch.set_num_threads(wanted["hardware"]["threads"])
-        found = rescored(wanted, run, Path(temporary) / "eval")
+        found = rescored(wanted, run, Path(temporary) / "eval", plugins=list(cfg.plugins))
     faults = compare(wanted, found, tolerance=cfg.tolerance)
     # what the card does not tell, an older one, cannot differ
     known = [name for name in CIRCUMSTANCES if name in wanted]
@@ -57,7 +60,7 @@ def result_folder(ckpt: Path, *, split: str) -> Path:
     return run / "eval" / split / card.FILE
 
 
-def retrain(wanted: Mapping[str, Any], folder: Path) -> Path:
+def retrain(wanted: Mapping[str, Any], folder: Path, *, trust: Trust) -> None:
     """Trains the config on a card from nothing, into a new folder."""
     training = wanted["training"]
     if training is None:
@@ -66,13 +69,12 @@ def retrain(wanted: Mapping[str, Any], folder: Path) -> Path:
         raise UserError(f"The card's training ran in {training['processes']} processes; one would see other batches.")
     torch.set_num_threads(training["hardware"]["threads"])
     cfg = OmegaConf.create({**training["config"], "resume": None, "run_dir": str(folder)})
-    train(cfg, overrides=training["command"][3:])
-    return folder
+    train(cfg, overrides=training["command"][3:], trust=trust)
 
 
-def rescored(wanted: Mapping[str, Any], run: Path, folder: Path) -> dict[str, Any]:
+def rescored(wanted: Mapping[str, Any], run: Path, folder: Path, *, plugins: list[str]) -> dict[str, Any]:
     """The card of a new evaluation in the way that the old one says."""
-    settings: Any = {**wanted["evaluation"], "ckpt": str(run), "output": str(folder)}
+    settings: Any = {**wanted["evaluation"], "ckpt": str(run), "output": str(folder), "plugins": plugins}
     cfg = OmegaConf.merge(OmegaConf.structured(EvalConfig), settings, {"save_predictions": False, "figures": 0})
     assert isinstance(cfg, DictConfig)
     evaluate(cfg)

@@ -175,7 +175,7 @@ def test_commands_explain_themselves(monkeypatch, tmp_path):
 
 
 def test_bugs_keep_their_traceback(smoke, monkeypatch):
-    def broken(plan):
+    def broken(cfg, *, trust):
         raise ZeroDivisionError
 
     monkeypatch.setattr(training, "plan_run", broken)

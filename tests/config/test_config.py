@@ -6,8 +6,9 @@ from commands import run_command
 from omegaconf import OmegaConf
 
 from sct import train
-from sct.config.check import CONFIG_DIR, build, check_config, check_section, nearest, options
+from sct.config.check import build, check_config, check_section, nearest
 from sct.config.command import compose_config
+from sct.config.folders import CONFIG_DIR, options
 from sct.config.hints import fits, in_words
 from sct.config.schema import TrainerConfig
 from sct.errors import UserError

@@ -9,7 +9,7 @@ import pytest
 from hydra.utils import get_object
 
 from sct.config import signatures
-from sct.config.check import CONFIG_DIR
+from sct.config.folders import CONFIG_DIR
 from sct.config.hints import WORDS
 from sct.config.signatures import from_source, object_signature
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sct.config.check import PACKAGE
+from sct.config.folders import PACKAGE
 
 COMMANDS = ("train", "eval", "predict", "export", "profile", "report", "verify")
 # together they take seconds

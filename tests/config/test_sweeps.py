@@ -8,8 +8,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from sct import train
-from sct.config.check import CONFIG_DIR, build, check_config, options, to_dict
+from sct.config.check import build, check_config, to_dict
 from sct.config.command import compose_config
+from sct.config.folders import CONFIG_DIR, options
 from sct.runs.build import build_segmenter
 from sct.runs.folder import best_score
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sct.config.check import build, check_config, options
+from sct.config.check import build, check_config
 from sct.config.command import compose_config
+from sct.config.folders import options
 from sct.data.cases import Case
 from sct.data.splits import SPLITS, by_patient, split_at_random, split_in_folds
 from sct.errors import UserError

@@ -10,8 +10,9 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from sct.config.check import CONFIG_DIR, build
+from sct.config.check import build
 from sct.config.command import compose_config
+from sct.config.folders import CONFIG_DIR
 from sct.data.outputs import numbered
 from sct.losses.criterion import Criterion
 from sct.models.segmenter import Segmenter

@@ -10,8 +10,9 @@ from monai.networks.nets import UNet
 
 from sct import eval as evaluation
 from sct import profile, train
-from sct.config.check import build, check_config, options
+from sct.config.check import build, check_config
 from sct.config.command import compose_config
+from sct.config.folders import options
 from sct.errors import UserError
 from sct.profiling.macs import count_parameters
 from sct.runs.build import build_segmenter

@@ -1,0 +1,89 @@
+"""Which packages the `_target_`s of a config may be of, beside sct, torch and monai.
+
+The command line of the user and the config files that the command reads are trusted: they may name any package. A
+config that is saved in a run (config.yaml, checkpoint, card, manifest of an export) may come from a stranger. The code
+that it names is imported only if the user names its package on the command line at hand: `plugins=[mypkg]`.
+"""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sct.errors import UserError
+
+LIBRARIES = ("torch", "monai")
+SHIPPED = ("sct", *LIBRARIES)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The packages that a config may take its parts from.
+
+    plugins: top-level packages that the command trusts in saved configs too
+    saved_in: the file or folder that the config was read from; None for the config of the command itself
+    option: how `plugins` is given, for messages
+    """
+
+    plugins: tuple[str, ...] = ()
+    saved_in: str | None = None
+    option: str = "plugins=[{}]"
+
+    @classmethod
+    def of_command(cls, cfg: Any) -> "Trust":
+        """What a command trusts in its own config `cfg`, which names the `plugins`."""
+        return cls(tuple(cfg.plugins))
+
+    def saved(self, place: str | Path) -> "Trust":
+        """What the same command trusts in a config that was read from `place`."""
+        return replace(self, saved_in=str(place))
+
+    def allows(self, package: str) -> bool:
+        """Whether parts may come from a top-level package."""
+        if package in SHIPPED:
+            return True
+        return is_plugin(package) and (self.saved_in is None or package in self.plugins)
+
+    def refusal(self, path: str, *, package: str, key: str) -> str:
+        """Why a target at `key`, which is of `package`, is not allowed, and what to do."""
+        if not is_plugin(package):
+            return (
+                f"{key}._target_={path} is not allowed: it is of {package or 'no package'}, which belongs to Python. "
+                "Name a class of sct, torch, monai or your own package."
+            )
+        wanted = self.option.format(",".join((*self.plugins, package)))
+        return (
+            f"{key}._target_={path} is not allowed: {self.saved_in} uses it, and it is of the package {package}. "
+            f"Add {wanted} to the command if you trust that package."
+        )
+
+
+# for what a caller passes on without a word about where it is from
+SHIPPED_ALONE = Trust(saved_in="this config")
+
+
+def is_plugin(package: str) -> bool:
+    """Whether a top-level name can be the package of a user: neither shipped nor Python's own."""
+    return package != "" and package not in SHIPPED and package not in sys.stdlib_module_names
+
+
+def check_plugins(names: Iterable[str]) -> None:
+    """UserError for what can't be the package of a user."""
+    for name in names:
+        if not (name.isidentifier() and is_plugin(name)):
+            raise UserError(
+                f"plugins: {name!r} is no package of your own. Give the part before the first dot of a _target_, such "
+                f"as plugins=[mypkg] for mypkg.reducers.MyReducer; {', '.join(SHIPPED)} need not be named."
+            )
+
+
+def trust_working_directory() -> None:
+    """Lets the console scripts find packages in the working directory, as `python -m` does.
+
+    The directory comes last, so that a file in it never takes the place of an installed package. Python's option -P
+    and PYTHONSAFEPATH switch that off.
+    """
+    here = str(Path.cwd())
+    if not sys.flags.safe_path and "" not in sys.path and here not in sys.path:
+        sys.path.append(here)
