@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,14 @@ from own_package import MARK, PACKAGE, PAGE, forget, write_package
 
 from sct import eval as evaluation
 from sct import export, predict, profile, train, verify
+from sct.config.check import check_config
+from sct.config.command import compose_config
 from sct.config.trust import Trust
 from sct.data import __main__ as data
 from sct.errors import UserError
 from sct.exporting.manifest import Manifest
 from sct.models.segmenter import Segmenter
+from sct.plots import command
 from sct.plots.runs import open_run
 from sct.runs.build import load_trained
 
@@ -122,12 +125,26 @@ def test_what_a_run_says_about_plugins_is_not_read(own_run, home, tmp_path):
 
 def test_the_manifest_of_an_export_is_a_saved_config_too(own_run, home, tmp_path):
     config = OmegaConf.to_container(OmegaConf.load(own_run / "config.yaml"))
-    known = {
-        "format": "torch", "roi_size": [16] * 3, "channels": 1, "batch": None, "precision": "fp32", "inputs": {}, "outputs": {},
-        "labels": [], "channels_out": [], "overlapping": False, "weights": "", "checkpoint": "", "step": 4, "card": None,
-        "versions": {}, "check": {"passed": True},
-    }  # fmt: skip
-    Manifest(**known, config={**config, "plugins": [PACKAGE]}).write(tmp_path)
+    manifest = Manifest(
+        format="torch",
+        roi_size=[16, 16, 16],
+        channels=1,
+        batch=None,
+        precision="fp32",
+        inputs={},
+        outputs={},
+        labels=[],
+        channels_out=[],
+        overlapping=False,
+        config={**config, "plugins": [PACKAGE]},
+        weights="",
+        checkpoint="",
+        step=4,
+        card=None,
+        versions={},
+        check={"passed": True},
+    )
+    manifest.write(tmp_path)
     arguments = [f"ckpt={tmp_path}", "input=image.nii.gz", f"output={tmp_path}/labels"]
     assert_refused(run_command(predict.main, *arguments), home=home)
 
@@ -179,9 +196,10 @@ def test_figures_have_an_option_of_their_own(own_run, home, monkeypatch):
         open_run("run", options=options)
     assert not (home / MARK).exists()
     monkeypatch.syspath_prepend(home)
-    assert isinstance(
-        open_run("run", options=Namespace(**{**vars(options), "plugins": (PACKAGE,)})).segmenter, Segmenter
-    )
+    options.plugins = command.package_names(PACKAGE)
+    assert isinstance(open_run("run", options=options).segmenter, Segmenter)
+    with pytest.raises(ArgumentTypeError, match="'os' is no package of your own"):
+        command.package_names("mypkg,os")
 
 
 def test_an_own_data_set_is_checked_and_trains(home, small, own_run, workplace, tmp_path):
@@ -215,6 +233,15 @@ def test_an_own_data_set_is_checked_and_trains(home, small, own_run, workplace, 
 def test_mistakes_in_own_code_are_named(setting, words, home, small, tmp_path):
     outcome = run_command(train.main, "+experiment=mine", *small, f"run_dir={tmp_path}/run", setting)
     assert_one_message(outcome, *words)
+
+
+def test_a_whole_network_is_named_on_the_command_line(home, monkeypatch):
+    monkeypatch.syspath_prepend(home)
+    target = "+model._target_=mypkg.reducers.Largest"
+    cfg = compose_config("train", overrides=[target, "+model._partial_=true", "+model.blocks=[1]"])
+    check_config(cfg, trust=Trust())
+    outcome = run_command(train.main, target, "model.ratoi=0.5")
+    assert_one_message(outcome, "Unknown key model.ratoi", "plus sign: +model.ratoi=VALUE")
 
 
 def test_every_command_of_the_page_names_what_the_page_makes(home):

@@ -234,7 +234,9 @@ def unknown_key(key: str, *, config_name: str, place: str) -> str:
     swept = any(argument.startswith("+sweep=") for argument in sys.argv[1:])
     where = f"in {place}" if place else "on the command line" + (" or in hydra.sweeper.params" if swept else "")
     known = [*known_keys(config_name, without=key), *(f"+{name}" for name in APPENDED)]
-    return f"Unknown key {key} {where}. {nearest_key(key, known)}"
+    named = any("_target_=" in argument for argument in sys.argv[1:])
+    added = f" A setting that only your own class has is added with a plus sign: +{key}=VALUE." if named else ""
+    return f"Unknown key {key} {where}. {nearest_key(key, known)}{added}"
 
 
 def nearest_key(key: str, known: list[str]) -> str:

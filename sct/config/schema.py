@@ -112,7 +112,7 @@ class Config:
     encoder: dict[str, Any] = MISSING
     completion: dict[str, Any] = MISSING
     decoder: dict[str, Any] = MISSING
-    model: dict[str, Any] | None = None
+    model: Any = None
     loss: dict[str, Any] = MISSING
     optimizer: dict[str, Any] = MISSING
     schedule: dict[str, Any] = MISSING
