@@ -58,7 +58,7 @@ def own_run(home, small) -> Path:
     loss = ["loss.pixel._target_=mypkg.losses.SharpDiceCE", "+loss.pixel.sharpness=3.0"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        trained = run_command(train.main, "+experiment=mine", "+debug=smoke", *loss, *small, f"run_dir={home}/run")
+        trained = run_command(train.main, "+experiment=mine", "+debug=smoke", *loss, *small, PLUGIN, "run_dir=run")
         assert trained.status == 0, trained
         scored = run_command(evaluation.main, "ckpt=run", PLUGIN, "figures=0")
         assert scored.status == 0, scored
