@@ -12,6 +12,7 @@ from commands import Outcome, assert_one_message, run_command
 from omegaconf import OmegaConf
 from own_package import MARK, PACKAGE, PAGE, forget, write_package
 
+import sct
 from sct import eval as evaluation
 from sct import export, predict, profile, train, verify
 from sct.config.check import check_config
@@ -23,7 +24,7 @@ from sct.exporting.manifest import Manifest
 from sct.models.segmenter import Segmenter
 from sct.plots import command
 from sct.plots.runs import open_run
-from sct.runs.build import load_trained
+from sct.runs.run import open_run as load_run
 
 PLUGIN = f"plugins=[{PACKAGE}]"
 IMAGES = "organs/RawData/Training/img"
@@ -186,8 +187,22 @@ def test_own_code_goes_on_and_teaches(own_run, home, small, tmp_path):
 def test_only_the_config_of_the_command_itself_is_trusted_in_whole(own_run, home):
     """A checkpoint is a saved config, whoever opens it."""
     with pytest.raises(UserError, match="is of the package mypkg"):
-        load_trained("run", weights="best", changes={}, device=torch.device("cpu"), trust=Trust())
+        load_run("run", trust=Trust())
     assert not (home / MARK).exists()
+
+
+def test_the_python_interface_takes_plugins(own_run, home, monkeypatch):
+    monkeypatch.syspath_prepend(home)
+    with pytest.raises(UserError, match=r"Add plugins=\[mypkg\]"):
+        sct.load("run")
+    assert not (home / MARK).exists()
+    with pytest.raises(UserError, match="'os' is no package of your own"):
+        sct.load("run", plugins=["os"])
+    run = sct.load("run", plugins=[PACKAGE])
+    assert type(run.network.encoder.reducer).__name__ == "Largest"
+    assert type(run.criterion.pixel).__name__ == "SharpDiceCE"
+    untrained = sct.build("mine", overrides=["encoder.dim=24", "encoder.num_heads=2"])
+    assert type(untrained.network.encoder.reducer).__name__ == "Largest"
 
 
 def test_figures_have_an_option_of_their_own(own_run, home, monkeypatch):

@@ -1,4 +1,4 @@
-"""The wheel, installed into an environment of its own: the commands run in another folder, with own code and configs."""
+"""The wheel, installed into an environment of its own: the commands run elsewhere, with own code and configs."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def scripts(tmp_path_factory) -> Path:
-    """The console scripts of an environment with the wheel, which takes all other packages from the one of the tests."""
+    """The console scripts of an environment with the wheel; all other packages are those of the tests."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     subprocess.run([*pip, "wheel", "--no-deps", "-w", folder, PAGE.parents[2]], check=True)

@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from sct.config.trust import Trust
+from sct.config.trust import SHIPPED_ALONE, Trust
 from sct.data.cases import Case
 from sct.data.module import SegmentationData
 from sct.data.splits import SPLITS
@@ -34,7 +34,7 @@ class Run:
     data: SegmentationData
     segmenter: Segmenter
     device: torch.device
-    trust: Trust
+    trust: Trust = SHIPPED_ALONE
 
 
 @dataclass(frozen=True)
