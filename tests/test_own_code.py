@@ -27,6 +27,7 @@ from sct.plots.runs import open_run
 from sct.runs.run import open_run as load_run
 
 PLUGIN = f"plugins=[{PACKAGE}]"
+LOSS = ["loss.pixel._target_=mypkg.losses.SharpDiceCE", "+loss.pixel.sharpness=3.0"]
 IMAGES = "organs/RawData/Training/img"
 
 
@@ -56,10 +57,9 @@ def small(smoke) -> list[str]:
 @pytest.fixture(scope="module")
 def own_run(home, small) -> Path:
     """A training with an own reducer from an own config file, an own loss from the command line, and its evaluation."""
-    loss = ["loss.pixel._target_=mypkg.losses.SharpDiceCE", "+loss.pixel.sharpness=3.0"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        trained = run_command(train.main, "+experiment=mine", "+debug=smoke", *loss, *small, PLUGIN, "run_dir=run")
+        trained = run_command(train.main, "+experiment=mine", "+debug=smoke", *LOSS, *small, PLUGIN, "run_dir=run")
         assert trained.status == 0, trained
         scored = run_command(evaluation.main, "ckpt=run", PLUGIN, "figures=0")
         assert scored.status == 0, scored
@@ -122,6 +122,16 @@ def test_what_a_run_says_about_plugins_is_not_read(own_run, home, tmp_path):
     assert_refused(run_command(train.main, f"resume={run}"), home=home)
     assert_refused(run_command(verify.main, f"ckpt={run}"), home=home)
     assert_refused(run_command(verify.main, f"ckpt={run}", "retrain=true"), home=home)
+
+
+def test_what_a_run_has_found_is_no_code(own_run, small, tmp_path):
+    """With resume=auto the config is the command's own; only what the run found in its files is taken from the run."""
+    run = Path(shutil.copytree(own_run, tmp_path / "run"))
+    cfg = OmegaConf.load(run / "config.yaml")
+    cfg.found = {"augment": {"flip": {"_target_": "yourpkg.Flip"}}}
+    OmegaConf.save(cfg, run / "config.yaml")
+    command = ["+experiment=mine", "+debug=smoke", *LOSS, *small, f"run_dir={run}", "resume=auto"]
+    assert_one_message(run_command(train.main, *command), "found.augment.flip._target_=yourpkg.Flip", "no code")
 
 
 def test_the_manifest_of_an_export_is_a_saved_config_too(own_run, home, tmp_path):
