@@ -4,7 +4,6 @@ Letters: S spatial size.
 """
 
 import json
-import runpy
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +22,7 @@ from sct.models.blocks.layers import AttentionStats
 from sct.models.encoder import ViTEncoder
 from sct.models.reducers.base import Reducer, Reduction, split_top_k
 from sct.models.tokens import FeatureSpec, Tokens
+from sct.plots.commands.depth import row_of
 from sct.plots.depth import (
     ASKING,
     EXITED,
@@ -38,7 +38,6 @@ from sct.plots.depth import (
 from sct.plots.planes import enlarge, view
 from sct.plots.runs import Run
 
-SCRIPT = Path(__file__).parents[2] / "scripts/plot_depth.py"
 # a file of (foot to head, right to left, front to back): its axes run down, to the right and to the back
 SHAPE, SPACING = (12, 20, 24), (3.0, 1.0, 2.0)
 WINDOW = [16, 16, 8]
@@ -110,7 +109,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def row(run: Run) -> DepthRow:
-    return runpy.run_path(str(SCRIPT))["row_of"](run, "case0", planes=("axial", "coronal", "sagittal"))
+    return row_of(run, "case0", planes=("axial", "coronal", "sagittal"))
 
 
 def test_the_corner_of_the_file_is_at_the_right_the_back_and_the_head() -> None:

@@ -1,27 +1,26 @@
 """What the gate of a trained run says of some cases, and which patches still ask, a row for each case.
 
-    python scripts/plot_gate.py RUN --case ISIC_0000003 ISIC_0000007 ISIC_0000012
+    sct-plot gate RUN --case ISIC_0000003 ISIC_0000007 ISIC_0000012
 
 RUN is a run folder or checkpoint of a network with encoder.gate: apformer, ap_transunet. Patches whose probability of
 background reaches encoder.gate.threshold ask nothing in attention.
 """
 
 import argparse
-from collections.abc import Sequence
 
 import numpy as np
 
-from sct.plots import command
+from sct.plots.commands import base
 from sct.plots.gate import GateRow, draw_gate, gate_of
 from sct.plots.planes import view
 from sct.plots.runs import Run, find_case, load_window, open_run
 
 
 def parser() -> argparse.ArgumentParser:
-    made = command.make_parser(__doc__)
+    made = base.make_parser(__doc__)
     made.add_argument("run", metavar="RUN")
     made.add_argument("--case", dest="cases", nargs="+", required=True, metavar="ID", help="cases of any split")
-    command.add_network_options(made)
+    base.add_network_options(made)
     return made
 
 
@@ -34,7 +33,7 @@ def row_of(run: Run, case_id: str) -> GateRow:
     return GateRow(f"{case.id} ({split})", where, truth, probability, query_mask)
 
 
-def draw(options: argparse.Namespace) -> command.Drawn:
+def draw(options: argparse.Namespace) -> base.Drawn:
     run = open_run(options.run, options=options)
     rows = [row_of(run, case) for case in options.cases]
     kept = np.mean([row.query_mask.mean() for row in rows])
@@ -46,12 +45,4 @@ def draw(options: argparse.Namespace) -> command.Drawn:
         about=f"Patches with a probability of background of {threshold:g} or more ask nothing (pale). Mean over these "
         f"cases: {kept:.1%} ask.",
     )
-    return command.Drawn(figure, run.folder / "figures" / f"gate_{options.cases[0]}")
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    command.execute(parser(), draw, argv)
-
-
-if __name__ == "__main__":
-    main()
+    return base.Drawn(figure, run.folder / "figures" / f"gate_{options.cases[0]}")

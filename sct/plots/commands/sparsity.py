@@ -1,14 +1,14 @@
 """Sparsity of every class in the data against the gain in Dice over a baseline (tables 6 and 7 of the STP paper).
 
-    python scripts/plot_sparsity.py --baseline RUN --run RUN
-    python scripts/plot_sparsity.py --baseline RUN --run RUN --split val --output table6
+    sct-plot sparsity --baseline RUN --run RUN
+    sct-plot sparsity --baseline RUN --run RUN --split val --output table6
 
 Both are folders of runs that sct.eval has evaluated on the split. Sparsity is measured on the labels of that split as
 the network sees them, patches being those of --run. The numbers are written beside the figure as csv.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,7 +17,7 @@ from torch import Tensor
 from sct.config.check import build, check_config
 from sct.data.module import SegmentationData
 from sct.errors import UserError
-from sct.plots import command
+from sct.plots.commands import base
 from sct.plots.sparsity import class_gains, class_sparsity, comma_separated, draw_sparsity
 from sct.reports.collect import EvaluatedRun, read_run
 
@@ -26,7 +26,7 @@ PATCH_SIZE = 16
 
 
 def parser() -> argparse.ArgumentParser:
-    made = command.make_parser(__doc__)
+    made = base.make_parser(__doc__)
     made.add_argument("--baseline", required=True, metavar="RUN", help="a run folder, such as of the dense network")
     made.add_argument("--run", required=True, metavar="RUN", help="a run folder on the same data")
     made.add_argument("--split", choices=("val", "test"), default="test")
@@ -57,7 +57,7 @@ def labels_of(data: SegmentationData, *, split: str) -> Iterator[Tensor]:
         yield label
 
 
-def draw(options: argparse.Namespace) -> command.Drawn:
+def draw(options: argparse.Namespace) -> base.Drawn:
     baseline, run = (
         evaluated(option, Path(getattr(options, option)), split=options.split) for option in ("baseline", "run")
     )
@@ -90,12 +90,4 @@ def draw(options: argparse.Namespace) -> command.Drawn:
         "nothing.",
     )
     stem = Path(options.run) / "figures" / f"sparsity_{options.split}"
-    return command.Drawn(figure, stem, comma_separated(gains))
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    command.execute(parser(), draw, argv)
-
-
-if __name__ == "__main__":
-    main()
+    return base.Drawn(figure, stem, comma_separated(gains))

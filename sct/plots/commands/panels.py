@@ -1,6 +1,6 @@
 """Predictions of several runs beside image and truth (figures 5 and 6 of the APFormer paper), a row for each case.
 
-    python scripts/plot_panels.py --run APFormer=RUN --run TransUNet=RUN --cases ISIC_0000003 ISIC_0000007
+    sct-plot panels --run APFormer=RUN --run TransUNet=RUN --cases ISIC_0000003 ISIC_0000007
 
 Takes the predictions that sct.eval wrote into a run (eval/test or eval/val); where there are none, or with --fresh,
 the network predicts anew. Of a volume the slice with most of the truth is shown. Dice is of the whole case, mean over
@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sct.errors import UserError
-from sct.plots import command
+from sct.plots.commands import base
 from sct.plots.panels import PanelRow, draw_panels, panel_row, prediction_of
 from sct.plots.runs import Run, find_case, open_run
 
 
 def parser() -> argparse.ArgumentParser:
-    made = command.make_parser(__doc__)
-    command.add_runs(made)
+    made = base.make_parser(__doc__)
+    base.add_runs(made)
     made.add_argument("--cases", nargs="+", required=True, metavar="ID", help="cases that all runs know")
     made.add_argument("--fresh", action="store_true", help="predict anew, whatever sct.eval has written")
-    command.add_network_options(made)
+    base.add_network_options(made)
     return made
 
 
@@ -32,7 +32,7 @@ def row_of(runs: Sequence[Run], case_id: str, *, fresh: bool) -> PanelRow:
     return panel_row(case, run=runs[0], predictions=predictions, name=f"{case.id} ({split})")
 
 
-def draw(options: argparse.Namespace) -> command.Drawn:
+def draw(options: argparse.Namespace) -> base.Drawn:
     runs = [open_run(run, options=options) for _, run in options.runs]
     data = runs[0].data
     for run in runs:
@@ -47,12 +47,4 @@ def draw(options: argparse.Namespace) -> command.Drawn:
         about="Filled: the prediction, in the last column the truth. Dice is of the whole case"
         + (", mean over classes." if len(data.outputs.names) > 1 else "."),
     )
-    return command.Drawn(figure, Path("outputs/figures") / f"panels_{options.cases[0]}")
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    command.execute(parser(), draw, argv)
-
-
-if __name__ == "__main__":
-    main()
+    return base.Drawn(figure, Path("outputs/figures") / f"panels_{options.cases[0]}")

@@ -1,8 +1,11 @@
-"""The figure scripts on tiny runs: both files are written, with the panels that were asked for, of the right data."""
+"""The commands of `sct-plot` on tiny runs: they write both files, with the panels that were asked for, of the right data."""
 
 import csv
-import runpy
 import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +19,31 @@ from PIL import Image
 from sct import eval as evaluation
 from sct import train
 from sct.evaluation.metrics import quick_dice
+from sct.plots.__main__ import FIGURES, main
+from sct.plots.gate import gate_of
+from sct.plots.runs import Run, find_case, load_window, open_run
 from sct.runtime import checkpoint
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 CASES = ("ISIC_0000005", "ISIC_0000006")
 
 
-def script(name: str) -> dict[str, Any]:
-    return runpy.run_path(str(SCRIPTS / f"plot_{name}.py"))
+def opened(run: Path) -> Run:
+    """A run as the figures open it."""
+    options = Namespace(weights="best", root=None, device="cpu")
+    return open_run(str(run), options=options)
 
 
 def drawn(name: str, *arguments: object) -> Any:
-    """The figure of a command line, and what was drawn for it."""
-    functions = script(name)
+    """The figure of a command line."""
+    figure = import_module(f"sct.plots.commands.{name}")
     with own_settings():
-        return functions["draw"](functions["parser"]().parse_args(list(map(str, arguments))))[0]
+        return figure.draw(figure.parser().parse_args(list(map(str, arguments)))).figure
 
 
 def assert_written(stem: Path, name: str, *arguments: object) -> None:
     """The command writes a PNG that opens and a whole PDF."""
     with own_settings():
-        script(name)["main"]([*map(str, arguments), "--output", str(stem)])
+        main([name, *map(str, arguments), "--output", str(stem)])
     with Image.open(stem.with_name(f"{stem.name}.png")) as picture:
         picture.load()
         assert picture.width >= 2000
@@ -62,11 +69,9 @@ def test_attention_is_that_of_the_block_and_head(run: Path, tmp_path: Path) -> N
     arguments = (run, "--case", CASES[0], "--layer", 2, "--head", 2, "--query", 3, 4)
     figure = drawn("attention", *arguments)
     assert len(figure.axes) == 5 + 2
-    functions = script("attention")
-    options = functions["parser"]().parse_args(list(map(str, arguments)))
-    opened = functions["open_run"](options.run, options=options)
-    encoder = opened.segmenter.encoder
-    window = functions["load_window"](opened, functions["find_case"](opened, CASES[0])[0])
+    trained = opened(run)
+    encoder = trained.segmenter.encoder
+    window = load_window(trained, find_case(trained, CASES[0])[0])
     features, _ = encoder.stem(window.image.unsqueeze(0))
     query_mask = encoder.gate(features)[1]
     x = encoder.blocks[0](encoder.embed(features), encoder.layout(None, query_mask=query_mask))
@@ -91,7 +96,7 @@ def test_attention_is_that_of_the_block_and_head(run: Path, tmp_path: Path) -> N
 def test_without_output_a_figure_goes_to_its_run(run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
     with own_settings():
-        script("attention")["main"]([str(copy), "--case", CASES[0]])
+        main(["attention", str(copy), "--case", CASES[0]])
     written = [f"attention_{CASES[0]}_block1_head1.{kind}" for kind in ("pdf", "png")]
     assert sorted(path.name for path in (copy / "figures").iterdir()) == written
 
@@ -122,16 +127,14 @@ def test_panels_predict_what_an_evaluation_writes_and_take_it_where_it_is(run: P
 
 def test_panels_of_volumes(finished_run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(finished_run, tmp_path / "copy")
-    functions = script("panels")
-    options = functions["parser"]().parse_args(["--run", f"x={copy}", "--cases", "none"])
-    opened = functions["open_run"](str(copy), options=options)
-    case = opened.data.cases("test")[0]
+    data = opened(copy).data
+    case = data.cases("test")[0]
     truth = np.asarray(nib.load(case.label).dataobj).astype(int)
     moved = np.roll(truth, 2, axis=0)
-    opened.data.format.save_labels(copy / "eval/test/predictions" / case.id, moved.astype(np.uint8), like=case.image)
+    data.format.save_labels(copy / "eval/test/predictions" / case.id, moved.astype(np.uint8), like=case.image)
     figure = drawn("panels", "--run", f"STP={copy}", "--cases", case.id)
     assert len(figure.axes) == 3
-    expected = np.nanmean(quick_dice(moved, truth, outputs=opened.data.outputs))
+    expected = np.nanmean(quick_dice(moved, truth, outputs=data.outputs))
     assert figure.axes[1].get_xlabel() == f"Dice {expected:.3f}"
     # on the slice with most of the truth there is as much as in the file, turned or not
     alpha = np.asarray(figure.axes[2].images[-1].get_array())[..., 3] > 0
@@ -139,9 +142,7 @@ def test_panels_of_volumes(finished_run: Path, tmp_path: Path) -> None:
 
 
 def test_depth(finished_run: Path, tmp_path: Path) -> None:
-    functions = script("depth")
-    options = functions["parser"]().parse_args([str(finished_run), "--case", "x"])
-    case = functions["open_run"](options.run, options=options).data.cases("test")[0].id
+    case = opened(finished_run).data.cases("test")[0].id
     arguments = (finished_run, "--case", case, "--planes", "coronal", "axial")
     figure = drawn("depth", *arguments)
     num_stages = len(figure.axes) // 2 - 2
@@ -160,11 +161,9 @@ def test_kept_says_that_fixed_counts_are_alike(finished_run: Path, tmp_path: Pat
 
 def with_gate_amid(run: Path, copy: Path) -> Path:
     """A copy of the run whose gate tells half of all patches of the training cases to ask nothing."""
-    functions = script("gate")
-    options = functions["parser"]().parse_args([str(run), "--case", "x"])
-    opened = functions["open_run"](options.run, options=options)
-    windows = [functions["load_window"](opened, case).image.unsqueeze(0) for case in opened.data.cases("train")]
-    foreground = np.stack([functions["gate_of"](opened.segmenter.encoder, window)[0] for window in windows])
+    trained = opened(run)
+    windows = [load_window(trained, case).image.unsqueeze(0) for case in trained.data.cases("train")]
+    foreground = np.stack([gate_of(trained.segmenter.encoder, window)[0] for window in windows])
     path = shutil.copytree(run, copy) / "checkpoints/best.pt"
     state = checkpoint.read(path)
     state["config"]["encoder"]["gate"]["threshold"] = 1 - float(np.median(foreground))
@@ -188,7 +187,7 @@ def test_sparsity(finished_run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(finished_run, tmp_path / "copy")
     arguments = ("--baseline", copy, "--run", copy)
     with own_settings(), pytest.raises(SystemExit, match=r"Error: --baseline .*copy has no eval/test/summary\.json"):
-        script("sparsity")["main"](list(map(str, arguments)))
+        main(["sparsity", *map(str, arguments)])
     outcome = run_command(evaluation.main, f"ckpt={copy}")
     assert outcome.status == 0, outcome
     assert_written(tmp_path / "sparsity", "sparsity", *arguments)
@@ -200,7 +199,7 @@ def test_sparsity(finished_run: Path, tmp_path: Path) -> None:
     scores = other / "eval/test/cases.csv"
     scores.write_text("".join(scores.read_text().splitlines(keepends=True)[: -len(rows)]))
     with own_settings(), pytest.raises(SystemExit, match=r"Error: --run was evaluated on \d+ cases and --baseline on"):
-        script("sparsity")["main"](["--baseline", str(copy), "--run", str(other)])
+        main(["sparsity", "--baseline", str(copy), "--run", str(other)])
 
 
 def test_curves(run: Path, tmp_path: Path) -> None:
@@ -227,13 +226,35 @@ def test_curves(run: Path, tmp_path: Path) -> None:
 def test_a_users_mistake_is_one_message(run: Path, arguments: tuple[str, ...], message: str) -> None:
     name, *rest = arguments
     with own_settings(), pytest.raises(SystemExit, match=f"^Error: .*{message}"):
-        script(name)["main"]([str(run), *rest])
+        main([name, str(run), *rest])
 
 
 def test_a_network_without_gate_or_pruning_attention_says_so(finished_run: Path) -> None:
-    functions = script("gate")
-    options = functions["parser"]().parse_args([str(finished_run), "--case", "x"])
-    case = functions["open_run"](options.run, options=options).data.cases("test")[0].id
+    case = opened(finished_run).data.cases("test")[0].id
     for name, part in (("gate", "encoder.gate"), ("attention", "encoder.attention")):
         with own_settings(), pytest.raises(SystemExit, match=f"has no {part}"):
-            script(name)["main"]([str(finished_run), "--case", case])
+            main([name, str(finished_run), "--case", case])
+
+
+def test_help_lists_the_figures_without_importing_torch() -> None:
+    program = "import sys; from sct.plots.__main__ import main; main(['--help']); print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert told.endswith("False\n")
+    for name, meaning in FIGURES.items():
+        assert f"  {name}" in told
+        assert meaning in told
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_describes_its_options(name: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert not end.value.code
+    told = capsys.readouterr().out
+    assert told.startswith(f"usage: sct-plot {name}")
+    assert f"    sct-plot {name} " in told
+
+
+def test_an_unknown_figure_names_the_nearest() -> None:
+    with pytest.raises(SystemExit, match=r"^Error: there is no figure 'dept'\. Did you mean 'depth'\?"):
+        main(["dept"])

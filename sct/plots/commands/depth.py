@@ -1,7 +1,7 @@
 """Pruning depth over the anatomy (figures 2 and 3 of the STP paper), or exited tokens per stage (1 and 4 of DToP's).
 
-    python scripts/plot_depth.py RUN --case hippocampus_001 hippocampus_015
-    python scripts/plot_depth.py RUN --case 0029 --planes axial coronal --output figure2
+    sct-plot depth RUN --case hippocampus_001 hippocampus_015
+    sct-plot depth RUN --case 0029 --planes axial coronal --output figure2
 
 RUN is a run folder or checkpoint of a network that prunes tokens. Shown is the window around the foreground of each
 case, which is all of it where it is no larger than data.roi_size: image with the truth outlined, how long each patch
@@ -12,18 +12,18 @@ a random choice of as many would keep.
 import argparse
 from collections.abc import Sequence
 
-from sct.plots import command
+from sct.plots.commands import base
 from sct.plots.depth import DepthRow, depths_of, draw_depth, stage_shares, views_of
 from sct.plots.planes import PLANES
 from sct.plots.runs import Run, find_case, load_window, open_run
 
 
 def parser() -> argparse.ArgumentParser:
-    made = command.make_parser(__doc__)
+    made = base.make_parser(__doc__)
     made.add_argument("run", metavar="RUN")
     made.add_argument("--case", dest="cases", nargs="+", required=True, metavar="ID", help="cases of any split")
     made.add_argument("--planes", nargs="+", choices=tuple(PLANES), default=list(PLANES), help="of volumes")
-    command.add_network_options(made)
+    base.add_network_options(made)
     return made
 
 
@@ -41,7 +41,7 @@ def row_of(run: Run, case_id: str, *, planes: Sequence[str]) -> DepthRow:
     )
 
 
-def draw(options: argparse.Namespace) -> command.Drawn:
+def draw(options: argparse.Namespace) -> base.Drawn:
     run = open_run(options.run, options=options)
     rows = [row_of(run, case, planes=options.planes) for case in options.cases]
     depth = rows[0].depth
@@ -52,12 +52,4 @@ def draw(options: argparse.Namespace) -> command.Drawn:
         "those that a stage left behind. Percentages are of the whole window: of its patches with any foreground, and "
         "of all, which is what a random choice of as many keeps of anything.",
     )
-    return command.Drawn(figure, run.folder / "figures" / f"depth_{options.cases[0]}")
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    command.execute(parser(), draw, argv)
-
-
-if __name__ == "__main__":
-    main()
+    return base.Drawn(figure, run.folder / "figures" / f"depth_{options.cases[0]}")

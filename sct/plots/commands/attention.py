@@ -1,7 +1,7 @@
 """Attention before and after pruning (figure 7 of the APFormer paper), for one case of a trained run.
 
-    python scripts/plot_attention.py RUN --case ISIC_0000003
-    python scripts/plot_attention.py RUN --case ISIC_0000003 --layer 4 --head 6 --query 10 21 --output figure7
+    sct-plot attention RUN --case ISIC_0000003
+    sct-plot attention RUN --case ISIC_0000003 --layer 4 --head 6 --query 10 21 --output figure7
 
 RUN is a run folder or checkpoint of a network with encoder.attention: apformer, ap_setr, ap_transunet. Above: the
 whole matrix of one block and head, before pruning (all queries) and after (pruned queries and dependencies grey).
@@ -10,17 +10,16 @@ on the border of the foreground.
 """
 
 import argparse
-from collections.abc import Sequence
 
 from sct.errors import UserError
-from sct.plots import command
 from sct.plots.attention import attention_matrices, border_query, draw_attention, foreground_shares
+from sct.plots.commands import base
 from sct.plots.planes import view
 from sct.plots.runs import find_case, load_window, open_run
 
 
 def parser() -> argparse.ArgumentParser:
-    made = command.make_parser(__doc__)
+    made = base.make_parser(__doc__)
     made.add_argument("run", metavar="RUN")
     made.add_argument("--case", required=True, metavar="ID", help="a case of any split")
     made.add_argument("--layer", type=int, default=1, help="block, from 1 (default: 1)")
@@ -28,11 +27,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--query", type=int, nargs="+", metavar="PLACE", help="row and column of a patch; 3 numbers in 3-D"
     )
-    command.add_network_options(made)
+    base.add_network_options(made)
     return made
 
 
-def draw(options: argparse.Namespace) -> command.Drawn:
+def draw(options: argparse.Namespace) -> base.Drawn:
     run = open_run(options.run, options=options)
     case, split = find_case(run, options.case)
     window = load_window(run, case)
@@ -57,14 +56,4 @@ def draw(options: argparse.Namespace) -> command.Drawn:
         "before pruning, of the matrix above and of the row below; grey, and the bare image, is pruned. The matrix "
         "before has the rows of all queries. $\\alpha$ is of the image, $\\lambda$ of the block, mean over its heads.",
     )
-    return command.Drawn(
-        figure, run.folder / "figures" / f"attention_{case.id}_block{options.layer}_head{options.head}"
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    command.execute(parser(), draw, argv)
-
-
-if __name__ == "__main__":
-    main()
+    return base.Drawn(figure, run.folder / "figures" / f"attention_{case.id}_block{options.layer}_head{options.head}")

@@ -1,4 +1,4 @@
-"""What the figure scripts share: their options, the one message for a user's mistake, and the files they write."""
+"""What the figures of `sct-plot` share: options, the one message for a mistake of the user, and the files they write."""
 
 import argparse
 import logging
@@ -71,10 +71,8 @@ def named_run(text: str) -> tuple[str, str]:
     return name, run
 
 
-def execute(
-    parser: argparse.ArgumentParser, draw: Callable[[argparse.Namespace], Drawn], argv: Sequence[str] | None
-) -> None:
-    """Parses, draws and writes; a user's mistake ends the script with one message."""
+def execute(parser: argparse.ArgumentParser, draw: Callable[[argparse.Namespace], Drawn], argv: Sequence[str]) -> None:
+    """Parses, draws and writes; a user's mistake ends the command with one message."""
     options = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s")
     logging.getLogger("sct").setLevel(logging.INFO)  # the packages behind PDF tell far too much

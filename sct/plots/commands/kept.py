@@ -1,7 +1,7 @@
 """Distribution of the tokens kept over images, and easy, normal and hard ones (figures 5, 6, 7 of the AS-ViT paper).
 
-    python scripts/plot_kept.py RUN
-    python scripts/plot_kept.py RUN --split val --plane coronal --output figure5
+    sct-plot kept RUN
+    sct-plot kept RUN --split val --plane coronal --output figure5
 
 RUN is a run folder or checkpoint of a network that prunes tokens. Counts are of all windows that slide over the cases
 of the split. Below them are the cases of which it keeps the fewest, the median and the most tokens, each in the window
@@ -11,14 +11,13 @@ around its foreground, with the Dice of the whole case: of the predictions that 
 
 import argparse
 import logging
-from collections.abc import Sequence
 
 import numpy as np
 
 from sct.data.cases import Case
 from sct.data.splits import SPLITS
 from sct.evaluation.metrics import quick_dice
-from sct.plots import command
+from sct.plots.commands import base
 from sct.plots.depth import depths_of
 from sct.plots.kept import Example, all_alike, draw_kept, examples, window_counts
 from sct.plots.panels import prediction_of
@@ -30,12 +29,12 @@ logger = logging.getLogger("sct.plots.kept")
 
 
 def parser() -> argparse.ArgumentParser:
-    made = command.make_parser(__doc__)
+    made = base.make_parser(__doc__)
     made.add_argument("run", metavar="RUN")
     made.add_argument("--split", choices=SPLITS, default="test")
     made.add_argument("--plane", choices=tuple(PLANES), default="axial", help="of volumes")
     made.add_argument("--fresh", action="store_true", help="predict anew, whatever sct.eval has written")
-    command.add_network_options(made)
+    base.add_network_options(made)
     return made
 
 
@@ -67,7 +66,7 @@ def example(run: Run, case: Case, *, counts: np.ndarray, options: argparse.Names
     )
 
 
-def draw(options: argparse.Namespace) -> command.Drawn:
+def draw(options: argparse.Namespace) -> base.Drawn:
     run = open_run(options.run, options=options)
     cases = {case.name: case for case in run.data.cases(options.split)}
     counts = {name: counts_of(run, case) for name, case in cases.items()}
@@ -90,12 +89,4 @@ def draw(options: argparse.Namespace) -> command.Drawn:
     else:
         shown = [example(run, cases[name], counts=counts[name], options=options) for name in examples(counts)]
     figure = draw_kept(counts, shown, num_tokens=num_tokens, title=title, about=about)
-    return command.Drawn(figure, run.folder / "figures" / f"kept_{options.split}")
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    command.execute(parser(), draw, argv)
-
-
-if __name__ == "__main__":
-    main()
+    return base.Drawn(figure, run.folder / "figures" / f"kept_{options.split}")
