@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sct.errors import UserError
 from sct.models.adaptive.attention import AdaptiveAttention
+from sct.models.base import Encoder
 from sct.models.blocks.layers import FULL, Layout
 from sct.models.encoder import ViTEncoder
 from sct.plots.planes import View, edges, grey, outline, show
@@ -45,16 +46,17 @@ class Matrices:
 
 
 @torch.no_grad()
-def attention_matrices(encoder: ViTEncoder, image: Tensor, *, layer: int, head: int) -> Matrices:
+def attention_matrices(encoder: Encoder, image: Tensor, *, layer: int, head: int) -> Matrices:
     """Block `layer`, head `head` (both from 1) of an encoder in evaluation mode on an image (1, C, *S).
 
     The matrix before is that of all queries on what the block gets in the pruned network.
     """
-    if not all(isinstance(block.attn, AdaptiveAttention) for block in encoder.blocks) or not encoder.depth:
+    blocks = list(encoder.blocks) if isinstance(encoder, ViTEncoder) else []
+    if not blocks or not all(isinstance(block.attn, AdaptiveAttention) for block in blocks):
         raise UserError("This network has no encoder.attention that prunes. Give a run such as encoder=apformer.")
     if not 1 <= layer <= encoder.depth:
         raise UserError(f"--layer {layer}: this network has blocks 1 to {encoder.depth}.")
-    attention = encoder.blocks[layer - 1].attn
+    attention = blocks[layer - 1].attn
     assert isinstance(attention, AdaptiveAttention)
     if not 1 <= head <= attention.num_heads:
         raise UserError(f"--head {head}: this network has heads 1 to {attention.num_heads}.")
@@ -65,11 +67,11 @@ def attention_matrices(encoder: ViTEncoder, image: Tensor, *, layer: int, head: 
     x, layout = calls[0]
     whole = attention(x, FULL, wants=("matrices",))[1]
     pruned = attention(x, layout, wants=("matrices",))[1]
-    query_mask = torch.ones(encoder.grid, dtype=torch.bool) if layout.query_mask is None else layout.query_mask[0]
+    query_mask = torch.ones(encoder.spec.grid, dtype=torch.bool) if layout.query_mask is None else layout.query_mask[0]
     return Matrices(
         before=whole.matrices[0][0, head - 1].cpu().numpy(),
         after=pruned.matrices[1][0, head - 1].cpu().numpy(),
-        query_mask=query_mask.reshape(encoder.grid).cpu().numpy(),
+        query_mask=query_mask.reshape(encoder.spec.grid).cpu().numpy(),
         dependencies=0.0 if pruned.pruned is None else pruned.pruned.item(),
     )
 

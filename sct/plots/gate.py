@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sct.errors import UserError
-from sct.models.encoder import ViTEncoder
+from sct.models.base import Encoder
 from sct.plots.planes import View, edges, faded, grey, outline, show
 from sct.plots.style import COLORS, MARK, WIDTH, caption, new_figure, styled
 
@@ -32,13 +32,13 @@ class GateRow:
 
 
 @torch.no_grad()
-def gate_of(encoder: ViTEncoder, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def gate_of(encoder: Encoder, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Probability of foreground and which patches ask, (*grid) each, for an image (1, C, *S)."""
     encoded = encoder(image)
     if encoded.gate is None or encoded.query_mask is None:
         raise UserError("This network has no encoder.gate. Give a run such as encoder=apformer or ap_transunet.")
     probability = encoded.gate[0].float().softmax(dim=0)[1]
-    return probability.cpu().numpy(), encoded.query_mask[0].reshape(encoder.grid).cpu().numpy()
+    return probability.cpu().numpy(), encoded.query_mask[0].reshape(encoder.spec.grid).cpu().numpy()
 
 
 @styled

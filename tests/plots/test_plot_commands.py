@@ -1,4 +1,4 @@
-"""The commands of `sct-plot` on tiny runs: they write both files, with the panels that were asked for, of the right data."""
+"""The commands of `sct-plot` on tiny runs: both files are written, with the panels asked for, of the right data."""
 
 import csv
 import shutil

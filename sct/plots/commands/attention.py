@@ -38,7 +38,7 @@ def draw(options: argparse.Namespace) -> base.Drawn:
     encoder = run.segmenter.encoder
     image = window.image.unsqueeze(0).to(run.device)
     matrices = attention_matrices(encoder, image, layer=options.layer, head=options.head)
-    patch_size, grid = encoder.spec.patch_size, encoder.grid
+    patch_size, grid = encoder.spec.patch_size, encoder.spec.grid
     query = tuple(
         options.query or border_query(foreground_shares(window.label, patch_size=patch_size), matrices.query_mask)
     )

@@ -1,4 +1,4 @@
-"""What the figures of `sct-plot` share: options, the one message for a mistake of the user, and the files they write."""
+"""What the figures of `sct-plot` share: options, the one message for a mistake of the user, and their files."""
 
 import argparse
 import logging

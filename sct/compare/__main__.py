@@ -1,0 +1,58 @@
+"""Every pruning method in one table: trained, scored on unseen cases, counted, and timed side by side.
+
+    sct-compare +experiment=hippocampus_stp_mta data.root=PATH/Task04_Hippocampus
+    sct-compare +experiment=lookalike_stp_mta --decoders unetr_thin fcn --jobs 2
+    sct-compare +experiment=isic_apformer --table apformer --seeds 0 1 2   # its table IV
+
+`python -m sct.compare` is the same command. What is done already is not done again: call it once more after an
+interruption, or with more methods or seeds. Everything but the method is that of the experiment and its overrides.
+Dice, HD95 and the share of patches with foreground that the last stage keeps are of the test cases, MACs and tokens of
+real validation windows. Throughput is relative to the first row, the networks taking turns in one process. Results:
+<output>/table.md and table.json.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from sct.compare.methods import DECODERS, TABLES
+from sct.errors import UserError
+
+
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="sct-compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--table", choices=TABLES, default="methods", help="the rows: pruning methods, or APFormer's parts"
+    )
+    parser.add_argument("--decoders", nargs="+", help="unetr_thin and fcn, for APFormer's parts unet, if not given")
+    parser.add_argument("--methods", nargs="+", help="some rows only; the first is what speed is relative to")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--output", type=Path, default=Path("outputs/compare_methods"))
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once, each on its share of the cores")
+    parser.add_argument("--windows", type=int, default=16, help="validation windows that MACs are averaged over")
+    parser.add_argument("--repeats", type=int, default=7, help="timed rounds")
+    parser.add_argument("--device", default="cpu", help="of the timing; trainings take trainer.device")
+    parser.add_argument("overrides", nargs="*", help="the experiment and any other setting, as for sct.train")
+    options = parser.parse_intermixed_args(argv)
+    options.decoders = options.decoders or DECODERS[options.table]
+    options.methods = options.methods or list(TABLES[options.table])
+    if unknown := set(options.methods) - set(TABLES[options.table]):
+        parser.error(f"unknown rows {sorted(unknown)}; --table {options.table} has {', '.join(TABLES[options.table])}")
+    return options, options.overrides
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options, overrides = parse(argv)
+    try:
+        # imported only now: torch takes seconds, which --help need not wait for
+        sys.stdout.write(import_module("sct.compare.task").compare(options, overrides=overrides))
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""One network of the comparison: trained, scored and profiled by the commands, as far as that is not done."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from sct.compare.methods import CANVAS
+from sct.config.command import key_of
+from sct.errors import UserError
+from sct.runs.folder import NOT_IDENTITY
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network of the table."""
+
+    decoder: str
+    method: str
+    changes: tuple[str, ...]
+    seed: int
+    folder: Path
+
+    @property
+    def overrides(self) -> list[str]:
+        canvas = ["completion=scatter"] if self.method == "dtop" and self.decoder in CANVAS else []
+        name = f"name={self.decoder}_{self.method}"
+        return [f"decoder={self.decoder}", *self.changes, *canvas, f"seed={self.seed}", name]
+
+
+def run(command: str, *arguments: str, log: Path, threads: int) -> None:
+    """`python -m sct.<command>`; its output goes to `log`, UserError with that file's name where it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        line = [sys.executable, "-m", f"sct.{command}", *arguments]
+        status = subprocess.run(line, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+    if status:
+        raise UserError(f"python -m sct.{command} failed. The end of {log} says why.")
+
+
+def fill(cell: Cell, *, overrides: list[str], options: argparse.Namespace, threads: int) -> None:
+    """Trains, scores and profiles one network, as far as that is not done."""
+    log = cell.folder.with_suffix(".log")
+    check_same(cell, overrides=overrides)
+    if not (cell.folder / "finished").exists():
+        arguments = [*overrides, *cell.overrides, f"run_dir={cell.folder}", "resume=auto"]
+        run("train", *arguments, log=log, threads=threads)
+    if not (cell.folder / "eval/test/summary.json").exists():
+        run("eval", f"ckpt={cell.folder}", "split=test", "save_predictions=false", log=log, threads=threads)
+    if not (cell.folder / "profile.json").exists():
+        settings = (f"ckpt={cell.folder}", f"profile.windows={options.windows}", "profile.latency=false")
+        run("profile", *settings, log=log, threads=threads)
+
+
+def check_same(cell: Cell, *, overrides: list[str]) -> None:
+    """UserError where the cell's folder holds a run that was asked for otherwise."""
+    record = cell.folder / "overrides.json"
+    asked = {item.lstrip("+") for item in [*overrides, *cell.overrides] if key_of(item) not in NOT_IDENTITY}
+    if record.exists() and (held := {item.lstrip("+") for item in json.loads(record.read_text())}) != asked:
+        listed = ", ".join(sorted(held ^ asked))
+        raise UserError(f"{cell.folder} holds another run, they differ in: {listed}. Give another --output.")
