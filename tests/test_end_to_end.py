@@ -219,7 +219,14 @@ def test_tensorboard_has_what_a_run_measures(smoke: list[str], tmp_path: Path) -
     tags = events.Tags()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {name for row in rows for name in row if name != "step"} <= set(tags["scalars"])
-    wanted = {"train/dice", "train/ce", "train/lr", "train/grad_norm", "train/grad_norm_reducer", "time/data_s"}
+    wanted = {
+        "train/loss_dice",
+        "train/loss_ce",
+        "train/lr",
+        "train/grad_norm",
+        "train/grad_norm_reducer",
+        "time/data_s",
+    }
     wanted |= {"memory/peak_mb", "tokens/alive_1", "tokens/foreground_kept_1", "tokens/random_kept_1", "val/dice/mean"}
     assert wanted <= set(tags["scalars"])
     assert "val/overlay" in tags["images"]

@@ -45,7 +45,7 @@ def image_of(place: Path) -> Path:
 
 def test_regions_are_what_is_measured(run: Path, evaluated: Path) -> None:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert {"train/dice", "train/bce"} <= set(rows[0])
+    assert {"train/loss_dice", "train/loss_bce"} <= set(rows[0])
     assert {name for row in rows for name in row if name.startswith("val/")} == {
         "val/dice/mean", *(f"val/dice/{name}" for name in REGIONS)
     }  # fmt: skip
@@ -101,7 +101,7 @@ def test_a_twin_is_taught_and_the_classes_are_an_option(run: Path, place: Path, 
     outcome = run_command(train.main, *network(place), *dense, *taught)
     assert outcome.status == 0, outcome
     row = json.loads((tmp_path / "taught" / "metrics.jsonl").read_text().splitlines()[0])
-    assert row["train/distill"] > 0
+    assert row["train/loss_distill"] > 0
     classes = ("data.regions=null", "loss=dice_ce", f"run_dir={tmp_path}/classes")
     outcome = run_command(train.main, *network(place), *dense, *classes)
     assert outcome.status == 0, outcome
@@ -116,7 +116,7 @@ def test_early_exits_of_regions_and_profile(place: Path, tmp_path: Path) -> None
     outcome = run_command(train.main, *network(place), *settings, f"run_dir={tmp_path}/run")
     assert outcome.status == 0, outcome
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert rows[0]["train/early"] > 0
+    assert rows[0]["train/loss_early"] > 0
     assert rows[0]["tokens/most_1"] <= 4, "all are sure to 0.5 and leave; of each group goes on a mean"
     outcome = run_command(profile.main, f"ckpt={tmp_path}/run", "profile.repeats=1", "profile.warmup=0")
     assert outcome.status == 0, outcome

@@ -81,14 +81,18 @@ class Criterion(nn.Module):
         return parts
 
     def judge(self, head: HeadOutput | None, target: Tensor, *, logits: Tensor | None = None) -> dict[str, Tensor]:
-        """Loss and parts of one head; `logits` (B, Q, *S) are its masks at the size of the target, if they exist."""
+        """Loss and parts of one head; `logits` (B, Q, *S) are its masks at the size of the target, if they exist.
+
+        "pixel" is the loss of a head that classifies pixels: what methods with different terms have in common.
+        """
         if head is not None and head.classes is not None:
             assert self.query is not None, "a decoder of class queries refuses regions"
             return self.query(head, target)
         if logits is None:
             assert head is not None
             logits = resize(head.masks, target.shape[1:])
-        return self.pixel(logits, self.outputs.targets(target))
+        parts = self.pixel(logits, self.outputs.targets(target))
+        return {**parts, "pixel": parts["loss"]}
 
     @torch.no_grad()
     def teach(self, image: Tensor) -> Tensor:

@@ -110,29 +110,33 @@ def limits(values: np.ndarray) -> tuple[float, float]:
 
 @styled
 def draw_attention(
-    matrices: Matrices, *, where: View, truth: np.ndarray, query: tuple[int, ...], title: str, about: str
+    matrices: Matrices, *, head: int, where: View, truth: np.ndarray, query: tuple[int, ...], title: str, about: str
 ) -> "Figure":
-    """The matrices above, one query's row over the image below; truth (*S) is outlined. Five panels, two scales."""
+    """The head's matrices above, one query's row over the image below; truth (*S) is outlined.
+
+    Each of the four has a scale of its own: what is left after pruning shares the attention of what is pruned.
+    """
     grid = matrices.query_mask.shape
     count = matrices.before.shape[0]
     # what softmax has rounded to zero is not pruned
     before = np.maximum(matrices.before, np.finfo(np.float32).tiny) * count
     after = matrices.after * count
-    figure = new_figure(0.39 * WIDTH + 0.27 * WIDTH * where.height + 1.75)
+    figure = new_figure(0.39 * WIDTH + 0.27 * WIDTH * where.height + 2.35)
     figure.suptitle(
         f"{title}\n$\\alpha$ = {matrices.queries:.1%} of the queries pruned, "
-        f"$\\lambda$ = {matrices.dependencies:.1%} of the others' dependencies"
+        f"$\\lambda$ = {matrices.dependencies:.1%} of the others' dependencies (mean over heads)"
     )
     rows = figure.add_gridspec(2, 6, hspace=0.06, height_ratios=(0.39, 0.27 * where.height))
-    own = int(np.ravel_multi_index(query, grid))
+    place = int(np.ravel_multi_index(query, grid))
+    drawn: list[tuple[Axes, AxesImage, str]] = []
     tops = [figure.add_subplot(rows[0, :3]), figure.add_subplot(rows[0, 3:])]
     for axes, values, name in zip(tops, (before, after), ("before", "after"), strict=True):
-        matrix = logarithmic(axes, values, between=limits(before))
+        drawn.append((axes, logarithmic(axes, values), "attention x N (1: even)"))
         axes.set_facecolor(REMOVED)
-        axes.set_title(f"Attention matrix {name} pruning")
+        axes.set_title(f"Attention of head {head} {name} pruning")
         axes.set_xlabel("key patch")
         axes.set_xticks([])
-        axes.set_yticks([own], [""])
+        axes.set_yticks([place], [""])
         axes.tick_params(axis="y", color=MARK, width=1.6, length=6)
     tops[0].set_ylabel("query patch (red: that below)")
 
@@ -144,22 +148,26 @@ def draw_attention(
     names = ("Its row before", "Its row after" if matrices.query_mask[query] else "Its row after: asks nothing")
     for axes, values, name in zip(bottoms[1:], of_row, names, strict=True):
         show(axes, grey(where.picture), aspect=where.aspect)
-        of_query = logarithmic(axes, where.of(values), between=limits(of_row[0]), over=where)
         axes.set_title(name)
+        if values.any():
+            drawn.append((axes, logarithmic(axes, where.of(values), of=values, over=where), "attention x N"))
     for axes in bottoms:
         outline(axes, where.of(truth) > 0)
         mark(axes, where=where, query=query, grid=grid)
-    scale(figure, matrix, axes=tops, label="attention x N (1: even)")
-    scale(figure, of_query, axes=bottoms, label="attention x N")
+    for axes, values_shown, label in drawn:
+        scale(figure, values_shown, axes=axes, label=label)
     caption(figure, about)
     return figure
 
 
 def logarithmic(
-    axes: "Axes", values: np.ndarray, *, between: tuple[float, float], over: View | None = None
+    axes: "Axes", values: np.ndarray, *, of: np.ndarray | None = None, over: View | None = None
 ) -> "AxesImage":
-    """Values (h, w) in logarithmic colours, those of patches `over` a picture that shines through; zeros left out."""
-    low, high = between
+    """Values (h, w) in logarithmic colours, those of patches `over` a picture that shines through; zeros left out.
+
+    The scale is of the values themselves, or of all values that they are a part `of`.
+    """
+    low, high = limits(values if of is None else of)
     return axes.imshow(
         np.ma.masked_equal(values, 0),
         cmap=COLORS,
@@ -173,9 +181,9 @@ def logarithmic(
     )
 
 
-def scale(figure: "Figure", drawn: "AxesImage", *, axes: list["Axes"], label: str) -> None:
-    """The colours of `drawn` and what they mean, to the right of `axes`."""
-    bar = figure.colorbar(drawn, ax=axes, pad=0.01, aspect=25, extend="both", label=label)
+def scale(figure: "Figure", drawn: "AxesImage", *, axes: "Axes", label: str) -> None:
+    """The colours of `drawn` and what they mean, below `axes`."""
+    bar = figure.colorbar(drawn, ax=axes, location="bottom", pad=0.01, aspect=25, extend="both", label=label)
     places = round_numbers(*drawn.get_clim())
     bar.set_ticks(places, labels=[f"{place:g}" for place in places])
     bar.minorticks_off()

@@ -1,4 +1,4 @@
-"""Loss and Dice over the training of several runs: figure 8 of the APFormer paper."""
+"""Pixel loss and Dice over the training of several runs: figure 8 of the APFormer paper."""
 
 import json
 from collections.abc import Sequence
@@ -7,18 +7,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from omegaconf import OmegaConf
 
 from sct.errors import UserError
 from sct.plots.style import DASHES, LINE_COLORS, caption, new_figure, styled
+from sct.runtime.migration import metrics_of_today
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FILE = "metrics.jsonl"
+# quantity -> title of its panel, and what its axis says
 NAMES = {
-    "train/loss": "Training loss",
-    "val/dice/mean": "Validation Dice",
+    # the whole loss has terms of its own in each method, and says nothing when methods are compared
+    "train/loss_pixel": ("Training, without a method's own terms", "pixel loss"),
+    "train/loss": ("Training, with each method's own terms", "whole loss"),
+    "val/dice/mean": ("Validation", "Dice, mean over classes"),
 }
+COMPARED = ("train/loss_pixel", "val/dice/mean")
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,10 @@ def read_curve(run: Path, quantity: str) -> Curve:
     path = run / FILE
     if not path.is_file():
         raise UserError(f"{run} has no {FILE}. Give a run folder of sct.train.")
-    rows = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    config = run / "config.yaml"
+    pixel = OmegaConf.select(OmegaConf.load(config), "loss.pixel") if config.is_file() else None
+    lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    rows = [metrics_of_today(line, pixel=pixel or {}) for line in lines]
     found = [(row["step"], row[quantity]) for row in rows if quantity in row]
     if not found:
         known = sorted({name for row in rows for name in row} - {"step"})
@@ -71,7 +80,9 @@ def draw_curves(
             marker = "o" if len(curve.steps) <= 30 else ""
             axes.plot(curve.steps, smoothed, color=color, linestyle=dash, marker=marker, markersize=2.5)
         axes.set_xlabel("step")
-        axes.set_title(NAMES.get(quantity, quantity))
+        title, label = NAMES.get(quantity, (quantity, ""))
+        axes.set_title(title)
+        axes.set_ylabel(label)
         axes.set_xlim(left=0)
         axes.grid(visible=True)
         axes.spines[["top", "right"]].set_visible(False)

@@ -3,6 +3,7 @@
 Until `trainer.precision=auto` there was `trainer.speed`: `fast` is auto, and `safe` is the format named by `precision`.
 Data sets and optimizers were in other modules, see `MOVED`.
 The decoder `patchwise` was called `light`.
+Parts of the loss were logged as `train/dice` and so on, and the pixel loss not at all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,10 @@ MOVED = {
 RENAMED = {"sct.models.decoders.light.Light": "sct.models.decoders.patchwise.Patchwise"}
 # choices of a group that have another name
 CHOICES = {"decoder=light": "decoder=patchwise"}
+
+
+# what `train/` held beside the parts of the loss
+NO_LOSSES = ("train/loss", "train/lr", "train/grad_norm", "train/grad_norm_reducer")
 
 
 def config_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,4 +93,16 @@ def evaluation_of_today(settings: Mapping[str, Any], *, training: Mapping[str, A
     if today.get("precision") is None and settings.get("speed") is not None:
         pinned = training["config"]["trainer"]["precision"] if training else None
         today["precision"] = "auto" if settings["speed"] == "fast" else pinned
+    return today
+
+
+def metrics_of_today(row: Mapping[str, Any], *, pixel: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of metrics.jsonl; pixel: the config's loss.pixel, whose weights give the pixel loss from its parts."""
+    today = {}
+    for name, value in row.items():
+        is_part = name.startswith("train/") and name not in NO_LOSSES and not name.startswith("train/loss_")
+        today[f"train/loss_{name.removeprefix('train/')}" if is_part else name] = value
+    weights = {f"train/loss_{key.removesuffix('_weight')}": pixel[key] for key in pixel if key.endswith("_weight")}
+    if "train/loss_pixel" not in today and weights and weights.keys() <= today.keys():
+        today["train/loss_pixel"] = sum(weight * today[name] for name, weight in weights.items())
     return today

@@ -4,10 +4,12 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -92,6 +94,16 @@ def cut_after(file: Path, *, step: int) -> None:
         if row["step"] <= step:
             kept.append(line + "\n")
     write_text(file, "".join(kept))
+
+
+def add_losses(row: dict[str, float], losses: Mapping[str, Tensor], *, num_batches: int) -> None:
+    """Adds one of `num_batches` micro-batches to the means in `row`.
+
+    The whole loss is `train/loss`, its parts are `train/loss_ce` and so on: `dice` alone would read as a score.
+    """
+    for part, value in losses.items():
+        name = "train/loss" if part == "loss" else f"train/loss_{part}"
+        row[name] = row.get(name, 0.0) + value.item() / num_batches
 
 
 def short(row: dict[str, float]) -> str:

@@ -30,7 +30,7 @@ from sct.runtime.distributed import Processes, in_parallel
 from sct.runtime.precision import NumberFormat, autocast
 from sct.runtime.progress import Pace
 from sct.runtime.resident import peak_resident_mb
-from sct.training.loggers import RunLogger, flat_settings, short
+from sct.training.loggers import RunLogger, add_losses, flat_settings, short
 from sct.training.optim import set_learning_rate, update_average, warmup_notice
 from sct.training.validation import check_best_metric, is_better, sample_overlay, validate
 
@@ -168,8 +168,7 @@ class Trainer:
                 losses = self.criterion(prediction, label, image=image)
                 self.check_finite(losses, batch)
                 self.scaler.scale(losses["loss"] / len(batches)).backward()
-            for name, value in losses.items():
-                row[f"train/{name}"] = row.get(f"train/{name}", 0.0) + value.item() / len(batches)
+            add_losses(row, losses, num_batches=len(batches))
         if self.is_logged(self.step + 1):
             patch_size = self.segmenter.encoder.spec.patch_size
             row |= token_statistics(prediction, label, patch_size=patch_size)

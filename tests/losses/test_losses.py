@@ -256,6 +256,8 @@ def test_a_teacher_of_regions_is_followed():
     p = expit(2)
     assert parts["distill"].item() == pytest.approx(np.log(2) - bernoulli(p).entropy(), rel=1e-5)
     assert parts["loss"].item() == pytest.approx((parts["dice"] + parts["bce"] + 0.5 * parts["distill"]).item())
+    # what methods are compared by has no teacher in it
+    assert parts["pixel"].item() == pytest.approx((parts["dice"] + parts["bce"]).item())
 
 
 def test_a_loss_of_other_outputs_is_refused():

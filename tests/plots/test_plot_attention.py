@@ -59,6 +59,7 @@ def test_what_is_drawn() -> None:
     where = view(np.zeros((3, 4, 6)), truth, spacing=(1, 1))
     figure = draw_attention(
         Matrices(before, after, query_mask, 0.25),
+        head=3,
         where=where,
         truth=truth,
         query=(1, 0),
@@ -66,7 +67,7 @@ def test_what_is_drawn() -> None:
         about="small print",
     )
     panels, bars = figure.axes[:5], figure.axes[5:]
-    assert len(bars) == 2
+    assert len(bars) == 4
     assert "16.7%" in figure.get_suptitle()
     assert "25.0%" in figure.get_suptitle()
     shown = [axes.images[-1] for axes in panels]
@@ -74,7 +75,11 @@ def test_what_is_drawn() -> None:
     np.testing.assert_allclose(shown[1].get_array().filled(0), after * 6)
     np.testing.assert_allclose(shown[3].get_array(), before[3].reshape(2, 3) * 6)
     np.testing.assert_array_equal(np.ma.getmaskarray(shown[4].get_array()), after[3].reshape(2, 3) == 0)
-    assert shown[0].get_clim() == shown[1].get_clim() == pytest.approx(limits(before * 6))
+    for image, values in ((shown[0], before), (shown[1], after), (shown[3], before[3]), (shown[4], after[3])):
+        assert image.get_clim() == pytest.approx(limits(values * 6))
+    assert [axes.get_title() for axes in panels[:2]] == [
+        f"Attention of head 3 {when} pruning" for when in ("before", "after")
+    ]
     assert shown[3].get_extent() == [-0.5, 5.5, 3.5, -0.5]
     frame = panels[4].get_lines()[-1]
     assert (min(frame.get_xdata()), max(frame.get_xdata())) == (-0.5, 1.5)

@@ -31,8 +31,8 @@ def test_a_curve_is_read_while_the_run_still_writes(tmp_path: Path) -> None:
     rows = [{"step": 1, "train/loss": 2.0}, {"step": 2, "val/dice/mean": 0.5}, {"step": 3, "train/loss": 1.0}]
     curve = read_curve(log(tmp_path, rows, torn='{"step": 4, "train/lo'), "train/loss")
     assert (curve.steps.tolist(), curve.values.tolist()) == ([1, 3], [2.0, 1.0])
-    with pytest.raises(UserError, match=r"no train/dice yet\. It has: train/loss, val/dice/mean"):
-        read_curve(tmp_path, "train/dice")
+    with pytest.raises(UserError, match=r"no train/loss_ce yet\. It has: train/loss, val/dice/mean"):
+        read_curve(tmp_path, "train/loss_ce")
     with pytest.raises(UserError, match=r"has no metrics\.jsonl"):
         read_curve(tmp_path / "none", "train/loss")
 
@@ -43,7 +43,8 @@ def test_every_run_is_drawn_raw_and_smoothed_in_its_colour() -> None:
     figure = draw_curves(
         [("train/loss", curves), ("val/dice/mean", curves[:3])], runs=["a", "b", "c"], share=0.1, about="small print"
     )
-    assert [axes.get_title() for axes in figure.axes] == ["Training loss", "Validation Dice"]
+    assert [axes.get_title() for axes in figure.axes] == ["Training, with each method's own terms", "Validation"]
+    assert [axes.get_ylabel().split(",")[0] for axes in figure.axes] == ["whole loss", "Dice"]
     lines = figure.axes[1].get_lines()
     assert len(lines) == 6
     for number in range(3):
@@ -55,3 +56,18 @@ def test_every_run_is_drawn_raw_and_smoothed_in_its_colour() -> None:
     assert len({line.get_color() for line in lines}) == 3
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c"]
+
+
+def test_a_log_of_before_and_its_resumed_part_are_one_curve(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("loss: {pixel: {_target_: x, dice_weight: 2.0, ce_weight: 0.5, log: true}}")
+    before = {"step": 1, "train/loss": 9.0, "train/dice": 1.0, "train/ce": 4.0, "train/lr": 0.1, "train/budget": 5.0}
+    after = {"step": 2, "train/loss": 8.0, "train/loss_pixel": 3.0, "train/loss_dice": 0.5, "train/lr": 0.2}
+    run = log(tmp_path, [before, after])
+    expected = {
+        "train/loss_pixel": [4.0, 3.0],
+        "train/loss_dice": [1.0, 0.5],
+        "train/loss": [9.0, 8.0],
+        "train/lr": [0.1, 0.2],
+        "train/loss_budget": [5.0],
+    }
+    assert {name: read_curve(run, name).values.tolist() for name in expected} == expected

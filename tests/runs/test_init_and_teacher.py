@@ -36,8 +36,8 @@ def test_a_dense_twin_starts_from_the_sparse_run_and_learns_from_it(smoke, finis
     assert told["network"] == card.weights_digest(now)
     assert told["loss"] != card.read_card(finished_run)["first_weights"]["loss"], "the teacher's weights are told too"
     first = rows(folder)[0]
-    assert first["train/distill"] > 0
-    parts = first["train/dice"] + first["train/ce"] + 0.5 * first["train/distill"]
+    assert first["train/loss_distill"] > 0
+    parts = first["train/loss_dice"] + first["train/loss_ce"] + 0.5 * first["train/loss_distill"]
     assert abs(first["train/loss"] - parts) < 1e-5
 
 

@@ -225,7 +225,15 @@ def test_tensorboard_gets_numbers_pictures_and_settings(smoke, tmp_path):
         events.Reload()
         for kind, found in tags.items():
             found |= set(events.Tags()[kind])
-    wanted = {"train/loss", "train/dice", "train/ce", "train/lr", "train/grad_norm", "time/step_s", "memory/peak_mb"}
+    wanted = {
+        "train/loss",
+        "train/loss_dice",
+        "train/loss_ce",
+        "train/lr",
+        "train/grad_norm",
+        "time/step_s",
+        "memory/peak_mb",
+    }
     wanted |= {"val/dice/mean", "val/dice/liver", "tokens/alive_1", "tokens/foreground_kept_1", "tokens/random_kept_1"}
     assert wanted <= tags["scalars"]
     assert "val/overlay" in tags["images"]

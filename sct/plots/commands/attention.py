@@ -48,12 +48,13 @@ def draw(options: argparse.Namespace) -> base.Drawn:
     shown = view(window.image.numpy(), truth, spacing=window.spacing, index=query[-1] * patch_size + patch_size // 2)
     figure = draw_attention(
         matrices,
+        head=options.head,
         where=shown,
         truth=truth,
         query=query,
         title=f"{run.cfg.name}, {case.id} ({split}): block {options.layer}, head {options.head}",
-        about=f"N = {matrices.before.shape[0]} patches. Logarithmic colours from the 1st to the 99.9th percentile "
-        "before pruning, of the matrix above and of the row below; grey, and the bare image, is pruned. The matrix "
+        about=f"N = {matrices.before.shape[0]} patches. Logarithmic colours, of each panel from its own 1st to its "
+        "own 99.9th percentile; grey, and the bare image, is pruned. The matrix "
         "before has the rows of all queries. $\\alpha$ is of the image, $\\lambda$ of the block, mean over its heads.",
     )
     return base.Drawn(figure, run.folder / "figures" / f"attention_{case.id}_block{options.layer}_head{options.head}")

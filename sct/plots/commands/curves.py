@@ -1,10 +1,11 @@
-"""Training loss and validation Dice of several runs against steps (figure 8 of the APFormer paper).
+"""Pixel loss of the training and validation Dice of several runs against steps (figure 8 of the APFormer paper).
 
     sct-plot curves --run baseline=RUN --run "+ SSA"=RUN --run "+ GRPE"=RUN
     sct-plot curves --run APFormer=RUN --quantities train/loss tokens/alive_1 val/dice/lesion
 
-Reads metrics.jsonl of each run folder, also of a run that still trains. The pale curve is what was
-logged, the thick one its running mean.
+Reads metrics.jsonl of each run folder, also of a run that still trains. The pale curve is what was logged, the thick
+one its running mean. The pixel loss (train/loss_pixel) judges the logits of every voxel and means the same for every
+method; train/loss is the whole, with each method's own terms.
 """
 
 import argparse
@@ -12,15 +13,15 @@ from pathlib import Path
 
 from sct.errors import UserError
 from sct.plots.commands import base
-from sct.plots.curves import NAMES, draw_curves, read_curve
+from sct.plots.curves import COMPARED, draw_curves, read_curve
 
 
 def parser() -> argparse.ArgumentParser:
     made = base.make_parser(__doc__)
     base.add_runs(made)
     made.add_argument(
-        "--quantities", nargs="+", default=list(NAMES), metavar="KEY",
-        help=f"keys of metrics.jsonl, a panel each (default: {' '.join(NAMES)})",
+        "--quantities", nargs="+", default=list(COMPARED), metavar="KEY",
+        help=f"keys of metrics.jsonl, a panel each (default: {' '.join(COMPARED)})",
     )  # fmt: skip
     made.add_argument(
         "--smooth",
