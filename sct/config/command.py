@@ -27,7 +27,8 @@ from yaml import YAMLError
 
 from sct.config.check import GROUPS, check_composed, nearest
 from sct.config.folders import CONFIG_DIR, hidden_files, options, own_folders, register_folders
-from sct.config.schema import register_schemas
+from sct.config.naming import run_name
+from sct.config.schema import Config, register_schemas
 from sct.config.trust import trust_working_directory
 from sct.errors import UserError
 from sct.runtime.memory import tune_allocator
@@ -52,6 +53,11 @@ def open_overrides(arguments: Sequence[str], *, groups: Sequence[str]) -> list[s
 def key_of(override: str) -> str:
     """The key that an override is about."""
     return override.split("=")[0].lstrip("+~")
+
+
+def by_key(overrides: Sequence[str]) -> dict[str, str]:
+    """Overrides by the key that they are about."""
+    return {key_of(override): override for override in overrides}
 
 
 def saved_overrides(folder: Path) -> list[str]:
@@ -129,6 +135,8 @@ def run(task: str, *, config_name: str, open_groups: Sequence[str] = ()) -> None
         checked = False
         # caught in here, since Hydra reports what passes through it with a line of its own
         try:
+            if OmegaConf.get_type(cfg) is Config:
+                cfg.name = run_name(cfg, given=by_key(HydraConfig.get().overrides.task))
             check_composed(cfg)
             checked = True
             module, _, function = task.partition(":")

@@ -18,7 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sct.config.check import check_config, to_dict
-from sct.config.command import compose_config, key_of, saved_overrides
+from sct.config.command import by_key, compose_config, key_of, saved_overrides
+from sct.config.naming import earlier_name
 from sct.config.trust import SHIPPED_ALONE, Trust
 from sct.errors import UserError
 from sct.runtime import checkpoint
@@ -116,8 +117,11 @@ def choose_folder(cfg: DictConfig) -> Path | None:
 
 def newest_run(cfg: DictConfig, *, finished: bool) -> Path | None:
     """The newest run of this name and config that has reached its last step, or has not."""
-    runs = [path.parent for path in (Path(cfg.paths.outputs) / cfg.name).glob("*/config.yaml")]
-    runs = [folder for folder in sorted(runs, reverse=True) if (folder / FINISHED).exists() == finished]
+    given = by_key(HydraConfig.get().overrides.task) if HydraConfig.initialized() else {}
+    names = {cfg.name, earlier_name(cfg, given=given)}
+    runs = [path.parent for name in names for path in (Path(cfg.paths.outputs) / name).glob("*/config.yaml")]
+    runs.sort(key=lambda folder: folder.name, reverse=True)
+    runs = [folder for folder in runs if (folder / FINISHED).exists() == finished]
     own = identity(to_dict(cfg))
     for folder in runs:
         if not changed_keys(saved_identity(folder), own):
@@ -145,8 +149,8 @@ def saved_config(folder: Path) -> dict[str, Any]:
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """The resolved config without what may differ between two starts of one run."""
-    return {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    """The resolved config without what may differ between two starts of one run: its name is a label."""
+    return {key: value for key, value in config.items() if key not in (*NOT_IDENTITY, "name")}
 
 
 def resumed_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
