@@ -4,10 +4,16 @@
 """
 
 from sct.config import command
+from sct.config.help import Page
 
 
 def main() -> None:
-    command.run("sct.tasks.predict:predict", config_name="predict", open_groups=("inferer",))
+    command.run(
+        "sct.tasks.predict:predict",
+        config_name="predict",
+        page=Page(__doc__, groups=("inferer",)),
+        open_groups=("inferer",),
+    )
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from yaml import YAMLError
 
 from sct.config.check import GROUPS, check_composed, nearest
 from sct.config.folders import CONFIG_DIR, hidden_files, options, own_folders, register_folders
+from sct.config.help import Page, help_text
 from sct.config.naming import run_name
 from sct.config.schema import Config, register_schemas
 from sct.config.trust import trust_working_directory
@@ -107,12 +108,12 @@ class FailedJob(Exception):
     """A job of a sweep that has told its user's mistake: Hydra goes on with the others."""
 
 
-def run(task: str, *, config_name: str, open_groups: Sequence[str] = ()) -> None:
+def run(task: str, *, config_name: str, page: Page, open_groups: Sequence[str] = ()) -> None:
     """Composes the config from the command line, checks it, and runs the task; exits with 1 after a user's mistake.
 
     `task` is "module:function". The module is imported only after the config proved good: torch and MONAI take
     seconds, which `--help` and a misspelt key need not wait for.
-    The keys of `open_groups` are those of a trained run, unknown here: the task checks them.
+    The keys of `open_groups` are those of a trained run, unknown here: the task checks them. `--help` prints `page`.
     """
     tune_allocator()
     sys.argv[1:] = open_overrides(sys.argv[1:], groups=open_groups)
@@ -121,6 +122,9 @@ def run(task: str, *, config_name: str, open_groups: Sequence[str] = ()) -> None
     register_schemas()
     register_folders()
     trust_working_directory()
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print_help(page, config_name=config_name)
+        return
     if is_first():
         warn_of_hidden_files()
     started = False
@@ -168,6 +172,15 @@ def warn_of_hidden_files() -> None:
     """Says which config files of the user are not read, since another one has their name."""
     for path, first in hidden_files():
         logger.warning("%s is not read: %s has the same name. Give your file another one.", path, first)
+
+
+def print_help(page: Page, *, config_name: str) -> None:
+    """Prints the help page, with the values that the command line asks for."""
+    overrides = [argument for argument in sys.argv[1:] if "=" in argument and not argument.startswith("-")]
+    try:
+        sys.stdout.write(help_text(page, compose_config(config_name, overrides=overrides)))
+    except CONFIG_ERRORS as error:
+        fail(explain(error, config_name=config_name))
 
 
 def is_first() -> bool:

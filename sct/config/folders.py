@@ -42,6 +42,12 @@ def options(group: str) -> list[str]:
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
+def find_file(group: str, name: str) -> Path | None:
+    """The config file of a choice; None where there is none."""
+    places = [folder / group / f"{name}.yaml" for folder in (CONFIG_DIR, *own_folders())]
+    return next((place for place in places if place.is_file()), None)
+
+
 def options_text(group: str) -> str:
     return "one of " + ", ".join(options(group)) if options(group) else "see configs/"
 

@@ -15,6 +15,13 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 @dataclass
 class PathsConfig:
+    """Where data, outputs and caches are.
+
+    data: folder of the data sets
+    outputs: folder of the run folders
+    cache: folder of prepared volumes and of the results of data checks
+    """
+
     data: str = "data"
     outputs: str = "outputs"
     cache: str = "${paths.outputs}/cache"
@@ -22,7 +29,11 @@ class PathsConfig:
 
 @dataclass
 class PruningConfig:
-    """What every pruning method shares, so that swapping the encoder keeps places and ratio."""
+    """What every pruning method shares, so that swapping the encoder keeps places and ratio.
+
+    blocks: blocks after which tokens are pruned, counted from 1; 0 is the embedding
+    ratio: share of the alive tokens that is pruned at every such block, 0 to below 1
+    """
 
     blocks: list[int] = field(default_factory=lambda: [3, 6, 9])
     ratio: float = 0.9
@@ -32,8 +43,21 @@ class PruningConfig:
 class TrainerConfig:
     """How a run is trained. Steps are the clock: one step is one optimizer update.
 
-    precision: auto is bf16 where the device computes in it natively and every kind of layer agrees with fp32 there,
-    else fp32, see sct.models.selfcheck
+    precision: number format: fp32, bf16, fp16, or auto: bf16 where the device computes in it natively and every kind of
+        layer agrees with fp32 there, else fp32
+    max_steps: steps of the training
+    device: auto (a GPU where there is one), cpu, cuda or cuda:NUMBER
+    accumulate: micro-batches of data.batch_size volumes in one step
+    clip_norm: largest norm of all gradients together; null: no clipping
+    ema_decay: decay of a moving average of the weights, between 0 and 1, such as 0.999: the average is validated and
+        kept; null: none
+    compile: torch.compile of the network
+    deterministic: the same operations in the same order in every run, in exchange for some speed
+    log_every: steps between two logged rows
+    validate_every: steps between two validations
+    save_every: steps between two checkpoints
+    best_metric: score of a validation by which the best weights are chosen: val/dice/mean or val/dice/CLASS
+    tensorboard: also write all numbers and pictures for TensorBoard
     """
 
     max_steps: int = 1000
@@ -65,10 +89,18 @@ class TrainerConfig:
 class ProfileConfig:
     """What is profiled and how: the `profile` node of a config.
 
-    `latency=false` leaves out time and memory, `training=false` the training step. `repeats` runs are timed
-    after `warmup` untimed ones. `trace` writes a torch.profiler trace for TensorBoard. `windows` real windows of
-    the data set's `split`, instead of one image of noise, are what methods need whose cost depends on the image:
-    MACs are averaged over them, tokens alive are given as a distribution, time is taken on the first `batch_size`.
+    convention: how MACs are counted: fvcore (all that fvcore counts, and attention), paper (as the STP paper) or
+        modules (linear and convolution layers only)
+    batch_size: images in one forward pass
+    warmup: untimed runs at the start
+    repeats: timed runs
+    precision: number format: auto, fp32, bf16 or fp16
+    latency: measure time and memory; false: only count
+    training: also measure a step of training
+    trace: write a trace of torch.profiler for TensorBoard
+    windows: real windows of the data set, for methods whose cost depends on the image: MACs are averaged over them,
+        tokens alive are given as a distribution, time is taken on the first batch_size; 0: one image of noise
+    split: split of the real windows: train, val or test
     """
 
     convention: str = "fvcore"
@@ -96,9 +128,33 @@ class Config:
     """Root of `train` and `profile`: every group of `configs/` is one key.
 
     A new training starts from random weights, from those of another run (`init`), or with published 2-D weights in
-    its encoder (`pretrained`: a local state dict, or timm:NAME). `plugins` are the packages whose code a saved config
-    may name, see sct.config.trust. `found` is written by a training: what it read from the data set's files and a run
-    keeps, such as the names of the labels.
+    its encoder (`pretrained`: a local state dict, or timm:NAME).
+
+    name: name of the run: its folder is paths.outputs/name/time; default: the experiment's name, or what runs instead
+        where the command changes a group
+    seed: seed of the weights, the batches and all else that is random
+    resume: null starts a new run; auto goes on with the newest unfinished run of the same config; once does the same
+        and repeats no finished run; or a run folder to go on with
+    init: a run or checkpoint whose weights a new run starts with, such as the dense twin
+    pretrained: published 2-D weights for the encoder of a new run: a local .pth, .pt or .safetensors file, or timm:NAME
+    run_dir: the folder of the run itself, instead of paths.outputs/name/time
+    ckpt: a trained run or checkpoint to profile, instead of a new network; for sct.profile only
+    data: the data set, its preprocessing and its batches
+    encoder: the vision transformer and its pruning method
+    completion: how the sparse tokens become a dense grid again
+    decoder: how the dense grid becomes logits of every voxel
+    model: a whole network instead of encoder, completion and decoder; null: none
+    loss: what the training minimises
+    optimizer: how the weights are updated
+    schedule: the learning rate over the steps
+    inferer: how windows cover a whole image in validation and evaluation
+    pruning: what all pruning methods share
+    trainer: length, precision and records of the training
+    profile: what sct.profile measures
+    paths: folders for data, outputs and caches
+    plugins: packages of your own whose code a saved run may name, such as [mypkg]; see docs/how-to/own-code.md
+    found: never given: what a training read from the data set's files and its run keeps, such as the names of the
+        labels
     """
 
     name: str = MISSING
@@ -130,7 +186,16 @@ class Config:
 
 @dataclass
 class InferenceConfig:
-    """What evaluation and prediction share; `null` keeps what the run was trained with."""
+    """What evaluation and prediction share; `null` keeps what the run was trained with.
+
+    ckpt: a run folder or a checkpoint file
+    weights: best or last, where ckpt is a run folder
+    device: auto (a GPU where there is one), cpu, cuda or cuda:NUMBER
+    precision: number format: auto, fp32, bf16 or fp16; null: that of the training
+    inferer: another inferer (inferer=fast), or single settings of it (inferer.overlap=0.25); the others are as in the
+        run
+    plugins: packages of your own whose code the run may name, such as [mypkg]; see docs/how-to/own-code.md
+    """
 
     ckpt: str = MISSING
     weights: str = "best"
@@ -147,6 +212,15 @@ class InferenceConfig:
 
 @dataclass
 class EvalConfig(InferenceConfig):
+    """What `sct.eval` scores and writes.
+
+    split: cases to score: val or test
+    output: folder of tables, predictions and figures; null: RUN/eval/SPLIT
+    data: single settings of the data, such as data.root=PATH; the others are as in the run
+    save_predictions: write the label maps
+    figures: number of cases that are drawn, the first of the split
+    """
+
     split: str = "test"
     output: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
@@ -156,6 +230,14 @@ class EvalConfig(InferenceConfig):
 
 @dataclass
 class PredictConfig(InferenceConfig):
+    """What `sct.predict` reads and writes.
+
+    ckpt: a run folder, a checkpoint file, or a folder or file that sct.export wrote
+    input: a file of the data set's format, or a folder of such files
+    output: folder of the label maps; each has the name of its input
+    backend: torch, onnx or openvino: predict with the export in RUN/export/BACKEND; null: with the run's own network
+    """
+
     input: str = MISSING
     output: str = MISSING
     backend: str | None = None
@@ -163,7 +245,22 @@ class PredictConfig(InferenceConfig):
 
 @dataclass
 class ExportConfig:
-    """What is exported and how; `windows` real windows, of `input` or of the validation cases, check the result."""
+    """What is exported and how; `windows` real windows, of `input` or of the validation cases, check the result.
+
+    ckpt: a run folder or a checkpoint file
+    format: torch, onnx or openvino (a graph with a fixed number of tokens), or bundle (for monai.bundle, any network)
+    output: a new or empty folder; null: RUN/export/FORMAT, where sct.predict backend=... looks
+    weights: best or last, where ckpt is a run folder
+    batch: windows in one call of the graph; null: any number
+    half: store the weights in 16 bits, half the size of the file; openvino only
+    precision: number format of the graph: fp32, or bf16 with openvino
+    authors: who signs a bundle
+    input: a file or folder whose windows check the export; null: the validation cases of the run
+    data: single settings of the data, such as data.root=PATH; the others are as in the run
+    windows: number of windows that check the export
+    agreement: least share of equal labels, 0 to 1; below it the export fails
+    plugins: packages of your own whose code the run may name, such as [mypkg]; see docs/how-to/own-code.md
+    """
 
     ckpt: str = MISSING
     format: str = MISSING
@@ -197,6 +294,19 @@ class ExportConfig:
 
 @dataclass
 class ReportConfig:
+    """What `sct.report` puts into its table.
+
+    runs: run folders, folders of runs, or patterns in quotes; a list in brackets
+    split: split of the evaluations: val or test
+    baseline: row that the others are compared with: its label, or a part that no other label has; null: none
+    scores: columns: any of dice, iou, accuracy, sensitivity, specificity, hd95
+    classes: also a column for every class
+    papers: a YAML file {label: {column: figure}} with figures of papers, which get columns of their own
+    plot: also draw Dice against cost
+    cost: cost in the plot: macs or inference (images/s)
+    output: folder of table.md, table.csv, table.tex and the plot
+    """
+
     runs: Any = MISSING
     split: str = "test"
     baseline: str | None = None
@@ -210,6 +320,17 @@ class ReportConfig:
 
 @dataclass
 class VerifyConfig:
+    """What `sct.verify` compares.
+
+    ckpt: an evaluated run
+    split: which of its evaluations: val or test
+    card: a card file instead of ckpt, with retrain=true
+    retrain: train the run again from its card, and compare the weights too
+    tolerance: largest difference of a score
+    output: folder of the new run with retrain=true; null: a temporary folder
+    plugins: packages of your own whose code the run may name, such as [mypkg]; see docs/how-to/own-code.md
+    """
+
     ckpt: str | None = None
     split: str = "test"
     card: str | None = None

@@ -30,25 +30,31 @@ class SegmentationData(ABC):
 
     root: folder of the data set
     roi_size: voxels of a training crop and of the sliding window, 2 or 3 numbers
-    spacing: mm to resample to, None keeps each file's own
-    resize_to: 2 numbers of voxels to resize every picture or slice to, whatever its spacing; None keeps its size
-    intensity: MONAI dictionary transform that normalises the whole volume, key `image`
-    crop_above: crop to the voxels above this normalised value, None keeps the volume
+    spacing: mm to resample to; null keeps each file's own
+    resize_to: 2 numbers of voxels to resize every picture or slice to, whatever its spacing; null keeps its size
+    intensity: MONAI dictionary transform that normalises the whole volume, key image
+    crop_above: crop to the voxels above this normalised value; null keeps the volume
     zero_background: voxels that are 0 in every channel of the file are no tissue: crop to the others, pad with 0
-    augment: named MONAI dictionary transforms of a crop, keys `image` and `label`; a null is skipped
-    batch_size: volumes of one micro-batch and process; each gives `crops_per_volume` crops
+    augment: named MONAI dictionary transforms of a crop, keys image and label; a null is skipped
+    batch_size: volumes of one micro-batch and process; each gives crops_per_volume crops
     positive_share: probability that a crop is centred on a foreground voxel
-    crop_centre: which one. class: a class of the case is drawn first, and a voxel of it second, so that small organs
-        are seen as often as large ones; voxel: any foreground voxel, as in the papers' programs
-    split: shipped split, path of a split file, or None for a random one by val_share, test_share, split_seed
-    folds, fold: cross-validation instead of a split: fold number `fold` of `folds` tests, `val_share` of the rest
-        validates, drawn by split_seed
+    crop_centre: which foreground voxel. class: a class of the case is drawn first, and a voxel of it second, so that
+        small organs are seen as often as large ones; voxel: any foreground voxel, as in the papers' programs
+    split: shipped split, path of a split file, or null for a random one by val_share, test_share, split_seed
     patient_pattern: regular expression, searched in a case id, whose first group is the patient: all cases of one are
-        drawn together; None makes every case a patient
-    cache: none, memory or disk (below `cache_dir`, where the results of the check are also kept)
-    num_workers: processes that load the crops of a training; auto: as many as suit its device (loading/workers.py)
+        drawn together; null makes every case a patient
+    cache: none, memory or disk (below cache_dir, where the results of the check are also kept)
+    num_workers: processes that load the crops of a training; auto: as many as suit its device
     check: read every case once at the start
     class_groups: named lists of classes or regions whose mean scores the evaluation reports too
+    crops_per_volume: crops from every volume of a micro-batch
+    folds: number of folds of a cross-validation, instead of a split; null: none. fold tests, val_share of the others
+        validates
+    fold: the fold that tests, from 0 to folds - 1
+    val_share: share of the cases that validates a random split, or of those that no fold tests
+    test_share: share of the cases that tests a random split
+    split_seed: seed of random splits and folds
+    cache_dir: folder of the cache and of the results of the check
     """
 
     root: str

@@ -53,10 +53,12 @@ class Chunk:
 class Inferer(ABC):
     """Overlapping windows over an image, blended.
 
-    overlap: share of a window that its neighbour covers again; blending: weight inside a window;
-    mirror_axes: spatial axes (from 0) along which each window is also predicted mirrored, over all their
-    combinations, and the logits averaged: better where training mirrored them too, at 2 to the number of axes the
-    cost; batch_size: windows in one forward pass, None: see `windows_at_once`.
+    overlap: share of a window that its neighbour covers again, 0 to below 1
+    blending: weight of the voxels inside a window: gaussian or constant
+    mirror_axes: spatial axes (from 0) along which each window is also predicted mirrored, over all their combinations,
+        and the logits averaged: better where training mirrored them too, at 2 to the number of axes the cost
+    batch_size: windows in one forward pass; null: as many as 96^3 voxels hold on a processor, four times as many on a
+        GPU
     """
 
     overlap: float = 0.5

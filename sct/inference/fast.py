@@ -37,17 +37,17 @@ class FastSlidingWindow(Inferer):
     Windows are visited along the first axis, and only the rows that a later window can still touch are kept, on the
     model's device, not those of the whole image.
 
-    stitch: `features`: of networks whose decoder has two stages (`TwoStageDecoder`) the features of windows are
-        blended, and the logits computed from them chunk by chunk, not in each window that covers a voxel. Images are
-        padded, and windows start, at multiples of the features' stride. `logits`, and all other networks, and mirrored
-        windows: the windows' logits are blended, as the reference does.
-    skip_below: a window is skipped if no voxel of it is above this preprocessed intensity in any channel; None skips
+    stitch: what of the windows is blended. features: where the decoder has two stages (thin, patchwise) the features;
+        logits are computed from them chunk by chunk, not in each window that covers a voxel. Images are padded, and
+        windows start, at multiples of the features' stride. logits: the windows' logits, as the reference does; all
+        other networks and mirrored windows do so too
+    skip_below: a window is skipped if no voxel of it is above this preprocessed intensity in any channel; null skips
         none. A skipped window says nothing: a voxel that another window covers is decided by that one (whose features
         end there), what none covers is background. Whatever is darker and larger than a window is never found.
-    accumulate: precision in which the windows are weighted and summed; the halves take half the memory and, on a
-        processor, more time.
+    accumulate: number format of the sums of windows: float32, float16 or bfloat16; the halves take half the memory
+        and, on a processor, more time.
     workers: batches that a processor computes at the same time, each on its share of the threads; no more than there
-        are threads; None: 1 where it has tiles (AMX), 2 where not. Other devices, and ONNX and OpenVINO, which have
+        are threads; null: 1 where it has tiles (AMX), 2 where not. Other devices, and ONNX and OpenVINO, which have
         threads of their own, compute one.
     """
 

@@ -28,8 +28,8 @@ STITCH_SHARE = 0.5
 class SlidingWindow(Inferer):
     """Overlapping windows over an image, blended: thin over MONAI's inferer.
 
-    stitch_device: where the logits of the whole image are kept, `auto` being the model's device as long as they fit
-        there.
+    stitch_device: where the logits of the whole image are kept: cpu, cuda, or auto (the network's device as long as
+        they fit there)
     """
 
     stitch_device: Literal["auto", "cpu", "cuda"] = "auto"

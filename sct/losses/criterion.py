@@ -31,6 +31,13 @@ class Criterion(nn.Module):
     packages `plugins`, which only the command at hand gives.
 
     Raises `UserError` where `pixel` or the teacher is for other outputs.
+
+    pixel: loss of heads that classify pixels
+    query: loss of heads of class queries (ATM); null: there are none
+    early_weight: weight of the loss of each early head (DToP)
+    gate_weight: weight of the cross-entropy of a gate that finds background patches (APFormer)
+    teacher: a trained run or checkpoint to distil from, with the same outputs; null: none
+    distill_weight: weight of the KL divergence from the teacher, mean over voxels
     """
 
     def __init__(

@@ -18,6 +18,12 @@ class DiceBCE(PixelLoss):
 
     Dice is the mean over images and regions, BCE over voxels and regions. With batch and log off the STP paper's loss
     on BraTS.
+
+    dice_weight: weight of soft Dice in the loss
+    bce_weight: weight of the binary cross-entropy
+    squared: the squares of the probabilities in the denominator of Dice
+    batch: Dice of all images of a micro-batch as one, not of each image
+    log: minus the logarithm of Dice instead of 1 - Dice, of what is present: rare classes or regions are found sooner
     """
 
     overlapping = True

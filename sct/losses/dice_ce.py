@@ -21,6 +21,9 @@ class DiceCE(PixelLoss):
     batch: Dice of all images of the micro-batch as one, as TransUNet trains on slices: most classes are absent from
     most slices, and the Dice of an absent class alone is all but constant.
     log: minus the logarithm of Dice instead of 1 - Dice, of the classes that are present, see `dice_loss`.
+    dice_weight: weight of soft Dice in the loss
+    ce_weight: weight of the cross-entropy
+    squared: the squares of the probabilities in the denominator of Dice
     """
 
     overlapping = False

@@ -15,6 +15,13 @@ class QueryLoss(nn.Module):
 
     Presence is decided for every class of every image; `absent_weight` is the weight of absent ones in the CE.
     Focal loss with `alpha` and `gamma` on every voxel of a mask. Queries are the classes, so nothing is matched.
+
+    class_weight: weight of the cross-entropy of presence
+    focal_weight: weight of the focal loss of the masks
+    dice_weight: weight of the Dice of the masks
+    absent_weight: weight of absent classes in the cross-entropy of presence
+    alpha: weight of foreground in the focal loss, 0 to 1
+    gamma: exponent of the focal loss: how little voxels count that are right already
     """
 
     def __init__(

@@ -40,6 +40,27 @@ class ViTEncoder(Encoder):
     place of its output is then a patch, and its pyramid goes to the decoder. `attention` is another attention for all
     blocks; `gate` says by the stem's output which tokens ask nothing in it (APFormer, and its pruning on other
     networks).
+
+    patch_size: voxels of a patch's side
+    dim: width: channels of a token
+    depth: number of transformer blocks
+    num_heads: heads of attention
+    mlp_ratio: hidden channels of the MLP, as a multiple of dim
+    qkv_bias: biases in the projections to queries, keys and values
+    class_token: a class token beside the patch tokens
+    activation: activation of the MLP: gelu or relu
+    dropout: probability of dropout behind the embedding and the linears of the MLP
+    drop_path: probability that the last block is skipped in training, falling linearly to 0 at the first
+    norm_eps: epsilon of the LayerNorms
+    taps: blocks whose dense outputs are kept for skip connections, or their number; a sparse encoder has none
+    transformer: false is the identity control: no transformer block at all
+    position_init: start of the learned positions: normal, sincos (sines and cosines of the place), or none (no
+        positions)
+    init_std: standard deviation of the linears' weights at the start
+    stem: convolutions in front of the transformer; null: none
+    gate: which tokens ask nothing in attention (APFormer); null: all ask
+    attention: another attention for all blocks; null: the plain one
+    reducer: the pruning method; null: dense, nothing is pruned
     """
 
     def __init__(

@@ -20,6 +20,9 @@ class FCNHead(nn.Module):
     """SETR's naive head, token by token: Linear(C, h), norm, ReLU, Linear(h, Q).
 
     `norm="batch"` is the paper's, over the tokens of the batch; `norm="layer"` is an option for small batches.
+
+    hidden: channels between the two linear maps
+    norm: normalisation: batch (as published) or layer (for small batches)
     """
 
     def __init__(
@@ -51,6 +54,10 @@ class ATMHead(nn.Module):
     image. Masks are the last layer's query-key products, scaled, before the softmax, mean over heads; the class
     tokens then say by Linear(d, 2) whether their class is present (index 0) or not. `width` d is half the
     encoder's if not given.
+
+    width: channels of the head; null: half the encoder's width
+    num_heads: heads of attention
+    num_layers: layers in which class tokens ask the image's tokens
     """
 
     def __init__(

@@ -26,6 +26,13 @@ def adamw(
     The encoder's layer i of L gets lr * layer_decay^(L + 1 - i), everything after it the full rate. Vectors
     (biases, norms), positions and learned tokens get no weight decay. Reducers get their own eps:
     gradients of STP's scorers are near 1e-12, which an eps of 1e-8 would silence.
+
+    lr: largest learning rate
+    betas: AdamW's decay of the means of gradients and of their squares
+    weight_decay: weight decay of matrices
+    layer_decay: factor of the learning rate from one layer of the encoder to the one below; 1: none
+    eps: AdamW's epsilon
+    reducer_eps: AdamW's epsilon for the pruning method, whose gradients may be tiny
     """
     groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     depth = segmenter.encoder.depth
@@ -58,6 +65,9 @@ def warmup_cosine(step: int, *, max_steps: int, warmup_steps: int, min_factor: f
     """Factor of the learning rate at a step (from 0): linear warm-up, then half a cosine to `min_factor`.
 
     The warm-up takes at most half of the training, see `shortened_warmup`.
+
+    warmup_steps: steps of the linear warm-up
+    min_factor: factor of the learning rate at the last step, 0 to 1
     """
     if warmup_steps < 0:
         raise UserError(f"schedule.warmup_steps={warmup_steps} must be 0 or more.")

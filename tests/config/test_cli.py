@@ -169,7 +169,7 @@ def test_commands_explain_themselves(monkeypatch, tmp_path):
     assert "max_steps: 45000" in shown.out
     page = run_command(train.main, "--help")
     assert page.status == 0
-    assert "\nexperiment: " in page.out
+    assert "\n+experiment=NAME\n" in page.out
     assert "btcv_dense_unetr" in page.out
     assert not list(tmp_path.iterdir())
 

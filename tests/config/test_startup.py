@@ -32,6 +32,8 @@ print(json.dumps(results))
 # command -> what it tells
 PAGES = {
     "sct.train --help": "btcv_dense_unetr",
+    "sct.eval --help": "cases to score: val or test",
+    "sct.data check --help": "cases to train on",
     "sct.train +experiment=btcv_stp_mta -c job": "max_steps: 45000",
 }
 MISTAKES = {

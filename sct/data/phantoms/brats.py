@@ -108,7 +108,15 @@ def _write_case(root: Path, *, name: str, index: int, spec: TumourSpec) -> None:
 
 @dataclass(kw_only=True)
 class PhantomBraTS(MSD):
-    """A phantom set in `root`, written when it is missing; cases are split in order of their number."""
+    """A phantom set in `root`, written when it is missing; cases are split in order of their number.
+
+    num_train: cases to train on
+    num_val: cases to validate on
+    num_test: cases to test on
+    seed: seed of the drawing: the same seed draws the same cases
+    shape: voxels of a case along each axis
+    voxel_size: size of a voxel along each axis, mm
+    """
 
     num_train: int = 12
     num_val: int = 2

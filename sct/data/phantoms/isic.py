@@ -125,7 +125,14 @@ def write_lesions(folder: Path, *, spec: SkinSpec) -> None:
 
 @dataclass(kw_only=True)
 class PhantomISIC(ISIC):
-    """A phantom set in `root`, written when it is missing; cases are split in order of their number."""
+    """A phantom set in `root`, written when it is missing; cases are split in order of their number.
+
+    num_train: cases to train on
+    num_val: cases to validate on
+    num_test: cases to test on
+    seed: seed of the drawing: the same seed draws the same cases
+    longest: smallest and largest length of a picture's longer side, pixels
+    """
 
     num_train: int = 24
     num_val: int = 6

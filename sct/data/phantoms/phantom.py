@@ -134,6 +134,14 @@ class Phantom(SegmentationData):
     """A phantom set below `root`, written when it is missing; cases are split in order of their number.
 
     The kind has a folder of its own: `organs`, or `lookalikes` where `lookalikes` is true.
+
+    num_train: cases to train on
+    num_val: cases to validate on
+    num_test: cases to test on
+    seed: seed of the drawing: the same seed draws the same cases
+    shape: voxels of a case along each axis
+    voxel_size: size of a voxel along each axis, mm
+    lookalikes: organs that look the same and differ only in their side of a distant slab
     """
 
     num_train: int = 24

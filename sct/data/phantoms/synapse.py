@@ -70,7 +70,14 @@ def write_abdomens(folder: Path, *, spec: AbdomenSpec) -> None:
 
 @dataclass(kw_only=True)
 class PhantomSynapse(Synapse):
-    """A phantom set in `root`, written when it is missing: patients 0001 to `num_train` train, the next test."""
+    """A phantom set in `root`, written when it is missing: patients 0001 to `num_train` train, the next test.
+
+    num_train: cases to train on
+    num_test: cases to test on
+    seed: seed of the drawing: the same seed draws the same cases
+    shape: voxels of a case along each axis
+    voxel_size: size of a voxel along each axis, mm
+    """
 
     num_train: int = 14
     num_test: int = 4

@@ -17,8 +17,8 @@ from sct.errors import UserError
 class MSD(SegmentationData):
     """A Decathlon data set; case ids are the image file names without suffix.
 
-    labels: names by value, background first; None takes dataset.json's. Given, they must agree with it.
-    channels: names of the channels; None takes dataset.json's. Given, their number must agree with it.
+    labels: names by value, background first; null takes dataset.json's. Given, they must agree with it.
+    channels: names of the channels; null takes dataset.json's. Given, their number must agree with it.
     With both given, classes and channels are known without the data; a trained run has them.
     regions: predict these overlapping unions of labels instead of the labels, each a list of values or names
     """

@@ -26,6 +26,12 @@ class AdaptiveAttention(nn.Module):
     image, so that an image's result does not depend on its batch (equation 12). They still serve as keys, and
     their update is zero. `head_dim` is C / H if not given; weights then have the names and shapes of the plain
     attention's. Rows are skipped in training and in evaluation, `ssa` alone looks at all of them.
+
+    head_dim: channels of a head; null: the encoder's width divided by its heads
+    dropout: probability of dropout behind the projection
+    positions: relative positions (GRPE) on the query-key products; null: none
+    dependencies: pruning of the entries of the attention matrix; null: none
+    ssa: loss on the attention matrix in training; null: none
     """
 
     def __init__(

@@ -22,6 +22,12 @@ class AdaptiveThreshold(Scheduled):
     In the authors' program the decision carries no gradient, so that W_t and g move by weight decay alone
     (`gradient="published"`; `sharpness` and `release_at` then have no effect). The default passes the gradient
     straight through the decision, as that of sigmoid(sharpness (A - T) / (max A_i - min A_i)).
+
+    release_at: share of the training after which g learns, 0 to 1
+    gradient: straight_through, or published (none through the decision)
+    sharpness: slope of the sigmoid whose gradient straight_through takes
+    renormalize: what the rest of a row is divided by: the sum of its weights, or of their exponentials (equation 14 as
+        printed)
     """
 
     def __init__(

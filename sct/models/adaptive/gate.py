@@ -13,6 +13,8 @@ class QueryGate(nn.Module):
 
     A patch whose probability of background is `threshold` or more asks nothing in attention. The criterion supervises
     the gate by "any foreground in the patch"; the choice itself carries no gradient.
+
+    threshold: probability of background from which a patch asks nothing in attention
     """
 
     def __init__(self, *, spatial_dims: int, in_channels: int, threshold: float = 0.9) -> None:

@@ -18,6 +18,8 @@ class GRPE(nn.Module):
     value for every offset and head, (2h - 1)(2w - 1) of them. `form="paper"` measures distances in patches;
     "program", the authors' code, as shares of every axis, and scales G by 0.01. The paper does not say how theta
     starts: head number 1, 2, ... starts with that many tenths of the longest axis, as in the program.
+
+    form: paper, or program (the authors' code)
     """
 
     distance: Tensor

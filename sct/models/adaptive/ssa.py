@@ -22,6 +22,13 @@ class SSA:
     batch, not counted below symmetry_slack; L_en is divided by 1 - entropy_slack. An even matrix then costs 0.28 and
     the identity 0.08, at weight 1. The paper gives no slacks; these are the program's. The matrix is the softmax of
     the query-key products without positions, as in the program.
+
+    weight: weight of the whole term in the loss
+    symmetry_weight: weight of the symmetry of the matrix
+    entropy_weight: weight of the entropy of its rows
+    symmetry_slack: asymmetry that costs nothing
+    entropy_slack: entropy, as a share of an even row's, that costs nothing
+    form: paper, or program (the authors' code)
     """
 
     weight: float = 0.1

@@ -20,6 +20,10 @@ class MIM(Completion):
 
     LayerNorm, Linear(C, D), mask tokens, fixed sin-cos positions, `depth` blocks, LayerNorm, Linear(D, C).
     `dim` and `num_heads` default to the encoder's.
+
+    dim: width of the blocks; null: the encoder's
+    depth: number of transformer blocks
+    num_heads: heads of attention; null: the encoder's
     """
 
     def __init__(

@@ -23,6 +23,12 @@ class MTA(Completion):
     The paper marks the three dropped sets; `final_block_token=true` marks the final set too, as the authors'
     program does. `dim` and `num_heads` default to the encoder's. `recompute` forgets what the blocks keep for the
     backward pass and computes it again: 80 MB less at the peak of training ViT-B on 96^3, for 5 % of its MACs.
+
+    dim: width of the blocks; null: the encoder's
+    depth: number of transformer blocks
+    num_heads: heads of attention; null: the encoder's
+    final_block_token: mark the final tokens with a block token too, as the authors' program does
+    recompute: less memory in training, for a second forward pass of the blocks
     """
 
     def __init__(

@@ -20,6 +20,10 @@ class ATM(Decoder):
 
     logits = log(softmax(class)[present] x sigmoid(mask)). Tokens that left early (DToP, completion=scatter) keep
     the masks that they left with, and the class scores of this head multiply those too.
+
+    width: channels of the head; null: half the encoder's width
+    num_heads: heads of attention
+    num_layers: layers in which class tokens ask the image's tokens
     """
 
     def __init__(

@@ -21,6 +21,9 @@ class CUP(Decoder):
     A step is linear up-sampling by 2, concatenation with the pyramid's map of that resolution where the encoder
     has one, and a double convolution to `widths[i]`. Without a pyramid this is the paper's CUP on a plain ViT.
     TransUNet's program aligns the corners of the maps when it interpolates; here they are aligned by their borders.
+
+    hidden: channels behind the first convolution
+    widths: channels after each doubling of the resolution: one for every factor 2 of encoder.patch_size
     """
 
     def __init__(

@@ -19,6 +19,9 @@ class FCN(Decoder):
     """`FCNHead` on the tokens, class logits interpolated linearly to the image; it sees nothing but the tokens.
 
     Tokens that left early (DToP, completion=scatter) keep the logits that they left with.
+
+    hidden: channels between the two linear maps
+    norm: normalisation: batch (as published) or layer (for small batches)
     """
 
     def __init__(

@@ -18,6 +18,9 @@ class MonaiNetwork(Decoder):
 
     `network` is called with in_channels and out_channels, and with spatial_dims and img_size where it has them.
     `multiple_of`: what the network's own down-sampling needs the image size to be divisible by.
+
+    network: a network class of MONAI and its settings, _partial_: true
+    multiple_of: number of voxels that the network's down-sampling needs the window's sides to be divisible by
     """
 
     def __init__(

@@ -18,6 +18,9 @@ class NnUNet(Decoder):
 
     `features` are the channels of every stage; each stage has `num_convs` convolutions of 3^dims on the way down, and
     on the way up, and all but the first halve the resolution. Raises `UserError` without the package.
+
+    features: channels of every stage; all stages but the first halve the resolution
+    num_convs: convolutions of every stage, on the way down and up
     """
 
     def __init__(

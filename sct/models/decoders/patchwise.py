@@ -33,6 +33,12 @@ class Patchwise(TwoStageDecoder):
     that it is background, gets its logits from the token: one linear map instead of rungs and detail. The same rule
     holds in training, so that the token learns when it may say so: a patch of n voxels with one of foreground
     should not reach 1 - 1 / n.
+
+    width: channels of a cell of 2 voxels a side; twice as many at every coarser step
+    detail: channels of the image at half the resolution, for borders within a patch; 0: none
+    hidden: channels of the MLP where tokens and image meet
+    skip_above: probability of background, such as 0.998, from which a patch that was pruned first is not decoded; null:
+        all are
     """
 
     stride = 2

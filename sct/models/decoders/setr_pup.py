@@ -19,6 +19,9 @@ class SETRPUP(Decoder):
 
     The 1x1 convolution stands before the last up-sampling, as in SETR's program: both are linear and commute, and
     there it costs 2^d times less. `norm="batch"` is the paper's, `norm="instance"` an option for small batches.
+
+    hidden: channels of the convolutions
+    norm: normalisation: batch (as published) or instance (for small batches)
     """
 
     def __init__(

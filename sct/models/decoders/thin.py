@@ -25,6 +25,9 @@ class Thin(TwoStageDecoder):
     the planes of the first axis, and one along it to twice as many; in evaluation each is one convolution and no more,
     see `FoldedConv`. With voxels=0 a transposed convolution from half the resolution to the classes is the last step:
     in less time, and less exact at the borders of small organs.
+
+    width: channels at half the resolution; twice as many at every coarser step
+    voxels: channels at the image's own resolution; 0: none, faster and less exact at borders
     """
 
     stride = 2

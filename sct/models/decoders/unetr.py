@@ -27,6 +27,10 @@ class UNETR(Decoder):
 
     `recompute` forgets the activations of all but the last up-step and computes them again in the backward pass:
     about a third of what a full-size sparse network keeps, at the price of a second forward pass through them.
+
+    feature_size: channels at full resolution; they double with every halving of it
+    layout: shallow, or deep (one level below the token grid)
+    recompute: less memory in training, for a second forward pass of most of the decoder
     """
 
     def __init__(

@@ -44,6 +44,18 @@ class ASViT(Reducer):
     Evaluation drops tokens for real: `batch_rule=image` every image by itself, as if it were alone (but for a score
     that equals the threshold to rounding); `mean` as the paper: all keep the mean number over the batch, so that a
     result depends on the other images.
+
+    blocks: blocks after which tokens are pruned, counted from 1; 0 is the embedding
+    thresholds: score below which tokens are dropped, at 196 tokens: one number for stage 1 (stage j: j times it), or a
+        list
+    temperature: slope of the sigmoid that is the mask's gradient, at 196 tokens
+    threshold_rate: largest step of a threshold, as a multiple of the learning rate and of the mean score
+    head_importance: weigh the heads by the norm of the token's context; false: plain mean over heads
+    masking: what the mask acts on in training: attention or activation
+    batch_rule: evaluation: image (every image keeps its own number) or mean (all keep the mean number of the batch)
+    budget: share of the dense MACs that a network may cost, 0 to 1
+    budget_weight: weight of the distance to the budget in the loss
+    budget_unit: unit of that distance: relative (shares of the dense cost) or giga (1e9 MACs)
     """
 
     wants = ("class_row", "head_norms")

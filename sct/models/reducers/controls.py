@@ -21,6 +21,11 @@ class Random(Reducer):
 
     In training every image and stage has its own draw. In evaluation one order of the places, drawn from
     `seed`, serves all images: the result doesn't depend on the batch, nor on what was evaluated before.
+
+    blocks: blocks after which tokens are pruned, counted from 1; 0 is the embedding
+    ratio: share of the alive tokens that is pruned at every such block, 0 to below 1
+    rounding: how the number of kept tokens is rounded: nearest, floor or ceil
+    seed: seed of the one order that all images have in evaluation
     """
 
     order: Tensor
@@ -49,7 +54,12 @@ class Random(Reducer):
 
 
 class MinScore(Reducer):
-    """Keeps the K tokens that the class token attends to least: EViT turned round, K = round((1 - r) n) as in STP."""
+    """Keeps the K tokens that the class token attends to least: EViT turned round, K = round((1 - r) n) as in STP.
+
+    blocks: blocks after which tokens are pruned, counted from 1; 0 is the embedding
+    ratio: share of the alive tokens that is pruned at every such block, 0 to below 1
+    rounding: how the number of kept tokens is rounded: nearest, floor or ceil
+    """
 
     wants = ("class_row",)
 

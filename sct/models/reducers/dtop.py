@@ -37,6 +37,17 @@ class DToP(Reducer):
     `mode` (table 1): `direct` prunes only after training, all heads being trained on all tokens; `finetune` trains
     heads, completion and decoder with pruning and leaves the encoder as it is (start it with `init=RUN`, a run of
     mode=direct); `retrain` trains everything with pruning. `head` is built by `atm` or `fcn`.
+
+    blocks: blocks after which tokens are pruned, counted from 1; 0 is the embedding
+    head: kind of the head after every pruning block: atm or fcn
+    p0: confidence from which tokens exit; 1: none exit
+    k: most confident tokens of each class that stay as context
+    context: what is left of confident tokens: remove, topk, average, average_topk or top_share
+    share: share of the alive tokens that exits with context=top_share
+    mode: direct (prune only after training), finetune (train heads, completion and decoder only) or retrain (train
+        everything with pruning)
+    atm: settings of the heads with head=atm
+    fcn: settings of the heads with head=fcn
     """
 
     by_image = True

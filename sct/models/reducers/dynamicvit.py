@@ -38,6 +38,11 @@ class DynamicViT(Reducer):
     Evaluation: no noise, tokens are dropped for real, in spatial order (the authors' program: by score), and
     every image keeps the same number, which training only approaches on average.
     `perturb=false` trains without noise.
+    blocks: blocks after which tokens are pruned, counted from 1; 0 is the embedding
+    ratio: share of the alive tokens that is pruned at every such block, 0 to below 1
+    tau: temperature of the Gumbel-softmax
+    perturb: Gumbel noise on the decisions in training
+    ratio_weight: weight of the squared distance to the shares to keep in the loss
     """
 
     masks = "attention"

@@ -27,6 +27,13 @@ class EViT(Reducer):
 
     `schedule="cosine"` lets the share kept fall from 1 to 1 - r by half a cosine over the first `schedule_share`
     of the training; evaluation always has r. EViT's own blocks are 4, 7, 10 of 12.
+
+    blocks: blocks after which tokens are pruned, counted from 1; 0 is the embedding
+    ratio: share of the alive tokens that is pruned at every such block, 0 to below 1
+    inside_block: prune between attention and MLP, as EViT does; false: after the block
+    fuse: dropped tokens go on as one fused token, as in EViT
+    schedule: share kept over the training: constant, or cosine (falls from 1)
+    schedule_share: share of the training over which schedule=cosine falls
     """
 
     wants = ("class_row",)

@@ -52,6 +52,14 @@ class STP(Reducer):
     (the default of this project). `gradient="scaled"` multiplies the soft mask's gradient by n instead.
     `rounding="floor"` is the count of the authors' program. `perturb=false` and `log_sigmoid=false` are the
     ablations of tables 4c and 9, `tau` of table 4d.
+
+    blocks: blocks after which tokens are pruned, counted from 1; 0 is the embedding
+    ratio: share of the alive tokens that is pruned at every such block, 0 to below 1
+    tau: temperature of the softmax in the backward pass
+    perturb: Gumbel noise on the decisions in training
+    log_sigmoid: log-sigmoid of the scores; false: raw scores
+    rounding: how the number of kept tokens is rounded: nearest or floor
+    gradient: published, or scaled (the soft mask's gradient times the number of tokens)
     """
 
     def __init__(

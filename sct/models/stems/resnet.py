@@ -22,6 +22,9 @@ class ResNetStem(Stem):
     in all with three stages. The pooling windows at the far border reach beyond the map and take the maximum of
     what is inside, so that sizes halve exactly. TransUNet's program leaves these windows out (at 224, 55 places of
     56 go through the first stage) and puts zeros in their place in its skip connection.
+
+    units: bottlenecks of every stage
+    width: width of the bottlenecks of the first stage; it doubles with every stage
     """
 
     def __init__(

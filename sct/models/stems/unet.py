@@ -12,7 +12,10 @@ from sct.models.stems.base import Stem
 
 
 class UNetStem(Stem):
-    """Double convolutions, max-pooling by two between them; `widths` from the image's resolution down."""
+    """Double convolutions, max-pooling by two between them; `widths` from the image's resolution down.
+
+    widths: channels at each resolution, from the image's own down
+    """
 
     def __init__(self, *, spatial_dims: int, in_channels: int, widths: Sequence[int] = (16, 32, 64, 128)) -> None:
         super().__init__()
