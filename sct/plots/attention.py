@@ -149,8 +149,8 @@ def draw_attention(
     for axes, values, name in zip(bottoms[1:], of_row, names, strict=True):
         show(axes, grey(where.picture), aspect=where.aspect)
         axes.set_title(name)
-        if values.any():
-            drawn.append((axes, logarithmic(axes, where.of(values), of=values, over=where), "attention x N"))
+        if where.of(values).any():
+            drawn.append((axes, logarithmic(axes, where.of(values), over=where), "attention x N"))
     for axes in bottoms:
         outline(axes, where.of(truth) > 0)
         mark(axes, where=where, query=query, grid=grid)
@@ -160,14 +160,9 @@ def draw_attention(
     return figure
 
 
-def logarithmic(
-    axes: "Axes", values: np.ndarray, *, of: np.ndarray | None = None, over: View | None = None
-) -> "AxesImage":
-    """Values (h, w) in logarithmic colours, those of patches `over` a picture that shines through; zeros left out.
-
-    The scale is of the values themselves, or of all values that they are a part `of`.
-    """
-    low, high = limits(values if of is None else of)
+def logarithmic(axes: "Axes", values: np.ndarray, *, over: View | None = None) -> "AxesImage":
+    """Values (h, w) in logarithmic colours, those of patches `over` a picture that shines through; zeros left out."""
+    low, high = limits(values)
     return axes.imshow(
         np.ma.masked_equal(values, 0),
         cmap=COLORS,
