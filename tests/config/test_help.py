@@ -66,9 +66,11 @@ def test_values_are_those_of_the_choices():
         "data.root=${paths.data}/phantom folder of the data set",
         "optimizer.betas=[0.9, 0.95] AdamW's decay of the means of gradients and of their squares",
         "data.intensity=ScaleIntensityRanged MONAI dictionary transform that normalises the whole volume, key image",
-        "demo The main job in small: a ViT with pruned tokens (STP), completed (MTA), on phantom CTs,",
     ):
         assert line in lines
+    assert "demo " + description("experiment", "demo")[:80] in outcome.out.replace(
+        "demo                      ", "demo "
+    )
     assert "profile." not in outcome.out.split("Keys:")[1].split("Examples")[0].replace("sct.profile", "")
     assert max(map(len, outcome.out.splitlines())) <= 120
     assert_one_message(run_command(train.main, "encoder=dtopp", "--help"), "Did you mean 'dtop'?")
