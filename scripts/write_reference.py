@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sct.config.check import GROUPS
-from sct.config.folders import options
 from sct.config.command import APPENDED, compose_config
+from sct.config.folders import options
 from sct.config.meanings import Key, description, keys_of
 
 PAGE = Path(__file__).parents[1] / "docs/reference/config.md"
