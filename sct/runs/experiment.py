@@ -37,17 +37,14 @@ class Experiment:
 
     def __init__(self, config: DictConfig, *, data: SegmentationData, device: torch.device, trust: Trust) -> None:
         self.config, self.data, self.device, self.trust = config, data, device, trust
+        # how whole images are predicted from windows; here, so that a mistake in it shows before anything is computed
+        self.inferer: Inferer = build_inferer(config, trust=trust)
 
     @cached_property
     def network(self) -> Segmenter:
         """Encoder, completion and decoder, with the weights that a training with this seed begins with."""
         torch.manual_seed(self.config.seed)
         return build_segmenter(self.config, data=self.data, trust=self.trust).to(self.device)
-
-    @cached_property
-    def inferer(self) -> Inferer:
-        """How whole images are predicted from windows."""
-        return build_inferer(self.config, trust=self.trust)
 
     @cached_property
     def criterion(self) -> nn.Module:
