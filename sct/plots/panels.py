@@ -20,7 +20,6 @@ from sct.models.selfcheck import choose_precision
 from sct.plots.planes import View, outline, show, view
 from sct.plots.runs import Run
 from sct.plots.style import INK, TRUTH, WIDTH, caption, class_color, new_figure, styled
-from sct.runs.build import build_inferer
 from sct.runtime.precision import autocast
 
 if TYPE_CHECKING:
@@ -46,16 +45,16 @@ def prediction_of(run: Run, case: Case, *, fresh: bool) -> np.ndarray:
     for split in ("test", "val"):
         path = run.data.format.label_path(run.folder / "eval" / split / "predictions" / case.name)
         if path.exists() and not fresh:
-            logger.info("%s: as %s has it", run.given, path)
+            logger.info("%s: as %s has it", run.source, path)
             return run.data.format.read_written(path)
-    logger.info("%s: predicting %s", run.given, case.name)
-    chosen = choose_precision(run.cfg.trainer.precision, network=run.segmenter, device=run.device, remedy=None)
+    logger.info("%s: predicting %s", run.source, case.name)
+    chosen = choose_precision(run.config.trainer.precision, network=run.network, device=run.device, remedy=None)
     chosen.log()
     with autocast(run.device, chosen.dtype):
         return predict_volume(
-            run.segmenter,
+            run.network,
             run.data.load_case(case),
-            build_inferer(run.cfg, trust=run.trust),
+            run.inferer,
             roi_size=run.data.roi_size,
             outputs=run.data.outputs,
             device=run.device,

@@ -3,38 +3,18 @@
 import difflib
 from argparse import Namespace
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
-from sct.config.trust import SHIPPED_ALONE, Trust
+from sct.config.trust import Trust
 from sct.data.cases import Case
-from sct.data.module import SegmentationData
 from sct.data.splits import SPLITS
 from sct.errors import UserError
-from sct.models.segmenter import Segmenter
+from sct.runs.run import Run
 from sct.runs.run import open_run as open_trained
 from sct.runtime import checkpoint
 from sct.training.validation import foreground_window
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained network with its config and data set.
-
-    given: what the user named it by; folder: where it wrote; trust: which packages the parts of cfg may be of.
-    """
-
-    given: str
-    folder: Path
-    cfg: DictConfig
-    data: SegmentationData
-    segmenter: Segmenter
-    device: torch.device
-    trust: Trust = SHIPPED_ALONE
 
 
 @dataclass(frozen=True)
@@ -55,7 +35,7 @@ def open_run(run: str, *, options: Namespace) -> Run:
         run, weights=options.weights, device=options.device, precision="fp32", changes=changes, trust=trust
     )
     opened.data.prepare()
-    return Run(run, opened.folder, opened.config, opened.data, opened.network, opened.device, opened.trust)
+    return opened
 
 
 def find_case(run: Run, case_id: str) -> tuple[Case, str]:
@@ -65,7 +45,7 @@ def find_case(run: Run, case_id: str) -> tuple[Case, str]:
         close = difflib.get_close_matches(case_id, known, n=3, cutoff=0.5) or [
             c.name for c in run.data.cases("test")[:3]
         ]
-        raise UserError(f"{run.given} has no case {case_id} in {run.data.root}. Take one such as {', '.join(close)}.")
+        raise UserError(f"{run.source} has no case {case_id} in {run.data.root}. Take one such as {', '.join(close)}.")
     return known[case_id]
 
 

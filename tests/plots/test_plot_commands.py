@@ -29,7 +29,7 @@ CASES = ("ISIC_0000005", "ISIC_0000006")
 
 def opened(run: Path) -> Run:
     """A run as the figures open it."""
-    options = Namespace(weights="best", root=None, device="cpu")
+    options = Namespace(weights="best", root=None, device="cpu", plugins=())
     return open_run(str(run), options=options)
 
 
@@ -71,7 +71,7 @@ def test_attention_is_that_of_the_block_and_head(run: Path, tmp_path: Path) -> N
     # the query asks nothing any more, so its row after pruning has no scale
     assert len(figure.axes) == 5 + 3
     trained = opened(run)
-    encoder = trained.segmenter.encoder
+    encoder = trained.network.encoder
     window = load_window(trained, find_case(trained, CASES[0])[0])
     features, _ = encoder.stem(window.image.unsqueeze(0))
     query_mask = encoder.gate(features)[1]
@@ -164,7 +164,7 @@ def with_gate_amid(run: Path, copy: Path) -> Path:
     """A copy of the run whose gate tells half of all patches of the training cases to ask nothing."""
     trained = opened(run)
     windows = [load_window(trained, case).image.unsqueeze(0) for case in trained.data.cases("train")]
-    foreground = np.stack([gate_of(trained.segmenter.encoder, window)[0] for window in windows])
+    foreground = np.stack([gate_of(trained.network.encoder, window)[0] for window in windows])
     path = shutil.copytree(run, copy) / "checkpoints/best.pt"
     state = checkpoint.read(path)
     state["config"]["encoder"]["gate"]["threshold"] = 1 - float(np.median(foreground))

@@ -36,7 +36,7 @@ from sct.plots.depth import (
     views_of,
 )
 from sct.plots.planes import enlarge, view
-from sct.plots.runs import Run
+from sct.runs.run import Run
 
 # a file of (foot to head, right to left, front to back): its axes run down, to the right and to the back
 SHAPE, SPACING = (12, 20, 24), (3.0, 1.0, 2.0)
@@ -104,7 +104,9 @@ def run(tmp_path: Path) -> Run:
     ).eval()  # fmt: skip
     cfg = OmegaConf.create({"name": "corner"})
     segmenter = SimpleNamespace(encoder=encoder)
-    return Run("corner", tmp_path, cfg, data, segmenter, torch.device("cpu"))  # type: ignore[arg-type]
+    return SimpleNamespace(
+        source="corner", folder=tmp_path, config=cfg, data=data, network=segmenter, device=torch.device("cpu")
+    )
 
 
 @pytest.fixture

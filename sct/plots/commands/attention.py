@@ -35,7 +35,7 @@ def draw(options: argparse.Namespace) -> base.Drawn:
     run = open_run(options.run, options=options)
     case, split = find_case(run, options.case)
     window = load_window(run, case)
-    encoder = run.segmenter.encoder
+    encoder = run.network.encoder
     image = window.image.unsqueeze(0).to(run.device)
     matrices = attention_matrices(encoder, image, layer=options.layer, head=options.head)
     patch_size, grid = encoder.spec.patch_size, encoder.spec.grid
@@ -52,7 +52,7 @@ def draw(options: argparse.Namespace) -> base.Drawn:
         where=shown,
         truth=truth,
         query=query,
-        title=f"{run.cfg.name}, {case.id} ({split}): block {options.layer}, head {options.head}",
+        title=f"{run.config.name}, {case.id} ({split}): block {options.layer}, head {options.head}",
         about=f"N = {matrices.before.shape[0]} patches. Logarithmic colours, of each panel from its own 1st to its "
         "own 99.9th percentile; grey, and the bare image, is pruned. The matrix "
         "before has the rows of all queries. $\\alpha$ is of the image, $\\lambda$ of the block, mean over its heads.",

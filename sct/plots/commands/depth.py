@@ -30,14 +30,14 @@ def parser() -> argparse.ArgumentParser:
 def row_of(run: Run, case_id: str, *, planes: Sequence[str]) -> DepthRow:
     case, split = find_case(run, case_id)
     window = load_window(run, case)
-    depth = depths_of(run.segmenter.encoder, window.image.unsqueeze(0).to(run.device))[0]
+    depth = depths_of(run.network.encoder, window.image.unsqueeze(0).to(run.device))[0]
     truth = window.label.numpy()
     return DepthRow(
         name=f"{case.id} ({split})",
         views=views_of(window.image.numpy(), truth, spacing=window.spacing, planes=planes),
         truth=truth,
         depth=depth,
-        shares=stage_shares(depth, window.label, patch_size=run.segmenter.encoder.spec.patch_size),
+        shares=stage_shares(depth, window.label, patch_size=run.network.encoder.spec.patch_size),
     )
 
 
@@ -47,8 +47,8 @@ def draw(options: argparse.Namespace) -> base.Drawn:
     depth = rows[0].depth
     figure = draw_depth(
         rows,
-        title=f"{run.cfg.name}: {depth.words.title[0].lower()}{depth.words.title[1:]}",
-        about=f"{depth.stages.size} patches of {run.segmenter.encoder.spec.patch_size} voxels a side. Pale patches are "
+        title=f"{run.config.name}: {depth.words.title[0].lower()}{depth.words.title[1:]}",
+        about=f"{depth.stages.size} patches of {run.network.encoder.spec.patch_size} voxels a side. Pale patches are "
         "those that a stage left behind. Percentages are of the whole window: of its patches with any foreground, and "
         "of all, which is what a random choice of as many keeps of anything.",
     )

@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
 def row_of(run: Run, case_id: str) -> GateRow:
     case, split = find_case(run, case_id)
     window = load_window(run, case)
-    probability, query_mask = gate_of(run.segmenter.encoder, window.image.unsqueeze(0).to(run.device))
+    probability, query_mask = gate_of(run.network.encoder, window.image.unsqueeze(0).to(run.device))
     truth = window.label.numpy()
     where = view(window.image.numpy(), truth, spacing=window.spacing)
     return GateRow(f"{case.id} ({split})", where, truth, probability, query_mask)
@@ -37,11 +37,11 @@ def draw(options: argparse.Namespace) -> base.Drawn:
     run = open_run(options.run, options=options)
     rows = [row_of(run, case) for case in options.cases]
     kept = np.mean([row.query_mask.mean() for row in rows])
-    threshold = run.cfg.encoder.gate.threshold
+    threshold = run.config.encoder.gate.threshold
     figure = draw_gate(
         rows,
         threshold=1 - threshold,
-        title=f"{run.cfg.name}: query-wise pruning",
+        title=f"{run.config.name}: query-wise pruning",
         about=f"Patches with a probability of background of {threshold:g} or more ask nothing (pale). Mean over these "
         f"cases: {kept:.1%} ask.",
     )

@@ -23,7 +23,6 @@ from sct.plots.kept import Example, all_alike, draw_kept, examples, window_count
 from sct.plots.panels import prediction_of
 from sct.plots.planes import PLANES, view
 from sct.plots.runs import Run, load_window, open_run
-from sct.runs.build import build_inferer
 
 logger = logging.getLogger("sct.plots.kept")
 
@@ -39,9 +38,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def counts_of(run: Run, case: Case) -> np.ndarray:
-    inferer = build_inferer(run.cfg, trust=run.trust)
+    inferer = run.inferer
     return window_counts(
-        run.segmenter.encoder,
+        run.network.encoder,
         run.data.load_case(case).image,
         size=run.data.roi_size,
         overlap=inferer.overlap,
@@ -60,7 +59,7 @@ def example(run: Run, case: Case, *, counts: np.ndarray, options: argparse.Names
         name=case.name,
         where=view(window.image.numpy(), truth, spacing=window.spacing, plane=options.plane),
         truth=truth,
-        depth=depths_of(run.segmenter.encoder, window.image.unsqueeze(0).to(run.device))[0],
+        depth=depths_of(run.network.encoder, window.image.unsqueeze(0).to(run.device))[0],
         dice=float(np.nanmean(dice)),
         counts=counts.mean(axis=0),
     )
@@ -71,8 +70,8 @@ def draw(options: argparse.Namespace) -> base.Drawn:
     cases = {case.name: case for case in run.data.cases(options.split)}
     counts = {name: counts_of(run, case) for name, case in cases.items()}
     windows = np.concatenate(list(counts.values()))
-    num_tokens = run.segmenter.encoder.spec.num_tokens
-    title = f"{run.cfg.name}, {options.split}: tokens kept in {len(windows)} windows of {len(cases)} cases"
+    num_tokens = run.network.encoder.spec.num_tokens
+    title = f"{run.config.name}, {options.split}: tokens kept in {len(windows)} windows of {len(cases)} cases"
     about = (
         "Cases are ordered by the tokens kept, mean over windows and stages: easy (E) has the fewest, normal (N) the "
         "median, hard (H) the most; arrows are at the mean over its windows, dotted is the median. Below is the window "

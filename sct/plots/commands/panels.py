@@ -38,7 +38,7 @@ def draw(options: argparse.Namespace) -> base.Drawn:
     for run in runs:
         # of the same labels one run may predict classes and another regions
         if run.data.label_map != data.label_map:
-            raise UserError(f"{run.given} has other labels than {runs[0].given}. Compare runs on the same data set.")
+            raise UserError(f"{run.source} has other labels than {runs[0].source}. Compare runs on the same data set.")
     rows = [row_of(runs, case, fresh=options.fresh) for case in options.cases]
     figure = draw_panels(
         rows,
