@@ -1,0 +1,125 @@
+"""The picture of the README: a slice, the patches whose tokens survive each pruning stage, and the labels.
+
+    python scripts/draw_readme.py outputs/demo/make                    # writes docs/figures/readme.png
+    python scripts/draw_readme.py RUN --case phantom_031 --output FILE.png
+
+RUN is a run folder or checkpoint of a network that prunes tokens. One window of a test case goes through the network
+once: the window around the foreground, and of it the axial slice with most organs. Needs the extra `figures`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from sct.errors import UserError
+from sct.models.grid import pruning_depth
+from sct.plots import style
+from sct.plots.planes import View, faded, grey, outline, show, view
+from sct.plots.runs import Run, find_case, load_window, open_run
+from sct.runtime.files import atomic
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+OUTPUT = Path("docs/figures/readme.png")
+FONT = {"font.size": 15, "axes.titlesize": 17, "axes.labelsize": 16, "legend.fontsize": 16}
+DPI = 150
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("run", metavar="RUN")
+    made.add_argument("--case", metavar="ID", help="a case of any split (default: the first test case)")
+    made.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE.png", help=f"default: {OUTPUT}")
+    made.set_defaults(weights="best", root=None, device="cpu")  # what `open_run` asks for
+    return made
+
+
+@torch.no_grad()
+def draw(run: Run, case_id: str | None) -> "Figure":
+    """The figure of one case: image, one panel for every stage, predicted labels, and the organs' colours below."""
+    case, _ = find_case(run, case_id or run.data.cases("test")[0].id)
+    window = load_window(run, case)
+    prediction = run.segmenter.predict(window.image.unsqueeze(0).to(run.device))
+    num_stages = prediction.encoded.num_depths
+    if not num_stages:
+        raise UserError(f"{run.given} prunes no tokens. Give a run with a pruning method, such as encoder=stp.")
+    depth = pruning_depth(prediction.encoded)[0].cpu().numpy()
+    labels = run.data.outputs.labels(prediction.logits[0].cpu()).numpy()
+    truth = window.label.numpy()
+    where = view(window.image.numpy(), truth, spacing=window.spacing, index=fullest_slice(truth))
+    return draw_panels(where, depth=depth, labels=labels, num_stages=num_stages, names=run.data.outputs.legend)
+
+
+def fullest_slice(labels: np.ndarray) -> int:
+    """The axial slice of labels (*S) with most different labels, and of these the one with most voxels of them."""
+    slices = [labels[..., index] for index in range(labels.shape[-1])]
+    return max(range(len(slices)), key=lambda index: (len(np.unique(slices[index])), np.count_nonzero(slices[index])))
+
+
+@style.styled
+def draw_panels(
+    where: View, *, depth: np.ndarray, labels: np.ndarray, num_stages: int, names: Sequence[str]
+) -> "Figure":
+    """depth (*grid): number of stages that a patch survived; labels (*S) index `names`."""
+    style.matplotlib().rcParams.update(FONT)
+    num_panels = num_stages + 2
+    figure = style.new_figure(3.2 * where.height + 1.6, width=3.2 * num_panels)
+    line = figure.subplots(1, num_panels)
+    show(line[0], where.picture, aspect=where.aspect)
+    line[0].set(title="slice of a phantom CT", xlabel=f"{depth.size} tokens")
+    for stage, axes in enumerate(line[1:-1], start=1):
+        draw_kept(axes, where, kept=depth >= stage)
+        axes.set(title=f"after pruning stage {stage}", xlabel=f"{(depth >= stage).sum()} tokens kept")
+    plane = where.of(labels)
+    show(line[-1], grey(where.picture), aspect=where.aspect)
+    line[-1].set(title="predicted labels", xlabel="a label for every voxel")
+    for value in np.unique(plane[plane > 0]):
+        fill(line[-1], plane == value, color=style.class_color(value), aspect=where.aspect)
+    present = [value for value in range(1, len(names)) if (plane == value).any()]
+    handles = [
+        line[-1].plot([], [], "s", markersize=13, color=style.class_color(value), label=names[value].replace("_", " "))[0]
+        for value in present
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), handletextpad=0.2)
+    return figure
+
+
+def draw_kept(axes: "Axes", where: View, *, kept: np.ndarray) -> None:
+    """The slice with the patches (*grid) that are not kept pale, each kept patch in a frame."""
+    alive = where.of(kept)
+    show(axes, faded(where.picture, alive), aspect=where.aspect)
+    height, width = (size / count for size, count in zip(where.picture.shape[:2], alive.shape, strict=True))
+    rectangle = style.matplotlib().patches.Rectangle
+    for row, column in zip(*np.nonzero(alive), strict=True):
+        corner = (column * width - 0.5, row * height - 0.5)
+        axes.add_patch(rectangle(corner, width, height, fill=False, edgecolor=style.MARK, linewidth=1.6))
+
+
+def fill(axes: "Axes", mask: np.ndarray, *, color: style.Color, aspect: float) -> None:
+    """A mask (H, W) in one colour, half transparent, with its border."""
+    tinted = np.zeros((*mask.shape, 4))
+    tinted[mask] = (*color, 0.6)
+    axes.imshow(tinted, aspect=aspect, interpolation="none")
+    outline(axes, mask, color=color)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(argv)
+    try:
+        figure = draw(open_run(options.run, options=options), options.case)
+    except UserError as error:
+        sys.exit(f"Error: {error}")
+    with atomic(options.output) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI)
+    print(options.output)
+
+
+if __name__ == "__main__":
+    main()
