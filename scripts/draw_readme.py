@@ -84,7 +84,9 @@ def draw_panels(
         fill(line[-1], plane == value, color=style.class_color(value), aspect=where.aspect)
     present = [value for value in range(1, len(names)) if (plane == value).any()]
     handles = [
-        line[-1].plot([], [], "s", markersize=13, color=style.class_color(value), label=names[value].replace("_", " "))[0]
+        line[-1].plot([], [], "s", markersize=13, color=style.class_color(value), label=names[value].replace("_", " "))[
+            0
+        ]
         for value in present
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8), handletextpad=0.2)
