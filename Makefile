@@ -23,6 +23,7 @@ demo: .venv/.base
 	@echo "predictions      $(RUN_DIR)/eval/test/predictions/*.nii.gz"
 	@echo "pictures         $(RUN_DIR)/eval/test/figures/*.png"
 	@echo "TensorBoard      $(BIN)/tensorboard --logdir $(RUN_DIR)/tensorboard"
+	@echo "what next        docs/getting-started/first-run.md"
 
 # a process for every core, each with one thread (tests/conftest.py); the tests of a file stay together and share what they make
 test: .venv/.dev

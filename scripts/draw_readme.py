@@ -1,9 +1,9 @@
 """The picture of the README: a slice, the patches whose tokens survive each pruning stage, and the labels.
 
     python scripts/draw_readme.py outputs/demo/make                    # writes docs/figures/readme.png
-    python scripts/draw_readme.py RUN --case phantom_031 --output FILE.png
+    python scripts/draw_readme.py RUN --case 0031 --output FILE.png
 
-RUN is a run folder or checkpoint of a network that prunes tokens. One window of a test case goes through the network
+RUN is the run folder of a network that prunes tokens. One window of a test case goes through the network
 once: the window around the foreground, and of it the axial slice with most organs. Needs the extra `figures`.
 """
 
@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+import sct
 from sct.errors import UserError
 from sct.models.grid import pruning_depth
 from sct.plots import style
 from sct.plots.planes import View, faded, grey, outline, show, view
-from sct.plots.runs import Run, find_case, load_window, open_run
 from sct.runtime.files import atomic
+from sct.training.validation import foreground_window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,26 +36,33 @@ DPI = 150
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("run", metavar="RUN")
-    made.add_argument("--case", metavar="ID", help="a case of any split (default: the first test case)")
+    made.add_argument("--case", metavar="ID", help="a test case (default: the first one)")
     made.add_argument("--output", type=Path, default=OUTPUT, metavar="FILE.png", help=f"default: {OUTPUT}")
-    made.set_defaults(weights="best", root=None, device="cpu")  # what `open_run` asks for
     return made
 
 
 @torch.no_grad()
-def draw(run: Run, case_id: str | None) -> "Figure":
+def draw(path: str, *, case_id: str | None) -> "Figure":
     """The figure of one case: image, one panel for every stage, predicted labels, and the organs' colours below."""
-    case, _ = find_case(run, case_id or run.data.cases("test")[0].id)
-    window = load_window(run, case)
-    prediction = run.segmenter.predict(window.image.unsqueeze(0).to(run.device))
+    run = sct.load(path, device="cpu", precision="fp32")
+    cases = {case.id: case for case in run.data.cases("test")}
+    if case_id is not None and case_id not in cases:
+        raise UserError(f"--case {case_id}: the test cases of {path} are {', '.join(cases)}.")
+    volume = run.data.load_case(cases[case_id or min(cases)])
+    assert volume.label is not None
+    image, label = foreground_window(volume.image, volume.label, size=run.data.roi_size)
+    prediction = run.network.predict(image.unsqueeze(0))
     num_stages = prediction.encoded.num_depths
     if not num_stages:
-        raise UserError(f"{run.given} prunes no tokens. Give a run with a pruning method, such as encoder=stp.")
-    depth = pruning_depth(prediction.encoded)[0].cpu().numpy()
-    labels = run.data.outputs.labels(prediction.logits[0].cpu()).numpy()
-    truth = window.label.numpy()
-    where = view(window.image.numpy(), truth, spacing=window.spacing, index=fullest_slice(truth))
-    return draw_panels(where, depth=depth, labels=labels, num_stages=num_stages, names=run.data.outputs.legend)
+        raise UserError(f"{path} prunes no tokens. Give a run with a pruning method, such as encoder=stp.")
+    truth = label.numpy()
+    return draw_panels(
+        view(image.numpy(), truth, spacing=volume.spacing, index=fullest_slice(truth)),
+        depth=pruning_depth(prediction.encoded)[0].numpy(),
+        labels=run.data.outputs.labels(prediction.logits[0]).numpy(),
+        num_stages=num_stages,
+        names=run.data.outputs.legend,
+    )
 
 
 def fullest_slice(labels: np.ndarray) -> int:
@@ -115,7 +123,7 @@ def fill(axes: "Axes", mask: np.ndarray, *, color: style.Color, aspect: float) -
 def main(argv: Sequence[str] | None = None) -> None:
     options = parser().parse_args(argv)
     try:
-        figure = draw(open_run(options.run, options=options), options.case)
+        figure = draw(options.run, case_id=options.case)
     except UserError as error:
         sys.exit(f"Error: {error}")
     with atomic(options.output) as temporary:

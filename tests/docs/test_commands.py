@@ -6,6 +6,7 @@ command that no rule knows fails its test.
 
 import re
 import runpy
+import shlex
 import shutil
 import sys
 import tomllib
@@ -18,7 +19,7 @@ from typing import Any, NoReturn
 
 import pytest
 from commands import own_settings
-from doc_pages import ROOT, SHELL, blocks, commands, pages
+from doc_pages import ROOT, SHELL, blocks, commands, inline_code, pages
 from exported_runs import needs
 from omegaconf import DictConfig, OmegaConf
 from shrunk import OWN_DATA, first_job, replaced, small, succeed
@@ -49,13 +50,20 @@ RUN_SCRIPTS = ("draw_readme",)
 INSTALLING = (("python", "-m", "venv", ".venv"), ("source", ".venv/bin/activate"))
 
 
+# a command within a sentence begins so, and has something behind its name
+INLINE = re.compile(r"(python (-m sct\.\w+|scripts/\w+\.py)|sct-\w+|pip|make) \S.*")
+
+
 def every_command() -> dict[Words, str]:
-    """Each different command of all pages, and the first place where it stands."""
+    """Each different command of all pages, in blocks and in sentences, and the first place where it stands."""
     found: dict[Words, str] = {}
     for page in pages():
         for block in blocks(page, *SHELL):
             for words in commands(block):
                 found.setdefault(words, block.place)
+        for code in inline_code(page):
+            if INLINE.fullmatch(code):
+                found.setdefault(tuple(shlex.split(code)), str(page.relative_to(ROOT)))
     return found
 
 
@@ -68,15 +76,15 @@ def runs(words: Iterable[str]) -> bool:
 
 
 def takes_long(words: Words) -> bool:
-    """Whether a command, shrunk, takes seconds and has a test elsewhere: exports, and trainings of experiments.
+    """Whether a command, shrunk, takes seconds and has tests elsewhere: exports, and what is done with experiments.
 
     By default these are composed and checked, and run with -m long.
     """
-    trains = words[:3] == ("python", "-m", "sct.train") and {"--help", "-c"}.isdisjoint(words)
-    of_experiment = any(w.startswith(("+experiment=", "+sweep=")) and w != "+experiment=demo" for w in words)
-    graph = {"format=onnx", "format=torch", "format=openvino", "backend=onnx"} & set(words)
-    timed = words[2:3] == ("sct.profile",) and of_experiment and "profile.latency=false" not in words
-    return bool(graph) or timed or (trains and of_experiment)
+    named = any(w.startswith(("+experiment=", "+sweep=")) and w != "+experiment=demo" for w in words)
+    shipped = named or "data=btcv" in words
+    works = words[2:3] in (("sct.train",), ("sct.profile",), ("sct.data",)) and "-c" not in words
+    exports = {"format=onnx", "format=torch", "format=openvino", "backend=onnx"} & set(words)
+    return bool(exports) or (shipped and works)
 
 
 def compose(command: str, arguments: list[str]) -> DictConfig:
@@ -255,7 +263,7 @@ def test_command(words: Words, place: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("words", params(words for words in COMMANDS if takes_long(words)))
 def test_config_of_a_long_command(words: Words) -> None:
     name, arguments = program(words)
-    compose(name, arguments)
+    compose(*(("train", arguments[1:]) if name == "data" else (name, arguments)))
 
 
 @pytest.mark.long
