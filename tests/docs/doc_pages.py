@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
+DOCS, CONFIGS = ROOT / "docs", ROOT / "configs"
 README = ROOT / "README.md"
 SHELL = ("bash", "sh")
 
@@ -57,6 +57,19 @@ def commands(block: Block) -> list[tuple[str, ...]]:
             words = words[words.index("&&") + 1 :]
         found.append(tuple(words))
     return [words for words in found if words]
+
+
+def file_of(block: Block) -> str | None:
+    """The file that a block is the content of: a comment in its first two lines names it."""
+    for line in block.text.splitlines()[:2]:
+        if named := re.fullmatch(r"# ([\w/]+\.(?:py|yaml))", line):
+            return named[1]
+    return None
+
+
+def makes_files(page: Path) -> bool:
+    """Whether a page writes Python files of a package: its blocks then belong together."""
+    return any(file_of(block) for block in blocks(page, "python"))
 
 
 def links(page: Path) -> list[str]:

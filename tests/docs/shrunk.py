@@ -4,12 +4,25 @@ import re
 from collections.abc import Callable, Sequence
 
 from commands import run_command
+from doc_pages import CONFIGS
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from sct.config.check import CONFIG_DIR
+from sct import eval as evaluation
+from sct import export, predict, profile, report, train, verify
+from sct.data import __main__ as data
 
+MAINS = {
+    "train": train.main,
+    "eval": evaluation.main,
+    "predict": predict.main,
+    "export": export.main,
+    "profile": profile.main,
+    "report": report.main,
+    "verify": verify.main,
+    "data": data.main,
+}
 RUN = "outputs/demo/make"
 OWN_DATA = "data/Task99_Mine"
 # the settings of configs/debug that shrink a data set and its network, by the data set
@@ -37,7 +50,7 @@ def first_job(arguments: Sequence[str]) -> list[str]:
     overrides = [override for override in overrides if override != SEARCH]
     names = [override.partition("=")[2] for override in overrides if override.startswith("+sweep=")]
     for name in names:
-        params = OmegaConf.load(CONFIG_DIR / "sweep" / f"{name}.yaml").hydra.sweeper.params
+        params = OmegaConf.load(CONFIGS / "sweep" / f"{name}.yaml").hydra.sweeper.params
         given = {override.split("=")[0] for override in overrides}
         overrides += [f"{key}={value}" for key, value in params.items() if key not in given]
     (batch,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
@@ -50,7 +63,7 @@ def small(overrides: Sequence[str], *, cfg: DictConfig) -> list[str]:
     cfg: what the overrides compose to
     """
     name = "smoke_brats" if cfg.data.get("regions") else DEBUG.get(cfg.data._target_, "smoke")
-    debug = OmegaConf.load(CONFIG_DIR / "debug" / f"{name}.yaml")
+    debug = OmegaConf.load(CONFIGS / "debug" / f"{name}.yaml")
     sizes = {"data": OmegaConf.to_container(debug.data), "encoder": dict(debug.encoder)}
     flat = {f"{section}.{key}": value for section, part in sizes.items() for key, value in part.items()}
     flat |= {key: width for key, width in WIDTHS.items() if OmegaConf.select(cfg, key) is not None}

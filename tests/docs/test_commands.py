@@ -1,7 +1,7 @@
 """Every command in README and docs runs, in small.
 
-A command that can't run here is composed and checked, or its options are parsed: `NOT_RUN` says which and why. A
-command that no rule knows fails its test.
+Those of pages that make files are in test_stories.py. A command that can't run here is composed and checked, or its
+options are parsed: `NOT_RUN` says which and why. A command that no rule knows fails its test.
 """
 
 import re
@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import pytest
 from commands import own_settings
-from doc_pages import ROOT, SHELL, blocks, commands, inline_code, pages
+from doc_pages import ROOT, SHELL, blocks, commands, inline_code, makes_files, pages
 from exported_runs import needs
 from omegaconf import DictConfig, OmegaConf
 from shrunk import OWN_DATA, first_job, replaced, small, succeed
@@ -59,7 +59,7 @@ def every_command() -> dict[Words, str]:
     found: dict[Words, str] = {}
     for page in pages():
         for block in blocks(page, *SHELL):
-            for words in commands(block):
+            for words in commands(block) if not makes_files(page) else []:
                 found.setdefault(words, block.place)
         for code in inline_code(page):
             if INLINE.fullmatch(code):

@@ -4,11 +4,9 @@ from pathlib import Path
 
 import pytest
 from commands import own_settings
-from doc_pages import DOCS, ROOT, blocks, notebook_cells, pages
+from doc_pages import DOCS, ROOT, blocks, makes_files, notebook_cells, pages
 
-# pages whose Python is files of a package, which tests of their own write and run
-PACKAGES = ("add-a-method.md", "own-code.md")
-PAGES = [page for page in pages() if blocks(page, "python") and page.name not in PACKAGES]
+PAGES = [page for page in pages() if blocks(page, "python") and not makes_files(page)]
 NOTEBOOKS = sorted(DOCS.rglob("*.ipynb"))
 
 
