@@ -1,6 +1,6 @@
 """Every command in README and docs runs, in small.
 
-Those of pages that make files are in test_stories.py. A command that can't run here is composed and checked, or its
+Those of pages that make files are in test_python.py. A command that can't run here is composed and checked, or its
 options are parsed: `NOT_RUN` says which and why. A command that no rule knows fails its test.
 """
 
