@@ -16,7 +16,13 @@ from commands import own_settings
 from doc_pages import DOCS, ROOT, SHELL, Block, blocks, commands, file_of, makes_files, notebook_cells, pages
 from shrunk import MAINS, succeed
 
-PAGES = [page for page in pages() if blocks(page, "python") and not makes_files(page)]
+# pages with fragments of Python: a test of their own takes them apart
+FRAGMENTS = {"docs/how-to/add-a-method.md": "tests/models/test_add_a_method.py"}
+PAGES = [
+    page
+    for page in pages()
+    if blocks(page, "python") and not makes_files(page) and str(page.relative_to(ROOT)) not in FRAGMENTS
+]
 STORIES = [page for page in pages() if makes_files(page)]
 NOTEBOOKS = sorted(DOCS.rglob("*.ipynb"))
 
@@ -27,6 +33,12 @@ def test_python_of_a_page_runs(page: Path, place: Path) -> None:
     with own_settings():
         for block in blocks(page, "python"):
             exec(compile(block.text, block.place, "exec"), names)
+
+
+@pytest.mark.parametrize(("page", "test"), FRAGMENTS.items())
+def test_fragments_have_a_test_of_their_own(page: str, test: str) -> None:
+    assert (ROOT / page).is_file()
+    assert Path(page).name in (ROOT / test).read_text()
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=[str(path.relative_to(ROOT)) for path in NOTEBOOKS])
