@@ -113,7 +113,7 @@ def run_train(arguments: list[str], *, number: int) -> None:
 
 
 def run_profile(arguments: list[str], *, number: int) -> None:
-    brief = ("profile.repeats=1", "profile.warmup=0")
+    brief = ("profile.repeats=1", "profile.warmup=0", "profile.training=false")
     if not any(a.startswith("ckpt=") for a in arguments):
         arguments = [*small(arguments, cfg=compose("profile", arguments)), f"run_dir=out/{number}"]
     succeed(profile.main, *arguments, *brief)

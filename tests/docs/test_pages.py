@@ -16,6 +16,9 @@ COMMANDS = ("train", "eval", "predict", "export", "report", "verify")
 # pages that are generated from the code may be as long as the code has keys
 GENERATED = ("docs/reference/config.md",)
 KEY = re.compile(r"'?\+?([a-z_]+(?:\.[a-z_0-9]+)+)(=.*)?")
+PATH = re.compile(r"(configs|docs|scripts|sct|tests)/[a-z_0-9/.-]+")
+# files that a user writes
+OF_THE_USER = ("configs/data/mine.yaml", "configs/experiment/mine.yaml")
 # shown as what a message is about
 MISSPELT = ("encoder.reducer.rato",)
 FILE = re.compile(r".*\.(json|jsonl|yaml|md|csv|pt|pt2|onnx|xml|bin|png|py|log)$")
@@ -69,6 +72,13 @@ def test_blocks_name_their_language_and_can_be_read(page):
             json.loads(block.text)
         if block.language == "yaml":
             yaml.safe_load(block.text)
+
+
+@pytest.mark.parametrize("page", pages(), ids=IDS)
+def test_files_of_the_project_that_the_text_names_exist(page):
+    for code in inline_code(page):
+        if PATH.fullmatch(code) and code not in OF_THE_USER:
+            assert (ROOT / code).exists(), f"`{code}` does not exist"
 
 
 @pytest.fixture(scope="module")
