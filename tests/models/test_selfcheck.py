@@ -254,9 +254,9 @@ def test_packed_attention_is_tried_on_the_lengths_it_sees(monkeypatch):
     assert all(sum(probe.lengths) == probe.shape[1] for probe in probes)
     seen = []
 
-    def watched(q, k, v, *, lengths):
+    def watched(q, k, v, *, lengths, bias):
         seen.append(lengths)
-        return attention.packed_attention(q, k, v, lengths=lengths)
+        return attention.packed_attention(q, k, v, lengths=lengths, bias=bias)
 
     monkeypatch.setattr("sct.models.blocks.layers.packed_attention", watched)
     worst_layer(probes[:1], device=CPU)

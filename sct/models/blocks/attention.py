@@ -19,11 +19,21 @@ EPS = 1e-8
 LONG, ROWS = 512, 512
 
 
-def fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q, k, v (B, H, L, D) -> context (B, H, L, D) on the fused kernel, or on what is faster where we know better."""
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None) -> Tensor:
+    """q, k, v (B, H, L, D) -> context (B, H, L, D) on the fused kernel, or on what is faster where we know better.
+
+    bias (B, L) is added to the logits of every key.
+    """
     if suits_processor(q):
-        return attention_by_head(q, k, v)
-    return F.scaled_dot_product_attention(q, k, v)
+        return attention_by_head(q, k, v, bias=bias)
+    if bias is None:
+        return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=for_keys(bias, q))
+
+
+def for_keys(bias: Tensor, logits: Tensor) -> Tensor:
+    """bias (B, L) of the keys in the type of logits (B, H, Q, L), and for all their heads and queries: (B, 1, 1, L)."""
+    return bias[:, None, None, :].to(logits.dtype)
 
 
 def suits_processor(q: Tensor) -> bool:
@@ -35,7 +45,7 @@ def suits_processor(q: Tensor) -> bool:
     return q.dtype == torch.bfloat16 and q.shape[-2] >= LONG and infers_here(q) and not has_tiles()
 
 
-def attention_by_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention_by_head(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None) -> Tensor:
     """`fused_attention` as plain products, head by head and `ROWS` queries at a time.
 
     Without tiles, the fused kernel of processors is no faster in bf16 than in float32 (torch 2.13); these products
@@ -49,24 +59,29 @@ def attention_by_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys = (k[image, head] * D**-0.5).transpose(0, 1)
         for start in range(0, L, ROWS):
             rows = slice(start, start + ROWS)
-            out[rows] = (queries[rows] @ keys).softmax(dim=-1) @ values
+            logits = queries[rows] @ keys
+            if bias is not None:
+                logits += bias[image].to(logits.dtype)
+            out[rows] = logits.softmax(dim=-1) @ values
     return context
 
 
-def masked_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor) -> Tensor:
-    """Attention in which a token of mask 0 is seen by none but itself; q, k, v (B, H, L, D), mask (B, L).
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attention in which a token of mask 0 is seen by none but itself; q, k, v (B, H, L, D), mask and bias (B, L).
 
     DynamicViT's policy softmax: exp(a - max a) is multiplied by the key's mask (by 1 on the diagonal) and
     normalised with a guard against empty rows. The mask's gradient also reaches tokens of mask 0, which no
     fused kernel gives, so the matrix is formed, and formed again in the backward pass instead of being kept.
     """
-    return recomputed(policy_attention, q, k, v, mask)
+    return recomputed(policy_attention, q, k, v, mask, bias)
 
 
-def policy_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+def policy_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, bias: Tensor | None = None) -> Tensor:
     L = q.shape[-2]
     logits = (q @ k.transpose(-2, -1)).float() if q.dtype != torch.float64 else q @ k.transpose(-2, -1)
     logits = logits * q.shape[-1] ** -0.5
+    if bias is not None:
+        logits = logits + for_keys(bias, logits)
     seen = mask[:, None, None, :].to(logits.dtype)
     identity = torch.eye(L, dtype=logits.dtype, device=logits.device)
     weights = (logits - logits.amax(dim=-1, keepdim=True).detach()).exp() * (seen + (1 - seen) * identity)
@@ -74,12 +89,19 @@ def policy_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return weights.to(v.dtype) @ v
 
 
-def packed_attention(q: Tensor, k: Tensor, v: Tensor, *, lengths: tuple[int, ...]) -> Tensor:
-    """Every image attends to itself alone; q, k, v (1, H, L, D) -> (1, H, L, D).
+def packed_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, lengths: tuple[int, ...], bias: Tensor | None = None
+) -> Tensor:
+    """Every image attends to itself alone; q, k, v (1, H, L, D), bias (1, L) of the keys -> (1, H, L, D).
 
     One fused call an image: an image's result is the same alone and in any batch, and time follows its tokens.
-    On CUDA in half precision all images go into one variable-length kernel, which takes head widths of whole eights.
+    On CUDA in half precision all images go into one variable-length kernel, which takes head widths of whole eights
+    and no bias.
     """
+    if bias is not None:
+        pieces = (x.split(lengths, dim=2) for x in (q, k, v))
+        parts = zip(*pieces, bias.split(lengths, dim=1), strict=True)
+        return torch.cat([fused_attention(*qkv, bias=own) for *qkv, own in parts], dim=2)
     if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0:
         return variable_length_attention(q, k, v, lengths=lengths)
     parts = zip(q.split(lengths, dim=2), k.split(lengths, dim=2), v.split(lengths, dim=2), strict=True)
@@ -98,12 +120,18 @@ def variable_length_attention(q: Tensor, k: Tensor, v: Tensor, *, lengths: tuple
     return context.transpose(0, 1).unsqueeze(0)
 
 
-def first_row(q: Tensor, k: Tensor, *, mask: Tensor | None, lengths: tuple[int, ...] | None) -> Tensor:
-    """Attention weights (B, H, L) of the first query of every sequence over its own tokens of mask 1."""
+def first_row(
+    q: Tensor, k: Tensor, *, mask: Tensor | None, lengths: tuple[int, ...] | None, bias: Tensor | None = None
+) -> Tensor:
+    """Attention weights (B, H, L) of the first query of every sequence over its own tokens of mask 1; bias (B, L)."""
     if lengths is not None:
-        parts = zip(q.split(lengths, dim=2), k.split(lengths, dim=2), strict=True)
-        return torch.cat([first_row(*part, mask=None, lengths=None) for part in parts], dim=2)
+        biases = [None] * len(lengths) if bias is None else bias.split(lengths, dim=1)
+        parts = zip(q.split(lengths, dim=2), k.split(lengths, dim=2), biases, strict=True)
+        rows = [first_row(query, key, mask=None, lengths=None, bias=own) for query, key, own in parts]
+        return torch.cat(rows, dim=2)
     logits = (q[:, :, :1] @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).squeeze(2)
+    if bias is not None:
+        logits = logits + bias.unsqueeze(1).to(logits.dtype)
     if mask is not None:
         logits = logits.masked_fill(mask.unsqueeze(1) < 0.5, -torch.inf)
     return logits.softmax(dim=-1)

@@ -21,13 +21,15 @@ class Layout:
 
     lengths: where images keep different numbers of tokens, their sequences stand one after another in a batch of
     one; these are the length of each, and L is their sum. seen (B, L): a token of 0 is seen by none but itself;
-    active (B, L): what the MLP's update of a token is multiplied by. query_mask (B, L) bool: a token of false asks
-    nothing, attention does not update it (understood by `AdaptiveAttention`).
+    active (B, L): what the MLP's update of a token is multiplied by. key_bias (B, L): what is added to the logits of a
+    token as key. query_mask (B, L) bool: a token of false asks nothing, attention does not update it (understood by
+    `AdaptiveAttention`, and by it alone).
     """
 
     lengths: tuple[int, ...] | None = None
     seen: Tensor | None = None
     active: Tensor | None = None
+    key_bias: Tensor | None = None
     query_mask: Tensor | None = None
 
 
@@ -127,15 +129,16 @@ class Attention(nn.Module):
         """x (B, L, C) -> (B, L, C), and the fields of `AttentionStats` that are wanted."""
         B, L, C = x.shape
         q, k, v = self.qkv(x).reshape(B, L, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
+        bias = layout.key_bias
         if layout.lengths is not None:
-            context = packed_attention(q, k, v, lengths=layout.lengths)
+            context = packed_attention(q, k, v, lengths=layout.lengths, bias=bias)
         elif layout.seen is not None:
-            context = masked_attention(q, k, v, mask=layout.seen)
+            context = masked_attention(q, k, v, mask=layout.seen, bias=bias)
         else:
-            context = fused_attention(q, k, v)
+            context = fused_attention(q, k, v, bias=bias)
         stats = AttentionStats()
         if "class_row" in wants:
-            stats.class_row = first_row(q, k, mask=layout.seen, lengths=layout.lengths).transpose(1, 2)
+            stats.class_row = first_row(q, k, mask=layout.seen, lengths=layout.lengths, bias=bias).transpose(1, 2)
         if "head_norms" in wants:
             stats.head_norms = context.norm(dim=-1).transpose(1, 2)
         if "keys" in wants:
