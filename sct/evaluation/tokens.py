@@ -19,6 +19,7 @@ def token_statistics(prediction: Prediction, label: Tensor, *, patch_size: int) 
     """`kept_shares` and `alive_spread` of a batch with labels (B, *S), and the pruning method's own numbers, such
     as thresholds; of those that it has for every image the mean. The decoder's own likewise.
 
+    Where dropped tokens re-enter, `tokens/alive_reentered` is the number alive from then on, mean over the images.
     Empty where nothing is pruned or skipped.
     """
     encoded, numbers = prediction.encoded, method_numbers(prediction)
@@ -26,7 +27,10 @@ def token_statistics(prediction: Prediction, label: Tensor, *, patch_size: int) 
         return numbers
     foreground = foreground_patches(label, patch_size=patch_size)
     shares = kept_shares(pruning_depth(encoded), foreground, num_stages=encoded.num_depths)
-    return {**shares, **alive_spread(encoded.alive), **numbers}
+    row = {**shares, **alive_spread(encoded.alive[: encoded.num_depths])}
+    if len(encoded.alive) > encoded.num_depths:
+        row["tokens/alive_reentered"] = encoded.alive[-1].mean().item()
+    return {**row, **numbers}
 
 
 def method_numbers(prediction: Prediction) -> dict[str, float]:

@@ -23,12 +23,12 @@ class Criterion(nn.Module):
 
     `outputs` says what the channels are. Heads that classify pixels are judged by `pixel`, (logits (B, Q, *S),
     target) -> parts, heads of class queries by `query`, (HeadOutput, labels) -> parts, None where there are none;
-    each gives a "loss" and its named parts. Early heads (DToP) count
-    `early_weight` each. A gate that says which patches are background (APFormer) is judged by cross-entropy with
-    "any foreground in the patch", times `gate_weight`. The pruning method's own terms (`Encoded.losses`) come
-    weighted. `teacher`, a run folder or checkpoint of a trained network with the same outputs, adds `distill_weight`
-    times the KL divergence of the distributions of every voxel from the teacher's; the teacher's code may be of the
-    packages `plugins`, which only the command at hand gives.
+    each gives a "loss" and its named parts. Early heads (DToP) count `early_weight` each, heads that serve training
+    alone (Cropr) `auxiliary_weight` each. A gate that says which patches are background (APFormer) is judged by
+    cross-entropy with "any foreground in the patch", times `gate_weight`. The pruning method's own terms
+    (`Encoded.losses`) come weighted. `teacher`, a run folder or checkpoint of a trained network with the same outputs,
+    adds `distill_weight` times the KL divergence of the distributions of every voxel from the teacher's; the
+    teacher's code may be of the packages `plugins`, which only the command at hand gives.
 
     Raises `UserError` where `pixel` or the teacher is for other outputs.
 
@@ -47,6 +47,7 @@ class Criterion(nn.Module):
         pixel: PixelLoss,
         query: nn.Module | None = None,
         early_weight: float = 1.0,
+        auxiliary_weight: float = 1.0,
         gate_weight: float = 0.1,
         teacher: str | None = None,
         distill_weight: float = 0.5,
@@ -55,7 +56,8 @@ class Criterion(nn.Module):
         super().__init__()
         check_kind(pixel, outputs)
         self.outputs, self.pixel, self.query = outputs, pixel, query
-        self.early_weight, self.gate_weight, self.distill_weight = early_weight, gate_weight, distill_weight
+        self.early_weight, self.auxiliary_weight = early_weight, auxiliary_weight
+        self.gate_weight, self.distill_weight = gate_weight, distill_weight
         self.teacher: nn.Module | None = None
         if teacher is not None:
             run = open_run(teacher, device="cpu", precision="fp32", trust=Trust(tuple(plugins)))
@@ -71,9 +73,14 @@ class Criterion(nn.Module):
         """Prediction for image (B, C, *S), labels (B, *S) -> {"loss": their weighted sum, and every part}."""
         parts = self.judge(prediction.head, target, logits=prediction.logits)
         early = prediction.encoded.early
-        if early is not None and early.stages:
-            parts["early"] = torch.stack([self.judge(head, target)["loss"] for head in early.stages]).sum()
-            parts["loss"] = parts["loss"] + self.early_weight * parts["early"]
+        heads = {
+            "early": (self.early_weight, early.stages if early is not None else []),
+            "auxiliary": (self.auxiliary_weight, prediction.encoded.auxiliary),
+        }
+        for name, (weight, outputs) in heads.items():
+            if outputs:
+                parts[name] = torch.stack([self.judge(head, target)["loss"] for head in outputs]).sum()
+                parts["loss"] = parts["loss"] + weight * parts[name]
         if (gate := prediction.encoded.gate) is not None:
             patch_size = target.shape[-1] // gate.shape[-1]
             foreground = foreground_patches(target, patch_size=patch_size)

@@ -17,7 +17,7 @@ from sct.errors import UserError
 from sct.models.base import Encoder
 from sct.models.blocks.convolutions import PATCH_EMBEDDING
 from sct.models.blocks.layers import FULL, AttentionStats, Block, Layout, init_weights, make_dropout, sincos_positions
-from sct.models.grid import join, split, token_grid
+from sct.models.grid import join, split, survival, token_grid, unmerge, whole_grid
 from sct.models.placement import check_pruning, check_stages, tap_blocks
 from sct.models.reducers.base import Reducer
 from sct.models.stems.base import Stem
@@ -62,6 +62,8 @@ class ViTEncoder(Encoder):
     attention: another attention for all blocks; null: the plain one
     reducer: the pruning method; null: dense, nothing is pruned
     """
+
+    no_weight_decay = ("class_token", "position")
 
     def __init__(
         self,
@@ -153,7 +155,7 @@ class ViTEncoder(Encoder):
         self.reducer = reducer(spec=self.spec) if reducer is not None else None
         if self.reducer is not None:
             check_stages(self.reducer, depth=depth, class_token=class_token)
-            self.spec = replace(self.spec, num_stages=len(self.reducer.blocks))
+            self.spec = replace(self.spec, num_stages=len(self.reducer.blocks), restored=self.reducer.restores)
         self.reset_parameters(position_init, std=init_std)
         if self.reducer is not None and self.reducer.freezes_encoder:
             for name, parameter in self.named_parameters():
@@ -185,23 +187,37 @@ class ViTEncoder(Encoder):
             encoded.gate, encoded.query_mask = self.gate(features)
             encoded.aux["queries_pruned"] = 1 - encoded.query_mask.float().mean(dim=1)
         encoded.taps.extend([tokens.x] * self.taps.count(0))
+        parents: list[Tensor] = []
         if (reducer := self.reducer_at(0)) is not None:
-            x, tokens = self.reduce(reducer, x, AttentionStats(), number=0, tokens=tokens, encoded=encoded)
+            x, tokens = self.reduce(
+                reducer, x, AttentionStats(), number=0, tokens=tokens, encoded=encoded, parents=parents
+            )
         for number, block in enumerate(self.blocks, start=1):
+            if self.reducer is not None and self.reducer.reenter_before == number:
+                x, tokens = self.reenter(x, tokens=tokens, encoded=encoded)
             reducer = self.reducer_at(number)
             wants = reducer.wants if reducer is not None else ()
             x, stats = block.attend(x, self.layout(tokens, query_mask=encoded.query_mask), wants=wants)
             self.note(stats, number=number, encoded=encoded)
             if reducer is not None and reducer.inside_block:
-                x, tokens = self.reduce(reducer, x, stats, number=number, tokens=tokens, encoded=encoded)
+                x, tokens = self.reduce(
+                    reducer, x, stats, number=number, tokens=tokens, encoded=encoded, parents=parents
+                )
             x = block.feed(x, self.layout(tokens, query_mask=encoded.query_mask))
             if reducer is not None and not reducer.inside_block:
-                x, tokens = self.reduce(reducer, x, stats, number=number, tokens=tokens, encoded=encoded)
+                x, tokens = self.reduce(
+                    reducer, x, stats, number=number, tokens=tokens, encoded=encoded, parents=parents
+                )
             encoded.taps.extend([x[:, P:]] * self.taps.count(number))
         encoded.prefix, x = split(self.norm(x), tokens, num_prefix=P)
         encoded.final = replace(tokens, x=x)
         if self.reducer is not None:
             self.reducer.finish(encoded)
+        if parents:
+            encoded.final = unmerge(encoded.final, encoded.dropped, parents, num_tokens=self.spec.num_tokens)
+        if self.spec.restored:
+            encoded.survived = survival(encoded.dropped, num_tokens=self.spec.num_tokens)
+            encoded.dropped = []
         return encoded
 
     def embed(self, features: Tensor) -> Tensor:
@@ -222,21 +238,36 @@ class ViTEncoder(Encoder):
         """How the sequence of prefix and `tokens` stands in a block; query_mask (B, N) where a gate decided."""
         if query_mask is not None:
             return Layout(query_mask=query_mask)
+        bias = None
+        if tokens.key_bias is not None:
+            values = tokens.key_bias.unsqueeze(-1)
+            none = values.new_zeros(tokens.batch_size, self.num_prefix, 1)
+            bias = join(none, replace(tokens, x=values)).squeeze(-1)
         if tokens.lengths is not None:
-            return Layout(lengths=tuple(self.num_prefix + length for length in tokens.lengths))
+            return Layout(lengths=tuple(self.num_prefix + length for length in tokens.lengths), key_bias=bias)
         if self.reducer is None or tokens.mask is None:
-            return FULL
+            return FULL if bias is None else Layout(key_bias=bias)
         mask = F.pad(tokens.mask, (self.num_prefix, 0), value=1.0)
-        return Layout(seen=mask) if self.reducer.masks == "attention" else Layout(active=mask)
+        if self.reducer.masks == "attention":
+            return Layout(seen=mask, key_bias=bias)
+        return Layout(active=mask, key_bias=bias)
 
     def reducer_at(self, number: int) -> Reducer | None:
         """The reducer if it acts at block `number`; at 0 it acts on the embedding."""
         return self.reducer if self.reducer is not None and number in self.reducer.blocks else None
 
     def reduce(
-        self, reducer: Reducer, x: Tensor, stats: AttentionStats, *, number: int, tokens: Tokens, encoded: Encoded
+        self,
+        reducer: Reducer,
+        x: Tensor,
+        stats: AttentionStats,
+        *,
+        number: int,
+        tokens: Tokens,
+        encoded: Encoded,
+        parents: list[Tensor],
     ) -> tuple[Tensor, Tokens]:
-        """The sequence and the set that go on from block `number`; the rest goes to `encoded`."""
+        """The sequence and the set that go on from block `number`; the rest goes to `encoded` and `parents`."""
         prefix, patches = split(x, tokens, num_prefix=self.num_prefix)
         stats = stats.map_tokens(lambda values: split(values, tokens, num_prefix=self.num_prefix)[1])
         reduction = reducer(replace(tokens, x=patches), stage=reducer.blocks.index(number), stats=stats)
@@ -244,9 +275,22 @@ class ViTEncoder(Encoder):
         encoded.alive.append(reduction.live.count())
         if reduction.early_output is not None:
             encoded.early_outputs.append(reduction.early_output)
+        if reduction.auxiliary is not None:
+            encoded.auxiliary.append(reduction.auxiliary)
+        if reducer.merges:
+            assert reduction.parent is not None, "a method that merges names the parent of every token"
+            parents.append(reduction.parent)
         encoded.losses.update(reduction.losses)
         encoded.aux.update(reduction.aux)
         return join(prefix, reduction.live), reduction.live
+
+    def reenter(self, x: Tensor, *, tokens: Tokens, encoded: Encoded) -> tuple[Tensor, Tokens]:
+        """The sequence with the tokens of all stages, dropped ones as they were, and the set: the whole grid."""
+        prefix, patches = split(x, tokens, num_prefix=self.num_prefix)
+        sets = [*encoded.dropped, replace(tokens, x=patches)]
+        tokens = whole_grid(sets, num_tokens=self.spec.num_tokens)
+        encoded.alive.append(tokens.count())
+        return join(prefix, tokens), tokens
 
     def layer_of(self, name: str) -> int:
         """Depth of a parameter for layer-wise decay: 0 embedding, i block i, depth + 1 what comes after."""

@@ -57,6 +57,36 @@ def weigh(x: Tensor, tokens: Tokens) -> Tensor:
     return x if tokens.mask is None else x * tokens.mask.unsqueeze(-1).to(x.dtype)
 
 
+def whole_grid(sets: Sequence[Tokens], *, num_tokens: int) -> Tokens:
+    """Sets that cover the grid exactly once as one set (B, N, C), without fused tokens, which have no place."""
+    x = assemble([tokens.x for tokens in sets], sets, num_tokens=num_tokens)
+    return Tokens(x, torch.arange(num_tokens, device=x.device).expand(x.shape[0], -1))
+
+
+def unmerge(final: Tokens, dropped: Sequence[Tokens], parents: Sequence[Tensor], *, num_tokens: int) -> Tokens:
+    """The whole grid, a place of the dropped sets being equal to its parent: (B, N, C).
+
+    parents: for every dropped set the places (in the shape of its index) of the tokens that its tokens were merged
+    into. A parent may itself be in a dropped set; its own parent then counts.
+    """
+    whole = whole_grid([final], num_tokens=num_tokens)
+    B, N, C = whole.x.shape
+    home = torch.arange(B * N, device=whole.x.device)
+    for tokens, parent in zip(dropped, parents, strict=True):
+        start = tokens.images() * N
+        home = home.index_copy(0, (start + tokens.index).flatten(), (start + parent).flatten())
+    # every step doubles the generations that are followed
+    for _ in range(N.bit_length()):
+        home = home.index_select(0, home)
+    return Tokens(whole.x.flatten(0, 1).index_select(0, home).reshape(B, N, C), whole.index)
+
+
+def survival(dropped: Sequence[Tokens], *, num_tokens: int) -> list[Tensor]:
+    """1 at the places that were alive after every stage, else 0, from what each dropped: (B, N) float a stage."""
+    lost = torch.stack([presence(tokens, num_tokens=num_tokens) for tokens in dropped])
+    return list((1 - lost.cumsum(dim=0)).unbind(0))
+
+
 def presence(tokens: Tokens, *, num_tokens: int) -> Tensor:
     """1 at the places that a set has, else 0: (B, N) float; carries the gradient of its mask."""
     ones = torch.ones_like(tokens.index, dtype=torch.float32).unsqueeze(-1)
@@ -98,6 +128,8 @@ def pruning_depth(encoded: Encoded) -> Tensor:
     """
     if encoded.query_mask is not None:
         return encoded.query_mask.long().reshape(-1, *encoded.grid)
+    if encoded.survived:
+        return torch.stack(encoded.survived).sum(dim=0).round().long().reshape(-1, *encoded.grid)
     num_tokens = math.prod(encoded.grid)
     depth = torch.stack([stage * presence(tokens, num_tokens=num_tokens) for stage, tokens in enumerate(encoded.sets)])
     return depth.sum(dim=0).round().long().reshape(-1, *encoded.grid)

@@ -60,6 +60,8 @@ class ATMHead(nn.Module):
     num_layers: layers in which class tokens ask the image's tokens
     """
 
+    no_weight_decay = ("class_tokens",)
+
     def __init__(
         self, dim: int, *, num_classes: int, width: int | None = None, num_heads: int = 6, num_layers: int = 3
     ) -> None:

@@ -51,5 +51,14 @@ def check_stages(reducer: Reducer, *, depth: int, class_token: bool) -> None:
             f"encoder.reducer.blocks={blocks} must be ascending block numbers between {first} and "
             f"encoder.depth={depth}" + (": this method acts inside a block." if first else " (0: the embedding).")
         )
+    back = reducer.reenter_before
+    if back is not None and not blocks[-1] < back <= depth:
+        raise UserError(
+            f"{type(reducer).__name__} lets dropped tokens re-enter before block {back} of encoder.depth={depth}, but "
+            f"encoder.reducer.blocks={blocks} drops some later: prune before that block."
+        )
+    assert not (reducer.merges and back is not None), (
+        "merged tokens get the features of their parent, they do not re-enter"
+    )
     if "class_row" in reducer.wants and not class_token:
         raise UserError(f"{type(reducer).__name__} scores tokens by the class token; set encoder.class_token=true.")

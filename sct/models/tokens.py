@@ -21,6 +21,8 @@ class Tokens:
     a fused token, which helps the others and is not part of the grid.
     mask (B, n), in training of methods that mask: 1 for tokens of this set, 0 for those of another.
     gate (B, n): the running product of straight-through decisions, ones that carry the scorers' gradient.
+    key_bias (B, n): what later attention adds to the logits of these tokens as keys (of merged ones, the log of their
+    number).
     lengths: where images keep different numbers, x (1, T, C) and index (1, T) hold them one after another, and
     this says how many each has (T is the sum); None where all have n.
     A method that needs more of every token (how many it was merged from) takes a subclass with a tensor (B, n, ...)
@@ -31,6 +33,7 @@ class Tokens:
     index: Tensor
     mask: Tensor | None = None
     gate: Tensor | None = None
+    key_bias: Tensor | None = None
     lengths: tuple[int, ...] | None = None
 
     @property
@@ -87,7 +90,8 @@ class FeatureSpec:
     resolution of the token grid, and each one before twice that of the next. depth and mlp_ratio are the
     encoder's; num_classes is known where the encoder itself predicts (early exits). overlapping: the logits will be
     of regions, which a voxel may be in several of (sigmoid), and not of classes (softmax). prunes_rows: some tokens
-    ask nothing in attention (APFormer), though they stay.
+    ask nothing in attention (APFormer), though they stay. restored: the encoder itself brings dropped tokens back
+    (they re-enter, or get the features of the token they were merged into), so that its final set is the whole grid.
     """
 
     image_size: tuple[int, ...]
@@ -104,6 +108,12 @@ class FeatureSpec:
     num_classes: int = 0
     overlapping: bool = False
     prunes_rows: bool = False
+    restored: bool = False
+
+    @property
+    def num_dropped(self) -> int:
+        """How many dropped sets a completion gets: one a stage, or none where the encoder brings the tokens back."""
+        return 0 if self.restored else self.num_stages
 
     @property
     def num_depths(self) -> int:
@@ -163,12 +173,15 @@ class Early:
 class Encoded:
     """Sparse features: `final`, behind the encoder's last norm, and the `dropped` sets cover the grid exactly once.
 
-    prefix (B, P, C) class token; dropped has one set per pruning stage, empty ones included;
-    alive: tokens alive after every stage, (B,) each, those without a place included;
+    prefix (B, P, C) class token; dropped has one set per pruning stage, empty ones included, or none at all where the
+    encoder brought the tokens back; survived: there, one (B, N) a stage, 1 at the places that were alive after it;
+    alive: tokens alive after every stage, and last after dropped ones re-entered, (B,) each, those without a place
+    included;
     taps: dense snapshots (B, N, C) for skip connections; pyramid: convolutional features (B, C_i, *S_i), finest first;
     gate (B, 2, *grid): logits that a patch is background or foreground, by which tokens were told to ask nothing;
     query_mask (B, N) bool: those that were not told so;
     early_outputs: what the pruning method's own head said of the tokens that it saw, one a stage; early: that merged;
+    auxiliary: what heads said that serve training alone, each judged by the task's loss as the decoder's is;
     losses: what the pruning method adds to the loss, weighted, by name; aux: scores and other values for logs, by name.
     """
 
@@ -176,6 +189,7 @@ class Encoded:
     final: Tokens
     prefix: Tensor
     dropped: list[Tokens] = field(default_factory=list)
+    survived: list[Tensor] = field(default_factory=list)
     alive: list[Tensor] = field(default_factory=list)
     taps: list[Tensor] = field(default_factory=list)
     pyramid: list[Tensor] = field(default_factory=list)
@@ -183,13 +197,14 @@ class Encoded:
     query_mask: Tensor | None = None
     early_outputs: list[TokenOutput] = field(default_factory=list)
     early: Early | None = None
+    auxiliary: list[HeadOutput] = field(default_factory=list)
     losses: dict[str, Tensor] = field(default_factory=dict)
     aux: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_depths(self) -> int:
         """The highest `pruning_depth`: stages of a reducer, or 1 where rows are pruned."""
-        return max(len(self.dropped), int(self.query_mask is not None))
+        return max(len(self.dropped), len(self.survived), int(self.query_mask is not None))
 
     @property
     def sets(self) -> list[Tokens]:

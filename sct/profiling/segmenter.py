@@ -145,10 +145,10 @@ def training_run(
 def tokens_alive(encoder: Encoder, encoded: Encoded) -> np.ndarray:
     """Patch tokens alive after every block in every image, (depth, B); class tokens are not counted."""
     alive, counts = np.full(len(encoded.prefix), float(encoder.spec.num_tokens)), []
-    stages = encoder.reducer.blocks if encoder.reducer is not None else ()
+    changes = encoder.reducer.counted_at if encoder.reducer is not None else ()
     for block in range(encoder.depth + 1):  # 0 is the embedding
-        if block in stages:
-            alive = encoded.alive[stages.index(block)].cpu().numpy()
+        if block in changes:
+            alive = encoded.alive[changes.index(block)].cpu().numpy()
         counts.append(alive)
     return np.stack(counts)[1:]
 

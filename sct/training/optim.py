@@ -24,27 +24,28 @@ def adamw(
     """AdamW whose groups carry `lr_scale`, the share of the learning rate that the schedule gives them.
 
     The encoder's layer i of L gets lr * layer_decay^(L + 1 - i), everything after it the full rate. Vectors
-    (biases, norms), positions and learned tokens get no weight decay. Reducers get their own eps:
-    gradients of STP's scorers are near 1e-12, which an eps of 1e-8 would silence.
+    (biases, norms) get no weight decay, nor do the parameters that a module names in `no_weight_decay` (positions,
+    learned tokens). Modules that say `small_gradients` get `reducer_eps`: gradients of STP's scorers are near 1e-12,
+    which an eps of 1e-8 would silence.
 
     lr: largest learning rate
     betas: AdamW's decay of the means of gradients and of their squares
     weight_decay: weight decay of matrices
     layer_decay: factor of the learning rate from one layer of the encoder to the one below; 1: none
     eps: AdamW's epsilon
-    reducer_eps: AdamW's epsilon for the pruning method, whose gradients may be tiny
+    reducer_eps: AdamW's epsilon for scorers of the pruning method, whose gradients may be tiny
     """
     groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
     depth = segmenter.encoder.depth
+    small, spared = marked_parameters(segmenter)
     for name, parameter in segmenter.named_parameters():
         if not parameter.requires_grad:
             continue
         scale = 1.0
-        in_reducer = name.startswith("encoder.reducer.")
-        if name.startswith("encoder.") and not in_reducer:
+        if name.startswith("encoder.") and not name.startswith("encoder.reducer."):
             scale = layer_decay ** (depth + 1 - segmenter.encoder.layer_of(name.removeprefix("encoder.")))
-        decay = weight_decay if decays(name, parameter) else 0.0
-        groups.setdefault((scale, decay, reducer_eps if in_reducer else eps), []).append(parameter)
+        decay = weight_decay if parameter.ndim > 1 and name not in spared else 0.0
+        groups.setdefault((scale, decay, reducer_eps if name in small else eps), []).append(parameter)
     return torch.optim.AdamW(
         [
             {"params": parameters, "lr_scale": scale, "lr": lr * scale, "weight_decay": decay, "eps": group_eps}
@@ -56,9 +57,22 @@ def adamw(
     )
 
 
-def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: matrices and kernels yes, vectors, positions and learned tokens no."""
-    return parameter.ndim > 1 and not any(word in name for word in ("position", "token"))
+def marked_parameters(network: nn.Module) -> tuple[set[str], set[str]]:
+    """Names of the parameters of modules that say `small_gradients`, and of those that a module wants no decay for.
+
+    A module says so by attributes: `small_gradients = True` is for all parameters in it; `no_weight_decay` lists
+    parameters or parts of the module by their names.
+    """
+    small, spared = set(), set()
+    for prefix, module in network.named_modules():
+        start = f"{prefix}." if prefix else ""
+        listed = tuple(getattr(module, "no_weight_decay", ()))
+        for name, _ in module.named_parameters():
+            if getattr(module, "small_gradients", False):
+                small.add(start + name)
+            if any(name == part or name.startswith(f"{part}.") for part in listed):
+                spared.add(start + name)
+    return small, spared
 
 
 def warmup_cosine(step: int, *, max_steps: int, warmup_steps: int, min_factor: float = 0.0) -> float:

@@ -143,7 +143,7 @@ def idle(network: Segmenter) -> set[str]:
     And norms of exited tokens, which keep the prediction of an early head.
     """
     names = set()
-    if isinstance(network.completion, MIM) and not network.encoder.spec.num_stages:
+    if isinstance(network.completion, MIM) and not network.encoder.spec.num_dropped:
         names.add("completion.mask_token")
     if isinstance(network.completion, Scatter) and not network.encoder.depth:
         names.add("encoder.class_token")
@@ -162,7 +162,8 @@ def test_final_and_dropped_cover_the_grid_once(which, training, networks):
     spec = network.encoder.spec
     assert encoded.grid == spec.grid
     assert encoded.prefix.shape == (2, spec.num_prefix, spec.dim)
-    assert len(encoded.dropped) == spec.num_stages, "one set a stage, in training as in evaluation"
+    assert len(encoded.dropped) == spec.num_dropped, "one set a stage, in training as in evaluation"
+    assert encoded.num_depths == spec.num_depths, "also where dropped tokens came back"
     assert len(encoded.taps) == spec.num_taps
     for tokens in encoded.sets:
         assert tokens.x.shape == (*tokens.index.shape, spec.dim)
@@ -190,7 +191,8 @@ def test_nothing_pruned_equals_dense(encoder, dims):
     ours, theirs = sparse(image), dense(image)
     assert torch.equal(ours.final.x, theirs.final.x)
     assert torch.equal(ours.prefix, theirs.prefix)
-    assert [tokens.count().sum().item() for tokens in ours.dropped] == [0] * sparse.spec.num_stages
+    assert [tokens.count().sum().item() for tokens in ours.dropped] == [0] * sparse.spec.num_dropped
+    assert all((alive == sparse.spec.num_tokens).all() for alive in ours.alive)
 
 
 @combinations(parts)

@@ -22,6 +22,7 @@ class GRPE(nn.Module):
     form: paper, or program (the authors' code)
     """
 
+    no_weight_decay = ("position_table",)
     distance: Tensor
     index: Tensor
 

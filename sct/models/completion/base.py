@@ -20,9 +20,9 @@ class Completion(nn.Module, ABC):
 class SourceNorms(nn.Module):
     """One LayerNorm for every dropped set; the final set has passed the encoder's last norm already."""
 
-    def __init__(self, *, dim: int, num_stages: int) -> None:
+    def __init__(self, *, dim: int, num_dropped: int) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-6) for _ in range(num_stages))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-6) for _ in range(num_dropped))
 
     def forward(self, encoded: Encoded) -> list[Tensor]:
         """The dropped sets in order of their stage, then the final one: each (B, n_i, C)."""

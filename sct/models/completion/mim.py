@@ -26,6 +26,8 @@ class MIM(Completion):
     num_heads: heads of attention; null: the encoder's
     """
 
+    no_weight_decay = ("mask_token",)
+
     def __init__(
         self, *, spec: FeatureSpec, dim: int | None = None, depth: int = 1, num_heads: int | None = None
     ) -> None:

@@ -31,6 +31,8 @@ class MTA(Completion):
     recompute: less memory in training, for a second forward pass of the blocks
     """
 
+    no_weight_decay = ("block_tokens",)
+
     def __init__(
         self,
         *,
@@ -44,9 +46,9 @@ class MTA(Completion):
         super().__init__()
         dim = dim or spec.dim
         self.spec = replace(spec, num_taps=0)
-        self.norms = SourceNorms(dim=spec.dim, num_stages=spec.num_stages)
-        self.project = nn.ModuleList(nn.Linear(spec.dim, dim) for _ in range(spec.num_stages + 1))
-        num_marked = spec.num_stages + int(final_block_token)
+        self.norms = SourceNorms(dim=spec.dim, num_dropped=spec.num_dropped)
+        self.project = nn.ModuleList(nn.Linear(spec.dim, dim) for _ in range(spec.num_dropped + 1))
+        num_marked = spec.num_dropped + int(final_block_token)
         self.block_tokens = nn.ParameterList(nn.Parameter(torch.zeros(1, 1, dim)) for _ in range(num_marked))
         self.position = fixed_positions(spec, dim=dim)
         self.recompute = recompute

@@ -17,7 +17,7 @@ class Scatter(Completion):
     def __init__(self, *, spec: FeatureSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.norms = SourceNorms(dim=spec.dim, num_stages=spec.num_stages)
+        self.norms = SourceNorms(dim=spec.dim, num_dropped=spec.num_dropped)
 
     def forward(self, encoded: Encoded) -> Dense:
         """Sparse tokens -> Dense with x (B, N, C) and the encoder's taps."""

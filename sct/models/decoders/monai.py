@@ -36,6 +36,9 @@ class MonaiNetwork(Decoder):
         sizes = {"spatial_dims": spec.spatial_dims, "img_size": spec.image_size}
         given = {name: value for name, value in sizes.items() if name in known}
         self.network = network(in_channels=spec.in_channels, out_channels=num_classes, **given)
+        # MONAI's modules do not say it themselves
+        names = (f"network.{name}" for name, _ in self.network.named_parameters())
+        self.no_weight_decay = tuple(name for name in names if "position" in name or "token" in name)
 
     def forward(self, image: Tensor, dense: Dense) -> Decoded:
         """image (B, C_in, *S), features of no token -> Decoded with logits (B, Q, *S)."""

@@ -60,6 +60,8 @@ class ASViT(Reducer):
 
     wants = ("class_row", "head_norms")
     by_image = True
+    # of the thresholds, the only parameters
+    small_gradients = True
 
     def __init__(
         self,

@@ -15,16 +15,24 @@ from torch import Tensor
 
 from sct.errors import UserError
 from sct.models.blocks.layers import AttentionStats, Scheduled
-from sct.models.tokens import Encoded, TokenOutput, Tokens
+from sct.models.tokens import Encoded, HeadOutput, TokenOutput, Tokens
 
 
 @dataclass
 class Reduction:
-    """live goes on to the next block, dropped waits for the completion; said, losses and aux as in `Encoded`."""
+    """live goes on to the next block, dropped waits for the completion; losses and aux as in `Encoded`.
+
+    early_output: what a head said of these tokens, those that leave keep it (DToP).
+    auxiliary: what a head said of the whole grid, in training alone: judged by the task's loss and then forgotten.
+    parent: of a method that merges, the places of the tokens that the dropped ones were merged into, in the shape of
+    dropped.index. A parent may be dropped too, here or later; both have a place in the grid.
+    """
 
     live: Tokens
     dropped: Tokens
     early_output: TokenOutput | None = None
+    auxiliary: HeadOutput | None = None
+    parent: Tensor | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     aux: dict[str, Tensor] = field(default_factory=dict)
 
@@ -37,9 +45,16 @@ class Reducer(Scheduled, ABC):
     fields of `AttentionStats` that it reads, of that block's patch tokens; `masks` says what a mask of the live tokens
     acts on in later blocks: attention (the token is seen by none but itself) or activation (its MLP update is
     multiplied by the mask). `freezes_encoder` trains the method and what follows the encoder, and leaves the encoder
-    as it is. `by_image` keeps another number of tokens of every image, so that the cost depends on what is in it.
+    as it is. `by_image` keeps a different number of tokens of every image, so that the cost depends on what is in it.
 
-    Features of live tokens may be changed too (merged); every place must end in exactly one set.
+    Every place must end in exactly one set. What becomes of dropped tokens: they wait for the completion; or, with
+    `reenter_before`, they join the live ones again in front of that block, as they were; or, with `merges`, every
+    `Reduction` names their parents, and behind the last norm they are equal to these. In both latter cases the final
+    set is the whole grid, and a completion gets no dropped set. Features of live tokens may be changed (merged), and
+    `Tokens.key_bias` of live tokens is added to their logits as keys in later attention.
+
+    A module that is part of a reducer, or the reducer, says `small_gradients = True` where the gradients of its
+    parameters are tiny (scorers): the optimizer then gives them its `reducer_eps`.
     """
 
     inside_block: bool = False
@@ -47,10 +62,22 @@ class Reducer(Scheduled, ABC):
     masks: Literal["attention", "activation"] = "attention"
     freezes_encoder: bool = False
     by_image: bool = False
+    reenter_before: int | None = None
+    merges: bool = False
 
     def __init__(self, *, blocks: Sequence[int]) -> None:
         super().__init__()
         self.blocks = tuple(blocks)
+
+    @property
+    def restores(self) -> bool:
+        """Whether the encoder brings dropped tokens back, so that its final set is the whole grid."""
+        return self.merges or self.reenter_before is not None
+
+    @property
+    def counted_at(self) -> tuple[int, ...]:
+        """The blocks at which the number of tokens alive changes, one for each of `Encoded.alive`."""
+        return self.blocks if self.reenter_before is None else (*self.blocks, self.reenter_before)
 
     @abstractmethod
     def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
@@ -64,8 +91,9 @@ class Reducer(Scheduled, ABC):
     def finish(self, encoded: Encoded) -> None:
         """Called with the features after the last block: what spans all stages (a budget) goes into `encoded`.
 
-        `encoded.final` has passed the encoder's last norm. The dropped sets, which may be rewritten (unmerge), have
-        not: a completion gives each stage a norm of its own.
+        `encoded.final` has passed the encoder's last norm. The dropped sets, which may be rewritten, have not: a
+        completion gives each stage a norm of its own. Merged tokens are still merged; tokens that
+        re-entered are in the final set and, as they were dropped, in the set of their stage.
         """
 
 

@@ -18,6 +18,8 @@ class TokenScorer(nn.Module):
     are equal, so that rounding chooses, and under fp16 the gradients vanish.
     """
 
+    small_gradients = True
+
     def __init__(self, dim: int, *, num_logits: int = 1) -> None:
         super().__init__()
         self.local_dim = dim // 2

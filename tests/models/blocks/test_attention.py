@@ -130,3 +130,48 @@ def test_products_by_head_are_for_long_bf16_inference_without_tiles_alone(monkey
         assert not suits_processor(q.to("meta"))
         monkeypatch.setattr(attention, "has_tiles", lambda: True)
         assert not suits_processor(q)
+
+
+def repeated(tensor, counts, dim=2):
+    """Every key or value as often as `counts` says."""
+    return tensor.repeat_interleave(torch.tensor(counts), dim=dim)
+
+
+COUNTS = [1, 3, 1, 2, 1, 1, 5]
+
+
+def biased():
+    """Queries, keys, values, and the log of COUNTS as the keys' bias."""
+    return *random_qkv(), torch.tensor(COUNTS, dtype=torch.float64).log().expand(B, -1)
+
+
+def test_a_key_with_the_log_of_n_as_bias_acts_as_n_equal_keys():
+    q, k, v, bias = biased()
+    expected = fused_attention(q, repeated(k, COUNTS), repeated(v, COUNTS))
+    assert not torch.allclose(expected, fused_attention(q, k, v))
+    torch.testing.assert_close(fused_attention(q, k, v, bias=bias), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(attention_by_head(q, k, v, bias=bias), expected)
+    ones = torch.ones(B, L, dtype=torch.float64)
+    torch.testing.assert_close(masked_attention(q, k, v, mask=ones, bias=bias), expected, **TOLERANCE)
+
+
+def test_a_bias_in_a_packed_batch_stays_with_its_image():
+    q, k, v, bias = biased()
+    q, k, v, bias = (tensor[:1] for tensor in (q, k, v, bias))
+    packed = packed_attention(q, k, v, lengths=(3, 4), bias=bias)
+    halves = [(slice(0, 3), COUNTS[:3]), (slice(3, 7), COUNTS[3:])]
+    expected = [fused_attention(q[:, :, s], repeated(k[:, :, s], c), repeated(v[:, :, s], c)) for s, c in halves]
+    torch.testing.assert_close(packed, torch.cat(expected, dim=2))
+
+
+def test_the_first_row_sees_the_bias():
+    q, k, _, bias = biased()
+    expected = first_row(q, repeated(k, COUNTS), mask=None, lengths=None)
+    together = torch.stack([part.sum(dim=2) for part in expected.split(COUNTS, dim=2)], dim=2)
+    torch.testing.assert_close(first_row(q, k, mask=None, lengths=None, bias=bias), together)
+    alone = [
+        first_row(q[:1, :, s], k[:1, :, s], mask=None, lengths=None, bias=bias[:1, s]) for s in (slice(3), slice(3, 7))
+    ]
+    packed = first_row(q[:1], k[:1], mask=None, lengths=(3, 4), bias=bias[:1])
+    torch.testing.assert_close(packed, torch.cat(alone, dim=2))
