@@ -23,9 +23,11 @@ from sct.models.decoders.unetr import UNETR
 from sct.models.encoder import ViTEncoder
 from sct.models.reducers.base import keep_count
 from sct.models.reducers.controls import MinScore, Random
+from sct.models.reducers.cropr import Cropr
 from sct.models.reducers.dynamicvit import DynamicViT
 from sct.models.reducers.evit import EViT
 from sct.models.reducers.stp import STP
+from sct.models.reducers.tome import ToMe
 from sct.models.segmenter import Segmenter
 from sct.models.stems.resnet import ResNetStem
 from sct.models.stems.unet import UNetStem
@@ -51,6 +53,8 @@ def vit(encoder: ViTEncoder) -> int:
     if encoder.stem is not None:
         macs += FORMS[type(encoder.stem)](encoder.stem, spec)
     for number in range(1, encoder.depth + 1):
+        if encoder.reducer is not None and encoder.reducer.reenter_before == number:
+            n = spec.num_tokens
         macs += block(spec.num_prefix + n, spec.dim)
         if isinstance(encoder.blocks[number - 1].attn, AdaptiveAttention):
             macs += n * spec.dim  # a threshold for every query of every head
@@ -126,8 +130,27 @@ def dynamicvit(reducer: DynamicViT, n: int, C: int) -> tuple[int, int]:
     return n * cost, max((count for count in reducer.counts if count < n), default=n)
 
 
+def tome(reducer: ToMe, n: int, C: int) -> tuple[int, int]:
+    """Products of the keys of two halves; the sums of features, keys and sizes; the MLP sees only what stays."""
+    D = C // reducer.spec.num_heads
+    kept, left, cost = keep_count(n, ratio=reducer.ratio), n, 0
+    while left > kept:
+        r = min(left - kept, left // 2)
+        cost += (left - left // 2) * (left // 2) * D + r * (left // 2) * (C + D + 1)
+        left -= r
+    return cost - (n - kept) * (8 * C**2 + AFFINE_NORM * C), kept
+
+
+def cropr(reducer: Cropr, n: int, C: int) -> tuple[int, int]:
+    """One product a token; the heads are of training alone."""
+    return n * C, keep_count(n, ratio=reducer.ratio)
+
+
 def final_count(encoder: ViTEncoder) -> int:
+    """Tokens of the final set: all where the encoder brings dropped ones back."""
     n = encoder.spec.num_tokens
+    if encoder.spec.restored:
+        return n
     for _ in range(encoder.spec.num_stages):
         n = FORMS[type(encoder.reducer)](encoder.reducer, n, encoder.spec.dim)[1]
     return n
@@ -313,6 +336,8 @@ FORMS = Forms(
         MinScore: minscore,
         Random: random,
         DynamicViT: dynamicvit,
+        ToMe: tome,
+        Cropr: cropr,
         Scatter: scatter,
         MTA: mta,
         MIM: mim,
