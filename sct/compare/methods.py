@@ -8,6 +8,8 @@ METHODS: dict[str, list[str]] = {
     "dynamicvit": ["encoder=dynamicvit"],
     "asvit": ["encoder=asvit"],
     "dtop": ["encoder=dtop", "encoder.reducer.head=fcn"],
+    "tome": ["encoder=tome"],
+    "cropr": ["encoder=cropr"],
     "random": ["encoder=random"],
     "minscore": ["encoder=minscore"],
     "identity": ["encoder=identity", "completion=scatter"],
@@ -35,4 +37,5 @@ IN_TRAINING = {
     **dict.fromkeys(("dense", "identity", "baseline", "ssa", "grpe", "apformer-"), "-"),
     **dict.fromkeys(("dynamicvit", "asvit"), "masks"),
     **dict.fromkeys(("pruning", "apformer"), "drops rows"),
+    "tome": "merges",
 }

@@ -16,7 +16,7 @@ from sct.losses import blocks
 from sct.losses.criterion import Criterion
 from sct.losses.dice_bce import DiceBCE
 from sct.losses.dice_ce import DiceCE
-from sct.models.tokens import Encoded, Prediction, Tokens
+from sct.models.tokens import Encoded, HeadOutput, Prediction, Tokens
 
 BRATS = Regions.from_settings(LabelMap(("background", "1", "2", "3")), {"WT": [1, 2, 3], "TC": [2, 3], "ET": [3]})
 
@@ -243,6 +243,20 @@ def test_the_criterion_turns_labels_into_regions():
     assert criterion(prediction(logits), labels, image=image)["loss"].item() == pytest.approx(0, abs=1e-5)
     wrong = criterion(prediction(logits), 3 - labels, image=image)
     assert wrong["bce"].item() == pytest.approx(50 * 8 / 12)
+
+
+def test_heads_of_training_alone_are_judged_as_regions_at_the_size_of_the_labels():
+    labels = torch.tensor([[[0, 1], [2, 3]]])
+    logits = torch.tensor([[[-1.0, 1], [1, 1]], [[-1, -1], [1, 1]], [[-1, -1], [-1, 1]]]).unsqueeze(0) * 50
+    judged = prediction(logits)
+    # one patch: every voxel gets the same, and 6 of the 12 masks are 1
+    judged.encoded.auxiliary = [HeadOutput(torch.full((1, 3, 1, 1), value)) for value in (-50.0, 50.0)]
+    found = Criterion(outputs=BRATS, pixel=DiceBCE(dice_weight=0), auxiliary_weight=0.5)(
+        judged, labels, image=torch.zeros(1, 1, 2, 2)
+    )
+    assert found["auxiliary"].item() == pytest.approx(50 * 6 / 12 + 50 * 6 / 12)
+    assert found["loss"].item() == pytest.approx(0.5 * 50, abs=1e-5)
+    assert "early" not in found
 
 
 def test_a_teacher_of_regions_is_followed():

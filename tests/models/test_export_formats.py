@@ -106,6 +106,20 @@ def test_openvino_in_half_the_size(tmp_path: Path) -> None:
         assert 0 < difference < 0.05 * network(windows).abs().max()
 
 
+@pytest.mark.long
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("encoder", ["tome", "cropr"])
+def test_tokens_that_merge_or_return_are_exported(tmp_path: Path, encoder: str, name: str) -> None:
+    needs(name)
+    # more than half are merged: several matchings a stage
+    network = little_network(DENSE._replace(encoder=encoder), "pruning.ratio=0.8")
+    FORMATS[name].write(tmp_path, source=source(network))
+    exported = FORMATS[name].load(tmp_path, device=CPU, precision="fp32", batch=None)
+    for windows in (little_batch(DENSE, seed=2)[0], little_batch(DENSE, seed=3)[0][:1]):
+        torch.testing.assert_close(exported(windows), network(windows))
+
+
 def test_openvino_reports_to_nobody() -> None:
     needs("openvino")
     tools = FORMATS["openvino"].package("openvino.tools.ovc")

@@ -2,7 +2,7 @@
 
 import torch
 
-from sct.models.grid import assemble, join, presence, pruning_depth, split
+from sct.models.grid import assemble, join, presence, pruning_depth, split, survival, unmerge
 from sct.models.tokens import Encoded, Tokens, gather_tokens
 
 
@@ -68,6 +68,35 @@ def test_pruning_depth_is_the_same_for_masked_and_packed_sets():
     for *dropped, final in (masked, ragged):
         encoded = Encoded((2, 2), final, x[:, :0], dropped=dropped)
         assert pruning_depth(encoded).flatten(1).tolist() == expected
+
+
+def test_unmerged_places_equal_their_parents_through_all_generations():
+    """Image 0: 1 into 0, then 0 into 3; image 1: 0 into 1, then 1 into 2. Image 1 is image 0 in other words."""
+    final = Tokens(torch.tensor([[[20.0], [30]], [[20], [30]]]), torch.tensor([[2, 3], [2, 3]]))
+    nothing = torch.zeros(2, 1, 1)
+    dropped = [Tokens(nothing, torch.tensor([[1], [0]])), Tokens(nothing, torch.tensor([[0], [1]]))]
+    parents = [torch.tensor([[0], [1]]), torch.tensor([[3], [2]])]
+    whole = unmerge(final, dropped, parents, num_tokens=4)
+    assert whole.x.squeeze(-1).tolist() == [[30, 30, 20, 30], [20, 20, 20, 30]]
+    assert whole.index.tolist() == [[0, 1, 2, 3]] * 2
+
+
+def test_unmerging_of_packed_sets():
+    final = Tokens(torch.tensor([[[7.0], [8], [9]]]), torch.tensor([[1, 0, 2]]), lengths=(1, 2))
+    dropped = Tokens(torch.zeros(1, 3, 1), torch.tensor([[0, 2, 1]]), lengths=(2, 1))
+    whole = unmerge(final, [dropped], [torch.tensor([[1, 1, 2]])], num_tokens=3)
+    assert whole.x.squeeze(-1).tolist() == [[7, 7, 7], [8, 9, 9]]
+
+
+def test_where_tokens_came_back_the_depth_is_that_of_the_stages():
+    x, index = torch.zeros(1, 4, 1), torch.arange(4).unsqueeze(0)
+    everything = Tokens(x, index)
+    dropped = [everything.take(torch.tensor([[0]])), everything.take(torch.tensor([[2, 3]]))]
+    survived = survival(dropped, num_tokens=4)
+    assert [stage.tolist() for stage in survived] == [[[0, 1, 1, 1]], [[0, 1, 0, 0]]]
+    encoded = Encoded((2, 2), everything, x[:, :0], survived=survived)
+    assert encoded.num_depths == 2
+    assert pruning_depth(encoded).flatten(1).tolist() == [[0, 2, 1, 1]]
 
 
 def test_select_again_from_a_packed_set():

@@ -296,7 +296,10 @@ def test_counts_alone_on_the_meta_device():
 
 @pytest.mark.parametrize(
     "choice",
-    ["encoder=dense", "encoder=stp", "encoder=evit", "encoder=dynamicvit", "encoder=random", "model=monai_segresnet"],
+    [
+        *("encoder=dense", "encoder=stp", "encoder=evit", "encoder=dynamicvit", "encoder=random", "encoder=tome"),
+        *("encoder=cropr", "model=monai_segresnet"),
+    ],
 )
 def test_counting_without_computing_gives_the_same(choice, smoke):
     cfg = compose_config("train", overrides=[*smoke, choice])

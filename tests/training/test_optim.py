@@ -6,7 +6,6 @@ from functools import partial
 
 import pytest
 import torch
-from little_models import Combination, little_network
 from torch import nn
 
 from sct.errors import UserError
@@ -16,7 +15,7 @@ from sct.models.encoder import ViTEncoder
 from sct.models.reducers.scorer import TokenScorer
 from sct.models.reducers.stp import STP
 from sct.models.segmenter import Segmenter
-from sct.training.optim import adamw, marked_parameters, set_learning_rate, warmup_cosine, warmup_notice
+from sct.training.optim import adamw, set_learning_rate, warmup_cosine, warmup_notice
 
 LR, DECAY, DEPTH = 1e-3, 0.75, 3
 
@@ -111,33 +110,6 @@ def test_modules_say_themselves_what_is_special_of_their_parameters(network):
     assert group["scorer.score.0.weight"]["eps"] == 1e-16
     assert group["scorer.score.0.weight"]["weight_decay"] == 0.05
     assert group["token"]["eps"] == 1e-8, "of a reducer, but no scorer"
-
-
-@pytest.mark.parametrize(
-    ("encoder", "small"), [("stp", True), ("dynamicvit", True), ("asvit", True), ("dtop", False), ("cropr", False)]
-)
-def test_the_small_epsilon_reaches_scorers_and_thresholds_alone(encoder, small):
-    network = little_network(Combination(encoder, "scatter", "fcn", 2))
-    optimizer = adamw(network, lr=LR)
-    parts = {id(p) for p in network.encoder.reducer.parameters()}
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            assert group["eps"] == (1e-16 if small and id(p) in parts else 1e-8)
-
-
-@pytest.mark.parametrize(
-    ("which", "names"),
-    [
-        (Combination("cropr", "mim", "atm", 2), {"encoder.reducer.heads.0.queries", "completion.mask_token"}),
-        (Combination("cropr", "mim", "atm", 2), {"decoder.head.class_tokens.weight", "encoder.position"}),
-        (Combination("apformer", "scatter", "unet", 2), {"encoder.blocks.0.attn.positions.position_table"}),
-    ],
-)
-def test_learned_positions_tokens_and_queries_do_not_decay(which, names):
-    network = little_network(which)
-    _, spared = marked_parameters(network)
-    assert names <= spared
-    assert not any(name.endswith(("fc1.weight", "proj.weight", "classify.weight")) for name in spared)
 
 
 def test_settings_reach_the_groups(network):
