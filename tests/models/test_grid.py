@@ -81,6 +81,13 @@ def test_unmerged_places_equal_their_parents_through_all_generations():
     assert whole.index.tolist() == [[0, 1, 2, 3]] * 2
 
 
+def test_a_long_line_of_parents_is_followed_to_its_end():
+    final, nothing = Tokens(torch.full((1, 1, 1), 5.0), torch.tensor([[7]])), torch.zeros(1, 1, 1)
+    dropped = [Tokens(nothing, torch.tensor([[place]])) for place in range(7)]
+    whole = unmerge(final, dropped, [tokens.index + 1 for tokens in dropped], num_tokens=8)
+    assert whole.x.flatten().tolist() == [5.0] * 8
+
+
 def test_unmerging_of_packed_sets():
     final = Tokens(torch.tensor([[[7.0], [8], [9]]]), torch.tensor([[1, 0, 2]]), lengths=(1, 2))
     dropped = Tokens(torch.zeros(1, 3, 1), torch.tensor([[0, 2, 1]]), lengths=(2, 1))

@@ -71,8 +71,9 @@ def test_more_than_half_is_merged_in_several_matchings():
     parents = dict(zip(reduction.dropped.index[0].tolist(), reduction.parent[0].tolist(), strict=True))
     assert len(parents) == 5
     for place in parents:
-        while place != last:
-            place = parents[place]
+        for _ in range(3):  # matchings: 6 tokens, 3, 2, 1
+            place = parents.get(place, place)
+        assert place == last
     torch.testing.assert_close(reduction.live.x[0, 0, 0].item(), 111111 / 6, rtol=1e-6, atol=0)
 
 
