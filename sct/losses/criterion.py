@@ -35,6 +35,7 @@ class Criterion(nn.Module):
     pixel: loss of heads that classify pixels
     query: loss of heads of class queries (ATM); null: there are none
     early_weight: weight of the loss of each early head (DToP)
+    auxiliary_weight: weight of the loss of each head that serves training alone (Cropr)
     gate_weight: weight of the cross-entropy of a gate that finds background patches (APFormer)
     teacher: a trained run or checkpoint to distil from, with the same outputs; null: none
     distill_weight: weight of the KL divergence from the teacher, mean over voxels

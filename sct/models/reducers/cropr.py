@@ -32,6 +32,11 @@ class Cropr(Reducer):
     Ours: the shares and blocks of `pruning` instead of a number of tokens pruned in every block; a query for every
     patch, which predicts the class that its voxels have together (logits are interpolated to voxels, as of an early
     head); scores are scaled, which changes no choice.
+
+    blocks: blocks after which tokens are pruned, counted from 1; 0 is the embedding
+    ratio: share of the alive tokens that is pruned at every such block, 0 to below 1
+    fusion: dropped tokens re-enter before the last block; false: they wait for the completion
+    mlp_ratio: hidden width of the auxiliary heads' MLP, in widths of the encoder
     """
 
     def __init__(

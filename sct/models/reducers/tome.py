@@ -36,6 +36,10 @@ class ToMe(Reducer):
 
     Ours: the shares and blocks of `pruning` instead of a number r for every block, and the matching is repeated in one
     stage, on the merged keys, where more than half of the tokens are to go: one matching merges at most half.
+
+    blocks: blocks in which tokens are merged, counted from 1
+    ratio: share of the alive tokens that is merged away in every such block, 0 to below 1
+    proportional: a merged token is attended to like as many equal tokens as it was merged from
     """
 
     wants = ("keys",)
