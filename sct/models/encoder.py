@@ -177,6 +177,12 @@ class ViTEncoder(Encoder):
 
     def forward(self, image: Tensor) -> Encoded:
         """image (B, C_in, *S) -> sparse features; final tokens and prefix pass the last norm."""
+        expected = (self.spec.in_channels, *self.spec.image_size)
+        if tuple(image.shape[1:]) != expected:
+            raise UserError(
+                f"The network takes windows (B, {', '.join(map(str, expected))}), and this one has shape "
+                f"{tuple(image.shape)}. Whole images: sct.load(RUN).predict(image), or an inferer."
+            )
         features, pyramid = self.stem(image) if self.stem is not None else (image, [])
         x = self.embed(features)
         B, P = x.shape[0], self.num_prefix

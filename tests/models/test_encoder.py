@@ -232,3 +232,9 @@ def test_linears_start_with_the_spread_that_is_asked_for():
 def test_a_spread_of_nothing_is_refused():
     with pytest.raises(UserError, match=r"encoder\.init_std=0: choose a spread above 0"):
         little_encoder(init_std=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 16, 16), (1, 1, 16, 24), (2, 16, 24), (1, 2, 16, 24, 8)])
+def test_a_window_of_another_size_is_refused(shape):
+    with pytest.raises(UserError, match=r"takes windows \(B, 2, 16, 24\)"):
+        little_encoder()(torch.zeros(shape))
