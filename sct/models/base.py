@@ -1,4 +1,4 @@
-"""What every encoder is to the segmenter, and the encoder that has nothing to say.
+"""Base class of encoders, and an encoder without tokens for networks that take the image alone.
 
 Letters: B batch, S spatial size.
 """
@@ -14,7 +14,7 @@ from sct.models.tokens import Encoded, FeatureSpec, Tokens
 
 
 class Encoder(nn.Module, ABC):
-    """image -> sparse features; `spec` is what it publishes, `depth` the number of its blocks."""
+    """image -> sparse features; `spec` describes the features, `depth` is the number of blocks."""
 
     spec: FeatureSpec
     depth: int
@@ -22,7 +22,7 @@ class Encoder(nn.Module, ABC):
 
     @property
     def by_image(self) -> bool:
-        """Whether what is computed depends on what is in an image, and not on its shape alone."""
+        """Whether the number of operations depends on the content of an image, and not only on its shape."""
         return self.spec.prunes_rows or (self.reducer is not None and self.reducer.by_image)
 
     @abstractmethod
@@ -31,11 +31,11 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def layer_of(self, name: str) -> int:
-        """Depth of a parameter for layer-wise decay: 0 in front of the blocks, i in block i, depth + 1 behind."""
+        """Depth of a parameter for layer-wise decay: 0 before the blocks, i in block i, depth + 1 after the blocks."""
 
 
 class ImageOnly(Encoder):
-    """No tokens at all, of width 0: in front of a whole network, which looks at the image alone."""
+    """Encoder without tokens, of width 0, for a decoder that is a complete network and takes the image alone."""
 
     def __init__(
         self, *, image_size: Sequence[int], in_channels: int, num_classes: int = 0, overlapping: bool = False
@@ -55,8 +55,8 @@ class ImageOnly(Encoder):
     def forward(self, image: Tensor) -> Encoded:
         """image (B, C_in, *S) -> features of no token."""
         B = image.shape[0]
-        nothing = Tokens(image.new_zeros(B, 0, 0), torch.zeros(B, 0, dtype=torch.long, device=image.device))
-        return Encoded(grid=self.spec.grid, final=nothing, prefix=image.new_zeros(B, 0, 0))
+        no_tokens = Tokens(image.new_zeros(B, 0, 0), torch.zeros(B, 0, dtype=torch.long, device=image.device))
+        return Encoded(grid=self.spec.grid, final=no_tokens, prefix=image.new_zeros(B, 0, 0))
 
     def layer_of(self, name: str) -> int:
-        raise AssertionError(f"no parameter is called {name}: there are none")
+        raise AssertionError(f"this encoder has no parameters, so none is called {name}")

@@ -29,38 +29,40 @@ logger = logging.getLogger(__name__)
 class ViTEncoder(Encoder):
     """A ViT whose `reducer` drops tokens between its blocks; with no reducer it is the dense baseline.
 
-    `taps` are the blocks (counted from 1) whose dense outputs are kept for skip connections: a list, or a
-    number of taps spread as in the papers (3 of 12 blocks: 4, 7, 10; 2 of 12: 5, 9). A sparse encoder has
-    no dense snapshots, so it publishes no taps and the completed tokens serve every skip connection.
-    `num_classes` and `overlapping` are the data set's `Outputs`, for methods that predict inside the encoder.
-    Positions are learned; `position_init="sincos"` starts them as sines and cosines of the place in the grid,
-    "none" leaves them out. `init_std` is the spread of all linears' weights at the start: the 0.02 of ViT-B leaves the
-    attention of a narrow encoder nearly uniform, and its training at a loss for long. `transformer=false` is the
-    identity control: embedding and positions, no block at all, whatever `depth` says. A hybrid has a `stem`: every
-    place of its output is then a patch, and its pyramid goes to the decoder. `attention` is another attention for all
-    blocks; `gate` says by the stem's output which tokens ask nothing in it (APFormer, and its pruning on other
-    networks).
+    - `taps` are the blocks (counted from 1) whose dense outputs are kept for skip connections: a list of blocks, or a
+      number of taps, which are spread as in the papers (3 of 12 blocks: 4, 7, 10; 2 of 12: 5, 9). A sparse encoder has
+      no dense snapshots and no taps; every skip connection then reads the completed tokens.
+    - `num_classes` and `overlapping` come from the data set's `Outputs`, for methods that predict inside the encoder.
+    - Positions are learned. `position_init="sincos"` initialises them with sines and cosines of the place in the grid;
+      "none" removes the positions.
+    - `init_std` is the standard deviation of the initial weights of all linear layers. With the 0.02 of ViT-B the
+      attention of a narrow encoder starts nearly uniform, and its loss falls slowly at first.
+    - `transformer=false` is the identity control: embedding and positions without any block, for every `depth`.
+    - A hybrid has a `stem` of convolutions. Every place of the stem's output is a patch, and the stem's pyramid goes to
+      the decoder.
+    - `attention` replaces the plain attention of all blocks. `gate` decides from the stem's output which tokens are
+      no queries in this attention (APFormer, and its pruning on other networks).
 
-    patch_size: voxels of a patch's side
-    dim: width: channels of a token
+    patch_size: side of a patch in voxels
+    dim: channels of a token (width)
     depth: number of transformer blocks
-    num_heads: heads of attention
+    num_heads: number of attention heads
     mlp_ratio: hidden channels of the MLP, as a multiple of dim
-    qkv_bias: biases in the projections to queries, keys and values
-    class_token: a class token beside the patch tokens
+    qkv_bias: whether the projections to queries, keys and values have biases
+    class_token: whether a class token is added to the patch tokens
     activation: activation of the MLP: gelu or relu
-    dropout: probability of dropout behind the embedding and the linears of the MLP
-    drop_path: probability that the last block is skipped in training, falling linearly to 0 at the first
+    dropout: probability of dropout after the embedding and after the linear layers of the MLP
+    drop_path: probability that the last block is skipped in training; it falls linearly to 0 at the first block
     norm_eps: epsilon of the LayerNorms
-    taps: blocks whose dense outputs are kept for skip connections, or their number; a sparse encoder has none
-    transformer: false is the identity control: no transformer block at all
-    position_init: start of the learned positions: normal, sincos (sines and cosines of the place), or none (no
+    taps: blocks whose dense outputs are kept for skip connections, or their number; a sparse encoder has no taps
+    transformer: false: the identity control, without any transformer block
+    position_init: initial values of the learned positions: normal, sincos (sines and cosines of the place), or none (no
         positions)
-    init_std: standard deviation of the linears' weights at the start
-    stem: convolutions in front of the transformer; null: none
-    gate: which tokens ask nothing in attention (APFormer); null: all ask
-    attention: another attention for all blocks; null: the plain one
-    reducer: the pruning method; null: dense, nothing is pruned
+    init_std: standard deviation of the initial weights of the linear layers
+    stem: convolutions before the transformer; null: no stem
+    gate: decides which tokens are no queries in attention (APFormer); null: all tokens are queries
+    attention: replaces the attention of all blocks; null: plain attention
+    reducer: the pruning method; null: dense, no token is pruned
     """
 
     no_weight_decay = ("class_token", "position")
@@ -94,12 +96,12 @@ class ViTEncoder(Encoder):
     ) -> None:
         super().__init__()
         if init_std <= 0:
-            raise UserError(f"encoder.init_std={init_std}: choose a spread above 0, such as 0.02.")
+            raise UserError(f"encoder.init_std={init_std}: choose a standard deviation above 0, such as 0.02.")
         self.grid = token_grid(tuple(image_size), patch_size)
         self.depth = depth = depth if transformer else 0
         check_pruning(gate=gate, stem=stem, attention=attention, reducer=reducer, class_token=class_token)
         if not depth and attention is not None:
-            logger.warning("encoder.attention and encoder.gate are ignored: there is no transformer block")
+            logger.warning("encoder.attention and encoder.gate are ignored: the encoder has no transformer block")
             attention = gate = None
         dims = len(self.grid)
         self.stem = stem(spatial_dims=dims, in_channels=in_channels) if stem is not None else None
@@ -107,8 +109,8 @@ class ViTEncoder(Encoder):
         if self.stem is not None:
             if patch_size != self.stem.stride:
                 raise UserError(
-                    f"encoder.patch_size={patch_size} must be {self.stem.stride}, the stride of encoder.stem; set it "
-                    "to that, or change the stem."
+                    f"encoder.patch_size={patch_size} must be {self.stem.stride}, the stride of encoder.stem. Set "
+                    f"encoder.patch_size={self.stem.stride}, or change the stem."
                 )
             channels, patch = self.stem.out_channels, 1
         self.patch_embed = PATCH_EMBEDDING[dims](channels, dim, kernel_size=patch, stride=patch)
@@ -170,18 +172,21 @@ class ViTEncoder(Encoder):
                     self.position[:, self.num_prefix :] = sincos_positions(self.grid, self.position.shape[2])
         if self.class_token is not None:
             nn.init.trunc_normal_(self.class_token, std=0.02)
-        # as a linear layer on flattened patches would be initialised
+        # the same initialisation as of a linear layer on flattened patches
         nn.init.xavier_uniform_(self.patch_embed.weight.flatten(1))
         if self.patch_embed.bias is not None:
             nn.init.zeros_(self.patch_embed.bias)
 
     def forward(self, image: Tensor) -> Encoded:
-        """image (B, C_in, *S) -> sparse features; final tokens and prefix pass the last norm."""
+        """image (B, C_in, *S) -> sparse features; the last norm is applied to final tokens and prefix.
+
+        UserError where the shape of the image is not the shape of a window.
+        """
         expected = (self.spec.in_channels, *self.spec.image_size)
         if tuple(image.shape[1:]) != expected:
             raise UserError(
-                f"The network takes windows (B, {', '.join(map(str, expected))}), and this one has shape "
-                f"{tuple(image.shape)}. Whole images: sct.load(RUN).predict(image), or an inferer."
+                f"The network takes windows (B, {', '.join(map(str, expected))}), but this window has shape "
+                f"{tuple(image.shape)}. For a whole image use sct.load(RUN).predict(image), or an inferer."
             )
         features, pyramid = self.stem(image) if self.stem is not None else (image, [])
         x = self.embed(features)
@@ -204,7 +209,7 @@ class ViTEncoder(Encoder):
             reducer = self.reducer_at(number)
             wants = reducer.wants if reducer is not None else ()
             x, stats = block.attend(x, self.layout(tokens, query_mask=encoded.query_mask), wants=wants)
-            self.note(stats, number=number, encoded=encoded)
+            self.record(stats, number=number, encoded=encoded)
             if reducer is not None and reducer.inside_block:
                 x, tokens = self.reduce(
                     reducer, x, stats, number=number, tokens=tokens, encoded=encoded, parents=parents
@@ -227,28 +232,28 @@ class ViTEncoder(Encoder):
         return encoded
 
     def embed(self, features: Tensor) -> Tensor:
-        """Image (B, C_in, *S), or what a stem made of it -> prefix and patch tokens with positions (B, P + N, C)."""
+        """Image (B, C_in, *S), or the output of a stem -> prefix and patch tokens with positions (B, P + N, C)."""
         x = self.patch_embed(features).flatten(2).transpose(1, 2)
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
         return self.dropout(x + self.position if self.position is not None else x)
 
-    def note(self, stats: AttentionStats, *, number: int, encoded: Encoded) -> None:
-        """Keeps what attention that prunes itself says of block `number`: its loss (mean over blocks), its share."""
+    def record(self, stats: AttentionStats, *, number: int, encoded: Encoded) -> None:
+        """Adds the loss (mean over blocks) and the pruned share of attention in block `number` to `encoded`."""
         if stats.loss is not None:
             encoded.losses["attention"] = encoded.losses.get("attention", 0) + stats.loss / self.depth
         if stats.pruned is not None:
             encoded.aux[f"dependencies_pruned_{number}"] = stats.pruned
 
     def layout(self, tokens: Tokens, *, query_mask: Tensor | None = None) -> Layout:
-        """How the sequence of prefix and `tokens` stands in a block; query_mask (B, N) where a gate decided."""
+        """Layout of the sequence of prefix and `tokens` for a block; query_mask (B, N) is the gate's decision."""
         if query_mask is not None:
             return Layout(query_mask=query_mask)
         bias = None
         if tokens.key_bias is not None:
             values = tokens.key_bias.unsqueeze(-1)
-            none = values.new_zeros(tokens.batch_size, self.num_prefix, 1)
-            bias = join(none, replace(tokens, x=values)).squeeze(-1)
+            prefix_bias = values.new_zeros(tokens.batch_size, self.num_prefix, 1)
+            bias = join(prefix_bias, replace(tokens, x=values)).squeeze(-1)
         if tokens.lengths is not None:
             return Layout(lengths=tuple(self.num_prefix + length for length in tokens.lengths), key_bias=bias)
         if self.reducer is None or tokens.mask is None:
@@ -259,7 +264,7 @@ class ViTEncoder(Encoder):
         return Layout(active=mask, key_bias=bias)
 
     def reducer_at(self, number: int) -> Reducer | None:
-        """The reducer if it acts at block `number`; at 0 it acts on the embedding."""
+        """The reducer if it prunes at block `number`, else None; at 0 it prunes the embedding."""
         return self.reducer if self.reducer is not None and number in self.reducer.blocks else None
 
     def reduce(
@@ -273,7 +278,7 @@ class ViTEncoder(Encoder):
         encoded: Encoded,
         parents: list[Tensor],
     ) -> tuple[Tensor, Tokens]:
-        """The sequence and the set that go on from block `number`; the rest goes to `encoded` and `parents`."""
+        """Prunes at block `number` -> the new sequence and its token set; the rest goes to `encoded` and `parents`."""
         prefix, patches = split(x, tokens, num_prefix=self.num_prefix)
         stats = stats.map_tokens(lambda values: split(values, tokens, num_prefix=self.num_prefix)[1])
         reduction = reducer(replace(tokens, x=patches), stage=reducer.blocks.index(number), stats=stats)
@@ -284,14 +289,14 @@ class ViTEncoder(Encoder):
         if reduction.auxiliary is not None:
             encoded.auxiliary.append(reduction.auxiliary)
         if reducer.merges:
-            assert reduction.parent is not None, "a method that merges names the parent of every token"
+            assert reduction.parent is not None, "a reducer with merges=True must return Reduction.parent"
             parents.append(reduction.parent)
         encoded.losses.update(reduction.losses)
         encoded.aux.update(reduction.aux)
         return join(prefix, reduction.live), reduction.live
 
     def reenter(self, x: Tensor, *, tokens: Tokens, encoded: Encoded) -> tuple[Tensor, Tokens]:
-        """The sequence with the tokens of all stages, dropped ones as they were, and the set: the whole grid."""
+        """The sequence and the set of the whole grid; dropped tokens re-enter with the features that they had."""
         prefix, patches = split(x, tokens, num_prefix=self.num_prefix)
         sets = [*encoded.dropped, replace(tokens, x=patches)]
         tokens = whole_grid(sets, num_tokens=self.spec.num_tokens)
@@ -299,7 +304,7 @@ class ViTEncoder(Encoder):
         return join(prefix, tokens), tokens
 
     def layer_of(self, name: str) -> int:
-        """Depth of a parameter for layer-wise decay: 0 embedding, i block i, depth + 1 what comes after."""
+        """Depth of a parameter for layer-wise decay: 0 embedding, i block i, depth + 1 after the blocks."""
         if name.startswith(("stem.", "gate.", "patch_embed.", "class_token", "position")):
             return 0
         if name.startswith("blocks."):

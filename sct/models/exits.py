@@ -1,4 +1,4 @@
-"""The canvas of early exits (DToP): what heads say of fewer and fewer tokens, put together on the grid.
+"""Early exits (DToP): the predictions of all heads, merged on one canvas in the shape of the grid.
 
 Letters: B batch, N tokens of the grid, n tokens alive, C width, Q classes.
 """
@@ -18,10 +18,10 @@ Head = Callable[[Tokens], TokenOutput]
 
 
 def merge_stages(encoded: Encoded, *, losses: bool) -> Early:
-    """All that was `early_outputs`, on one canvas: a later head overwrites the tokens that it still saw.
+    """Merges the `early_outputs` of all stages on one canvas; a later head overwrites the tokens that it sees.
 
-    `losses` keeps the merged output of every stage. In it the word of an earlier head is a constant: a head is
-    trained on the tokens that it saw.
+    With `losses` the merged output of every stage is kept. Predictions of earlier heads are constants in it, so each
+    head is trained only on the tokens that it sees.
     """
     first, N = encoded.early_outputs[0], math.prod(encoded.grid)
     B, Q = first.tokens.batch_size, first.masks.shape[-1]
@@ -41,13 +41,13 @@ def merge_stages(encoded: Encoded, *, losses: bool) -> Early:
 
 
 def overwrite(canvas: Tensor, output: TokenOutput, *, exited: Tensor) -> Tensor:
-    """canvas (B, Q, N) with what is said of the tokens alive; the places that exited (B, N) stay, as constants."""
-    fresh = assemble([output.masks], [output.tokens], num_tokens=exited.shape[1]).transpose(1, 2)
-    return torch.where(exited.unsqueeze(1), canvas.detach(), fresh)
+    """canvas (B, Q, N) with the new masks of the tokens alive; places that exited (B, N) stay, as constants."""
+    masks = assemble([output.masks], [output.tokens], num_tokens=exited.shape[1]).transpose(1, 2)
+    return torch.where(exited.unsqueeze(1), canvas.detach(), masks)
 
 
 def predict(head: Head, dense: Dense, *, canvas: Callable[[Early], Tensor]) -> HeadOutput:
-    """A decoder's head on the whole grid; where tokens left early, on the others, over the `canvas` of the early."""
+    """Output of a decoder's head for the whole grid; tokens that left early keep their prediction from `canvas`."""
     if dense.early is None:
         B, N, _ = dense.x.shape
         output = head(Tokens(dense.x, torch.arange(N, device=dense.x.device).expand(B, -1)))
@@ -58,10 +58,10 @@ def predict(head: Head, dense: Dense, *, canvas: Callable[[Early], Tensor]) -> H
 
 
 def live_tokens(dense: Dense) -> Tokens:
-    """The tokens alive, their features read from the grid, but for those that have no place in it.
+    """The tokens alive, with features read from the grid; tokens without a place keep the features of `dense.live`.
 
-    The same values as `dense.live`. Read from there, the completion's parameters for exited tokens have no part
-    in the prediction and a gradient; it is zero, and not missing, which data-parallel training would wait for.
+    The values are those of `dense.live`. Read from the grid, the completion's parameters for exited tokens get a
+    gradient of zero. Without this they would get no gradient, and data-parallel training would wait for one.
     """
     assert dense.live is not None
     live, N = dense.live, dense.x.shape[1]
@@ -71,12 +71,12 @@ def live_tokens(dense: Dense) -> Tokens:
 
 
 def class_canvas(early: Early) -> Tensor:
-    """What early heads said as class logits (B, Q, N): of a query head, the log of softmax(class) x sigmoid(mask)."""
+    """The early predictions as class logits (B, Q, N); for a query head, log(softmax(class) x sigmoid(mask))."""
     return early.canvas if early.present is None else F.logsigmoid(early.canvas) + early.present
 
 
 def mask_canvas(early: Early) -> Tensor:
-    """What early heads said as mask logits (B, Q, N): their sigmoid is the softmax of class logits."""
+    """The early predictions as mask logits (B, Q, N); for class logits, the sigmoid of the result is their softmax."""
     if early.present is not None:
         return early.canvas
     return torch.logit(early.canvas.float().softmax(dim=1), eps=1e-6)

@@ -1,4 +1,4 @@
-"""Between token sets, sequences and the grid: pure functions on the values of `tokens.py`.
+"""Conversions between token sets, sequences and the grid: pure functions on the values of `tokens.py`.
 
 Letters: B batch, N tokens of the grid, n tokens alive, T tokens of a packed set, P prefix tokens, D width, Q classes,
 S spatial size.
@@ -27,22 +27,23 @@ def token_grid(image_size: tuple[int, ...], patch_size: int) -> tuple[int, ...]:
 
 def patches(x: Tensor, *, size: Sequence[int]) -> Tensor:
     """The patches of an image (B, C, *S), voxels in the order of a convolution's kernel: (B, N, C * prod(size))."""
-    B, C, *whole = x.shape
-    grid = [length // edge for length, edge in zip(whole, size, strict=True)]
+    B, C, *lengths = x.shape
+    grid = [length // edge for length, edge in zip(lengths, size, strict=True)]
     x = x.reshape(B, C, *(length for pair in zip(grid, size, strict=True) for length in pair))
-    places, within = range(2, 2 + 2 * len(grid), 2), range(3, 3 + 2 * len(grid), 2)
-    return x.permute(0, *places, 1, *within).reshape(B, math.prod(grid), -1)
+    grid_axes, voxel_axes = range(2, 2 + 2 * len(grid), 2), range(3, 3 + 2 * len(grid), 2)
+    return x.permute(0, *grid_axes, 1, *voxel_axes).reshape(B, math.prod(grid), -1)
 
 
 def assemble(features: Sequence[Tensor], sets: Sequence[Tokens], *, num_tokens: int) -> Tensor:
-    """Features of token sets (each shaped like its set's x, width D) at their places in the grid: (B, N, D).
+    """Puts features of token sets at their places in the grid: (B, N, D).
 
-    Places that no set has are zero. Where a set has a mask, features are weighted by it and added up, as
-    appendix E of the STP paper does for DynamicViT; otherwise every place is written once.
+    features: one tensor for each set, in the shape of the set's x, with width D. Places without a token are zero.
+    Where a set has a mask, all features are weighted by their masks and added up (appendix E of the STP paper, for
+    DynamicViT). Otherwise every place is written once.
     """
     B, D = sets[0].batch_size, features[0].shape[-1]
     rows = torch.cat([(tokens.images() * (num_tokens + 1) + tokens.index).flatten() for tokens in sets])
-    # a last row for tokens without a place
+    # one more row for each image takes the tokens without a place
     canvas = features[0].new_zeros(B * (num_tokens + 1), D)
     if any(tokens.mask is not None for tokens in sets):
         weighted = [weigh(x, tokens).flatten(0, 1) for x, tokens in zip(features, sets, strict=True)]
@@ -58,37 +59,38 @@ def weigh(x: Tensor, tokens: Tokens) -> Tensor:
 
 
 def whole_grid(sets: Sequence[Tokens], *, num_tokens: int) -> Tokens:
-    """Sets that cover the grid exactly once as one set (B, N, C), without fused tokens, which have no place."""
+    """Joins sets that cover the grid exactly once into one set (B, N, C); tokens without a place are left out."""
     x = assemble([tokens.x for tokens in sets], sets, num_tokens=num_tokens)
     return Tokens(x, torch.arange(num_tokens, device=x.device).expand(x.shape[0], -1))
 
 
 def unmerge(final: Tokens, dropped: Sequence[Tokens], parents: Sequence[Tensor], *, num_tokens: int) -> Tokens:
-    """The whole grid, a place of the dropped sets being equal to its parent: (B, N, C).
+    """The whole grid (B, N, C), in which every dropped token has the features of its parent.
 
-    parents: for every dropped set the places (in the shape of its index) of the tokens that its tokens were merged
-    into. A parent may itself be in a dropped set; its own parent then counts.
+    parents: for every dropped set, in the shape of its index, the places of the tokens into which its tokens were
+    merged. Where a parent is itself in a dropped set, the parent's parent is used, and so on.
     """
-    whole = whole_grid([final], num_tokens=num_tokens)
-    B, N, C = whole.x.shape
-    home = torch.arange(B * N, device=whole.x.device)
+    grid = whole_grid([final], num_tokens=num_tokens)
+    B, N, C = grid.x.shape
+    # for every place the row of its parent, or of itself
+    ancestor = torch.arange(B * N, device=grid.x.device)
     for tokens, parent in zip(dropped, parents, strict=True):
         start = tokens.images() * N
-        home = home.index_copy(0, (start + tokens.index).flatten(), (start + parent).flatten())
-    # every step doubles the generations that are followed
+        ancestor = ancestor.index_copy(0, (start + tokens.index).flatten(), (start + parent).flatten())
+    # every step doubles the number of generations that are followed
     for _ in range(N.bit_length()):
-        home = home.index_select(0, home)
-    return Tokens(whole.x.flatten(0, 1).index_select(0, home).reshape(B, N, C), whole.index)
+        ancestor = ancestor.index_select(0, ancestor)
+    return Tokens(grid.x.flatten(0, 1).index_select(0, ancestor).reshape(B, N, C), grid.index)
 
 
 def survival(dropped: Sequence[Tokens], *, num_tokens: int) -> list[Tensor]:
-    """1 at the places that were alive after every stage, else 0, from what each dropped: (B, N) float a stage."""
-    lost = torch.stack([presence(tokens, num_tokens=num_tokens) for tokens in dropped])
-    return list((1 - lost.cumsum(dim=0)).unbind(0))
+    """For each stage, from its dropped set: 1 at places that are alive after the stage, else 0; (B, N) float each."""
+    pruned = torch.stack([presence(tokens, num_tokens=num_tokens) for tokens in dropped])
+    return list((1 - pruned.cumsum(dim=0)).unbind(0))
 
 
 def presence(tokens: Tokens, *, num_tokens: int) -> Tensor:
-    """1 at the places that a set has, else 0: (B, N) float; carries the gradient of its mask."""
+    """1 at the places of the tokens of a set, else 0: (B, N) float; carries the gradient of the set's mask."""
     ones = torch.ones_like(tokens.index, dtype=torch.float32).unsqueeze(-1)
     return assemble([ones], [tokens], num_tokens=num_tokens).squeeze(-1)
 
@@ -97,8 +99,8 @@ def join(prefix: Tensor, tokens: Tokens) -> Tensor:
     """Prefix (B, P, C) and patch tokens of every image as one sequence: (B, P + n, C), or packed (1, B P + T, C)."""
     if tokens.lengths is None:
         return torch.cat([prefix, tokens.x], dim=1)
-    pieces = zip(prefix.unbind(0), tokens.per_image(tokens.x), strict=True)
-    return torch.cat([part for pair in pieces for part in pair]).unsqueeze(0)
+    pairs = zip(prefix.unbind(0), tokens.per_image(tokens.x), strict=True)
+    return torch.cat([part for pair in pairs for part in pair]).unsqueeze(0)
 
 
 def split(sequence: Tensor, tokens: Tokens, *, num_prefix: int) -> tuple[Tensor, Tensor]:
@@ -122,9 +124,9 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def pruning_depth(encoded: Encoded) -> Tensor:
-    """How many pruning stages each place survived: int64 (B, *grid), 0 dropped first, num_stages kept to the end.
+    """Number of pruning stages that each place survived: int64 (B, *grid), from 0 (dropped first) to num_stages.
 
-    Where a gate tells tokens to ask nothing, those have 0 and the others 1.
+    With a gate (APFormer) it is 0 for tokens that the gate switches off as queries, and 1 for the others.
     """
     if encoded.query_mask is not None:
         return encoded.query_mask.long().reshape(-1, *encoded.grid)
@@ -136,6 +138,6 @@ def pruning_depth(encoded: Encoded) -> Tensor:
 
 
 def foreground_patches(label: Tensor, *, patch_size: int | tuple[int, ...]) -> Tensor:
-    """Which patches of labels (B, *S) hold any foreground: bool (B, *grid); patch_size may differ by axis."""
+    """Whether each patch of labels (B, *S) has any foreground: bool (B, *grid); patch_size may differ between axes."""
     pool = {3: F.max_pool2d, 4: F.max_pool3d}[label.ndim]
     return pool((label > 0).float().unsqueeze(1), patch_size, ceil_mode=True).squeeze(1) > 0

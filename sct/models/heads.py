@@ -17,11 +17,11 @@ from sct.models.tokens import TokenOutput, Tokens
 
 
 class FCNHead(nn.Module):
-    """SETR's naive head, token by token: Linear(C, h), norm, ReLU, Linear(h, Q).
+    """SETR's naive head, applied to every token alone: Linear(C, h), norm, ReLU, Linear(h, Q).
 
-    `norm="batch"` is the paper's, over the tokens of the batch; `norm="layer"` is an option for small batches.
+    `norm="batch"` normalises over the tokens of the batch, as in the paper; `norm="layer"` is for small batches.
 
-    hidden: channels between the two linear maps
+    hidden: channels between the two linear layers
     norm: normalisation: batch (as published) or layer (for small batches)
     """
 
@@ -29,7 +29,7 @@ class FCNHead(nn.Module):
         self, dim: int, *, num_classes: int, hidden: int = 256, norm: Literal["batch", "layer"] = "batch"
     ) -> None:
         super().__init__()
-        # the norm subtracts a bias again
+        # no bias: the norm would subtract it
         self.embed = nn.Linear(dim, hidden, bias=False)
         self.norm = nn.BatchNorm1d(hidden) if norm == "batch" else nn.LayerNorm(hidden)
         self.classify = nn.Linear(hidden, num_classes)
@@ -40,7 +40,7 @@ class FCNHead(nn.Module):
         return TokenOutput(tokens, self.classify(F.relu(self.normalise(x.flatten(0, 1)).reshape(x.shape))))
 
     def normalise(self, x: Tensor) -> Tensor:
-        """x (T, h), all tokens of the batch; one token has no variance, so it takes the running one."""
+        """x (T, h), all tokens of the batch; a single token has no variance, so running statistics normalise it."""
         norm = self.norm
         if isinstance(norm, nn.BatchNorm1d) and norm.training and len(x) < 2:
             return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
@@ -48,16 +48,16 @@ class FCNHead(nn.Module):
 
 
 class ATMHead(nn.Module):
-    """Attention-to-mask (SegViT, with DToP's changes): every class has a learned token that asks where it is.
+    """Attention-to-mask (SegViT, with DToP's changes): one learned class token for each class is the query of its mask.
 
-    Tokens pass Linear(C, d) and LayerNorm; `num_layers` decoder layers let class tokens exchange and read the
-    image. Masks are the last layer's query-key products, scaled, before the softmax, mean over heads; the class
-    tokens then say by Linear(d, 2) whether their class is present (index 0) or not. `width` d is half the
-    encoder's if not given.
+    The image tokens pass Linear(C, d) and LayerNorm. In each of `num_layers` decoder layers the class tokens attend to
+    each other and then to the image tokens. The masks are the scaled query-key products of the last layer, before the
+    softmax, as mean over heads. Linear(d, 2) of a class token gives the logits that its class is present (index 0) or
+    absent (index 1).
 
-    width: channels of the head; null: half the encoder's width
-    num_heads: heads of attention
-    num_layers: layers in which class tokens ask the image's tokens
+    width: channels of the head (d); null: half the encoder's width
+    num_heads: number of attention heads
+    num_layers: number of decoder layers, in which class tokens attend to the image tokens
     """
 
     no_weight_decay = ("class_tokens",)
@@ -70,7 +70,7 @@ class ATMHead(nn.Module):
         if width % num_heads or num_layers < 1:
             raise UserError(
                 f"An ATM head of width={width} with num_heads={num_heads} and num_layers={num_layers} is not possible: "
-                "the heads must divide the width (half the encoder's if null) and there must be a layer."
+                "width (null: half the encoder's width) must be divisible by num_heads, and num_layers at least 1."
             )
         self.project = nn.Sequential(nn.Linear(dim, width), nn.LayerNorm(width))
         self.class_tokens = nn.Embedding(num_classes, width)
@@ -87,7 +87,7 @@ class ATMHead(nn.Module):
 
 
 class QueryLayer(nn.Module):
-    """Post-norm decoder layer: queries attend to each other, then to tokens, then an MLP four times as wide."""
+    """Post-norm decoder layer: queries attend to each other, then to tokens; an MLP four times as wide follows."""
 
     def __init__(self, width: int, *, num_heads: int) -> None:
         super().__init__()
@@ -102,9 +102,9 @@ class QueryLayer(nn.Module):
     def forward(
         self, queries: Tensor, memory: Tensor, *, lengths: tuple[int, ...] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """queries (B, Q, d), memory (B, n, d) or packed (1, T, d) -> queries (B, Q, d), and what met in attention.
+        """queries (B, Q, d), memory (B, n, d) or packed (1, T, d) -> queries (B, Q, d), and two inputs of attention.
 
-        These are the projected queries (B, H, Q, d / H) and keys (B, H, n, d / H) or packed (1, H, T, d / H).
+        These inputs are the projected queries (B, H, Q, d / H) and keys (B, H, n, d / H) or packed (1, H, T, d / H).
         """
         queries = self.norms[0](queries + self.exchange(queries)[0])
         q = self.to_heads(self.ask(queries))
@@ -119,11 +119,11 @@ class QueryLayer(nn.Module):
 
 
 def grade(output: TokenOutput, *, overlapping: bool = False) -> tuple[Tensor, Tensor]:
-    """Confidence and class of every token, each in the shape of the set; carries no gradient.
+    """Confidence and class of every token, each in the shape of the set, without gradient.
 
-    Confidence is the probability of the likeliest class: softmax of class logits, or softmax(class) x
-    sigmoid(mask) of a query head. With overlapping regions it is that of the region which is least sure, of
-    max(p, 1 - p), and the class is Q where p <= 0.5 for all regions, else the last region with p > 0.5.
+    Confidence is the probability of the most probable class: softmax of the class logits, or, for a query head,
+    softmax(class) x sigmoid(mask). With overlapping regions, confidence is the minimum over the regions of
+    max(p, 1 - p); the class is Q where p <= 0.5 for all regions, else the last region with p > 0.5.
     """
     masks = output.masks.detach().float()
     if overlapping:

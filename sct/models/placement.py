@@ -1,4 +1,4 @@
-"""Where an encoder keeps snapshots and drops tokens, and which of its parts do not go together."""
+"""Which blocks of an encoder keep snapshots and drop tokens, and checks of settings that exclude each other."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,8 +10,8 @@ from sct.models.stems.base import Stem
 
 
 def tap_blocks(taps: int | Sequence[int], *, depth: int) -> tuple[int, ...]:
-    """The blocks to tap, from a list or a number of them (i-th of m: 1 + i * depth // (m + 1))."""
-    if depth == 0:  # no block at all: the embedding itself serves as every tap
+    """The blocks to tap, from a list of blocks or a number m of taps (i-th tap: block 1 + i * depth // (m + 1))."""
+    if depth == 0:  # without blocks, every tap is the embedding
         return (0,) * (taps if isinstance(taps, int) else len(taps))
     if isinstance(taps, int):
         return tuple(1 + i * depth // (taps + 1) for i in range(1, taps + 1))
@@ -28,36 +28,36 @@ def check_pruning(
     reducer: Callable[..., Reducer] | None,
     class_token: bool,
 ) -> None:
-    """UserError where gate, attention and reducer do not go together."""
+    """UserError where gate, attention and reducer cannot be combined."""
     if gate is not None and (stem is None or attention is None):
         raise UserError(
-            "encoder.gate judges the features of a stem and prunes rows of an attention that can skip them: set "
+            "encoder.gate needs the features of a stem, and an attention that can skip rows: set "
             "encoder.stem and encoder.attention (see configs/encoder/apformer.yaml), or encoder.gate=null."
         )
     if attention is not None and reducer is not None:
         raise UserError(
-            "encoder.attention prunes inside attention and encoder.reducer drops tokens; together they are not "
+            "encoder.attention prunes inside attention and encoder.reducer drops tokens. The two together are not "
             "supported: set one of them to null."
         )
     if attention is not None and class_token:
-        raise UserError("encoder.attention works on the patches of a whole grid; set encoder.class_token=false.")
+        raise UserError("encoder.attention works on patch tokens only; set encoder.class_token=false.")
 
 
 def check_stages(reducer: Reducer, *, depth: int, class_token: bool) -> None:
-    """UserError where a reducer cannot work in this encoder."""
+    """UserError where this encoder cannot use the reducer."""
     blocks, first = list(reducer.blocks), int(reducer.inside_block or bool(reducer.wants))
     if sorted(set(blocks)) != blocks or not blocks or not first <= blocks[0] <= blocks[-1] <= depth:
         raise UserError(
             f"encoder.reducer.blocks={blocks} must be ascending block numbers between {first} and "
             f"encoder.depth={depth}" + (": this method acts inside a block." if first else " (0: the embedding).")
         )
-    back = reducer.reenter_before
-    if back is not None and not blocks[-1] < back <= depth:
+    reentry = reducer.reenter_before
+    if reentry is not None and not blocks[-1] < reentry <= depth:
         raise UserError(
-            f"{type(reducer).__name__} lets dropped tokens re-enter before block {back} of encoder.depth={depth}, but "
-            f"encoder.reducer.blocks={blocks} drops some later: prune before that block."
+            f"{type(reducer).__name__} lets dropped tokens re-enter before block {reentry} of encoder.depth={depth}, "
+            f"but encoder.reducer.blocks={blocks} drops tokens in that block or later: prune before block {reentry}."
         )
-    assert not (reducer.merges and back is not None), (
+    assert not (reducer.merges and reentry is not None), (
         "merged tokens get the features of their parent, they do not re-enter"
     )
     if "class_row" in reducer.wants and not class_token:

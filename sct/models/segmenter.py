@@ -34,18 +34,18 @@ class Segmenter(nn.Module):
         return prediction if self.training else prediction.logits
 
     def predict(self, image: Tensor) -> Prediction:
-        """image (B, C, *S) -> logits and the sparse features they came from, in either mode."""
+        """image (B, C, *S) -> logits and sparse features, in training and evaluation alike."""
         encoded = self.encoder(image)
         decoded = self.decoder(image, self.completion(encoded))
         return Prediction(decoded.logits, encoded, decoded.head, decoded.aux)
 
     def features(self, image: Tensor) -> Tensor:
-        """image (B, C, *S) -> (B, F, *S / stride), what a decoder of two stages makes voxels from."""
+        """image (B, C, *S) -> features (B, F, *S / stride) of the first stage of a `TwoStageDecoder`."""
         assert isinstance(self.decoder, TwoStageDecoder)
         return self.decoder.features(image, self.completion(self.encoder(image)))
 
     def set_progress(self, done: float) -> None:
-        """The share of the training that is done (0 to 1), for schedules of the pruning method."""
+        """Sets the share of the training that is done (0 to 1), for schedules of the pruning method."""
         for module in self.modules():
             if isinstance(module, Scheduled):
                 module.progress = done

@@ -1,4 +1,4 @@
-"""Which number format a network computes in here, and the check that bf16 can be trusted on this machine.
+"""Choice of the number format of a network, and a check of bf16 on the machine at hand.
 
 Letters: B batch, L sequence length, C channels or width, S spatial size (2 or 3 dims).
 """
@@ -19,22 +19,23 @@ from sct.models.segmenter import Segmenter
 from sct.models.tokens import FeatureSpec
 from sct.runtime.precision import NumberFormat, autocast, has_bf16
 
-# bf16 rounds to 8 bits: sums of many products end within 1 %, broken kernels far from it
+# bf16 rounds to 8 bits: correct sums of many products are within 1 %, wrong kernels are far off
 TOLERANCE = 0.03
-# places along each axis, and tokens, that processors are checked on
+# sizes of the inputs of the check on processors: places along each axis, and tokens
 PLACES, TOKENS = 8, 64
-# maps this thin along an axis have kernels, and faults, of their own (oneDNN of torch 2.13, in gradients above all)
+# oneDNN has separate kernels for maps that are this thin along an axis; in torch 2.13 these kernels have faults, mostly
+# in gradients
 THIN = 2
-# a network without tokens halves the image at most this often
+# assumed number of halvings of the image in a network without tokens
 HALVINGS = 5
 
-# of a folded convolution
+# layers of a folded convolution
 FOLDED = ("convolution", "middle")
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def choose_precision(
-    asked: str,
+    precision: str,
     *,
     network: Segmenter,
     device: torch.device,
@@ -42,34 +43,37 @@ def choose_precision(
     remedy: str | None = "set trainer.precision=auto",
     learns: bool = False,
 ) -> NumberFormat:
-    """The number format of the forward pass: `asked`, or with auto bf16 where it pays and can be trusted, else fp32.
+    """The number format of the forward pass: `precision`; for auto, bf16 where it is fast and correct, else fp32.
 
-    It pays where the device has instructions for it, and can be trusted where every kind of layer of `network` agrees
-    with float32 there; `learns`: in its gradients too. key: where `asked` is set; remedy: what the user can do about a
-    pinned bf16 that does not pay, None where the command has no setting for it.
+    bf16 is fast where the device has instructions for it. It is correct where every kind of layer of `network` agrees
+    with float32 on this device, with `learns` also in its gradients.
+    key: the config key of `precision`. remedy: what the user can do where bf16 was set on a device without instructions
+    for it; None where the command has no setting for it.
     """
-    check_precision(asked, key=key)
-    if asked != "auto":
-        reason = f"as {key}={asked} says"
-        if asked != "bf16" or has_bf16(device):
-            return NumberFormat(asked, reason)
+    check_precision(precision, key=key)
+    if precision != "auto":
+        reason = f"set by {key}={precision}"
+        if precision != "bf16" or has_bf16(device):
+            return NumberFormat(precision, reason)
         advice = f"; {remedy}" if remedy else ""
         return NumberFormat(
-            asked, f"{reason}, though this {device.type} has no instructions for it, and fp32 is faster{advice}", True
+            precision,
+            f"{reason}, though this {device.type} has no instructions for it, and fp32 is faster{advice}",
+            True,
         )
     if not has_bf16(device):
         return NumberFormat("fp32", f"this {device.type} has no instructions for bf16")
     name, error = worst_layer(probes_of(network, device=device), device=device, learns=learns)
     if error > TOLERANCE:
-        found = f"in bf16 {name} is {100 * error:.1f} % off on this machine ({100 * TOLERANCE:.0f} % are allowed)"
-        return NumberFormat("fp32", found, True)
+        reason = f"in bf16 {name} is {100 * error:.1f} % off on this machine ({100 * TOLERANCE:.0f} % are allowed)"
+        return NumberFormat("fp32", reason, True)
     return NumberFormat("bf16", f"layers agree with fp32 within {100 * error:.2f} % on this machine")
 
 
 def inference_precision(
     precision: str | None, *, trained: str, network: Segmenter, device: torch.device
 ) -> NumberFormat:
-    """The number format of an evaluation or prediction: its own `precision`, or that of the training, `trained`."""
+    """The number format of an evaluation or prediction: `precision`, or if None the training's setting `trained`."""
     pinned = precision is not None
     return choose_precision(
         precision if precision is not None else trained,
@@ -82,7 +86,7 @@ def inference_precision(
 
 @dataclass(frozen=True)
 class Probe:
-    """A layer and what it is tried on: random values of `shape`; of packed attention, `lengths` of the images in it."""
+    """A layer and the random input of its check: `shape`, and for packed attention the `lengths` of the images."""
 
     name: str
     layer: nn.Module
@@ -91,17 +95,17 @@ class Probe:
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        """Equal where the same kernels compute."""
+        """Probes of equal kind run the same kernels."""
         settings = [getattr(self.layer, key, None) for key in ("num_heads", "stride", "padding", "groups", "dilation")]
         weights = [tuple(weight.shape) for weight in self.layer.parameters()]
         return type(self.layer), self.shape, self.lengths, *settings, *weights
 
 
 def probes_of(network: Segmenter, *, device: torch.device) -> list[Probe]:
-    """What a network is checked on: on a GPU the inputs of its layers in a window, on a processor small ones.
+    """The probes of a network: on a GPU the inputs that its layers have in a window, on a processor small inputs.
 
-    Known faults of cuDNN (9.8 to 9.10) are in convolutions of large inputs alone. On a processor a whole window would
-    take as long as a prediction.
+    Known faults of cuDNN (9.8 to 9.10) occur only in convolutions of large inputs. On a processor a window would take
+    as long as a prediction.
     """
     spec = network.encoder.spec
     if device.type != "cuda":
@@ -111,22 +115,22 @@ def probes_of(network: Segmenter, *, device: torch.device) -> list[Probe]:
 
 
 def thinnest_map(spec: FeatureSpec) -> tuple[int, ...]:
-    """The smallest map of features: the token grid, and an estimate for a network without tokens."""
+    """Size of the smallest feature map: the token grid, or an estimate for a network without tokens."""
     return spec.grid if spec.dim else tuple(-(-size // 2**HALVINGS) for size in spec.image_size)
 
 
 def small_probes(network: nn.Module, *, thinnest: Sequence[int]) -> Iterator[Probe]:
-    """Small inputs of every layer; of convolutions also maps as thin as the `thinnest`, where that is thin."""
+    """Small inputs for every layer; where the `thinnest` map is thin, convolutions also get a map as thin as that."""
     for name, layer in network.named_modules():
         match layer:
             case nn.Linear():
                 yield Probe(name, layer, (TOKENS, layer.in_features))
             case Attention():
-                # short and long sequences have kernels of their own
+                # short and long sequences run different kernels
                 for length in (TOKENS, LONG):
                     yield Probe(name, layer, (1, length, layer.proj.in_features))
             case FoldedConv():
-                # of the image's own resolution: never thin
+                # computes at the resolution of the image, so its maps are never thin
                 yield Probe(name, layer, (1, layer.convolution.in_channels, *[PLACES] * len(layer.size)))
             case nn.Module() if isinstance(layer, CONVOLUTIONS):
                 least = smallest_input(layer)
@@ -147,19 +151,19 @@ def smallest_input(layer: nn.Module) -> list[int]:
 
 @torch.no_grad()
 def real_probes(network: nn.Module, image: Tensor) -> list[Probe]:
-    """The inputs that the layers of a network have in evaluation of an image (B, C, *S), in order."""
+    """The inputs of all layers, in order, when a network evaluates an image (B, C, *S)."""
     probes: list[Probe] = []
 
-    def note(name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def record(name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         layout = inputs[1] if len(inputs) > 1 else None
         lengths = layout.lengths if isinstance(layout, Layout) else None
         probes.append(Probe(name, layer, tuple(inputs[0].shape), lengths))
         if isinstance(layer, FoldedConv):
-            # what it computes with in training alone
+            # these layers compute only in training
             probes.extend(Probe(f"{name}.{part}", getattr(layer, part), probes[-1].shape) for part in FOLDED)
 
     def hook(name: str) -> Any:
-        return lambda layer, inputs: note(name, layer, inputs)
+        return lambda layer, inputs: record(name, layer, inputs)
 
     kinds = (nn.Linear, Attention, FoldedConv, *CONVOLUTIONS)
     handles = [
@@ -177,9 +181,9 @@ def real_probes(network: nn.Module, image: Tensor) -> list[Probe]:
 
 
 def worst_layer(probes: Iterable[Probe], *, device: torch.device, learns: bool = False) -> tuple[str, float]:
-    """Name and relative error of the layer whose bf16 results are furthest from float32; ("", 0) without any layer.
+    """Name and relative error of the layer with the largest error in bf16; ("", 0) without any layer.
 
-    Inputs are the same in every call. Of probes of one kind the first is computed.
+    Inputs are the same in every call. Only the first probe of each kind is computed.
     """
     generator = torch.Generator().manual_seed(0)
     errors: dict[str, float] = {}
@@ -196,16 +200,16 @@ def worst_layer(probes: Iterable[Probe], *, device: torch.device, learns: bool =
 
 
 def bf16_error(layer: nn.Module, x: Tensor, *, lengths: tuple[int, ...] | None = None, learns: bool = False) -> float:
-    """How far bf16 takes a layer's results, relative to their length; inf where they are not finite.
+    """Largest relative error (Euclidean norm) of a layer's results in bf16; inf where a result is not finite.
 
-    They are the output in evaluation, and with `learns` also that in training and its gradients.
+    The results are the output in evaluation, and with `learns` also the output and the gradients in training.
     """
     layout = () if lengths is None else (Layout(lengths=lengths),)
     errors = []
-    # a folded convolution's parts learn, and have their own probes
+    # a folded convolution trains its parts, which have probes themselves
     for compute in (output_of, gradients_of) if learns and not isinstance(layer, FoldedConv) else (output_of,):
         exact, rounded = (compute(layer, x, *layout, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
-        errors += [relative_error(one, other) for one, other in zip(rounded, exact, strict=True)]
+        errors += [relative_error(bf16, fp32) for bf16, fp32 in zip(rounded, exact, strict=True)]
     return max(errors)
 
 
@@ -217,13 +221,13 @@ def relative_error(rounded: Tensor, exact: Tensor) -> float:
 
 @torch.no_grad()
 def output_of(layer: nn.Module, x: Tensor, *layout: Layout, dtype: torch.dtype) -> list[Tensor]:
-    """The output in evaluation."""
+    """The output in evaluation, in a list."""
     return [forward(layer, x, *layout, dtype=dtype, training=False)]
 
 
 @torch.enable_grad()
 def gradients_of(layer: nn.Module, x: Tensor, *layout: Layout, dtype: torch.dtype) -> list[Tensor]:
-    """The output in training, and the gradients of input and weights for a random one of the output."""
+    """The output in training, and the gradients of input and weights for a random gradient of the output."""
     x = x.detach().requires_grad_()
     weights = [weight for weight in layer.parameters() if weight.requires_grad and weight.ndim > 1]
     output = forward(layer, x, *layout, dtype=dtype, training=True)
@@ -240,7 +244,7 @@ def forward(layer: nn.Module, x: Tensor, *layout: Layout, dtype: torch.dtype, tr
 
 @contextmanager
 def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """A module in training or in evaluation, and then as it was."""
+    """Puts a module into training or evaluation mode, and restores its mode at the end."""
     before = module.training
     module.train(training)
     try:

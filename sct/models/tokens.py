@@ -1,4 +1,4 @@
-"""The values that flow through a segmenter: tokens, what an encoder gives, what a completion gives.
+"""The values that flow through a segmenter: tokens, and the outputs of encoder, completion and decoder.
 
 Letters: B batch, N tokens of the whole grid, n tokens alive, K tokens kept, P prefix tokens, C and D widths,
 Q classes (or overlapping regions), S spatial size (2 or 3 dims).
@@ -17,16 +17,18 @@ from torch import Tensor
 class Tokens:
     """A set of patch tokens, each with its place in the grid.
 
-    x (B, n, C) features; index (B, n) flat place in the grid, ascending in every image. Place N is no place:
-    a fused token, which helps the others and is not part of the grid.
-    mask (B, n), in training of methods that mask: 1 for tokens of this set, 0 for those of another.
-    gate (B, n): the running product of straight-through decisions, ones that carry the scorers' gradient.
-    key_bias (B, n): what later attention adds to the logits of these tokens as keys (of merged ones, the log of their
-    number).
-    lengths: where images keep different numbers, x (1, T, C) and index (1, T) hold them one after another, and
-    this says how many each has (T is the sum); None where all have n.
-    A method that needs more of every token (how many it was merged from) takes a subclass with a tensor (B, n, ...)
-    beside these: it goes with its tokens from stage to stage.
+    x (B, n, C): features.
+    index (B, n): flat place in the grid, ascending in every image. Index N marks a token without a place in the grid,
+    such as a fused token.
+    mask (B, n), in training of methods that mask tokens: 1 for tokens of this set, 0 for tokens of another set.
+    gate (B, n): running product of the straight-through decisions. All values are 1; they carry the scorers' gradient.
+    key_bias (B, n): added to the logits of these tokens as keys in later attention (for merged tokens, the log of the
+    number of tokens merged).
+    lengths: None where all images have n tokens. Where images keep different numbers of tokens, the set is packed:
+    x (1, T, C) and index (1, T) hold the images one after another, `lengths` has the number of tokens of each image,
+    and T is the sum of `lengths`.
+    A method that stores another value for each token (such as the number of patches in a merged token) uses a subclass
+    with one more tensor (B, n, ...); this tensor goes with its tokens from stage to stage.
     """
 
     x: Tensor
@@ -41,38 +43,38 @@ class Tokens:
         return self.x.shape[0] if self.lengths is None else len(self.lengths)
 
     def take(self, order: Tensor) -> Self:
-        """The tokens at positions `order` (B, K) of this set, in that order; all images keep K."""
+        """The tokens at positions `order` (B, K) of this set, in that order; every image keeps K tokens."""
         assert self.lengths is None
         return self.changed(lambda values: gather_tokens(values, order))
 
     def select(self, keep: Tensor) -> Self:
-        """The tokens where keep (B, n) or (1, T) is true, in order; every image keeps its own number."""
+        """The tokens where keep (B, n) or (1, T) is true, in order; images may keep different numbers of tokens."""
         assert self.mask is None
         assert self.gate is None
         counts = torch.stack([part.sum() for part in self.per_image(keep)]).tolist()
-        where = keep.flatten().nonzero().squeeze(1)
-        chosen = self.changed(lambda values: values.flatten(0, 1).index_select(0, where).unsqueeze(0))
-        return replace(chosen, lengths=tuple(counts))
+        rows = keep.flatten().nonzero().squeeze(1)
+        packed = self.changed(lambda values: values.flatten(0, 1).index_select(0, rows).unsqueeze(0))
+        return replace(packed, lengths=tuple(counts))
 
     def changed(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """What is known of every token passed through `function`."""
-        known = {one.name: getattr(self, one.name) for one in fields(self)}
-        changes: dict[str, Any] = {name: function(value) for name, value in known.items() if isinstance(value, Tensor)}
+        """The same set with `function` applied to each of its tensors."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        changes: dict[str, Any] = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
         return replace(self, **changes)
 
     def per_image(self, values: Tensor) -> tuple[Tensor, ...]:
-        """values (B, n, ...) or (1, T, ...) of these tokens as one tensor (n_b, ...) an image."""
+        """values (B, n, ...) or (1, T, ...) of these tokens, split into one tensor (n_b, ...) for each image."""
         return values.unbind(0) if self.lengths is None else values.squeeze(0).split(self.lengths)
 
     def images(self) -> Tensor:
-        """The number of the image of every token, in the shape of index."""
+        """For every token the number of its image, in the shape of `index`."""
         numbers = torch.arange(self.batch_size, device=self.index.device)
         if self.lengths is None:
             return numbers.unsqueeze(1).expand_as(self.index)
         return numbers.repeat_interleave(torch.tensor(self.lengths, device=numbers.device)).unsqueeze(0)
 
     def count(self) -> Tensor:
-        """How many tokens of this set every image has: (B,) float, on the CPU where it follows from the shapes."""
+        """Number of tokens of this set in every image: (B,) float; on the CPU where the shapes alone give it."""
         if self.mask is not None:
             return self.mask.detach().sum(dim=1).float()
         if self.lengths is not None:
@@ -83,15 +85,17 @@ class Tokens:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """What an encoder or a completion publishes; the next part is built from it.
+    """Description of the features of an encoder or a completion; the next part of the network is built from it.
 
-    num_stages is the number of pruning stages, num_taps the number of dense snapshots for skip connections.
-    pyramid_channels: widths of a hybrid's convolutional features, finest first; the last have twice the
-    resolution of the token grid, and each one before twice that of the next. depth and mlp_ratio are the
-    encoder's; num_classes is known where the encoder itself predicts (early exits). overlapping: the logits will be
-    of regions, which a voxel may be in several of (sigmoid), and not of classes (softmax). prunes_rows: some tokens
-    ask nothing in attention (APFormer), though they stay. restored: the encoder itself brings dropped tokens back
-    (they re-enter, or get the features of the token they were merged into), so that its final set is the whole grid.
+    num_stages: number of pruning stages. num_taps: number of dense snapshots for skip connections.
+    pyramid_channels: widths of the convolutional feature maps of a hybrid, finest map first. The last map has twice
+    the resolution of the token grid; each map has twice the resolution of the next one.
+    depth, mlp_ratio: the encoder's. num_classes: number of classes, 0 where the encoder was built without it; methods
+    that predict inside the encoder need it.
+    overlapping: the logits are of regions (sigmoid), and a voxel may be in several regions; false: classes (softmax).
+    prunes_rows: a gate switches tokens off as queries in attention (APFormer); the tokens stay in the set.
+    restored: the encoder brings dropped tokens back, so that its final set is the whole grid. The tokens re-enter, or
+    they get the features of the token into which they were merged.
     """
 
     image_size: tuple[int, ...]
@@ -112,7 +116,7 @@ class FeatureSpec:
 
     @property
     def num_dropped(self) -> int:
-        """How many dropped sets a completion gets: one a stage, or none where the encoder brings the tokens back."""
+        """Number of dropped sets that a completion gets: one for each stage, 0 where the encoder brings tokens back."""
         return 0 if self.restored else self.num_stages
 
     @property
@@ -135,10 +139,10 @@ class FeatureSpec:
 
 @dataclass
 class HeadOutput:
-    """What a segmentation head says of every place of the token grid.
+    """Output of a segmentation head for the token grid.
 
-    masks (B, Q, *grid): class logits of a pixel-wise head, or mask logits of a query head, whose classes
-    (B, Q, 2) are the logits that a class is present or not. classes is None for a pixel-wise head.
+    masks (B, Q, *grid): class logits of a pixel-wise head, or mask logits of a query head.
+    classes (B, Q, 2): logits of a query head that a class is present or absent; None for a pixel-wise head.
     """
 
     masks: Tensor
@@ -147,7 +151,7 @@ class HeadOutput:
 
 @dataclass
 class TokenOutput:
-    """What a segmentation head says of a token set: `HeadOutput` with masks (B, n, Q) in the shape of the set."""
+    """Output of a segmentation head for one token set: as `HeadOutput`, but with one row of masks (B, n, Q) a token."""
 
     tokens: Tokens
     masks: Tensor
@@ -158,9 +162,11 @@ class TokenOutput:
 class Early:
     """Predictions of tokens that left the encoder early (DToP).
 
-    canvas (B, Q, N): what the last head that saw a place said of it (`HeadOutput.masks` of all stages merged);
-    present (B, Q, N): log-probability of every class by that head, None for heads that classify pixels;
-    exited (B, N) bool: places whose word is final; stages: the merged output after every stage, for their losses.
+    canvas (B, Q, N): for each place the mask logits of the last head that saw the place (the masks of all stages
+    merged).
+    present (B, Q, N): log-probability that a class is present, from the same head; None for pixel-wise heads.
+    exited (B, N) bool: places whose token left early; their prediction is final.
+    stages: the merged output after every stage, for the losses of the stages.
     """
 
     canvas: Tensor
@@ -171,18 +177,20 @@ class Early:
 
 @dataclass
 class Encoded:
-    """Sparse features: `final`, behind the encoder's last norm, and the `dropped` sets cover the grid exactly once.
+    """Sparse features: `final` (after the encoder's last norm) and the `dropped` sets cover the grid exactly once.
 
-    prefix (B, P, C) class token; dropped has one set per pruning stage, empty ones included, or none at all where the
-    encoder brought the tokens back; survived: there, one (B, N) a stage, 1 at the places that were alive after it;
-    alive: tokens alive after every stage, and last after dropped ones re-entered, (B,) each, those without a place
-    included;
-    taps: dense snapshots (B, N, C) for skip connections; pyramid: convolutional features (B, C_i, *S_i), finest first;
-    gate (B, 2, *grid): logits that a patch is background or foreground, by which tokens were told to ask nothing;
-    query_mask (B, N) bool: those that were not told so;
-    early_outputs: what the pruning method's own head said of the tokens that it saw, one a stage; early: that merged;
-    auxiliary: what heads said that serve training alone, each judged by the task's loss as the decoder's is;
-    losses: what the pruning method adds to the loss, weighted, by name; aux: scores and other values for logs, by name.
+    prefix (B, P, C): class token.
+    dropped: one set for each pruning stage, also where it is empty; no set where the encoder brings tokens back.
+    survived: only where the encoder brings tokens back: one (B, N) for each stage, 1 at places alive after the stage.
+    alive: number of tokens alive after each stage, (B,) each, tokens without a place included. Where dropped tokens
+    re-enter, one more entry has their number after that.
+    taps: dense snapshots (B, N, C) for skip connections.
+    pyramid: convolutional features (B, C_i, *S_i), finest first.
+    gate (B, 2, *grid): logits of the gate that a patch is background or foreground.
+    query_mask (B, N) bool: true for tokens that are queries in attention, false for tokens that the gate switched off.
+    early_outputs: output of the pruning method's head for the tokens alive, one for each stage. early: all merged.
+    auxiliary: outputs of heads that exist only in training; the task's loss is applied to each, as to the decoder's.
+    losses: weighted loss terms of the pruning method, by name. aux: scores and other values for logs, by name.
     """
 
     grid: tuple[int, ...]
@@ -216,9 +224,10 @@ class Encoded:
 class Dense:
     """Features of the whole grid: x (B, N, C), and taps (B, N, C) for skip connections (may be empty).
 
-    early and live: predictions of tokens that left early and the tokens that did not, for decoders that predict
-    token by token; None once a completion has mixed the tokens. depth (B, N): how many pruning stages every place
-    survived, as `grid.pruning_depth` says; None where a completion does not tell.
+    early: predictions of tokens that left early; live: the other tokens. Decoders that predict token by token use
+    both; they are None after a completion that mixes tokens.
+    depth (B, N): number of pruning stages that every place survived, see `grid.pruning_depth`; None where the
+    completion does not set it.
     """
 
     grid: tuple[int, ...]
@@ -232,9 +241,9 @@ class Dense:
 
 @dataclass
 class Decoded:
-    """What a decoder gives: logits (B, Q, *S), and the output of its head on the token grid where it has one.
+    """Output of a decoder: logits (B, Q, *S), and the output of its head on the token grid where it has a head.
 
-    aux: values for logs, by name: (B,), or one for all images.
+    aux: values for logs, by name: (B,), or one value for all images.
     """
 
     logits: Tensor
@@ -244,9 +253,9 @@ class Decoded:
 
 @dataclass
 class Prediction:
-    """logits (B, Q, *S), the head they came from, and the sparse features (pruning depth, losses of a reducer).
+    """Output of the network: logits (B, Q, *S), the sparse features, and the output of the decoder's head.
 
-    aux: the decoder's values for logs, by name.
+    encoded: has the pruning depth and the losses of the reducer. aux: the decoder's values for logs, by name.
     """
 
     logits: Tensor
@@ -256,6 +265,6 @@ class Prediction:
 
 
 def gather_tokens(values: Tensor, index: Tensor) -> Tensor:
-    """What is known of the tokens, values (B, N, ...), at index (B, K): (B, K, ...)."""
+    """The rows of values (B, N, ...) at index (B, K): (B, K, ...)."""
     places = index.reshape(*index.shape, *[1] * (values.ndim - 2))
     return values.gather(1, places.expand(-1, -1, *values.shape[2:]))

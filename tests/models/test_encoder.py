@@ -230,7 +230,7 @@ def test_linears_start_with_the_spread_that_is_asked_for():
 
 
 def test_a_spread_of_nothing_is_refused():
-    with pytest.raises(UserError, match=r"encoder\.init_std=0: choose a spread above 0"):
+    with pytest.raises(UserError, match=r"encoder\.init_std=0: choose a standard deviation above 0"):
         little_encoder(init_std=0)
 
 

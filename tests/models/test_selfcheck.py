@@ -101,7 +101,7 @@ def test_auto_is_fp32_where_a_layer_is_off(monkeypatch, wrong):
 
 @pytest.mark.parametrize("asked", ["fp32", "fp16"])
 def test_what_is_pinned_stays(no_bf16, asked):
-    assert choose(asked) == NumberFormat(asked, f"as trainer.precision={asked} says")
+    assert choose(asked) == NumberFormat(asked, f"set by trainer.precision={asked}")
 
 
 def test_pinned_bf16_without_instructions_is_doubtful(no_bf16):
@@ -113,7 +113,7 @@ def test_pinned_bf16_without_instructions_is_doubtful(no_bf16):
 
 
 def test_pinned_bf16_with_instructions_is_not(bf16):
-    assert choose("bf16") == NumberFormat("bf16", "as trainer.precision=bf16 says")
+    assert choose("bf16") == NumberFormat("bf16", "set by trainer.precision=bf16")
 
 
 def test_a_misspelt_format():
@@ -124,9 +124,9 @@ def test_a_misspelt_format():
 @pytest.mark.parametrize(
     ("own", "trained", "expected", "reason"),
     [
-        (None, "fp16", "fp16", "as trainer.precision of the run=fp16 says"),
+        (None, "fp16", "fp16", "set by trainer.precision of the run=fp16"),
         (None, "auto", "bf16", "layers agree"),
-        ("fp32", "auto", "fp32", "as precision=fp32 says"),
+        ("fp32", "auto", "fp32", "set by precision=fp32"),
         ("auto", "fp32", "bf16", "layers agree"),
     ],
 )

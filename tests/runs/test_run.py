@@ -58,7 +58,7 @@ def test_a_finished_run_has_everything(finished_run):
     assert [row["step"] for row in rows(finished_run)] == [1, 2, 2, 3, 4, 4]
     log = (finished_run / "train.log").read_text()
     assert "step 4/4" in log
-    assert log.count("computing in fp32: as trainer.precision=fp32 says") == 1
+    assert log.count("computing in fp32: set by trainer.precision=fp32") == 1
     assert last_state(finished_run)["number_format"] == "fp32"
 
 

@@ -42,7 +42,7 @@ def test_what_is_on_a_card(evaluated):
     assert result["training"] == run
     for own in (run, result):
         assert own["dtype"] == "float32"
-        assert own["dtype_reason"].startswith("as trainer.precision")
+        assert own["dtype_reason"].startswith("set by trainer.precision")
     assert result["split"] == run["split"]
 
 

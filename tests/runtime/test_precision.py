@@ -57,7 +57,7 @@ def test_evaluation_and_prediction_tell_it_and_tune_convolutions(finished_run, w
         torch.backends.cudnn.benchmark = False
         outcome = run_command(main, f"ckpt={finished_run}", *settings, f"output={tmp_path}/{main.__module__}")
         assert outcome.status == 0, outcome.err
-        assert outcome.out.count("computing in fp32: as trainer.precision of the run=fp32 says") == 1
+        assert outcome.out.count("computing in fp32: set by trainer.precision of the run=fp32") == 1
         assert torch.backends.cudnn.benchmark
 
 
