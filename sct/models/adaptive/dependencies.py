@@ -12,22 +12,22 @@ from sct.models.blocks.layers import Scheduled
 
 
 class AdaptiveThreshold(Scheduled):
-    """Every row of the attention matrix loses its entries below a threshold that its query decides (equation 13).
+    """Sets entries of the attention matrix below a threshold to zero; every query has its own threshold (equation 13).
 
-    T_i = min A_i + (max A_i - min A_i) sigmoid(W_t q_i) sigmoid(g), W_t and g learned. g starts at -2, so that little
-    is pruned, and learns after the share `release_at` of the training (the paper: 100 of 400 rounds). What is left
-    of a row is divided by its sum. `renormalize="exponentials"` exponentiates it once more before, as equation 14
-    is printed; that makes what is left nearly even.
+    T_i = min A_i + (max A_i - min A_i) sigmoid(W_t q_i) sigmoid(g), with W_t and g learned. g starts at -2, so that few
+    entries are pruned at first; g learns after the share `release_at` of the training (the paper: 100 of 400 rounds).
+    The entries that remain in a row are divided by their sum. With `renormalize="exponentials"` they are exponentiated
+    before the division, as equation 14 is printed; this makes them nearly equal.
 
-    In the authors' program the decision carries no gradient, so that W_t and g move by weight decay alone
-    (`gradient="published"`; `sharpness` and `release_at` then have no effect). The default passes the gradient
-    straight through the decision, as that of sigmoid(sharpness (A - T) / (max A_i - min A_i)).
+    In the authors' program the decision carries no gradient, so only weight decay changes W_t and g
+    (`gradient="published"`; `sharpness` and `release_at` then have no effect). By default the decision is
+    straight-through, with the gradient of sigmoid(sharpness (A - T) / (max A_i - min A_i)).
 
     release_at: share of the training after which g learns, 0 to 1
-    gradient: straight_through, or published (none through the decision)
-    sharpness: slope of the sigmoid whose gradient straight_through takes
-    renormalize: what the rest of a row is divided by: the sum of its weights, or of their exponentials (equation 14 as
-        printed)
+    gradient: gradient of the decision: straight_through, or published (no gradient)
+    sharpness: slope of the sigmoid that gives the straight_through gradient
+    renormalize: how the remaining entries of a row are normalised: weights (divided by their sum), or exponentials
+        (exponentiated, then divided by their sum: equation 14 as printed)
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class AdaptiveThreshold(Scheduled):
     def forward(self, q: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
         """Queries q (B, H, n, D), attention (B, H, n, N) -> pruned attention (B, H, n, N), share pruned (B,).
 
-        The share is nan where an image has no query.
+        The share is nan for an image without a query.
         """
         low, high = attention.aminmax(dim=-1, keepdim=True)
-        # times zero, and not detached: a parameter without a gradient would stall data-parallel training
+        # a gradient of zero, not detached: data-parallel training would wait for the gradient of g
         g = self.g if self.progress >= self.release_at else self.g.detach() + 0.0 * self.g
         level = self.project(q).sigmoid().to(attention.dtype) * g.sigmoid()
         hard = attention >= low + level * (high - low)
@@ -62,8 +62,8 @@ class AdaptiveThreshold(Scheduled):
             soft = (rate * (height.detach() - level)).sigmoid()
             decision = decision + (soft - soft.detach())
         values = attention if self.renormalize == "weights" else attention.exp()
-        kept = decision * values
+        masked = decision * values
         # nan for an image without a query
         share = 1 - decision.detach().flatten(1).mean(dim=1)
         # the highest entry of a row is always kept, so the sum is never zero
-        return kept / kept.sum(dim=-1, keepdim=True), share
+        return masked / masked.sum(dim=-1, keepdim=True), share

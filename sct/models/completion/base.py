@@ -1,4 +1,4 @@
-"""What every token completion is to the segmenter."""
+"""Base class of token completions, which fill the grid again after pruning."""
 
 from abc import ABC, abstractmethod
 
@@ -8,7 +8,7 @@ from sct.models.tokens import Dense, Encoded, FeatureSpec
 
 
 class Completion(nn.Module, ABC):
-    """Restores the full grid from sparse tokens; `spec` is what it publishes to the decoder."""
+    """Restores the full grid from sparse tokens; `spec` describes its output for the decoder."""
 
     spec: FeatureSpec
 
@@ -18,7 +18,7 @@ class Completion(nn.Module, ABC):
 
 
 class SourceNorms(nn.Module):
-    """One LayerNorm for every dropped set; the final set has passed the encoder's last norm already."""
+    """One LayerNorm for each dropped set; the encoder's last norm was already applied to the final set."""
 
     def __init__(self, *, dim: int, num_dropped: int) -> None:
         super().__init__()

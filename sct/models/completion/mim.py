@@ -1,4 +1,4 @@
-"""Completion in the manner of masked image modelling (MIM), the baseline of the STP paper.
+"""Completion as in masked image modelling (MIM), the baseline of the STP paper.
 
 Letters: B batch, N tokens of the grid, K tokens of the final set, P prefix tokens, C encoder width, D completion width.
 """
@@ -19,11 +19,10 @@ class MIM(Completion):
     """Fills every place without a final token with one learned mask token; dropped tokens are not used.
 
     LayerNorm, Linear(C, D), mask tokens, fixed sin-cos positions, `depth` blocks, LayerNorm, Linear(D, C).
-    `dim` and `num_heads` default to the encoder's.
 
-    dim: width of the blocks; null: the encoder's
+    dim: width of the blocks; null: the encoder's width
     depth: number of transformer blocks
-    num_heads: heads of attention; null: the encoder's
+    num_heads: number of attention heads; null: the encoder's number
     """
 
     no_weight_decay = ("mask_token",)

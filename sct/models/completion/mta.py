@@ -16,19 +16,20 @@ from sct.models.tokens import Dense, Encoded, FeatureSpec
 
 
 class MTA(Completion):
-    """Assembles final and dropped tokens on the grid and lets them meet in transformer blocks (equation 3).
+    """Assembles final and dropped tokens on the grid, then applies transformer blocks to all of them (equation 3).
 
-    Every source passes its own LayerNorm and Linear(C, D) and is marked by its block token; then fixed
-    sin-cos positions, `depth` blocks, LayerNorm, Linear(D, C). The class token takes part and is dropped.
-    The paper marks the three dropped sets; `final_block_token=true` marks the final set too, as the authors'
-    program does. `dim` and `num_heads` default to the encoder's. `recompute` forgets what the blocks keep for the
-    backward pass and computes it again: 80 MB less at the peak of training ViT-B on 96^3, for 5 % of its MACs.
+    Each source (the dropped set of a stage, or the final set) has a LayerNorm and a Linear(C, D), and a learned block
+    token is added to its tokens. Then follow fixed sin-cos positions, `depth` blocks, LayerNorm and Linear(D, C). The
+    class token passes the blocks and is removed after them. In the paper the three dropped sets have block tokens;
+    `final_block_token=true` adds one for the final set, as in the authors' program.
+    `recompute` computes the activations of the blocks again in the backward pass instead of keeping them: 80 MB less at
+    the peak of training ViT-B on 96^3, for 5 % of its MACs.
 
-    dim: width of the blocks; null: the encoder's
+    dim: width of the blocks; null: the encoder's width
     depth: number of transformer blocks
-    num_heads: heads of attention; null: the encoder's
-    final_block_token: mark the final tokens with a block token too, as the authors' program does
-    recompute: less memory in training, for a second forward pass of the blocks
+    num_heads: number of attention heads; null: the encoder's number
+    final_block_token: whether the final set has a block token too, as in the authors' program
+    recompute: compute the blocks' activations again in the backward pass: less memory, more time in training
     """
 
     no_weight_decay = ("block_tokens",)
@@ -80,8 +81,8 @@ class MTA(Completion):
 
 
 def fixed_positions(spec: FeatureSpec, *, dim: int) -> Tensor:
-    """Frozen sin-cos positions (1, P + N, D), zero for the prefix."""
+    """Frozen sin-cos positions (1, P + N, D); zero for the prefix."""
     table = sincos_positions(spec.grid, dim)
     table = torch.cat([torch.zeros(spec.num_prefix, dim), table]).unsqueeze(0)
-    # a frozen parameter, not a buffer: the published parameter counts contain it
+    # a frozen parameter, not a buffer: the published numbers of parameters include it
     return nn.Parameter(table, requires_grad=False)

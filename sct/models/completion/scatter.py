@@ -1,4 +1,4 @@
-"""Completion without parameters of its own beyond norms: every token back to its place.
+"""Completion without parameters except norms: every token goes back to its place.
 
 Letters: B batch, N tokens of the grid, C width.
 """
@@ -9,9 +9,9 @@ from sct.models.tokens import Dense, Encoded, FeatureSpec
 
 
 class Scatter(Completion):
-    """Puts final and dropped tokens back to their places in the grid; nothing is computed in between.
+    """Puts final and dropped tokens back to their places in the grid, without computation except norms.
 
-    For a dense encoder this is the identity, and its taps pass through: the dense baseline.
+    For a dense encoder it is the identity and passes the encoder's taps on: the dense baseline.
     """
 
     def __init__(self, *, spec: FeatureSpec) -> None:

@@ -1,4 +1,4 @@
-"""What the convolutions in front of a hybrid's transformer are to the encoder."""
+"""Base class of stems: the convolutions before the transformer of a hybrid encoder."""
 
 from abc import ABC, abstractmethod
 
@@ -8,9 +8,9 @@ from torch import Tensor, nn
 class Stem(nn.Module, ABC):
     """Convolutions between the image and the tokens; built by the encoder with `spatial_dims` and `in_channels`.
 
-    stride: image voxels along an axis for one place of the output, which has `out_channels`. pyramid_channels:
-    widths of the feature maps on the way, finest first; the last has twice the resolution of the output, and
-    each one before it twice that of the next.
+    stride: image voxels for one place of the output, along each axis. out_channels: channels of the output.
+    pyramid_channels: channels of the intermediate feature maps, finest map first. The last map has twice the
+    resolution of the output; each map has twice the resolution of the next one.
     """
 
     stride: int

@@ -1,4 +1,4 @@
-"""The convolutional half of R50+ViT-B/16, TransUNet's stem: a ResNet-50 (V2, as in BiT) without its last stage.
+"""The convolutions of R50+ViT-B/16, TransUNet's stem: a ResNet-50 (V2, as in BiT) without its last stage.
 
 Letters: B batch, S spatial size.
 """
@@ -16,14 +16,14 @@ from sct.models.stems.base import Stem
 
 
 class ResNetStem(Stem):
-    """Root convolution of 7^d, max-pooling, and a stage of `units[i]` bottlenecks of width `width` * 2^i each.
+    """Root convolution of 7^d, max-pooling, then stages; stage i has `units[i]` bottlenecks of width `width` * 2^i.
 
-    A stage puts out four times its width. Root, pooling and every stage but the first halve the resolution: 16
-    in all with three stages. The pooling windows at the far border reach beyond the map and take the maximum of
-    what is inside, so that sizes halve exactly. TransUNet's program leaves these windows out (at 224, 55 places of
-    56 go through the first stage) and puts zeros in their place in its skip connection.
+    The output of a stage has four times its width. Root, pooling and all stages but the first halve the resolution;
+    with three stages the stride is 16. Pooling windows at the far border reach beyond the map and take the maximum of
+    the values inside it, so every size is halved exactly. TransUNet's program leaves these windows out (at image size
+    224 the first stage gets 55 of 56 places) and fills the missing places with zeros in its skip connection.
 
-    units: bottlenecks of every stage
+    units: number of bottlenecks of every stage
     width: width of the bottlenecks of the first stage; it doubles with every stage
     """
 
@@ -32,7 +32,7 @@ class ResNetStem(Stem):
     ) -> None:
         super().__init__()
         if not units or min(units) < 1:
-            raise UserError(f"encoder.stem.units={list(units)} must give every stage at least one unit.")
+            raise UserError(f"encoder.stem.units={list(units)} must have at least one unit for every stage.")
         self.root = nn.Sequential(
             standardised_conv(spatial_dims, in_channels, width, 7, stride=2), group_norm(width), nn.ReLU(inplace=True)
         )
@@ -72,9 +72,9 @@ class ResNetStem(Stem):
 
 
 class Bottleneck(nn.Module):
-    """1^d, 3^d and 1^d convolutions with group norms, added to the input, then ReLU.
+    """1^d, 3^d and 1^d convolutions with group norms; their result is added to the input, and a ReLU follows.
 
-    Where width or resolution changes, the input passes a 1^d convolution and a norm of every channel by itself.
+    Where width or resolution changes, a 1^d convolution and a norm with one group for each channel adapt the input.
     """
 
     def __init__(self, spatial_dims: int, in_channels: int, *, mid_channels: int, stride: int) -> None:
@@ -103,13 +103,13 @@ class Bottleneck(nn.Module):
 
 
 def standardise(weight: Tensor) -> Tensor:
-    """A convolution's weight (out, in, ...) with mean 0 and variance 1 over all that feeds an output channel."""
+    """A convolution's weight (out, in, ...), normalised to mean 0 and variance 1 for each output channel."""
     variance, mean = torch.var_mean(weight, dim=tuple(range(1, weight.ndim)), keepdim=True, correction=0)
     return (weight - mean) * torch.rsqrt(variance + 1e-5)
 
 
 class StandardisedConv2d(nn.Conv2d):
-    """A convolution with `standardise`d weight."""
+    """A 2-D convolution with a weight from `standardise`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C_in, *S) -> (B, C_out, *S / stride)."""
@@ -117,7 +117,7 @@ class StandardisedConv2d(nn.Conv2d):
 
 
 class StandardisedConv3d(nn.Conv3d):
-    """The same in 3-D."""
+    """A 3-D convolution with a weight from `standardise`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C_in, *S) -> (B, C_out, *S / stride)."""
@@ -127,11 +127,11 @@ class StandardisedConv3d(nn.Conv3d):
 def standardised_conv(
     spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1
 ) -> nn.Module:
-    """A weight-standardised convolution, padded so that only `stride` changes the size."""
+    """A weight-standardised convolution; its padding is such that only `stride` changes the size."""
     convolution = {2: StandardisedConv2d, 3: StandardisedConv3d}[spatial_dims]
     return convolution(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups, or where they do not divide the channels of a shrunk stem, as many as do."""
+    """Group norm with 32 groups, or with gcd(32, channels) groups in a narrow stem."""
     return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)

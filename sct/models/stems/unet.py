@@ -1,4 +1,4 @@
-"""The contracting half of a small U-Net, APFormer's stem.
+"""The contracting path of a small U-Net: APFormer's stem.
 
 Letters: B batch, S spatial size.
 """
@@ -12,9 +12,9 @@ from sct.models.stems.base import Stem
 
 
 class UNetStem(Stem):
-    """Double convolutions, max-pooling by two between them; `widths` from the image's resolution down.
+    """Double convolutions with max-pooling by 2 between them.
 
-    widths: channels at each resolution, from the image's own down
+    widths: channels at each resolution, from the image's resolution down
     """
 
     def __init__(self, *, spatial_dims: int, in_channels: int, widths: Sequence[int] = (16, 32, 64, 128)) -> None:
