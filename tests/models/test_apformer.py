@@ -52,4 +52,4 @@ def test_without_blocks_nothing_is_pruned(caplog):
     assert encoded.gate is None
     assert encoded.aux == {}
     assert network.encoder.spec.num_depths == 0
-    assert "there is no transformer block" in caplog.text
+    assert "the encoder has no transformer block" in caplog.text

@@ -1,4 +1,4 @@
-"""Controls: what pruning costs when the choice of tokens is blind, or the worst one.
+"""Controls of pruning: tokens are chosen at random, or by the lowest score.
 
 Letters: B batch, N tokens of the grid, n tokens alive, K tokens kept, C width.
 """
@@ -19,13 +19,13 @@ from sct.models.tokens import FeatureSpec, Tokens
 class Random(Reducer):
     """Keeps K random tokens, K = round((1 - r) n) as in STP.
 
-    In training every image and stage has its own draw. In evaluation one order of the places, drawn from
-    `seed`, serves all images: the result doesn't depend on the batch, nor on what was evaluated before.
+    In training the tokens are drawn anew for every image and stage. In evaluation all images use one random order of
+    the places, drawn from `seed`, so a result depends neither on the batch nor on earlier images.
 
     blocks: blocks after which tokens are pruned, counted from 1; 0 is the embedding
-    ratio: share of the alive tokens that is pruned at every such block, 0 to below 1
+    ratio: share of the tokens alive that is pruned at each pruning block, 0 to below 1
     rounding: how the number of kept tokens is rounded: nearest, floor or ceil
-    seed: seed of the one order that all images have in evaluation
+    seed: seed of the random order that all images use in evaluation
     """
 
     order: Tensor
@@ -43,21 +43,21 @@ class Random(Reducer):
         check_ratio(ratio)
         self.ratio, self.rounding = ratio, rounding
         order = random.Random(seed).sample(range(spec.num_tokens), spec.num_tokens)
-        # the config's seed and grid say what it is: not part of the weights
+        # not saved with the weights: seed and grid in the config determine it
         self.register_buffer("order", torch.tensor(order, dtype=torch.float32), persistent=False)
 
     def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
         """tokens (B, n, C) -> live (B, K, C), dropped (B, n - K, C), in spatial order."""
         scores = torch.rand_like(tokens.index, dtype=torch.float32) if self.training else self.order[tokens.index]
-        kept, rest = split_top_k(scores, k=keep_count(tokens.x.shape[1], ratio=self.ratio, rounding=self.rounding))
-        return Reduction(tokens.take(kept), tokens.take(rest))
+        keep, drop = split_top_k(scores, k=keep_count(tokens.x.shape[1], ratio=self.ratio, rounding=self.rounding))
+        return Reduction(tokens.take(keep), tokens.take(drop))
 
 
 class MinScore(Reducer):
-    """Keeps the K tokens that the class token attends to least: EViT turned round, K = round((1 - r) n) as in STP.
+    """Keeps the K tokens with the least attention from the class token (EViT reversed), K = round((1 - r) n).
 
     blocks: blocks after which tokens are pruned, counted from 1; 0 is the embedding
-    ratio: share of the alive tokens that is pruned at every such block, 0 to below 1
+    ratio: share of the tokens alive that is pruned at each pruning block, 0 to below 1
     rounding: how the number of kept tokens is rounded: nearest, floor or ceil
     """
 
@@ -78,5 +78,5 @@ class MinScore(Reducer):
     def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
         """tokens (B, n, C) -> live (B, K, C), dropped (B, n - K, C), in spatial order."""
         scores = class_attention(stats).detach()
-        kept, rest = split_top_k(-scores, k=keep_count(tokens.x.shape[1], ratio=self.ratio, rounding=self.rounding))
-        return Reduction(tokens.take(kept), tokens.take(rest), aux={f"score_{stage + 1}": scores})
+        keep, drop = split_top_k(-scores, k=keep_count(tokens.x.shape[1], ratio=self.ratio, rounding=self.rounding))
+        return Reduction(tokens.take(keep), tokens.take(drop), aux={f"score_{stage + 1}": scores})

@@ -1,7 +1,6 @@
-"""Dynamic Token Pruning (DToP): tokens that an early head is sure of leave with its prediction.
+"""Dynamic Token Pruning (DToP): a token exits early when a head inside the encoder predicts it with high confidence.
 
-Letters: B batch, N tokens of the grid, n tokens alive (T of all images, packed), E tokens that exit, C width,
-Q classes.
+Letters: B batch, N tokens of the grid, n tokens alive (T in a packed set), E tokens that exit, C width, Q classes.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,28 +22,33 @@ MODES = ("direct", "finetune", "retrain")
 
 
 class DToP(Reducer):
-    """After each of `blocks` a head of its own grades the tokens alive; those of confidence >= p0 exit (section 3.2).
+    """After each of `blocks` a head predicts the tokens alive; tokens with confidence >= p0 exit (section 3.2).
 
-    Exited tokens are computed no further, in training too; `Encoded.early` has their predictions, which decoders
-    that predict token by token keep. For other decoders DToP is a pruning rule. `p0=1` exits nothing.
+    Exited tokens pass no further block, in training too. `Encoded.early` has their predictions, and decoders that
+    predict token by token keep them; for other decoders DToP is only a pruning rule. With `p0=1` no token exits.
 
-    `context` (section 3.4, table 5) says what is left of confident tokens for those that go on: nothing
-    (`remove`); the `k` most confident of each predicted class stay (`topk`); one mean token per predicted class,
-    without a place (`average`); both (`average_topk`). `top_share` exits the most confident `share` of the tokens
-    alive of every image instead, whatever p0. Every class is treated alike, background too;
-    of overlapping regions, see `grade` for confidence and class, which need head=fcn.
+    `context` (section 3.4, table 5) is what stays of the confident tokens as context for the tokens that go on:
+    - `remove`: nothing
+    - `topk`: the `k` most confident tokens of each predicted class
+    - `average`: for each predicted class the mean of the exited tokens, as a token without a place
+    - `average_topk`: both
+    - `top_share`: in every image the most confident `share` of the tokens alive exits; p0 is not used
+    All classes are treated in the same way, also background. Overlapping regions need head=fcn; `grade` defines their
+    confidence and class.
 
-    `mode` (table 1): `direct` prunes only after training, all heads being trained on all tokens; `finetune` trains
-    heads, completion and decoder with pruning and leaves the encoder as it is (start it with `init=RUN`, a run of
-    mode=direct); `retrain` trains everything with pruning. `head` is built by `atm` or `fcn`.
+    `mode` (table 1):
+    - `direct`: all heads are trained on all tokens; tokens exit only in evaluation
+    - `finetune`: heads, completion and decoder are trained with pruning, the encoder is frozen (start it with
+      `init=RUN`, where RUN was trained with mode=direct)
+    - `retrain`: everything is trained with pruning
 
     blocks: blocks after which tokens are pruned, counted from 1; 0 is the embedding
-    head: kind of the head after every pruning block: atm or fcn
-    p0: confidence from which tokens exit; 1: none exit
-    k: most confident tokens of each class that stay as context
-    context: what is left of confident tokens: remove, topk, average, average_topk or top_share
-    share: share of the alive tokens that exits with context=top_share
-    mode: direct (prune only after training), finetune (train heads, completion and decoder only) or retrain (train
+    head: kind of the head after each pruning block: atm or fcn
+    p0: confidence from which tokens exit; 1: no token exits
+    k: number of most confident tokens of each class that stay with context=topk or average_topk
+    context: which confident tokens stay as context: remove, topk, average, average_topk or top_share
+    share: share of the tokens alive that exits with context=top_share
+    mode: direct (tokens exit only in evaluation), finetune (train heads, completion and decoder only) or retrain (train
         everything with pruning)
     atm: settings of the heads with head=atm
     fcn: settings of the heads with head=fcn
@@ -68,9 +72,11 @@ class DToP(Reducer):
     ) -> None:
         super().__init__(blocks=blocks)
         if not 0.0 < p0 <= 1.0:
-            raise UserError(f"encoder.reducer.p0={p0} must be above 0 and at most 1 (nothing exits).")
+            raise UserError(f"encoder.reducer.p0={p0} must be above 0 and at most 1 (1: no token exits).")
         if k < 1:
-            raise UserError(f"encoder.reducer.k={k} must be at least 1; for none, set encoder.reducer.context=remove.")
+            raise UserError(
+                f"encoder.reducer.k={k} must be at least 1. To keep no token, set encoder.reducer.context=remove."
+            )
         if not 0.0 < share < 1.0:
             raise UserError(f"encoder.reducer.share={share} must lie between 0 and 1.")
         for name, value, choices in (("head", head, HEADS), ("context", context, CONTEXTS), ("mode", mode, MODES)):
@@ -80,33 +86,33 @@ class DToP(Reducer):
             raise UserError("DToP predicts inside the encoder; give the encoder num_classes.")
         if spec.overlapping and head == "atm":
             raise UserError(
-                "encoder.reducer.head=atm asks for classes that exclude each other, but data has overlapping regions. "
+                "encoder.reducer.head=atm needs classes that exclude each other, but data has overlapping regions. "
                 "Set encoder.reducer.head=fcn (and decoder=fcn), or data.regions=null with loss=dice_ce."
             )
         self.p0, self.k, self.context, self.share, self.mode = p0, k, context, share, mode
         self.num_tokens, self.overlapping = spec.num_tokens, spec.overlapping
-        # a token may be in no region
+        # with regions, one more group for tokens that are in no region
         self.num_groups = spec.num_classes + int(spec.overlapping)
         self.freezes_encoder = mode == "finetune"
         make = {"atm": atm, "fcn": fcn}[head]
         self.heads = nn.ModuleList(make(spec.dim, num_classes=spec.num_classes) for _ in self.blocks)
 
     def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
-        """tokens (B, n, C) or packed -> live and dropped, packed where images exit different numbers."""
+        """tokens (B, n, C) or packed -> live and dropped, packed where the number of tokens differs between images."""
         prunes = (self.p0 < 1 or self.context == "top_share") and not (self.training and self.mode == "direct")
         if not prunes:
-            # the very same tensors, not packed: nothing changes by a bit
+            # the same tensors, not packed: results are equal to the last bit
             output = self.heads[stage](tokens) if self.training else None
             return Reduction(tokens, tokens.take(tokens.index[:, :0]), output)
         output = self.heads[stage](tokens)
         confidence, predicted = grade(output, overlapping=self.overlapping)
-        # means of earlier stages neither exit nor compete
+        # mean tokens of earlier stages do not exit and are not ranked
         confidence = confidence.masked_fill(tokens.index == self.num_tokens, 0.0)
         aux = {f"confidence_{stage + 1}": confidence}
         if self.context == "top_share":
             n = tokens.x.shape[1]
-            stay, go = split_top_k(-confidence, k=keep_count(n, ratio=self.share))
-            return Reduction(tokens.take(stay), tokens.take(go), output, aux=aux)
+            keep, drop = split_top_k(-confidence, k=keep_count(n, ratio=self.share))
+            return Reduction(tokens.take(keep), tokens.take(drop), output, aux=aux)
         group = tokens.images() * self.num_groups + predicted
         exits = confidence >= self.p0
         if self.context in ("topk", "average_topk"):
@@ -117,13 +123,13 @@ class DToP(Reducer):
         return Reduction(live, dropped, output, aux=aux)
 
     def finish(self, encoded: Encoded) -> None:
-        """Puts the predictions of all stages together."""
+        """Merges the predictions of all stages."""
         if encoded.early_outputs:
             encoded.early = merge_stages(encoded, losses=self.training)
 
 
 def rank_in_group(values: Tensor, group: Tensor) -> Tensor:
-    """How many of the same group have a higher value, or the same and an earlier place; shapes as given."""
+    """Rank of every value within its group, from 0 for the highest; of equal values the first comes first."""
     flat, groups = values.flatten(), group.flatten()
     order = flat.argsort(descending=True, stable=True)
     order = order[groups[order].argsort(stable=True)]
@@ -133,17 +139,17 @@ def rank_in_group(values: Tensor, group: Tensor) -> Tensor:
 
 
 def append_means(live: Tokens, exited: Tokens, group: Tensor, *, num_classes: int, place: int) -> Tokens:
-    """The live set (1, T, C) with one mean of the exited tokens (1, E, C) per group, at the end of its image.
+    """The live set (1, T, C) with one mean token for each group of exited tokens (1, E, C), at the end of its image.
 
-    group (E,) = image x Q + predicted class. The new tokens have the index `place`.
+    group (E,) = image x Q + predicted class. The mean tokens have the index `place`.
     """
     B = live.batch_size
     counts = torch.bincount(group, minlength=B * num_classes)
-    found = counts.nonzero().squeeze(1)
+    groups = counts.nonzero().squeeze(1)
     sums = exited.x.new_zeros(B * num_classes, exited.x.shape[-1]).index_add(0, group, exited.x[0])
-    images = torch.cat([live.images()[0], found // num_classes])
+    images = torch.cat([live.images()[0], groups // num_classes])
     order = images.argsort(stable=True)
-    x = torch.cat([live.x[0], sums[found] / counts[found].unsqueeze(1)])
-    index = torch.cat([live.index[0], torch.full_like(found, place)])
+    x = torch.cat([live.x[0], sums[groups] / counts[groups].unsqueeze(1)])
+    index = torch.cat([live.index[0], torch.full_like(groups, place)])
     lengths = tuple(torch.bincount(images, minlength=B).tolist())
     return Tokens(x[order].unsqueeze(0), index[order].unsqueeze(0), lengths=lengths)

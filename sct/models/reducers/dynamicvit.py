@@ -1,6 +1,6 @@
-"""DynamicViT: a decision for every token by itself (Rao et al., 2021), as adapted in appendix E of the STP paper.
+"""DynamicViT: a learned decision for each token (Rao et al., 2021), as adapted in appendix E of the STP paper.
 
-Letters: B batch, N tokens of the grid, n tokens alive, K tokens kept, C width; rho = 1 - r share kept a stage.
+Letters: B batch, N tokens of the grid, n tokens alive, K tokens kept, C width; rho = 1 - r, the share kept per stage.
 """
 
 from collections.abc import Sequence
@@ -18,31 +18,32 @@ from sct.models.tokens import Encoded, FeatureSpec, Tokens
 
 
 class KeepScorer(TokenScorer):
-    """Log-probabilities of keeping and of dropping every token."""
+    """Log-probabilities to keep and to drop each token."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, num_logits=2)
 
     def forward(self, x: Tensor, alive: Tensor | None = None) -> Tensor:
-        """x (B, n, C), patch tokens; alive (B, n), the decision so far, weighs the mean -> (B, n, 2) in float32."""
+        """x (B, n, C), patch tokens; alive (B, n), earlier decisions, weights the mean -> (B, n, 2) in float32."""
         return self.logits(x, weight=alive).log_softmax(dim=-1)
 
 
 class DynamicViT(Reducer):
-    """Trained with masks over all N tokens, evaluated on the K = int(N rho^j) tokens of stage j that score highest.
+    """Masks tokens in training; in evaluation stage j keeps the K = int(N rho^j) tokens with the highest scores.
 
-    Training: a decision is the hard Gumbel-softmax sample of keep and drop at temperature `tau`, straight-through,
-    times the decision before. No token is taken away; in later blocks a dropped one is seen by none but itself.
-    `ratio_weight` times the squared distance of the shares kept to rho^j, mean over stages and images, is added to
-    the loss. The sets are masks that sum to one, so a completion takes from each stage what that stage decided.
-    Evaluation: no noise, tokens are dropped for real, in spatial order (the authors' program: by score), and
-    every image keeps the same number, which training only approaches on average.
-    `perturb=false` trains without noise.
+    Training: the decision for a token is the hard Gumbel-softmax sample of keep and drop at temperature `tau`
+    (straight-through), times the decision of the stage before. All N tokens stay in the sequence; in later blocks a
+    dropped token is seen only by itself. The masks of all sets sum to 1, so each place is completed from the set of the
+    stage that dropped it. The loss has one more term: `ratio_weight` times the squared difference of the share kept and
+    rho^j, mean over stages and images.
+    Evaluation: no noise; tokens are removed, the others stay in spatial order (in the authors' program: in the order of
+    their scores). All images keep the same number of tokens; in training this number is only the mean.
+
     blocks: blocks after which tokens are pruned, counted from 1; 0 is the embedding
-    ratio: share of the alive tokens that is pruned at every such block, 0 to below 1
+    ratio: share of the tokens alive that is pruned at each pruning block, 0 to below 1
     tau: temperature of the Gumbel-softmax
-    perturb: Gumbel noise on the decisions in training
-    ratio_weight: weight of the squared distance to the shares to keep in the loss
+    perturb: whether Gumbel noise is added to the scores in training
+    ratio_weight: weight of the ratio loss: the squared difference between shares kept and their targets
     """
 
     masks = "attention"
@@ -70,11 +71,11 @@ class DynamicViT(Reducer):
     def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
         """tokens (B, n, C) -> in training live and dropped (B, N, C) with masks, else (B, K, C) and (B, n - K, C)."""
         if not self.training:
-            keep = self.scorers[stage](tokens.x)[..., 0]
-            kept, rest = split_top_k(keep, k=self.counts[stage])
-            return Reduction(tokens.take(kept), tokens.take(rest), aux={f"score_{stage + 1}": keep})
+            scores = self.scorers[stage](tokens.x)[..., 0]
+            keep, drop = split_top_k(scores, k=self.counts[stage])
+            return Reduction(tokens.take(keep), tokens.take(drop), aux={f"score_{stage + 1}": scores})
         before = tokens.mask if tokens.mask is not None else torch.ones_like(tokens.index, dtype=torch.float32)
-        # recomputed in the backward pass: what a scorer keeps is four times its input, what it computes is little
+        # recomputed in the backward pass: a scorer is cheap, but its activations are four times as large as its input
         scores = recomputed(self.scorers[stage], tokens.x, before)
         decision = before * gumbel_keep(scores, tau=self.tau, perturb=self.perturb).to(before.dtype)
         return Reduction(
@@ -90,15 +91,15 @@ class DynamicViT(Reducer):
 
 
 def counts_kept(num_tokens: int, *, ratio: float, num_stages: int) -> tuple[int, ...]:
-    """int(N rho^j) for every stage j from 1, at least 1; exact in decimal, unlike floats."""
+    """int(N rho^j), at least 1, for every stage j from 1; computed exactly in decimal, unlike with floats."""
     rho = 1 - Fraction(str(ratio))
     return tuple(max(1, int(num_tokens * rho**j)) for j in range(1, num_stages + 1))
 
 
 def gumbel_keep(scores: Tensor, *, tau: float, perturb: bool) -> Tensor:
-    """Decisions (B, n) of exactly 0 or 1 from log-probabilities (B, n, 2) of keeping and dropping.
+    """Decisions (B, n) of exactly 0 or 1 from the log-probabilities (B, n, 2) to keep and to drop.
 
-    The gradient is that of the softmax at temperature tau of the perturbed scores.
+    The gradient is the gradient of the softmax of the perturbed scores at temperature tau.
     """
     if perturb:
         scores = scores + gumbel_noise(scores)
@@ -108,8 +109,8 @@ def gumbel_keep(scores: Tensor, *, tau: float, perturb: bool) -> Tensor:
 
 
 def ratio_loss(dropped: Sequence[Tokens], *, ratio: float) -> Tensor:
-    """Mean over stages j and images of (share kept - rho^j)^2, from the masks (B, N) of what every stage dropped."""
-    shares = [tokens.mask.mean(dim=1) for tokens in dropped if tokens.mask is not None]
-    kept = 1 - torch.stack(shares).cumsum(dim=0)
-    aims = [(1 - ratio) ** j for j in range(1, len(shares) + 1)]
-    return (kept - kept.new_tensor(aims).unsqueeze(1)).square().mean()
+    """Mean over stages j and images of (share kept - rho^j)^2, from the masks (B, N) of the dropped sets."""
+    shares_dropped = [tokens.mask.mean(dim=1) for tokens in dropped if tokens.mask is not None]
+    shares_kept = 1 - torch.stack(shares_dropped).cumsum(dim=0)
+    targets = [(1 - ratio) ** j for j in range(1, len(shares_dropped) + 1)]
+    return (shares_kept - shares_kept.new_tensor(targets).unsqueeze(1)).square().mean()

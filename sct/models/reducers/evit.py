@@ -1,4 +1,4 @@
-"""EViT: tokens are kept by the class token's attention. "Not all patches are what you need" (Liang et al., 2022).
+"""EViT: keeps tokens by the class token's attention. "Not all patches are what you need" (Liang et al., 2022).
 
 Letters: B batch, N tokens of the grid, n tokens alive, K tokens kept, C width, H heads.
 """
@@ -17,23 +17,23 @@ from sct.models.tokens import FeatureSpec, Tokens
 
 
 class EViT(Reducer):
-    """Keeps the K = ceil((1 - r) n) tokens that the class token attends to most, mean over the heads.
+    """Keeps the K = ceil((1 - r) n) tokens with the most attention from the class token, mean over the heads.
 
-    The attention is that of the block that prunes; top-K without noise, no gradient through the choice. The
-    defaults are the STP paper's adaptation (appendix E): after the block, dropped tokens wait for the completion.
-    EViT itself has `inside_block=true`, between attention and MLP, and `fuse=true`: the sum of the dropped
-    tokens, each times its attention, goes on as one more token. It has no place in the grid (index N), comes last,
-    is counted and scored by the next stage like any other, and when dropped no completion reads it.
+    The attention is the one of the block that prunes. Top-K without noise; the choice carries no gradient. The defaults
+    are the adaptation in the STP paper (appendix E): pruning after the block, dropped tokens go to the completion.
+    The published EViT has `inside_block=true` (pruning between attention and MLP) and `fuse=true`: the sum of the
+    dropped tokens, weighted by their attention, goes on as one more token. This fused token has no place in the grid
+    (index N) and comes last. The next stage counts and scores it like every other token; a completion does not read it.
 
-    `schedule="cosine"` lets the share kept fall from 1 to 1 - r by half a cosine over the first `schedule_share`
-    of the training; evaluation always has r. EViT's own blocks are 4, 7, 10 of 12.
+    `schedule="cosine"`: the share kept falls from 1 to 1 - r along half a cosine during the first `schedule_share` of
+    the training; evaluation always uses r. The paper prunes at blocks 4, 7, 10 of 12.
 
     blocks: blocks after which tokens are pruned, counted from 1; 0 is the embedding
-    ratio: share of the alive tokens that is pruned at every such block, 0 to below 1
-    inside_block: prune between attention and MLP, as EViT does; false: after the block
-    fuse: dropped tokens go on as one fused token, as in EViT
-    schedule: share kept over the training: constant, or cosine (falls from 1)
-    schedule_share: share of the training over which schedule=cosine falls
+    ratio: share of the tokens alive that is pruned at each pruning block, 0 to below 1
+    inside_block: prune between attention and MLP, as in the EViT paper; false: after the block
+    fuse: whether the dropped tokens go on as one fused token, as in the EViT paper
+    schedule: share kept during training: constant, or cosine (falls from 1)
+    schedule_share: first part of the training during which schedule=cosine falls, above 0 to 1
     """
 
     wants = ("class_row",)
@@ -65,29 +65,29 @@ class EViT(Reducer):
         attention = class_attention(stats)
         n = tokens.x.shape[1]
         k = keep_count(n, ratio=self.current_ratio(), rounding="ceil")
-        kept, rest = split_top_k(attention.detach(), k=k)
-        live, dropped = tokens.take(kept), tokens.take(rest)
+        keep, drop = split_top_k(attention.detach(), k=k)
+        live, dropped = tokens.take(keep), tokens.take(drop)
         if self.fuse and k < n:
-            live = append_fused(live, dropped, weight=attention.gather(1, rest), place=self.num_tokens)
+            live = append_fused(live, dropped, weight=attention.gather(1, drop), place=self.num_tokens)
         return Reduction(live, dropped, aux={f"score_{stage + 1}": attention.detach()})
 
     def current_ratio(self) -> float:
-        """The share to drop now: `ratio`, or less in the first part of a training with a schedule."""
+        """The share to drop at this step: `ratio`, or less in the first part of a training with schedule=cosine."""
         done = self.progress / self.schedule_share
         if not self.training or self.schedule == "constant" or done >= 1:
             return self.ratio
-        # without the last digits, in which cos(pi / 2) is above 0 and would keep a token more
+        # rounded: the last digits of cos(pi / 2) are above 0 and would keep one more token
         return round(self.ratio * (1 - math.cos(math.pi * done)) / 2, 9)
 
 
 def class_attention(stats: AttentionStats) -> Tensor:
-    """What share of the class token's attention every token gets, mean over the heads: (B, n)."""
+    """Attention of the class token to every token, mean over the heads: (B, n)."""
     assert stats.class_row is not None
     return stats.class_row.mean(dim=2)
 
 
 def append_fused(live: Tokens, dropped: Tokens, *, weight: Tensor, place: int) -> Tokens:
-    """`live` and, last, one token at index `place`: the sum of the dropped tokens times weight (B, n - K)."""
+    """`live` with one more token, last and of index `place`: the sum of the dropped tokens times weight (B, n - K)."""
     fused = (dropped.x * weight.unsqueeze(-1).to(dropped.x.dtype)).sum(dim=1, keepdim=True)
     index = torch.full_like(live.index[:, :1], place)
     return Tokens(torch.cat([live.x, fused], dim=1), torch.cat([live.index, index], dim=1))

@@ -1,4 +1,4 @@
-"""What learned scores share: the small network of DynamicViT and STP, and Gumbel noise.
+"""Parts of learned scores: the scoring network of DynamicViT and STP, and Gumbel noise.
 
 Letters: B batch, n tokens alive, C width.
 """
@@ -12,10 +12,10 @@ from sct.models.reducers.base import full_precision
 
 
 class TokenScorer(nn.Module):
-    """Logits of every token from its own and the mean feature of all (STP paper, equation 1).
+    """Logits of every token from its feature and the mean feature of all tokens (STP paper, equation 1).
 
-    Computed in the type of the weights even under mixed precision: in half precision the scores of many tokens
-    are equal, so that rounding chooses, and under fp16 the gradients vanish.
+    Computed in the dtype of the weights, also under mixed precision. In half precision the scores of many tokens are
+    equal, so rounding would decide which tokens are kept; in fp16 the gradients vanish.
     """
 
     small_gradients = True
@@ -31,7 +31,7 @@ class TokenScorer(nn.Module):
     def logits(self, x: Tensor, *, weight: Tensor | None = None) -> Tensor:
         """x (B, n, C), patch tokens only -> (B, n, num_logits) in float32.
 
-        weight (B, n): what each token counts in the mean, 1 without it. An image of weights 0 has a mean of 0.
+        weight (B, n): weight of each token in the mean; None: 1. Where all weights of an image are 0, its mean is 0.
         """
         with full_precision(x.device.type):
             x = self.embed(x)
@@ -45,6 +45,6 @@ class TokenScorer(nn.Module):
 
 
 def gumbel_noise(scores: Tensor) -> Tensor:
-    """Gumbel(0, 1) noise in the shape and type of scores, finite in half precision too."""
+    """Gumbel(0, 1) noise in the shape and dtype of scores; finite also in half precision."""
     tiny = torch.finfo(scores.dtype).tiny
     return -(-torch.rand_like(scores).clamp_min(tiny).log()).clamp_min(tiny).log()

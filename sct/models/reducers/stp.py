@@ -40,26 +40,26 @@ class Scorer(TokenScorer):
 
 
 class STP(Reducer):
-    """Keeps the K tokens of highest score, K = round((1 - r) n); in training the scores are perturbed.
+    """Keeps the K tokens with the highest scores, K = round((1 - r) n); in training the scores are perturbed.
 
-    Straight-through (equation 2): forward the hard top-K mask of the Gumbel-perturbed scores, backward
-    the softmax over the n alive tokens. Kept tokens are multiplied by the running product of the masks and
-    dropped ones by its complement, values of exactly 1 that carry the gradient. Tokens are dropped for real
-    in training and evaluation alike.
+    Straight-through (equation 2): the forward pass uses the hard top-K mask of the Gumbel-perturbed scores, the
+    backward pass the softmax over the n tokens alive. Kept tokens are multiplied by the running product of the masks,
+    dropped tokens by its complement; both are exactly 1 and carry the gradient. Tokens are dropped in training and in
+    evaluation.
 
-    `gradient="published"` is the paper's. Its size is about 1/n of the token gradients, far below Adam's
-    usual eps of 1e-8, so scorers then move by weight decay alone unless `optimizer.reducer_eps` is tiny
-    (the default of this project). `gradient="scaled"` multiplies the soft mask's gradient by n instead.
-    `rounding="floor"` is the count of the authors' program. `perturb=false` and `log_sigmoid=false` are the
-    ablations of tables 4c and 9, `tau` of table 4d.
+    `gradient="published"` is the paper's gradient. It is about 1/n of the token gradients and far below Adam's usual
+    eps of 1e-8. Scorers then change only by weight decay, unless `optimizer.reducer_eps` is tiny, which is the default
+    of this project. `gradient="scaled"` multiplies the gradient of the soft mask by n.
+    `rounding="floor"` gives the K of the authors' program. `perturb=false` and `log_sigmoid=false` are the ablations
+    of tables 4c and 9, `tau` is varied in table 4d.
 
     blocks: blocks after which tokens are pruned, counted from 1; 0 is the embedding
-    ratio: share of the alive tokens that is pruned at every such block, 0 to below 1
+    ratio: share of the tokens alive that is pruned at each pruning block, 0 to below 1
     tau: temperature of the softmax in the backward pass
-    perturb: Gumbel noise on the decisions in training
-    log_sigmoid: log-sigmoid of the scores; false: raw scores
+    perturb: whether Gumbel noise is added to the scores in training
+    log_sigmoid: whether the scores are log-sigmoids of the logits; false: the logits
     rounding: how the number of kept tokens is rounded: nearest or floor
-    gradient: published, or scaled (the soft mask's gradient times the number of tokens)
+    gradient: gradient of the scores: published, or scaled (times the number of tokens alive)
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class STP(Reducer):
         """tokens (B, n, C) -> live (B, K, C), dropped (B, n - K, C), in spatial order."""
         n = tokens.x.shape[1]
         k = keep_count(n, ratio=self.ratio, rounding=self.rounding)
-        # recomputed in the backward pass: what a scorer keeps is five times its input, what it computes is little
+        # recomputed in the backward pass: a scorer is cheap, but its activations are five times as large as its input
         scores = recomputed(self.scorers[stage], tokens.x)
         aux = {f"score_{stage + 1}": scores}
         if not self.training:
-            kept, rest = split_top_k(scores, k=k)
-            return Reduction(tokens.take(kept), tokens.take(rest), aux=aux)
+            keep, drop = split_top_k(scores, k=k)
+            return Reduction(tokens.take(keep), tokens.take(drop), aux=aux)
         hard, soft = gumbel_soft_top_k(scores, k=k, tau=self.tau, perturb=self.perturb)
-        # zero in value, and not (hard - soft) + soft: the gates below must be exactly 1
+        # exactly zero in value: with (hard - soft) + soft the gates below would not be exactly 1
         slope = (soft - soft.detach()) * (n if self.gradient == "scaled" else 1)
         before = tokens.gate if tokens.gate is not None else torch.ones_like(hard)
         order = split_order(hard)
@@ -107,12 +107,12 @@ class STP(Reducer):
 
 
 def gumbel_soft_top_k(scores: Tensor, *, k: int, tau: float, perturb: bool) -> tuple[Tensor, Tensor]:
-    """Hard and soft mask of the (perturbed) scores (B, n), both (B, n): equation 2, listing 1 of the paper."""
+    """Hard and soft mask (B, n) of the perturbed scores (B, n): equation 2, listing 1 of the paper."""
     if perturb:
         scores = scores + gumbel_noise(scores)
     return hard_top_k(scores.detach(), k=k), (scores / tau).softmax(dim=1)
 
 
 def gated(tokens: Tokens, gate: Tensor) -> Tokens:
-    """Tokens multiplied by a gate (B, n) of ones, which hands their gradient to the scorers."""
+    """Tokens multiplied by a gate (B, n) of ones; the gate passes the gradient to the scorers."""
     return Tokens(tokens.x * gate.unsqueeze(-1).to(tokens.x.dtype), tokens.index, gate=gate)

@@ -1,4 +1,4 @@
-"""Pretrained 2-D weights: read from a local file or by timm, checked, and put into the plain ViT."""
+"""Pretrained 2-D weights: read from a file or with timm, checked, and loaded into the plain ViT."""
 
 import logging
 from argparse import Namespace
@@ -19,16 +19,16 @@ from sct.runtime.checkpoint import shortened
 logger = logging.getLogger(__name__)
 
 TIMM = "timm:"
-# what published files keep the weights under, and what they put in front of every name
+# keys of published files under which the weights are nested, and prefixes of the names of weights
 NESTED = ("model", "state_dict", "teacher")
 WRAPPERS = ("module", "model", "backbone")
 
 
 def load_pretrained(encoder: ViTEncoder, source: str) -> None:
-    """Puts published weights into an encoder; logs what is taken, missing and left over.
+    """Loads published weights into an encoder; logs which weights are loaded, missing and not used.
 
-    `source` is the `pretrained` key: a file, or timm:NAME. UserError where the encoder is 3-D, or where less than
-    half of the transformer's parameters are found: that is a mistake, not a start.
+    source: the value of the key `pretrained`: a file, or timm:NAME. UserError where the encoder is 3-D, or where the
+    source has less than half of the transformer's parameters, which must be a mistake.
     """
     if len(encoder.grid) != 2:
         raise UserError(
@@ -58,15 +58,18 @@ def log_report(report: Report, *, source: str) -> None:
         logger.info("pretrained: %s", note)
     if report.dropped:
         logger.info(
-            "%d weights of heads and other parts are dropped: %s", len(report.dropped), shortened(report.dropped)
+            "%d weights of heads and other parts are not used: %s", len(report.dropped), shortened(report.dropped)
         )
-    for what, names in (("missing in the file start anew", report.missing), ("unexpected", report.unexpected)):
+    for state, names in (
+        ("missing in the file are initialised anew", report.missing),
+        ("in the file do not fit the encoder", report.unexpected),
+    ):
         if names:
-            logger.warning("%d weights %s: %s", len(names), what, shortened(names))
+            logger.warning("%d weights %s: %s", len(names), state, shortened(names))
 
 
 def read_weights(source: str) -> dict[str, Tensor]:
-    """The tensors of a file or of a timm network; UserError where they can't be had."""
+    """The tensors of a file or of a timm network; UserError where they can't be read."""
     if source.startswith(TIMM):
         return timm_weights(source)
     path = Path(source)
@@ -77,7 +80,7 @@ def read_weights(source: str) -> dict[str, Tensor]:
             return find_weights(load_file(path))
         except (OSError, SafetensorError) as error:
             raise UserError(f"pretrained={source} can't be read ({error}). Take another file.") from error
-    # some published files carry the settings of their training along
+    # some published files also hold the settings of their training, as a Namespace
     with torch.serialization.safe_globals([Namespace]):
         state = checkpoint.read(path)
     if not isinstance(state, dict):
@@ -88,10 +91,10 @@ def read_weights(source: str) -> dict[str, Tensor]:
 
 
 def timm_weights(source: str) -> dict[str, Tensor]:
-    """Weights by the optional package timm, which downloads them, or has them in its cache."""
+    """Weights from the optional package timm, which downloads them or reads them from its cache."""
     try:
         import timm
-    except (ImportError, RuntimeError) as error:  # the latter where torchvision was built for another torch
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision was built for another torch
         raise UserError(
             f"pretrained={source} needs the package timm, which can't be imported ({error}). Install it with  "
             "pip install -c constraints.txt -e '.[timm]'  beside the torchvision made for your torch, or give a file."
@@ -105,13 +108,13 @@ def timm_weights(source: str) -> dict[str, Tensor]:
 
 
 def find_weights(state: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a published file, out of what they are nested in and without what wraps their names."""
+    """The tensors of a published file, taken out of nested dicts, with plain names."""
     while (key := next((key for key in NESTED if isinstance(state.get(key), dict)), None)) is not None:
         state = state[key]
     return {plain_name(name): value for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def plain_name(name: str) -> str:
-    """A weight's name without the modules that its network was wrapped in."""
+    """The name of a weight without the prefixes of `WRAPPERS`."""
     wrapper, _, rest = name.partition(".")
     return plain_name(rest) if wrapper in WRAPPERS else name

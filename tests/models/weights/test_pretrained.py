@@ -49,9 +49,9 @@ def test_a_file_goes_into_the_encoder_and_the_log(ending, tmp_path, caplog):
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, own[name][:, 1:] if name == "position" else own[name])
     assert f"pretrained={path}: 41 of the encoder's 41 tensors, 100.0 % of its parameters" in caplog.text
-    assert "weights of heads and other parts are dropped: decoder_" in caplog.text
+    assert "weights of heads and other parts are not used: decoder_" in caplog.text
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert warnings == ["2 weights unexpected: cls_token, odd"]
+    assert warnings == ["2 weights in the file do not fit the encoder: cls_token, odd"]
 
 
 def test_a_file_without_the_transformer_is_refused_and_changes_nothing(tmp_path):
@@ -74,7 +74,7 @@ def test_half_of_the_transformer_is_the_least(depth, refused, tmp_path, caplog):
             load_pretrained(little_vit(seed=1), str(tmp_path / "file.pth"))
     else:
         load_pretrained(little_vit(seed=1), str(tmp_path / "file.pth"))
-        assert "12 weights missing in the file start anew: blocks.2.norm1.weight" in caplog.text
+        assert "12 weights missing in the file are initialised anew: blocks.2.norm1.weight" in caplog.text
 
 
 def test_a_3d_encoder_is_refused():

@@ -66,7 +66,7 @@ def test_without_a_class_token_its_row_and_the_distillation_tokens_are_dropped(p
     assert torch.equal(encoder.position, source.position[:, 1:])
     assert report.unexpected == ["cls_token"]
     count = {published: 1, distilled: 2}[publish]
-    assert any(note.startswith(f"{count} position(s) of tokens") for note in report.notes)
+    assert any(note.startswith(f"{count} position(s) are dropped") for note in report.notes)
 
 
 def test_a_class_token_without_a_position_gets_zeros_and_without_a_token_starts_anew():
@@ -86,7 +86,7 @@ def test_positions_of_no_square_grid_are_not_taken():
     _, report = take(published(little_vit(image_size=(16, 28))), little_vit(seed=1, image_size=(16, 28)))
     assert report.missing == ["position"]
     assert report.unexpected == ["pos_embed"]
-    assert any("29 rows are no square grid" in note for note in report.notes)
+    assert any("29 rows are not a square grid" in note for note in report.notes)
 
 
 def test_an_encoder_without_positions_takes_none():
@@ -143,7 +143,7 @@ def test_another_patch_size_and_other_channels_are_taken_and_said():
     _, report = take(published(little_vit()), little_vit(seed=1, patch_size=8, image_size=(32, 32), in_channels=1))
     assert report.share == 1
     assert "patch kernels resized from 4 x 4 to 8 x 8" in report.notes
-    assert any(note.startswith("every one of 1 input channels") for note in report.notes)
+    assert any(note.startswith("each of the 1 input channels") for note in report.notes)
 
 
 @pytest.mark.parametrize("stem", [None, partial(UNetStem, widths=(4, 5, 6))])
@@ -170,14 +170,14 @@ def test_the_first_blocks_of_a_deeper_file_are_taken():
         torch.equal(value, source.state_dict()[name])
         for name, value in encoder.blocks.state_dict(prefix="blocks.").items()
     )
-    assert "of the file's 5 blocks the first 2 are taken" in report.notes
+    assert "the first 2 of the file's 5 blocks are taken" in report.notes
     assert len(report.unexpected) == 3 * 12
     assert report.share == 1
 
 
 def test_blocks_beyond_the_file_start_anew_and_count_as_missing():
     _, report = take(published(little_vit(depth=1)), little_vit(seed=1, depth=3))
-    assert "the file has 1 blocks, the 2 behind them start anew" in report.notes
+    assert "the file has 1 blocks; the 2 blocks after them are initialised anew" in report.notes
     assert len(report.missing) == 2 * 12
     block, norm = 24 * 24 * 12 + 13 * 24, 2 * 24
     assert report.transformer_share == pytest.approx((block + norm) / (3 * block + norm))
@@ -199,7 +199,7 @@ def test_a_reducer_is_missing_in_every_file():
 
 def test_heads_of_unusual_width_are_said():
     _, report = take(published(little_vit()), little_vit(seed=1))
-    assert any("encoder.num_heads=2 makes them 12 wide" in note for note in report.notes)
+    assert any("encoder.num_heads=2 gives heads of width 12" in note for note in report.notes)
     _, report = take(published(little_vit(dim=64, num_heads=1)), little_vit(dim=64, num_heads=1))
     assert report.notes == []
 
