@@ -55,7 +55,7 @@ class ATMHead(nn.Module):
     softmax, as mean over heads. Linear(d, 2) of a class token gives the logits that its class is present (index 0) or
     absent (index 1).
 
-    width: channels of the head (d); null: half the encoder's width
+    width: channels of the head; null: half the encoder's width
     num_heads: number of attention heads
     num_layers: number of decoder layers, in which class tokens attend to the image tokens
     """

@@ -187,8 +187,8 @@ def test_taps_serve_the_skips_from_fine_to_coarse():
         ({"patch_size": 1}, r"encoder\.patch_size=1.*power of two"),
         ({"layout": "deepest"}, r"decoder\.layout='deepest'.*shallow.*deep"),
         ({"layout": "deep", "grid": (2, 3)}, r"grid \(2, 3\).*data\.roi_size divisible by 16.*decoder\.layout=shallow"),
-        ({"taps": 3}, r"2 token skips.*encoder\.taps gives 3; set encoder\.taps=2"),
-        ({"taps": 2, "layout": "deep"}, r"3 token skips.*encoder\.taps gives 2; set encoder\.taps=3"),
+        ({"taps": 3}, r"2 skip connections from tokens.*encoder\.taps gives 3; set encoder\.taps=2"),
+        ({"taps": 2, "layout": "deep"}, r"3 skip connections from tokens.*encoder\.taps gives 2; set encoder\.taps=3"),
     ],
 )
 def test_mistakes(settings, message):

@@ -25,11 +25,11 @@ class SSA:
     The paper gives no slacks; the defaults are the program's. As in the program, the matrix is the softmax of the
     query-key products without positions.
 
-    weight: weight of this term in the loss
+    weight: weight of the SSA term in the loss
     symmetry_weight: weight of the symmetry term
     entropy_weight: weight of the entropy term
-    symmetry_slack: asymmetry below which the symmetry term adds nothing
-    entropy_slack: row entropy, as a share of the entropy of a uniform row, below which the entropy term adds nothing
+    symmetry_slack: asymmetry below which the symmetry term is constant
+    entropy_slack: row entropy, as a share of the entropy of a uniform row, below which the entropy term is zero
     form: paper, or program (the authors' code)
     """
 

@@ -1,4 +1,4 @@
-"""Convolutional pieces that hybrids and decoders share, in 2-D and 3-D.
+"""Convolutional layers of stems and decoders, in 2-D and 3-D.
 
 Letters: B batch, C channels, S spatial size.
 """
@@ -26,7 +26,7 @@ CHANNELS_LAST: dict[int, torch.memory_format] = {2: torch.channels_last, 3: torc
 
 
 class InstanceNorm2d(nn.InstanceNorm2d):
-    """Of pictures; a single one stays channels-last."""
+    """Instance norm of 2-D images; a batch of one stays in channels-last memory."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, *S) -> (B, C, *S)."""
@@ -34,7 +34,7 @@ class InstanceNorm2d(nn.InstanceNorm2d):
 
 
 class InstanceNorm3d(nn.InstanceNorm3d):
-    """Of volumes; a single one stays channels-last."""
+    """Instance norm of volumes; a batch of one stays in channels-last memory."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, *S) -> (B, C, *S)."""
@@ -45,21 +45,21 @@ INSTANCE_NORM: dict[int, type[InstanceNorm2d] | type[InstanceNorm3d]] = {2: Inst
 
 
 def is_single(x: Tensor) -> bool:
-    """Whether x holds one image; never where a graph is recorded, which has to hold for any number of them."""
+    """Whether x is a batch of one image; false while a graph is recorded, which must be valid for every batch size."""
     return not torch.compiler.is_compiling() and len(x) == 1
 
 
 def norm_of_one(x: Tensor, *, norm: nn.InstanceNorm2d | nn.InstanceNorm3d) -> Tensor:
-    """x (1, C, *S) as the batch norm of a batch of one: torch's instance norm copies channels-last memory, twice."""
+    """Instance norm of x (1, C, *S) as a batch norm: torch's instance norm copies channels-last memory twice."""
     return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
 
 
 class FoldedConv(nn.Module):
     """Convolution that keeps the size, BatchNorm, ReLU: (B, in_channels, *S) -> (B, out_channels, *S).
 
-    In training the middle of its kernel has a convolution and a norm of its own beside it, whose result is added. In
-    evaluation norms and middle are folded into one convolution's weights, and have no pass over memory of their own
-    (as in RepVGG, Ding et al., CVPR 2021).
+    In training there is a second branch, whose result is added: a 1^d convolution (the middle of the kernel) and its
+    norm. In evaluation norms and second branch are folded into the weights of one convolution, so they need no separate
+    pass over memory (as in RepVGG, Ding et al., CVPR 2021).
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: Sequence[int]) -> None:
@@ -75,16 +75,16 @@ class FoldedConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in_channels, *S) -> (B, out_channels, *S)."""
         if self.training:
-            # kept, what the middle's norm is given would be half as much again of this layer's activations
-            return self.norm(self.convolution(x)).add_(recomputed(self.beside(), x)).relu_()
+            # recomputed: the input of the middle's norm would add half of this layer's activations
+            return self.norm(self.convolution(x)).add_(recomputed(self.middle_branch(), x)).relu_()
         weight, bias = folded(self.convolution, self.norm)
         middle, shift = folded(self.middle, self.middle_norm)
-        # in float32 until here: half precision would round the sum twice
+        # the sum is in float32, so that half precision rounds it only once
         weight = weight + F.pad(middle, [edge // 2 for edge in reversed(self.size) for _ in range(2)])
         return conv_relu(x, weight, bias + shift)
 
-    def beside(self) -> Callable[[Tensor], Tensor]:
-        """The middle and its norm in training, whose running statistics take in the first of its calls alone."""
+    def middle_branch(self) -> Callable[[Tensor], Tensor]:
+        """The middle and its norm in training; only the first call changes the running statistics of the norm."""
         norm, is_first = self.middle_norm, True
 
         def apply(x: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ class FoldedConv(nn.Module):
 
 
 class PatchEmbedding2d(nn.Conv2d):
-    """Linear embedding of the patches of pictures: a convolution whose stride is its kernel."""
+    """Linear embedding of the patches of 2-D images: a convolution with stride = kernel size."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, *S) -> (B, dim, *grid)."""
@@ -109,7 +109,7 @@ class PatchEmbedding2d(nn.Conv2d):
 
 
 class PatchEmbedding3d(nn.Conv3d):
-    """Linear embedding of the patches of volumes: a convolution whose stride is its kernel."""
+    """Linear embedding of the patches of volumes: a convolution with stride = kernel size."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, *S) -> (B, dim, *grid)."""
@@ -120,9 +120,9 @@ PATCH_EMBEDDING: dict[int, type[PatchEmbedding2d] | type[PatchEmbedding3d]] = {2
 
 
 def embedded(x: Tensor, *, convolution: nn.Conv2d | nn.Conv3d) -> Tensor:
-    """The same sums as one product, x (B, C, *S) -> (B, dim, *grid), each token's channels side by side.
+    """Patch embedding as one matrix product, x (B, C, *S) -> (B, dim, *grid); a token's channels are adjacent.
 
-    On processors in a seventh of the convolution's time, in bf16 with one channel and patches of 8^3.
+    On processors it takes a seventh of the convolution's time, in bf16 with one channel and patches of 8^3.
     """
     size = convolution.kernel_size
     tokens = F.linear(patches(x, size=size), convolution.weight.flatten(1), convolution.bias)
@@ -133,13 +133,13 @@ def embedded(x: Tensor, *, convolution: nn.Conv2d | nn.Conv3d) -> Tensor:
 def conv_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """relu(convolution that keeps the size): x (B, C, *S), weight (O, C, *K), K odd, bias (O) -> (B, O, *S).
 
-    Where oneDNN computes, the activation is part of its convolution and needs no pass over memory of its own, which
-    takes longer than the convolution where channels are few.
+    With oneDNN the activation is part of the convolution. A separate pass over memory would take longer than the
+    convolution where there are few channels.
     """
     dtype = computed_in(x)
     if not (infers_here(x) and onednn_computes(dtype)):
-        apply = F.conv2d if x.ndim == 4 else F.conv3d
-        return apply(x, weight, bias, padding=[edge // 2 for edge in weight.shape[2:]]).relu_()
+        convolve = F.conv2d if x.ndim == 4 else F.conv3d
+        return convolve(x, weight, bias, padding=[edge // 2 for edge in weight.shape[2:]]).relu_()
     x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
     if x.shape[1] == 1 and x.shape[-1] % 2 == 0:
         return unpaired(fused_conv_relu(pairs(x), paired_kernel(weight), bias.repeat(2)))
@@ -147,14 +147,14 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def onednn_computes(dtype: torch.dtype) -> bool:
-    """Whether oneDNN's convolutions can be called by themselves: they fail where torch's would fall back on others."""
+    """Whether oneDNN's convolutions can be called directly; unlike torch's, they fail where oneDNN can't compute."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def fused_conv_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`conv_relu` as oneDNN's one operation, which torch's compiler uses on processors; the caller has the types."""
+    """`conv_relu` as one operation of oneDNN, which torch's compiler also uses; all inputs must have the same dtype."""
     ones, padding = [1] * (x.ndim - 2), [edge // 2 for edge in weight.shape[2:]]
     return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, ones, ones, 1, "relu", [], "")
 
@@ -165,29 +165,29 @@ def pairs(x: Tensor) -> Tensor:
 
 
 def unpaired(x: Tensor) -> Tensor:
-    """The way back: x (B, 2 O, ..., S[-1] / 2) -> (B, O, *S), channels-last."""
+    """The inverse of `pairs`: x (B, 2 O, ..., S[-1] / 2) -> (B, O, *S), channels-last."""
     B, channels, *size = x.shape
     return x.movedim(1, -1).reshape(B, *size[:-1], 2 * size[-1], channels // 2).movedim(-1, 1)
 
 
 def paired_kernel(weight: Tensor) -> Tensor:
-    """What weight (O, 1, *K) does to voxels, done to `pairs`: (2 O, 2, ..., K'), channels of the first voxel first.
+    """The kernel for `pairs` that equals weight (O, 1, *K) for voxels: (2 O, 2, ..., K'), first voxel's channels first.
 
     Convolutions of a single channel leave most of the processor's registers empty. From 96^3 voxels to 8 channels in
-    bf16 this takes three tenths of the time, though half of the kernel is zeros.
+    bf16 the paired kernel takes 0.3 of the time, although half of it is zeros.
     """
     radius = weight.shape[-1] // 2
     reach = (radius + 1) // 2
     kernel = weight.new_zeros(2, weight.shape[0], 2, *weight.shape[2:-1], 2 * reach + 1)
-    for own in (0, 1):
+    for voxel in (0, 1):
         for tap in range(-radius, radius + 1):
-            pair, other = divmod(own + tap, 2)
-            kernel[own, :, other, ..., reach + pair] = weight[:, 0, ..., radius + tap]
+            pair, neighbour = divmod(voxel + tap, 2)
+            kernel[voxel, :, neighbour, ..., reach + pair] = weight[:, 0, ..., radius + tap]
     return kernel.flatten(0, 1)
 
 
 def folded(convolution: nn.Conv2d | nn.Conv3d, norm: nn.BatchNorm2d | nn.BatchNorm3d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution that is a convolution and its norm in evaluation."""
+    """Weight and bias of one convolution that equals a convolution and its norm in evaluation."""
     assert norm.running_var is not None
     assert norm.running_mean is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
@@ -198,7 +198,7 @@ def folded(convolution: nn.Conv2d | nn.Conv3d, norm: nn.BatchNorm2d | nn.BatchNo
 def conv_bn_relu(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Sequential:
     """3^dims convolution that keeps the size, BatchNorm, ReLU: (B, in_channels, *S) -> (B, out_channels, *S)."""
     return nn.Sequential(
-        # the norm subtracts a bias again
+        # no bias: the norm would subtract it
         CONVOLUTION[spatial_dims](in_channels, out_channels, 3, padding=1, bias=False),
         BATCH_NORM[spatial_dims](out_channels),
         nn.ReLU(inplace=True),
@@ -206,7 +206,7 @@ def conv_bn_relu(spatial_dims: int, in_channels: int, out_channels: int) -> nn.S
 
 
 def double_conv(spatial_dims: int, in_channels: int, out_channels: int, *, mid_channels: int) -> nn.Sequential:
-    """Two `conv_bn_relu` in turn, the U-Net's block."""
+    """Two `conv_bn_relu` in sequence, the block of a U-Net."""
     return nn.Sequential(
         conv_bn_relu(spatial_dims, in_channels, mid_channels), conv_bn_relu(spatial_dims, mid_channels, out_channels)
     )

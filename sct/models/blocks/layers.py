@@ -17,13 +17,15 @@ from sct.models.blocks.attention import first_row, fused_attention, masked_atten
 
 @dataclass(frozen=True)
 class Layout:
-    """How the tokens (B, L) of a sequence stand to each other and to a block.
+    """Masks, biases and packing of the tokens (B, L) of a sequence in a block.
 
-    lengths: where images keep different numbers of tokens, their sequences stand one after another in a batch of
-    one; these are the length of each, and L is their sum. seen (B, L): a token of 0 is seen by none but itself;
-    active (B, L): what the MLP's update of a token is multiplied by. key_bias (B, L): what is added to the logits of a
-    token as key. query_mask (B, L) bool: a token of false asks nothing, attention does not update it (understood by
-    `AdaptiveAttention`, and by it alone).
+    lengths: where images keep different numbers of tokens, their sequences are packed one after another in a batch of
+    one; `lengths` has the length of each sequence, and L is the sum.
+    seen (B, L): a token with 0 is seen only by itself.
+    active (B, L): factor of the MLP's update of a token.
+    key_bias (B, L): added to the logits of a token as key.
+    query_mask (B, L) bool: a token with false is no query, so attention does not update it; only `AdaptiveAttention`
+    uses it.
     """
 
     lengths: tuple[int, ...] | None = None
@@ -37,7 +39,7 @@ FULL = Layout()
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, drops the residual branch of whole samples with probability `rate`."""
+    """Stochastic depth: in training, drops the residual branch of a sample with probability `rate`."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -55,16 +57,16 @@ class DropPath(nn.Module):
 
 
 class Scheduled(nn.Module):
-    """A module that follows a schedule: `progress` is the share of the training that is done.
+    """A module with a schedule: `progress` is the share of the training that is done.
 
-    The segmenter sets it before every step; evaluation is at the end of every schedule.
+    `Segmenter.set_progress` sets it before every step. The default of 1 is the end of every schedule.
     """
 
     progress: float = 1.0
 
 
 class Mlp(nn.Module):
-    """Linear, activation, Linear, each linear followed by dropout."""
+    """Linear, activation, dropout, Linear, dropout."""
 
     def __init__(
         self, dim: int, *, hidden: int, activation: Literal["gelu", "relu"] = "gelu", dropout: float = 0.0
@@ -81,20 +83,22 @@ class Mlp(nn.Module):
 
 
 def make_dropout(rate: float) -> nn.Module:
-    """Dropout, or nothing at all, which draws no random numbers."""
+    """Dropout; at rate 0 an identity, which draws no random numbers."""
     return nn.Dropout(rate) if rate else nn.Identity()
 
 
 @dataclass
 class AttentionStats:
-    """What may be read from attention; None where nobody asked, or where this attention has no such thing.
+    """Statistics of attention; None where they were not requested, or where this attention does not have them.
 
-    Of every token of the sequence, for pruning rules: class_row (B, L, H), attention of the first (class) token
-    over all tokens, from one query row; head_norms (B, L, H), norm of every head's context vector, before the
-    output projection; keys (B, L, D), mean over heads.
-    Of attention that prunes itself: loss, its own loss term, weighted; pruned (B,), share of the entries of the
-    attention matrix that it pruned; matrices, the matrix (B, H, L, L) before and after, rows of tokens that ask
-    nothing being zero.
+    Of each token of the sequence, for pruning rules:
+    - class_row (B, L, H): attention of the first (class) token to all tokens, computed from one query row
+    - head_norms (B, L, H): norm of the context vector of each head, before the output projection
+    - keys (B, L, D): mean over heads
+    Of attention that prunes its matrix (`AdaptiveAttention`):
+    - loss: its weighted loss term
+    - pruned (B,): share of the entries of the attention matrix that are pruned
+    - matrices: the attention matrix (B, H, L, L) before and after pruning; rows of tokens that are no queries are zero
     """
 
     class_row: Tensor | None = None
@@ -105,7 +109,7 @@ class AttentionStats:
     matrices: tuple[Tensor, Tensor] | None = None
 
     def map_tokens(self, function: Callable[[Tensor], Tensor]) -> "AttentionStats":
-        """The statistics of tokens, each passed through `function`."""
+        """The statistics of tokens, with `function` applied to each."""
         row, norms, keys = (
             None if value is None else function(value) for value in (self.class_row, self.head_norms, self.keys)
         )
@@ -113,7 +117,7 @@ class AttentionStats:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; the attention matrix is formed only in training of methods that mask."""
+    """Multi-head self-attention; only methods that mask tokens in training compute the whole attention matrix."""
 
     def __init__(self, dim: int, *, num_heads: int, qkv_bias: bool = True) -> None:
         super().__init__()
@@ -126,7 +130,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, layout: Layout = FULL, *, wants: Collection[str] = ()
     ) -> tuple[Tensor, AttentionStats]:
-        """x (B, L, C) -> (B, L, C), and the fields of `AttentionStats` that are wanted."""
+        """x (B, L, C) -> (B, L, C), and the fields of `AttentionStats` named in `wants`."""
         B, L, C = x.shape
         q, k, v = self.qkv(x).reshape(B, L, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
         bias = layout.key_bias
@@ -147,9 +151,9 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block in two halves, so that a reducer can act between them.
+    """Pre-norm transformer block in two halves, so that a reducer can prune between them.
 
-    `attention` is another attention than the plain one, with the same forward.
+    attention: replaces plain `Attention`; it must have the same forward.
     """
 
     def __init__(
@@ -173,7 +177,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def attend(self, x: Tensor, layout: Layout = FULL, *, wants: Collection[str] = ()) -> tuple[Tensor, AttentionStats]:
-        """Attention half: x (B, L, C) -> (B, L, C), and the wanted fields of `AttentionStats`."""
+        """Attention half: x (B, L, C) -> (B, L, C), and the fields of `AttentionStats` named in `wants`."""
         update, stats = self.attn(self.norm1(x), layout, wants=wants)
         return x + self.drop_path(update, lengths=layout.lengths), stats
 
@@ -190,7 +194,7 @@ class Block(nn.Module):
 
 
 def init_weights(module: nn.Module, *, std: float = 0.02) -> None:
-    """Truncated normal linears, zero biases; norms keep their ones. For `nn.Module.apply`."""
+    """Truncated normal weights and zero biases for linear layers; other layers are unchanged. For `nn.Module.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=std)
         if module.bias is not None:
@@ -200,8 +204,8 @@ def init_weights(module: nn.Module, *, std: float = 0.02) -> None:
 def sincos_positions(grid: tuple[int, ...], dim: int) -> Tensor:
     """Fixed sine-cosine positions of a 2-D or 3-D grid: (N, dim).
 
-    The width is split evenly over the axes, half sine and half cosine each (at dim 768 in 3-D: 6 x 128);
-    channels left over by the division stay zero.
+    The width is split evenly over the axes, half of each part for sines and half for cosines (dim 768 in 3-D: 6 x 128).
+    Remaining channels are zero.
     """
     half = dim // (2 * len(grid))
     omega = 1.0 / 10000 ** (torch.arange(half, dtype=torch.float64) / half)

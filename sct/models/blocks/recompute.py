@@ -1,4 +1,4 @@
-"""Memory against time: intermediate results that are computed twice instead of being kept."""
+"""Less memory for more time: activations are computed again in the backward pass instead of being kept."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +8,8 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recomputed(function: Callable[..., Any], *inputs: Any) -> Any:
-    """function(*inputs), where nothing is random; the backward pass computes again what it makes on the way."""
+    """function(*inputs) without keeping activations; the backward pass calls it again, so it must not be random."""
     if not torch.is_grad_enabled():
-        # nothing to keep, and the first `checkpoint` of a process loads torch's compiler, more than a second
+        # no activations are kept anyway, and the first call of `checkpoint` takes a second to load torch's compiler
         return function(*inputs)
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)

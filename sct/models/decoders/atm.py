@@ -1,4 +1,4 @@
-"""The decoder of SegViT: attention-to-mask (ATM), with one layer of the encoder as DToP has it.
+"""The decoder of SegViT: attention-to-mask (ATM) on the last layer of the encoder alone, as in DToP.
 
 Letters: B batch, N tokens of the grid, C width, Q classes, S spatial size.
 """
@@ -16,14 +16,14 @@ from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 
 class ATM(Decoder):
-    """`ATMHead` on the tokens; its masks are interpolated linearly and multiplied by the presence of their class.
+    """`ATMHead` on the tokens; masks are interpolated linearly and multiplied by the probability of their class.
 
-    logits = log(softmax(class)[present] x sigmoid(mask)). Tokens that left early (DToP, completion=scatter) keep
-    the masks that they left with, and the class scores of this head multiply those too.
+    logits = log(softmax(class)[present] x sigmoid(mask)). Tokens that left early (DToP, completion=scatter) keep their
+    early masks; these are multiplied by the class probabilities of this head, too.
 
     width: channels of the head; null: half the encoder's width
-    num_heads: heads of attention
-    num_layers: layers in which class tokens ask the image's tokens
+    num_heads: number of attention heads
+    num_layers: number of decoder layers, in which class tokens attend to the image tokens
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class ATM(Decoder):
         super().__init__()
         if spec.overlapping:
             raise UserError(
-                "decoder=atm asks for classes that exclude each other, but data has overlapping regions. Choose "
+                "decoder=atm needs classes that exclude each other, but data has overlapping regions. Choose "
                 "another decoder, such as fcn or unetr, or data.regions=null with loss=dice_ce."
             )
         self.head = ATMHead(spec.dim, num_classes=num_classes, width=width, num_heads=num_heads, num_layers=num_layers)
@@ -49,6 +49,6 @@ class ATM(Decoder):
         head = predict(self.head, dense, canvas=mask_canvas)
         assert head.classes is not None
         present = head.classes.log_softmax(dim=-1)[..., 0]
-        # a sum of logarithms: finite wherever the product would round to zero
+        # a sum of logarithms: finite also where the product would round to zero
         masks = F.logsigmoid(resize(head.masks, image.shape[2:]))
         return Decoded(masks + present.reshape(*present.shape, *[1] * len(dense.grid)), head)

@@ -1,4 +1,4 @@
-"""What every decoder is to the segmenter.
+"""Base classes of decoders.
 
 Letters: B batch, C_in channels of the image, F of features, Q classes (or regions), S spatial size.
 """
@@ -12,7 +12,7 @@ from sct.models.tokens import Decoded, Dense
 
 
 class Decoder(nn.Module, ABC):
-    """Built from the completion's `FeatureSpec` and the number of classes."""
+    """Dense features -> logits; built from the completion's `FeatureSpec` and the number of classes."""
 
     @abstractmethod
     def forward(self, image: Tensor, dense: Dense) -> Decoded:
@@ -20,13 +20,13 @@ class Decoder(nn.Module, ABC):
 
 
 class TwoStageDecoder(Decoder):
-    """Features of a window at 1 / `stride` of its resolution, then logits of the voxels from features and image.
+    """Decoder of two stages: features at 1 / `stride` of the resolution, then logits from features and image.
 
-    The second stage looks no further than `reach` voxels around a voxel, in features and image alike. So it needs no
-    windows: where they overlap, the few features can be blended instead of the logits, and the voxels be computed once
-    for a whole image.
+    For the logits of a voxel the second stage reads features and image only within `reach` voxels, so it can be applied
+    outside windows: where windows overlap, the features are blended instead of the logits, and the logits are computed
+    once for the image.
 
-    num_features: F; num_alive: channels at the voxels that the second stage holds at a time, beside the logits
+    num_features: F. num_alive: channels at full resolution that the second stage holds at a time, without the logits.
     """
 
     stride: int
@@ -48,7 +48,7 @@ class TwoStageDecoder(Decoder):
 
 
 def doubling_steps(patch_size: int, *, decoder: str) -> int:
-    """How many doublings lead from the token grid to the image; UserError where none does."""
+    """Number of doublings from the token grid to the image; UserError where the patch size is not a power of two."""
     steps = patch_size.bit_length() - 1
     if patch_size != 2**steps or steps == 0:
         raise UserError(

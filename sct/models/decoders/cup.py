@@ -16,14 +16,14 @@ from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 
 class CUP(Decoder):
-    """Convolution to `hidden` channels, then one step for every factor 2 of the patch; then 3^d to the classes.
+    """Convolution to `hidden` channels, a step for each factor 2 of the patch size, and a 3^d convolution to classes.
 
-    A step is linear up-sampling by 2, concatenation with the pyramid's map of that resolution where the encoder
-    has one, and a double convolution to `widths[i]`. Without a pyramid this is the paper's CUP on a plain ViT.
-    TransUNet's program aligns the corners of the maps when it interpolates; here they are aligned by their borders.
+    A step is linear up-sampling by 2, concatenation with the pyramid's map of the same resolution (if the encoder has
+    one), and a double convolution to `widths[i]` channels. Without a pyramid it is the paper's CUP on a plain ViT.
+    Interpolation here aligns the borders of the maps; in TransUNet's program it aligns their corners.
 
-    hidden: channels behind the first convolution
-    widths: channels after each doubling of the resolution: one for every factor 2 of encoder.patch_size
+    hidden: channels after the first convolution
+    widths: channels after each doubling of the resolution, one value for each factor 2 of encoder.patch_size
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class CUP(Decoder):
         steps = doubling_steps(spec.patch_size, decoder="cup")
         if len(widths) != steps:
             raise UserError(
-                f"decoder.widths={list(widths)} has {len(widths)} widths, but decoder=cup takes one for every doubling "
+                f"decoder.widths={list(widths)} has {len(widths)} widths, but decoder=cup needs one for each doubling "
                 f"from the token grid to the image: {steps} for encoder.patch_size={spec.patch_size}."
             )
         dims = spec.spatial_dims
-        # of the steps, coarse to fine
+        # channels of the skip connection of each step, coarse to fine; 0: no skip connection
         skips = [*reversed(spec.pyramid_channels), *[0] * (steps - len(spec.pyramid_channels))]
         self.enter = conv_bn_relu(dims, spec.dim, hidden)
         self.steps = nn.ModuleList(

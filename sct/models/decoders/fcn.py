@@ -1,4 +1,4 @@
-"""The naive decoder of SETR: every token classified on its own, then interpolation.
+"""The naive decoder of SETR: it classifies each token alone, then interpolates.
 
 Letters: B batch, N tokens of the grid, C width, Q classes, S spatial size.
 """
@@ -16,11 +16,11 @@ from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 
 class FCN(Decoder):
-    """`FCNHead` on the tokens, class logits interpolated linearly to the image; it sees nothing but the tokens.
+    """`FCNHead` on the tokens; its class logits are interpolated linearly to the image. The image itself is not used.
 
-    Tokens that left early (DToP, completion=scatter) keep the logits that they left with.
+    Tokens that left early (DToP, completion=scatter) keep their early logits.
 
-    hidden: channels between the two linear maps
+    hidden: channels between the two linear layers
     norm: normalisation: batch (as published) or layer (for small batches)
     """
 

@@ -1,4 +1,4 @@
-"""Networks of MONAI as baselines, through the same data, training and evaluation.
+"""Networks of MONAI as baselines, with the same data, training and evaluation.
 
 Letters: B batch, Q classes, S spatial size.
 """
@@ -14,13 +14,12 @@ from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 
 class MonaiNetwork(Decoder):
-    """A whole network of MONAI; it looks at the image alone, so the encoder in front of it is `ImageOnly`.
+    """A complete network of MONAI; its input is the image alone, so its encoder is `ImageOnly`.
 
-    `network` is called with in_channels and out_channels, and with spatial_dims and img_size where it has them.
-    `multiple_of`: what the network's own down-sampling needs the image size to be divisible by.
+    `network` is called with in_channels and out_channels, and with spatial_dims and img_size if it takes them.
 
-    network: a network class of MONAI and its settings, _partial_: true
-    multiple_of: number of voxels that the network's down-sampling needs the window's sides to be divisible by
+    network: a network class of MONAI and its settings, with _partial_: true
+    multiple_of: the sides of the window must be divisible by this number, for the network's down-sampling
     """
 
     def __init__(
@@ -32,14 +31,14 @@ class MonaiNetwork(Decoder):
                 f"data.roi_size={list(spec.image_size)} must be divisible by {multiple_of} for this network "
                 "(model.multiple_of); change data.roi_size."
             )
-        known = inspect.signature(network).parameters
+        parameters = inspect.signature(network).parameters
         sizes = {"spatial_dims": spec.spatial_dims, "img_size": spec.image_size}
-        given = {name: value for name, value in sizes.items() if name in known}
-        self.network = network(in_channels=spec.in_channels, out_channels=num_classes, **given)
-        # MONAI's modules do not say it themselves
+        sizes = {name: value for name, value in sizes.items() if name in parameters}
+        self.network = network(in_channels=spec.in_channels, out_channels=num_classes, **sizes)
+        # MONAI's modules have no `no_weight_decay`
         names = (f"network.{name}" for name, _ in self.network.named_parameters())
         self.no_weight_decay = tuple(name for name in names if "position" in name or "token" in name)
 
     def forward(self, image: Tensor, dense: Dense) -> Decoded:
-        """image (B, C_in, *S), features of no token -> Decoded with logits (B, Q, *S)."""
+        """image (B, C_in, *S); dense has no tokens -> Decoded with logits (B, Q, *S)."""
         return Decoded(self.network(image))

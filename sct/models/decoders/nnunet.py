@@ -1,4 +1,4 @@
-"""nnU-Net's plain U-Net as a baseline, through the same data, training and evaluation.
+"""nnU-Net's plain U-Net as a baseline, with the same data, training and evaluation.
 
 Letters: B batch, Q classes, S spatial size.
 """
@@ -14,13 +14,12 @@ from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 
 class NnUNet(Decoder):
-    """`PlainConvUNet` of the package dynamic-network-architectures, as nnU-Net's planner sets it up.
+    """`PlainConvUNet` of the package dynamic-network-architectures, with the settings of nnU-Net's planner.
 
-    `features` are the channels of every stage; each stage has `num_convs` convolutions of 3^dims on the way down, and
-    on the way up, and all but the first halve the resolution. Raises `UserError` without the package.
+    Convolutions have kernels of 3^dims. Raises `UserError` where the package is not installed.
 
-    features: channels of every stage; all stages but the first halve the resolution
-    num_convs: convolutions of every stage, on the way down and up
+    features: channels of each stage; all stages except the first halve the resolution
+    num_convs: number of convolutions of each stage, in the contracting and in the expanding path
     """
 
     def __init__(
@@ -59,5 +58,5 @@ class NnUNet(Decoder):
         )
 
     def forward(self, image: Tensor, dense: Dense) -> Decoded:
-        """image (B, C_in, *S), features of no token -> Decoded with logits (B, Q, *S)."""
+        """image (B, C_in, *S); dense has no tokens -> Decoded with logits (B, Q, *S)."""
         return Decoded(self.network(image))

@@ -1,4 +1,4 @@
-"""A decoder without convolutions at full resolution: every token becomes its patch of voxels on its own.
+"""A decoder without convolutions at full resolution: each token alone gives the voxels of its patch.
 
 Letters: B batch, N tokens of the grid, M tokens that are decoded, C width, W width of a cell, Q classes (or regions),
 D dimensions, S spatial size, g grid, s cells along a side of a patch. A cell is 2^D voxels.
@@ -22,23 +22,25 @@ logger = logging.getLogger(__name__)
 
 
 class Patchwise(TwoStageDecoder):
-    """Tokens up to half the resolution, joined there with the image, then one step to the voxels.
+    """Decodes tokens to cells at half the resolution, adds details of the image there, then predicts the voxels.
 
-    `rungs` of Linear(W, 2^D W / 2), LayerNorm and GELU (transposed convolutions whose kernel is their stride) double
-    the resolution within a patch until a cell has `width` channels. `detail` channels of the image, two convolutions
-    at half the resolution, join by an MLP of `hidden` channels cell by cell, for boundaries within a patch; `detail=0`
-    sees nothing but the tokens. A transposed convolution gives the logits of a cell's voxels.
+    - Rungs double the resolution within a patch until a cell has `width` channels. A rung is Linear(W, 2^D W / 2),
+      LayerNorm and GELU; the linear layer equals a transposed convolution with stride = kernel size.
+    - Details, for borders within a patch: two convolutions of the image at half the resolution give `detail` channels.
+      An MLP with `hidden` channels joins them with the token's cell. With `detail=0` the image is not used.
+    - A transposed convolution gives the logits of the voxels of a cell.
 
-    With `skip_above`, a patch whose token was pruned first, and whose token alone says with at least this probability
-    that it is background, gets its logits from the token: one linear map instead of rungs and detail. The same rule
-    holds in training, so that the token learns when it may say so: a patch of n voxels with one of foreground
-    should not reach 1 - 1 / n.
+    `skip_above` skips the decoding of a patch under two conditions: its token was dropped by the first stage (APFormer:
+    switched off by the gate), and the token alone predicts background with at least this probability. The logits of the
+    patch then come from one linear layer on the token instead of rungs and details. The same rule holds in training, so
+    the token learns when a patch may be skipped. A patch of n voxels with one foreground voxel should stay below a
+    probability of 1 - 1 / n.
 
-    width: channels of a cell of 2 voxels a side; twice as many at every coarser step
-    detail: channels of the image at half the resolution, for borders within a patch; 0: none
-    hidden: channels of the MLP where tokens and image meet
-    skip_above: probability of background, such as 0.998, from which a patch that was pruned first is not decoded; null:
-        all are
+    width: channels of a cell (2 voxels along each axis); twice as many at each coarser step
+    detail: channels of the image's details at half the resolution, for borders within a patch; 0: image not used
+    hidden: channels of the MLP that joins tokens and details
+    skip_above: probability of background, such as 0.998, from which a patch dropped by the first stage is not decoded;
+        null: all patches are decoded
     """
 
     stride = 2
@@ -58,7 +60,9 @@ class Patchwise(TwoStageDecoder):
         super().__init__()
         steps = doubling_steps(spec.patch_size, decoder="patchwise")
         if skip_above is not None and not 0.5 <= skip_above < 1:
-            raise UserError(f"decoder.skip_above={skip_above} is a probability: choose from 0.5 to below 1, or null.")
+            raise UserError(
+                f"decoder.skip_above={skip_above} is a probability: choose a value from 0.5 to below 1, or null."
+            )
         dims = spec.spatial_dims
         if skip_above is not None and not spec.num_depths:
             logger.warning("decoder.skip_above=%s is ignored: this encoder prunes no tokens", skip_above)
@@ -66,7 +70,7 @@ class Patchwise(TwoStageDecoder):
         self.skip_above, self.overlapping = skip_above, spec.overlapping
         self.cells = (2 ** (steps - 1),) * dims
         self.norm = nn.LayerNorm(spec.dim)
-        # what the token alone says of all its cells
+        # one prediction for all cells of a token, from the token alone
         self.flat = nn.Linear(spec.dim, width)
         widths = [spec.dim, *(width * 2**rung for rung in reversed(range(steps - 1)))]
         self.rungs = nn.ModuleList(Rung(above, out, spatial_dims=dims) for above, out in pairwise(widths))
@@ -77,14 +81,14 @@ class Patchwise(TwoStageDecoder):
         self.head = TRANSPOSED[dims](width, num_classes, kernel_size=2, stride=2)
         self.num_features = width
         self.apply(init_weights)
-        # convolutions read and give channels-last memory, as the cells are
+        # cells are in channels-last memory, so the convolutions are, too
         self.memory_format = CHANNELS_LAST[dims]
         self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def forward(self, image: Tensor, dense: Dense) -> Decoded:
         """image (B, C_in, *S), dense tokens (B, N, C) -> logits (B, Q, *S) in channels-last memory.
 
-        aux has `skipped`, the share (B,) of patches that were not decoded, where some may be.
+        With `skip_above`, aux has `skipped`, the share (B,) of patches that were not decoded.
         """
         features, aux = self.decoded(image, dense)
         return Decoded(self.voxels(features, image), aux=aux)
@@ -94,11 +98,11 @@ class Patchwise(TwoStageDecoder):
         return self.decoded(image, dense)[0]
 
     def voxels(self, features: Tensor, image: Tensor) -> Tensor:
-        """Cells (B, W, *S / 2) -> logits (B, Q, *S); the image was in them already."""
+        """Cells (B, W, *S / 2) -> logits (B, Q, *S); the image is not used again."""
         return self.head(features)
 
     def decoded(self, image: Tensor, dense: Dense) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cells (B, W, *S / 2), and the values for logs."""
+        """image (B, C_in, *S), dense tokens (B, N, C) -> cells (B, W, *S / 2), and values for logs."""
         B, N, _ = dense.x.shape
         x = self.norm(dense.x)
         flat = self.flat(x)
@@ -113,20 +117,20 @@ class Patchwise(TwoStageDecoder):
         if skipped is None:
             cells = self.decode(x, flat, detail)
         elif torch.compiler.is_exporting():
-            # a recorded graph can't choose: it decodes all patches, and takes the same ones
-            word = flat.expand(B * N, *self.cells, -1)
-            cells = torch.where(skipped.reshape(B * N, *ones, 1), word, self.decode(x, flat, detail))
+            # an exported graph can't skip patches: it decodes all, and selects the same results
+            flat_cells = flat.expand(B * N, *self.cells, -1)
+            cells = torch.where(skipped.reshape(B * N, *ones, 1), flat_cells, self.decode(x, flat, detail))
         else:
-            chosen = (~skipped).flatten().nonzero().squeeze(1)
+            rows = (~skipped).flatten().nonzero().squeeze(1)
             if detail is not None:
-                detail = detail.index_select(0, chosen)
-            decoded = self.decode(x.index_select(0, chosen), flat.index_select(0, chosen), detail)
-            cells = flat.expand(B * N, *self.cells, -1).index_copy(0, chosen, decoded)
+                detail = detail.index_select(0, rows)
+            decoded = self.decode(x.index_select(0, rows), flat.index_select(0, rows), detail)
+            cells = flat.expand(B * N, *self.cells, -1).index_copy(0, rows, decoded)
             aux = {"skipped": skipped.float().mean(dim=1)}
         return from_patches(cells.reshape(B, N, *cells.shape[1:]), dense.grid).movedim(-1, 1), aux
 
     def decode(self, x: Tensor, flat: Tensor, detail: Tensor | None) -> Tensor:
-        """Tokens (M, *1, C), their word (M, *1, W) and the image's (M, *s, detail) -> cells (M, *s, W)."""
+        """Tokens (M, *1, C), their prediction flat (M, *1, W), details (M, *s, detail) -> cells (M, *s, W)."""
         cells = flat
         if self.rungs:
             for rung in self.rungs:
@@ -136,13 +140,13 @@ class Patchwise(TwoStageDecoder):
         return cells.to(flat.dtype)
 
     def skipped(self, flat: Tensor, dense: Dense) -> Tensor | None:
-        """Which patches (B, N) need no decoding by the word (B, N, W) of their tokens; None where none is asked."""
+        """Which patches (B, N) are not decoded, by the prediction flat (B, N, W); None without `skip_above`."""
         if self.skip_above is None:
             return None
         assert dense.depth is not None
         bias = self.head.bias
         assert bias is not None
-        # the head's mean over the voxels of a cell
+        # mean of the head's weights over the voxels of a cell
         weight = self.head.weight.flatten(2).mean(dim=2)
         with torch.autocast(flat.device.type, enabled=False):
             logits = flat.detach().float() @ weight.detach().float() + bias.detach().float()
@@ -151,7 +155,7 @@ class Patchwise(TwoStageDecoder):
 
 
 class Rung(nn.Module):
-    """Twice the resolution within every patch: a linear map of each place to 2^D places, LayerNorm, GELU."""
+    """Doubles the resolution within every patch: a linear layer from each place to 2^D places, LayerNorm, GELU."""
 
     def __init__(self, above: int, out: int, *, spatial_dims: int) -> None:
         super().__init__()
@@ -167,11 +171,11 @@ class Rung(nn.Module):
 
 
 def detail_branch(in_channels: int, width: int, *, spatial_dims: int) -> nn.Sequential:
-    """What an image (B, C_in, *S) shows at half its resolution: (B, width, *S / 2)."""
+    """Convolutions that turn an image (B, C_in, *S) into details at half its resolution: (B, width, *S / 2)."""
     convolution, norm = CONVOLUTION[spatial_dims], INSTANCE_NORM[spatial_dims]
     return nn.Sequential(
         convolution(in_channels, width, kernel_size=2, stride=2),
-        convolution(width, width, kernel_size=3, padding=1, bias=False),  # the norm subtracts a bias again
+        convolution(width, width, kernel_size=3, padding=1, bias=False),  # no bias: the norm would subtract it
         norm(width, affine=True),
         nn.GELU(),
         convolution(width, width, kernel_size=3, padding=1),
@@ -181,7 +185,7 @@ def detail_branch(in_channels: int, width: int, *, spatial_dims: int) -> nn.Sequ
 def to_patches(x: Tensor, grid: tuple[int, ...]) -> Tensor:
     """x (B, *S, W) cut into the patches of a grid: (B, N, *s, W) with s = S / g."""
     D = len(grid)
-    parts = [size for g, whole in zip(grid, x.shape[1:-1], strict=True) for size in (g, whole // g)]
+    parts = [size for g, length in zip(grid, x.shape[1:-1], strict=True) for size in (g, length // g)]
     order = [0, *range(1, 2 * D, 2), *range(2, 2 * D + 1, 2), 2 * D + 1]
     return x.reshape(x.shape[0], *parts, x.shape[-1]).permute(order).flatten(1, D)
 

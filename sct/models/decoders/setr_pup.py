@@ -15,10 +15,11 @@ from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 
 class SETRPUP(Decoder):
-    """Convolution of 3^d, norm, ReLU, linear up-sampling by 2, once for every factor 2 of the patch; then 1x1.
+    """Steps of 3^d convolution, norm, ReLU and linear up-sampling by 2, then a 1x1 convolution to the classes.
 
-    The 1x1 convolution stands before the last up-sampling, as in SETR's program: both are linear and commute, and
-    there it costs 2^d times less. `norm="batch"` is the paper's, `norm="instance"` an option for small batches.
+    There is one step for each factor 2 of the patch size. As in SETR's program, the 1x1 convolution is computed before
+    the last up-sampling: both are linear and commute, and its cost is 2^d times lower there. `norm="batch"` is the
+    paper's, `norm="instance"` is for small batches.
 
     hidden: channels of the convolutions
     norm: normalisation: batch (as published) or instance (for small batches)
@@ -42,7 +43,7 @@ class SETRPUP(Decoder):
         steps = doubling_steps(spec.patch_size, decoder="setr_pup")
         widths = [spec.dim] + [hidden] * steps
         self.steps = nn.ModuleList(
-            # the norm subtracts a bias again
+            # no bias: the norm would subtract it
             nn.Sequential(convolution(width, hidden, 3, padding=1, bias=False), make_norm(hidden, affine=True))
             for width in widths[:-1]
         )

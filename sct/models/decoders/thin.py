@@ -1,4 +1,4 @@
-"""A thin U-Net: the image at its side keeps boundaries, the tokens are its bottom.
+"""A thin U-Net: the tokens are its coarsest level, and skip connections from the image keep the borders.
 
 Letters: B batch, N tokens of the grid, C width of the tokens, Q classes (or regions), S spatial size.
 """
@@ -14,20 +14,21 @@ from sct.models.tokens import Dense, FeatureSpec
 
 
 class Thin(TwoStageDecoder):
-    """Tokens and image meet at every resolution between the token grid and half the image, and once at the image's own.
+    """Joins tokens and image at each resolution between the token grid and half the image, then at full resolution.
 
-    The image goes down by convolutions of kernel and stride 2, `width` channels at half the resolution and twice as
-    many a step, one convolution of 3^D at each. Tokens, mapped to the channels of their grid, go up by transposed
-    convolutions; to each the image is added, and one convolution of 3^D follows.
+    - Contracting path (image): convolutions of kernel and stride 2, to `width` channels at half the resolution and
+      twice as many at each coarser step; a 3^D convolution follows each.
+    - Expanding path (tokens): a linear layer to the channels of the token grid, then transposed convolutions. The
+      image's features are added after each, and a 3^D convolution follows.
+    - Full resolution: it has few channels, because memory limits its speed. A 3^D convolution of the image to `voxels`
+      channels is added to the up-sampled features. Two flat convolutions follow: one within the planes of the first
+      axis, one along this axis to twice as many channels. In evaluation each is a single convolution, see `FoldedConv`.
 
-    At the image's own resolution there are few channels, since all that is done there passes the whole of memory:
-    `voxels` of the image, to which what comes from below is added, and two flat convolutions of their sum, one within
-    the planes of the first axis, and one along it to twice as many; in evaluation each is one convolution and no more,
-    see `FoldedConv`. With voxels=0 a transposed convolution from half the resolution to the classes is the last step:
-    in less time, and less exact at the borders of small organs.
+    With voxels=0 there is no full resolution: a transposed convolution from half the resolution gives the logits. It is
+    faster, and less exact at the borders of small organs.
 
-    width: channels at half the resolution; twice as many at every coarser step
-    voxels: channels at the image's own resolution; 0: none, faster and less exact at borders
+    width: channels at half the resolution; twice as many at each coarser step
+    voxels: channels at full resolution; 0: no convolutions there, faster and less exact at borders
     """
 
     stride = 2
@@ -35,7 +36,7 @@ class Thin(TwoStageDecoder):
     def __init__(self, *, spec: FeatureSpec, num_classes: int, width: int = 16, voxels: int = 0) -> None:
         super().__init__()
         steps, dims = doubling_steps(spec.patch_size, decoder="thin"), spec.spatial_dims
-        # channels[i] at 1 / 2^(i + 1) of the image; the last are the tokens'
+        # channels[i] at 1 / 2^(i + 1) of the resolution; the last value is for the token grid
         channels = [width * 2**level for level in range(steps)]
         convolution, transposed = CONVOLUTION[dims], TRANSPOSED[dims]
         self.downs = nn.ModuleList(
@@ -48,7 +49,7 @@ class Thin(TwoStageDecoder):
         self.joins = nn.ModuleList(conv_norm_gelu(dims, out, out) for out in channels[:-1])
         self.whole = FullResolution(spec, width=width, voxels=voxels) if voxels else None
         self.reach, self.num_features = self.whole.reach if self.whole else 0, width
-        # of a convolution both sides, and the image's part
+        # input and output of a convolution, and the image's features
         self.num_alive = 4 * voxels
         self.head = (
             SAME_CONV[dims](2 * voxels, num_classes, kernel_size=1)
@@ -56,9 +57,9 @@ class Thin(TwoStageDecoder):
             else transposed(width, num_classes, kernel_size=2, stride=2)
         )
         self.apply(init_weights)
-        # tokens begin as large as the image's features that they are added to: of less, the image alone learns at first
+        # tokens start as large as the image's features; smaller ones let only the image's path learn at first
         nn.init.trunc_normal_(linear.weight, std=spec.dim**-0.5)
-        # on processors in half precision two to three times as fast, where weights and image both are
+        # weights and image in channels-last memory: two to three times as fast on processors in half precision
         self.memory_format = CHANNELS_LAST[dims]
         self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
@@ -81,9 +82,9 @@ class Thin(TwoStageDecoder):
 
 
 class FullResolution(nn.Module):
-    """The last join with the image, at its own resolution: x (B, width, *S / 2) -> (B, 2 * voxels, *S)."""
+    """Joins features and image at full resolution: x (B, width, *S / 2) -> (B, 2 * voxels, *S)."""
 
-    reach = 2  # voxels of the image: one convolution of 3^D, then two flat ones that make another
+    reach = 2  # voxels: a 3^D convolution of the image, then two flat ones that together are 3^D
 
     def __init__(self, spec: FeatureSpec, *, width: int, voxels: int) -> None:
         super().__init__()
@@ -103,7 +104,7 @@ class FullResolution(nn.Module):
 def conv_norm_gelu(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Sequential:
     """3^dims convolution that keeps the size, InstanceNorm, GELU: (B, in, *S) -> (B, out, *S)."""
     return nn.Sequential(
-        # the norm subtracts a bias again
+        # no bias: the norm would subtract it
         CONVOLUTION[spatial_dims](in_channels, out_channels, 3, padding=1, bias=False),
         INSTANCE_NORM[spatial_dims](out_channels, affine=True),
         nn.GELU(),

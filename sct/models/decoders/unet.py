@@ -1,4 +1,4 @@
-"""The expanding half of a small U-Net, APFormer's decoder.
+"""The expanding path of a small U-Net: APFormer's decoder.
 
 Letters: B batch, N tokens of the grid, C width, Q classes, S spatial size.
 """
@@ -14,18 +14,19 @@ from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 
 class UNet(Decoder):
-    """The tokens, brought to the width of the coarsest map of the pyramid, join its maps from coarse to fine.
+    """Joins the tokens with the maps of the encoder's pyramid, from coarse to fine.
 
-    A step is linear up-sampling by 2, concatenation, and a double convolution to the width of the next finer map.
-    All widths are the encoder's. Where the finest map is coarser than the image, the logits are interpolated.
+    A 1x1 convolution maps the tokens to the width of the coarsest map. A step is linear up-sampling by 2, concatenation
+    with the map, and a double convolution to the width of the next finer map. Where the finest map is coarser than the
+    image, the logits are interpolated.
     """
 
     def __init__(self, *, spec: FeatureSpec, num_classes: int) -> None:
         super().__init__()
         if not spec.pyramid_channels:
             raise UserError(
-                "decoder=unet joins the pyramid of an encoder with a convolutional stem, and this encoder has none: "
-                "take encoder=apformer, transunet or ap_transunet, or with this encoder decoder=unetr or cup."
+                "decoder=unet needs the pyramid of an encoder with a convolutional stem, and this encoder has none. "
+                "Choose encoder=apformer, transunet or ap_transunet, or, for this encoder, decoder=unetr or cup."
             )
         dims, widths = spec.spatial_dims, spec.pyramid_channels
         self.enter = CONVOLUTION[dims](spec.dim, widths[-1], 1, bias=False)

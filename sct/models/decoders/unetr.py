@@ -17,20 +17,25 @@ from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 
 class UNETR(Decoder):
-    """Skip connections at every scale between the image and the token grid, joined by up-sampling steps.
+    """Up-sampling steps from the token grid to the image, with a skip connection at each scale.
 
-    With patch 2^m, `layout="shallow"` takes m up-steps from the tokens (MONAI's UNETR at m = 4, the STP paper's
-    BraTS network at m = 3) and m - 1 token skips. `layout="deep"` (the STP paper's BTCV network) first pools
-    the tokens to half the grid and takes m + 1 up-steps and m token skips, one of them at the token grid.
-    Channels double with every halving of the resolution, from `feature_size` at full resolution. A sparse
-    encoder gives no intermediate snapshots: all skips then read the completed tokens.
+    For patch size 2^m:
 
-    `recompute` forgets the activations of all but the last up-step and computes them again in the backward pass:
-    about a third of what a full-size sparse network keeps, at the price of a second forward pass through them.
+    | layout | steps | skip connections from tokens | as in |
+    |---|---|---|---|
+    | shallow | m | m - 1 | MONAI's UNETR (m = 4), the STP paper's BraTS network (m = 3) |
+    | deep | m + 1 | m, one of them at the token grid | the STP paper's BTCV network |
 
-    feature_size: channels at full resolution; they double with every halving of it
-    layout: shallow, or deep (one level below the token grid)
-    recompute: less memory in training, for a second forward pass of most of the decoder
+    `layout="deep"` first pools the tokens to half the grid. Full resolution has `feature_size` channels, and each
+    halving of the resolution doubles them. A sparse encoder has no intermediate snapshots; all skip connections then
+    read the completed tokens.
+
+    `recompute` computes the activations of all steps except the last again in the backward pass, instead of keeping
+    them. They are about a third of the activations of a full-size sparse network.
+
+    feature_size: channels at full resolution; each halving of the resolution doubles them
+    layout: shallow, or deep (with one level below the token grid)
+    recompute: compute activations again in the backward pass: less memory, more time in training
     """
 
     def __init__(
@@ -50,15 +55,15 @@ class UNETR(Decoder):
         if deep and any(size % 2 for size in spec.grid):
             raise UserError(
                 f"decoder.layout=deep halves the token grid {spec.grid}, which must be even: make "
-                f"data.roi_size divisible by {2 * spec.patch_size}, or take decoder.layout=shallow."
+                f"data.roi_size divisible by {2 * spec.patch_size}, or set decoder.layout=shallow."
             )
         dims, levels = spec.spatial_dims, steps + int(deep)
         self.num_skips = levels - 1
         self.recompute = recompute
         if spec.num_taps not in (0, self.num_skips):
             raise UserError(
-                f"decoder=unetr with layout={layout} at patch {spec.patch_size} has {self.num_skips} token "
-                f"skips, but encoder.taps gives {spec.num_taps}; set encoder.taps={self.num_skips}."
+                f"decoder=unetr with layout={layout} at patch size {spec.patch_size} has {self.num_skips} skip "
+                f"connections from tokens, but encoder.taps gives {spec.num_taps}; set encoder.taps={self.num_skips}."
             )
         block: dict[str, Any] = {"spatial_dims": dims, "kernel_size": 3, "norm_name": "instance", "res_block": True}
         # channels[i] at 1 / 2^i of the full resolution
@@ -66,18 +71,18 @@ class UNETR(Decoder):
         self.image_skip = UnetrBasicBlock(in_channels=spec.in_channels, out_channels=channels[0], stride=1, **block)
         self.skips = nn.ModuleList()
         for level in range(1, levels):
-            ways: dict[str, Any] = {"in_channels": spec.dim, "out_channels": channels[level], "stride": 1, **block}
-            if level == steps:  # at the token grid already
-                self.skips.append(UnetrBasicBlock(**ways))
+            settings: dict[str, Any] = {"in_channels": spec.dim, "out_channels": channels[level], "stride": 1, **block}
+            if level == steps:  # at the token grid
+                self.skips.append(UnetrBasicBlock(**settings))
             else:
                 extra = steps - level - 1
-                self.skips.append(UnetrPrUpBlock(num_layer=extra, upsample_kernel_size=2, conv_block=True, **ways))
+                self.skips.append(UnetrPrUpBlock(num_layer=extra, upsample_kernel_size=2, conv_block=True, **settings))
         self.bottleneck = halving_pool(dims) if deep else nn.Identity()
         self.ups = nn.ModuleList(
             UnetrUpBlock(in_channels=above, out_channels=out, upsample_kernel_size=2, **block)
             for above, out in zip([*channels[1:], spec.dim], channels, strict=True)
         )
-        # the full-resolution stage is the peak of a training step's memory
+        # at full resolution a training step has its peak of memory
         self.ups[0].conv_block = LeanResBlock(
             dims, 2 * feature_size, feature_size, kernel_size=3, stride=1, norm_name="instance"
         )
@@ -93,18 +98,18 @@ class UNETR(Decoder):
         return Decoded(self.head(self.ups[0](x, self.run(self.image_skip, image))))
 
     def run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
-        """A block whose activations are forgotten in training where `recompute` asks for it."""
+        """Runs a block; in training with `recompute` its activations are not kept."""
         if self.training and self.recompute:
             return recomputed(block, *inputs)
         return block(*inputs)
 
 
 class LeanResBlock(UnetResBlock):
-    """MONAI's residual block with the same weights and output, keeping a seventh less for the backward pass.
+    """MONAI's residual block with the same weights and output; it keeps a seventh less for the backward pass.
 
-    The shortcut is computed first, so that its backward pass comes last, when the main branch has freed its
-    activations; its own (one 1x1 convolution) are then computed again. The sum is a tensor of its own: MONAI adds
-    in place into a view, which costs copies in the backward pass.
+    The shortcut is computed first, so its backward pass comes last, when the activations of the main branch are freed.
+    The activations of the shortcut (one 1x1 convolution) are then computed again. The sum is a new tensor: MONAI adds
+    in place into a view, which needs copies in the backward pass.
     """
 
     def forward(self, inp: Tensor) -> Tensor:
@@ -118,6 +123,6 @@ class LeanResBlock(UnetResBlock):
 
 
 def halving_pool(spatial_dims: int) -> nn.Module:
-    """Average pooling with kernel 3, stride 2, padding 1; in 3-D PyTorch's own padding refuses a size of 2."""
+    """Average pooling with kernel 3, stride 2, padding 1, by a separate layer: AvgPool3d's padding fails for size 2."""
     pad, pool = {2: (nn.ConstantPad2d, nn.AvgPool2d), 3: (nn.ConstantPad3d, nn.AvgPool3d)}[spatial_dims]
     return nn.Sequential(pad(1, 0.0), pool(kernel_size=3, stride=2))
