@@ -41,7 +41,7 @@ class Reduction:
 class Reducer(Scheduled, ABC):
     """A pruning method: the blocks where it prunes, the attention statistics that it reads, and the reduction.
 
-    The encoder builds it with its `FeatureSpec`. Class attributes:
+    The encoder builds it with its `FeatureSpec`. Attributes:
     - `blocks`: counted from 1; 0 is the embedding, which has no `AttentionStats`.
     - `inside_block`: prune between attention and MLP instead of after the block.
     - `wants`: the fields of `AttentionStats` that the method reads, for the patch tokens of the block that prunes.

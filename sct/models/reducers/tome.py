@@ -1,6 +1,7 @@
 """Token Merging (ToMe): merges similar tokens. "Your ViT but faster" (Bolya et al., ICLR 2023).
 
-Letters: B batch, N tokens of the grid, n tokens alive, K tokens kept, C width, D width of a key, r tokens merged away.
+Letters: B batch, N tokens of the grid, n tokens alive, K tokens kept, C width, D width of a key,
+r tokens that are merged into others.
 """
 
 from collections.abc import Sequence

@@ -22,7 +22,7 @@ NAMES = {
 }
 # parts of published networks that the encoder does not have
 OTHER_PARTS = ("head.", "head_dist.", "fc_norm.", "pre_logits.", "decoder_", "mask_token", "dist_token")
-# layer scales of timm and DeiT III, and the layer in front of each
+# layer scales of timm and DeiT III, and the layer before each
 LAYER_SCALES = {"ls1.gamma": "attn.proj", "gamma_1": "attn.proj", "ls2.gamma": "mlp.fc2", "gamma_2": "mlp.fc2"}
 # width of a head in nearly all published ViTs
 HEAD_WIDTH = 64
