@@ -1,6 +1,6 @@
-"""Checkpoints that survive anything: written aside, flushed, renamed; the one before is kept.
+"""Checkpoints that survive a crash: each is written to a temporary file, flushed and renamed; the previous one is kept.
 
-A run's folder holds `checkpoints/step_*.pt` (the two newest, to go on from) and `best.pt` (to evaluate).
+A run's folder holds `checkpoints/step_*.pt` (the two newest, for resuming) and `best.pt` (for evaluation).
 """
 
 import logging
@@ -23,9 +23,9 @@ FOLDER = "checkpoints"
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Writes `state` to `path`: at any moment the file is whole, the old one or the new one."""
+    """Writes `state` to `path`: at any moment the file is complete, with either the old or the new state."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # always the same name: what a killed process left is overwritten, and does not fill the disk
+    # always the same name: the unfinished file of a killed process is overwritten, so such files can't fill the disk
     temporary = path.parent / "unfinished.tmp"
     with temporary.open("wb") as file:
         torch.save({"format": FORMAT, **state}, file)
@@ -36,15 +36,15 @@ def save(state: dict[str, Any], path: Path) -> None:
 
 
 def save_step(state: dict[str, Any], run_dir: Path, *, step: int) -> None:
-    """Saves the state after `step` steps, and only then removes all but this one and the one before.
+    """Saves the state after `step` steps. Only then removes all other step checkpoints except the previous one.
 
-    A later one can only be a damaged file that the run could not go on from.
+    A file with a later step can only be a damaged one, from which the run could not resume: it is removed too.
     """
     path = run_dir / FOLDER / f"step_{step:08d}.pt"
     save(state, path)
-    before = [other for other in step_files(run_dir) if other.name < path.name]
+    earlier = [other for other in step_files(run_dir) if other.name < path.name]
     for other in step_files(run_dir):
-        if other not in (path, *before[:1]):
+        if other not in (path, *earlier[:1]):
             other.unlink()
 
 
@@ -54,7 +54,7 @@ def step_files(run_dir: Path) -> list[Path]:
 
 
 def read(path: Path) -> Any:
-    """What a .pt file holds, on the CPU; UserError when it can't be read."""
+    """Reads the content of a .pt file onto the CPU; UserError when it can't be read."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
@@ -63,7 +63,7 @@ def read(path: Path) -> Any:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint on the CPU; UserError when the file is not one."""
+    """Reads a checkpoint onto the CPU; UserError when the file is not a checkpoint."""
     state = read(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of sct (format {FORMAT}).")
@@ -73,9 +73,9 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_newest(run_dir: Path) -> dict[str, Any] | None:
-    """The last state of a run, the one before when that is damaged, None when there is none.
+    """The newest state of a run that can be read; None when the run has no checkpoint.
 
-    UserError when none of those that are there can be read: starting anew would write over them.
+    UserError when the run has checkpoints but none can be read: starting anew would overwrite them.
     """
     files = step_files(run_dir)
     for path in files:
@@ -89,7 +89,7 @@ def load_newest(run_dir: Path) -> dict[str, Any] | None:
 
 
 def find(ckpt: str, *, weights: str, key: str = "ckpt") -> Path:
-    """The checkpoint file that `ckpt` (a file or a run folder) means; `key` is its name in messages."""
+    """The checkpoint file for `ckpt`, which is a file or a run folder; `key` is the setting's name in messages."""
     path = Path(ckpt)
     if path.is_file():
         return path
@@ -112,19 +112,19 @@ def folder_of(path: Path) -> Path:
 
 
 def weights_of(state: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The weights that a checkpoint is evaluated with: where a run averages them, the average."""
+    """The weights for evaluation: the moving average if the checkpoint has one, else the weights themselves."""
     return state.get("ema") or state["model"]
 
 
 def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, source: str) -> None:
-    """Loads a full set of weights; UserError that names what does not fit."""
-    own = module.state_dict()
-    problems = [f"{name} is missing in the file" for name in own if name not in weights]
-    problems += [f"{name} is not in this model" for name in weights if name not in own]
+    """Loads a full set of weights; UserError that names the weights that do not fit."""
+    current = module.state_dict()
+    problems = [f"{name} is missing in the file" for name in current if name not in weights]
+    problems += [f"{name} is not in this model" for name in weights if name not in current]
     problems += [
-        f"{name} is {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in this model"
-        for name in own
-        if name in weights and own[name].shape != weights[name].shape
+        f"{name} is {tuple(weights[name].shape)} in the file, {tuple(current[name].shape)} in this model"
+        for name in current
+        if name in weights and current[name].shape != weights[name].shape
     ]
     if problems:
         shown = shortened(problems, separator="\n  ")
@@ -135,25 +135,25 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, source:
 
 
 def initialize(module: nn.Module, weights: dict[str, torch.Tensor], *, source: str) -> None:
-    """Starts a model from the weights of another one, where names and shapes agree; logs what does not.
+    """Starts a model from the weights of another one, where names and shapes agree; logs the names that do not.
 
-    UserError where less than half of the model's values are found: that is a mistake, not a start.
+    UserError if less than half of the model's values are in `weights`: that is probably a mistake of the user.
     """
-    own = module.state_dict()
-    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
-    new = [name for name in own if name not in fitting]
+    current = module.state_dict()
+    fitting = {name: value for name, value in weights.items() if name in current and current[name].shape == value.shape}
+    new = [name for name in current if name not in fitting]
     unused = [name for name in weights if name not in fitting]
-    found = sum(value.numel() for value in fitting.values()) / sum(value.numel() for value in own.values())
-    if found < 0.5:
+    share = sum(value.numel() for value in fitting.values()) / sum(value.numel() for value in current.values())
+    if share < 0.5:
         raise UserError(
-            f"init={source} has only {found:.0%} of this model's weights (new: {shortened(new)}; not used: "
+            f"init={source} has only {share:.0%} of this model's weights (new: {shortened(new)}; not used: "
             f"{shortened(unused)}). Give a run of the same encoder and decoder sizes."
         )
     module.load_state_dict(fitting, strict=False)
-    logger.info("started from %s: %.1f %% of the weights", source, 100 * found)
-    for what, names in (("start anew", new), ("of the file are not used", unused)):
+    logger.info("started from %s: %.1f %% of the weights", source, 100 * share)
+    for state, names in (("start anew", new), ("of the file are not used", unused)):
         if names:
-            logger.warning("%d weights %s: %s", len(names), what, shortened(names))
+            logger.warning("%d weights %s: %s", len(names), state, shortened(names))
 
 
 def shortened(names: list[str], *, shown: int = 6, separator: str = ", ") -> str:
@@ -163,9 +163,9 @@ def shortened(names: list[str], *, shown: int = 6, separator: str = ", ") -> str
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], *, source: str) -> None:
-    """Loads what the optimizer has accumulated; its settings stay those of the config.
+    """Loads the optimizer's accumulated statistics; the settings of the config stay in force.
 
-    UserError where the parameters are grouped differently than in `state`.
+    UserError if `state` groups the parameters differently.
     """
     settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     try:
@@ -173,7 +173,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any], *, s
     except ValueError as error:
         raise UserError(
             f"{source} groups the parameters differently ({error}). Settings such as optimizer.layer_decay "
-            "can't change in a run that goes on; start a new one."
+            "can't change in a run that is resumed; start a new one."
         ) from error
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        group.update(own)
+    for group, group_settings in zip(optimizer.param_groups, settings, strict=True):
+        group.update(group_settings)

@@ -1,4 +1,4 @@
-"""The processes of a run: one alone, or several started by torchrun or Slurm."""
+"""The processes of a run: a single one, or several started by torchrun or Slurm."""
 
 import logging
 import os
@@ -20,15 +20,15 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# the others wait while one process checks or caches a large data set
+# longest wait at a barrier: the other processes wait while one checks or caches a large data set
 PATIENCE = timedelta(hours=2)
-# all begin at about the same time
+# longest wait for all processes to start: they start at about the same time
 JOINING = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run, and the device it works on."""
+    """The rank of this process in the run, the number of processes, and the device of this process."""
 
     rank: int
     world_size: int
@@ -39,7 +39,7 @@ class Processes:
         return self.rank == 0
 
     def broadcast(self, value: Any) -> Any:
-        """The main process's value, everywhere."""
+        """Returns the main process's value in every process."""
         if self.world_size == 1:
             return value
         box = [value]
@@ -47,7 +47,7 @@ class Processes:
         return box[0]
 
     def on_main(self, task: Callable[[], T]) -> T:
-        """The result of what only the main process does; where that is the user's mistake, all processes end."""
+        """Runs `task` in the main process alone; returns its result everywhere. A UserError ends all processes."""
         result, failed, error = None, False, None
         if self.is_main:
             try:
@@ -58,11 +58,11 @@ class Processes:
         if error is not None:
             raise error
         if failed:
-            raise SystemExit(1)  # the main process says why
+            raise SystemExit(1)  # the main process shows the reason
         return result
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes in order of rank, everywhere."""
+        """Returns the values of all processes, in order of rank, in every process."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -78,7 +78,7 @@ class Processes:
         return bool(box.item())
 
     def share_buffers(self, network: nn.Module) -> None:
-        """The main process's buffers, everywhere: running statistics are of what each process has seen."""
+        """Copies the main process's buffers to all processes: running statistics differ, each saw its own batches."""
         if self.world_size > 1:
             for buffer in network.buffers():
                 dist.broadcast(buffer, src=0)
@@ -89,9 +89,9 @@ class Processes:
 
 
 def pick_device(name: str, *, local_rank: int = 0) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `cuda:1` as a device; UserError when it isn't here.
+    """`auto`, `cpu`, `cuda` or `cuda:1` as a device; UserError when this machine does not have it.
 
-    Of several processes on a machine each takes the GPU of its number, or the only one that it was given to see.
+    With several processes on a machine, each takes the GPU with its local rank, or the only GPU visible to it.
     """
     num_gpus = torch.cuda.device_count()
     if name == "auto":
@@ -101,52 +101,54 @@ def pick_device(name: str, *, local_rank: int = 0) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"device={name} (trainer.device in training) is none; use auto, cpu or cuda.") from error
+        raise UserError(f"device={name} (trainer.device in training) is unknown; use auto, cpu or cuda.") from error
     if device.type == "cuda" and (device.index or 0) >= num_gpus:
         raise UserError(
             f"device={name} (trainer.device in training): this machine has {num_gpus} CUDA devices. Use cpu, or start "
-            "no more processes than there are devices."
+            "at most one process for each device."
         )
     return device
 
 
 def join(device: str) -> Processes:
-    """Joins the group that torchrun or srun started, if any; UserError where the others do not come."""
+    """Joins the process group that torchrun or srun started, if any; UserError if other processes do not join."""
     os.environ.update(process_variables(os.environ))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         if (size := int(os.environ.get("SLURM_NTASKS", "1"))) > 1 and "WORLD_SIZE" not in os.environ:
             logger.warning("Slurm gave %d tasks, this command is one process: srun in front of it starts all", size)
         return Processes(rank=0, world_size=1, device=pick_device(device))
-    where = pick_device(device, local_rank=int(os.environ["LOCAL_RANK"]))
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
+    chosen = pick_device(device, local_rank=int(os.environ["LOCAL_RANK"]))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
     if not dist.is_initialized():
         store, rank, _ = meet(world_size)
-        check_devices(where, store=store, rank=rank, world_size=world_size)
-        dist.init_process_group(
-            "nccl" if where.type == "cuda" else "gloo", store=store, rank=rank, world_size=world_size, timeout=PATIENCE
-        )
-    return Processes(rank=dist.get_rank(), world_size=world_size, device=where)
+        check_devices(chosen, store=store, rank=rank, world_size=world_size)
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=PATIENCE)
+    return Processes(rank=dist.get_rank(), world_size=world_size, device=chosen)
 
 
 def meet(world_size: int) -> tuple[dist.Store, int, int]:
-    """What all processes can read and write, and the number of this one among them."""
+    """The store that all processes share, the rank of this process, and the number of processes.
+
+    UserError if they do not all connect within `JOINING`.
+    """
     try:
         store, rank, size = next(dist.rendezvous("env://", timeout=JOINING))
     except dist.DistError as error:
         raise UserError(
-            f"This is process {os.environ['RANK']} of {world_size}, and they did not all come to "
-            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}). Start all of "
-            "them with torchrun or srun (MASTER_ADDR and MASTER_PORT in the environment name another place to meet), "
-            "or one alone with WORLD_SIZE=1 in front of the command."
+            f"This is process {os.environ['RANK']} of {world_size}, and not all of them connected to "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}). Start all "
+            "processes with torchrun or srun (MASTER_ADDR and MASTER_PORT in the environment set another address), "
+            "or a single one with WORLD_SIZE=1 in front of the command."
         ) from error
     store.set_timeout(PATIENCE)
     return store, rank, size
 
 
 def check_devices(device: torch.device, *, store: dist.Store, rank: int, world_size: int) -> None:
-    """UserError where processes share a GPU, in every one of them."""
+    """UserError in every process if two processes share a GPU."""
     if device.type != "cuda":
         return
     store.set(f"gpu_of_{rank}", str(torch.cuda.get_device_properties(device).uuid))
@@ -159,10 +161,10 @@ def check_devices(device: torch.device, *, store: dist.Store, rank: int, world_s
 
 
 def in_parallel(network: nn.Module) -> DistributedDataParallel:
-    """A network whose gradients are averaged over the processes, with the strides of their parameters.
+    """Wraps a network so that gradients are averaged over the processes; gradients get their parameters' strides.
 
-    Autograd cares for no stride of an axis of length 1 (the class token of a single image, kernels of 1^3), and DDP
-    warns of every other one and copies.
+    Autograd may choose any stride for an axis of length 1 (the class token of a single image, kernels of 1^3). DDP
+    warns of each gradient whose strides differ from those of its parameter, and copies the gradient.
     """
     for parameter in network.parameters():
         if parameter.requires_grad:
@@ -171,15 +173,15 @@ def in_parallel(network: nn.Module) -> DistributedDataParallel:
 
 
 def with_strides(grad: Tensor, *, strides: Sequence[int]) -> Tensor:
-    """The same numbers, in memory with these strides."""
+    """The same values, stored with these strides."""
     if grad.stride() == tuple(strides):
         return grad
     return grad.new_empty_strided(grad.shape, strides).copy_(grad)
 
 
 def leave() -> None:
-    """Leaves the group."""
+    """Leaves the process group."""
     if dist.is_initialized():
-        # the main process holds the store: nobody may still need it when it goes
+        # the main process holds the store: no other process may still need the store when the main process ends
         dist.barrier()
         dist.destroy_process_group()

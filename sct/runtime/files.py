@@ -1,4 +1,4 @@
-"""Files that are either complete or not there."""
+"""Atomic writing: a file is either complete or absent."""
 
 import os
 import platform
@@ -9,15 +9,15 @@ from pathlib import Path
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`, renamed to it when the block ends well and removed otherwise.
+    """Gives a temporary path beside `path`; it is renamed to `path` when the block succeeds, else removed.
 
-    The temporary name ends like `path`, since writers choose their format by the suffix. The folder is made.
+    The temporary name has the suffix of `path`, since writers choose their format by the suffix. The folder is made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         yield temporary
-        with temporary.open("rb+") as file:  # Windows flushes only what could be written
+        with temporary.open("rb+") as file:  # Windows flushes only files that are open for writing
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
@@ -25,7 +25,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def flush_folder(folder: Path) -> None:
-    """Waits until the names in a folder are on the disk; Windows can't open a folder, and sees to it by itself."""
+    """Waits until the file names in a folder are on the disk; Windows can't open folders and does this by default."""
     if platform.system() == "Windows":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -36,6 +36,6 @@ def flush_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file at once."""
+    """Writes a text file atomically."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -1,15 +1,15 @@
-"""What earlier versions wrote, in today's settings: applied wherever a config, its overrides or a card are read.
+"""Translates settings that earlier versions wrote: used wherever a config, its overrides or a card are read.
 
-Until `trainer.precision=auto` there was `trainer.speed`: `fast` is auto, and `safe` is the format named by `precision`.
-Data sets and optimizers were in other modules, see `MOVED`.
-The decoder `patchwise` was called `light`.
-Parts of the loss were logged as `train/dice` and so on, and the pixel loss not at all.
+* Before `trainer.precision=auto` there was `trainer.speed`: `fast` means auto, `safe` means the format in `precision`.
+* Data sets and optimizers were in other modules, see `MOVED`.
+* The decoder `patchwise` was called `light`.
+* Parts of the loss were logged as `train/dice` and so on; the pixel loss was not logged.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# what a `_target_` may name, by the module that it was in
+# modules that a `_target_` may name: earlier name -> current name
 MOVED = {
     "sct.data.btcv": "sct.data.sets.btcv",
     "sct.data.isic": "sct.data.sets.isic",
@@ -22,16 +22,16 @@ MOVED = {
     "sct.optim": "sct.training.optim",
 }
 RENAMED = {"sct.models.decoders.light.Light": "sct.models.decoders.patchwise.Patchwise"}
-# choices of a group that have another name
+# choices of config groups: earlier name -> current name
 CHOICES = {"decoder=light": "decoder=patchwise"}
 
 
-# what `train/` held beside the parts of the loss
+# names below `train/` that are not parts of the loss
 NO_LOSSES = ("train/loss", "train/lr", "train/grad_norm", "train/grad_norm_reducer")
 
 
 def config_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a run."""
+    """The config of a run with current settings."""
     today = {key: targets_of_today(value) for key, value in config.items()}
     trainer = dict(config.get("trainer", {}))
     if "speed" not in trainer:
@@ -42,7 +42,7 @@ def config_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def targets_of_today(node: Any) -> Any:
-    """A node of a config, with the targets in it where they are now."""
+    """A node of a config in which every `_target_` has its current path."""
     if isinstance(node, Mapping):
         return {
             key: target_of_today(value) if key == "_target_" else targets_of_today(value) for key, value in node.items()
@@ -58,7 +58,7 @@ def target_of_today(path: str) -> str:
 
 
 def overrides_of_today(overrides: Sequence[str]) -> list[str]:
-    """What a run's command line asked for."""
+    """The overrides of a run's command line with current settings."""
     if "trainer.speed=fast" in overrides:
         overrides = [
             *(override for override in overrides if not override.startswith("trainer.precision=")),
@@ -73,7 +73,7 @@ def overrides_of_today(overrides: Sequence[str]) -> list[str]:
 
 
 def card_of_today(card: Mapping[str, Any]) -> dict[str, Any]:
-    """A card of a training or of an evaluation."""
+    """The card of a training or of an evaluation with current settings."""
     today = dict(card)
     if "config" in card:
         today["config"] = config_of_today(card["config"])
@@ -85,9 +85,10 @@ def card_of_today(card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evaluation_of_today(settings: Mapping[str, Any], *, training: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The settings of an evaluation: its own `speed` counted where it had no `precision`, before that of the training.
+    """The settings of an evaluation with current names.
 
-    training: the card as it was written.
+    If the evaluation set no `precision`, its `speed` decides: `fast` means auto, `safe` the precision of the training.
+    training: the card of the training as it was written.
     """
     today = {key: value for key, value in settings.items() if key != "speed"}
     if today.get("precision") is None and settings.get("speed") is not None:
@@ -97,7 +98,10 @@ def evaluation_of_today(settings: Mapping[str, Any], *, training: Mapping[str, A
 
 
 def metrics_of_today(row: Mapping[str, Any], *, pixel: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of metrics.jsonl; pixel: the config's loss.pixel, whose weights give the pixel loss from its parts."""
+    """A row of metrics.jsonl with current names; the pixel loss is computed from its parts where it is missing.
+
+    pixel: the section loss.pixel of the config, with the weights of the parts.
+    """
     today = {}
     for name, value in row.items():
         is_part = name.startswith("train/") and name not in NO_LOSSES and not name.startswith("train/loss_")

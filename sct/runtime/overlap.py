@@ -1,4 +1,4 @@
-"""Reading, computing and writing at the same time, for work that comes item by item."""
+"""Reads, computes and writes different items at the same time."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -19,26 +19,26 @@ def overlapped(
     compute: Callable[[Read], Result],
     write: Callable[[Item, Result], None],
 ) -> None:
-    """write(item, compute(read(item))) for every item in order, where the next is read and the last written meanwhile.
+    """Calls write(item, compute(read(item))) for every item in order; reads the next and writes the last meanwhile.
 
-    Two threads beside this one, which computes, and never more than one item ahead or behind: of all that is read or
-    computed, two are held at once. What a thread raises is raised here, at the latest with the item after it; where
-    that one fails too, what was lost in writing is logged.
+    This thread computes, a second one reads and a third one writes. Each is at most one item ahead or behind: two read
+    items and two results are in memory at once. An exception of a thread is raised here, at the latest with the next
+    item. If the next item fails too, its exception is raised and the lost writing is logged.
     """
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
         ahead: Future[Read] | None = None
         written: Future[None] | None = None
         for number, item in enumerate(items, start=1):
-            # the first one here: nothing else is to do, and this thread has its helpers for parallel loops already
+            # this thread reads the first item: it has no other work, and its helper threads for parallel loops exist
             data = read(item) if ahead is None else ahead.result()
             ahead = reader.submit(read, items[number]) if number < len(items) else None
             try:
                 result = compute(data)
-            except Exception:  # raised again: nothing is hidden, the other loss is added
+            except Exception:  # raised again below; a failed writing is logged in addition
                 if written is not None and (lost := written.exception()) is not None:
                     logger.error("what was computed before is not written: %s", lost)
                 raise
-            del data  # the next is already there
+            del data  # frees memory: the next item is already read
             if written is not None:
                 written.result()
             written = writer.submit(write, item, result)

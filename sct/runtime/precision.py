@@ -16,7 +16,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class NumberFormat:
-    """What a network computes in (fp32, bf16 or fp16), and why; `doubtful` where the user should look at the reason."""
+    """Number format of a network (fp32, bf16 or fp16) and the reason for it; `doubtful`: the user should check it."""
 
     name: str
     reason: str
@@ -30,7 +30,7 @@ class NumberFormat:
         return f"{self.name}: {self.reason}"
 
     def log(self) -> None:
-        """Tells the format and its reason; what is doubtful as a warning, once in a process."""
+        """Logs the format and its reason; a doubtful one as a warning, once in a process."""
         if self.doubtful:
             warn_once(f"computing in {self}")
         else:

@@ -1,4 +1,4 @@
-"""How far a long task is, how long a part of it takes, and when it will end: as text, for logs."""
+"""Progress of a long task as text for logs: parts done, time for a part, expected end."""
 
 import logging
 import time
@@ -13,39 +13,40 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Clock = Callable[[], float]
 
-# a user who waits sees a line at least this often, and at most that often
+# seconds between two lines: at most and at least
 SLOWEST_LINES = 60.0
 QUICKEST_LINES = 10.0
-# how many parts make the expected time of the next ones
+# number of latest parts whose mean time is the expected time of the next parts
 RECENT = 50
 
 
 class Pace:
-    """Takes the time of the equal parts of a task: steps of a training, cases of an evaluation.
+    """Measures the time of the equal parts of a task: steps of a training, cases of an evaluation.
 
-    total, done: parts of the whole task, and of those what an earlier start of it has finished; unit: what a part is
-    called; clock: seconds since 1970, as `time.time`.
+    total: parts of the whole task; done: parts that earlier starts of the task have finished; unit: name of a part;
+    clock: seconds since 1970, as `time.time`.
     """
 
     def __init__(self, total: int, *, unit: str, done: int = 0, clock: Clock = time.time) -> None:
         self.total, self.done, self.unit, self.clock = total, done, unit, clock
-        self.own = 0  # parts since this start
+        self.since_start = 0  # parts finished since this start
         self.recent: deque[float] = deque(maxlen=RECENT)
-        self.between, self.own_between = 0.0, 0
+        # seconds of all pauses since this start, and the parts finished when the last pause ended
+        self.paused, self.parts_at_pause = 0.0, 0
         self.mark = self.last_line = clock()
 
     def advance(self) -> None:
-        """One part has ended now."""
-        # the first one also takes what happens only once
-        if self.own == 1:
+        """Notes that one part has ended now."""
+        # the time of the first part includes work that happens only once
+        if self.since_start == 1:
             self.recent.clear()
         self.recent.append(self.lap())
-        self.done, self.own = self.done + 1, self.own + 1
+        self.done, self.since_start = self.done + 1, self.since_start + 1
 
     def pause(self) -> None:
-        """What came since the last part, such as a validation, belongs to none, but will come again."""
-        self.between += self.lap()
-        self.own_between = self.own
+        """Notes that the time since the last part, such as a validation, belongs to no part but will come again."""
+        self.paused += self.lap()
+        self.parts_at_pause = self.since_start
 
     def lap(self) -> float:
         """Seconds since the last call."""
@@ -53,18 +54,19 @@ class Pace:
         return self.mark - before
 
     def rest(self) -> float:
-        """Expected seconds until the end: by the mean of recent parts, and of what came between parts until now."""
-        between = self.between / self.own_between if self.own_between else 0.0
-        return (self.total - self.done) * (fmean(self.recent) + between)
+        """Expected seconds until the end: mean time of recent parts plus the pauses' share for each part."""
+        pause = self.paused / self.parts_at_pause if self.parts_at_pause else 0.0
+        return (self.total - self.done) * (fmean(self.recent) + pause)
 
     def is_due(self, *, wanted: bool) -> bool:
-        """Whether to tell something now; if so, that counts as told.
+        """Whether to log a line now; if True, the line counts as logged.
 
-        The first part and the last one are told, a `wanted` line unless the last line was moments ago, and any part
-        where there was no line for long.
+        The first and the last part always get a line. A `wanted` line is due `QUICKEST_LINES` seconds after the last
+        line, any other line `SLOWEST_LINES` seconds after it.
         """
         silence = self.clock() - self.last_line
-        due = self.own == 1 or self.done == self.total or silence >= (QUICKEST_LINES if wanted else SLOWEST_LINES)
+        longest = QUICKEST_LINES if wanted else SLOWEST_LINES
+        due = self.since_start == 1 or self.done == self.total or silence >= longest
         if due:
             self.last_line = self.clock()
         return due
@@ -82,22 +84,22 @@ class Pace:
 
 
 def counted(items: Sequence[Item], *, what: str, clock: Clock = time.time) -> Iterator[Item]:
-    """The items, with a line such as "checked 40 of 400, about 2 minutes to go, ends 14:05" now and then."""
+    """Yields the items and sometimes logs a line such as "checked 40 of 400, about 2 minutes to go, ends 14:05"."""
     pace = Pace(len(items), unit="case", clock=clock)
     for item in items:
         yield item
         pace.advance()
-        if pace.own > 1 and pace.done < pace.total and pace.is_due(wanted=True):
+        if pace.since_start > 1 and pace.done < pace.total and pace.is_due(wanted=True):
             logger.info("%s %d of %d, %s", what, pace.done, pace.total, expected(pace.rest(), now=clock()))
 
 
 def quantity(seconds: float) -> str:
-    """Seconds with two digits, or whole ones."""
+    """Seconds as text: two digits below 10 s, whole seconds above."""
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def expected(rest: float, *, now: float) -> str:
-    """What is left of a task, in words, and the time of the day at which it ends; both in seconds."""
+    """The time to the end of a task in words, and the time of day of its end; `rest` and `now` in seconds."""
     start = datetime.fromtimestamp(now)
     end = start + timedelta(seconds=rest)
     day = "" if end.date() == start.date() else f"{end:%d %b} "
@@ -105,7 +107,7 @@ def expected(rest: float, *, now: float) -> str:
 
 
 def in_words(seconds: float) -> str:
-    """A length of time in the largest unit of which it has at least two."""
+    """A duration as text, in the largest unit that fits into it at least twice."""
     for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}s"

@@ -1,4 +1,4 @@
-"""Resident memory of this process, in MiB, as far as the system tells."""
+"""Resident memory of this process, in MiB, where the system reports it."""
 
 import ctypes
 import gc
@@ -9,16 +9,16 @@ import psutil
 
 
 def resident_mb() -> float:
-    """What the process holds now."""
+    """Resident memory of the process now."""
     return psutil.Process().memory_info().rss / 2**20
 
 
 def peak_resident_mb() -> float | None:
-    """The most that it has held, since it began or since `reset_peak`; None where the system does not tell (macOS)."""
+    """Peak since the start of the process or since `reset_peak`; None if the system does not report it (macOS)."""
     windows = getattr(psutil.Process().memory_info(), "peak_wset", None)
     if windows is not None:
         return windows / 2**20
-    try:  # Linux, of which psutil tells everything but this
+    try:  # Linux: psutil does not report the peak
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
@@ -26,11 +26,11 @@ def peak_resident_mb() -> float | None:
 
 
 def reset_peak() -> float | None:
-    """Sets the peak back to what the process holds now, and returns it; None where that can't be done."""
+    """Sets the peak to the resident memory of now and returns it; None if the system can't do this."""
     if platform.system() != "Linux":
         return None
     try:
-        # the C library keeps freed memory for later: a run that reuses it would seem to need none
+        # the C library keeps freed memory for later: a run that reuses this memory would seem to need none
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")

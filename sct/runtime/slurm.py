@@ -1,6 +1,6 @@
-"""The processes that Slurm started, named as torchrun names its own.
+"""Gives the tasks that Slurm started the environment variables of torchrun.
 
-`srun` and submitit start every task with Slurm's variables and none of torchrun's. Each would train for itself.
+`srun` and submitit set Slurm's variables and none of torchrun's. Without them each task would train alone.
 """
 
 import re
@@ -8,16 +8,16 @@ from collections.abc import Mapping
 
 from sct.errors import UserError
 
-# below the ports that systems give to connections by themselves
+# below the range from which systems choose ports automatically
 FIRST_PORT, NUM_PORTS = 15000, 15000
 
 
 def num_tasks(environment: Mapping[str, str]) -> int:
-    """How many tasks srun has started together with this process; 1 where srun has not started it.
+    """Number of tasks that srun started together with this process; 1 if srun did not start this process.
 
-    A shell of `salloc` and the script of `sbatch` have the number of tasks in SLURM_NTASKS, and are one process: the
-    first has no SLURM_PROCID, the second is told by ENVIRONMENT=BATCH, which its own sruns inherit and add a
-    SLURM_STEP_ID to. The shell of an interactive step counts itself in SLURM_STEP_NUM_TASKS.
+    A shell of `salloc` and the script of `sbatch` are one process, although SLURM_NTASKS has the number of tasks. The
+    shell has no SLURM_PROCID. The script has ENVIRONMENT=BATCH and no SLURM_STEP_ID; tasks that srun starts in the
+    script inherit ENVIRONMENT and have a SLURM_STEP_ID. In the shell of an interactive step SLURM_STEP_NUM_TASKS is 1.
     """
     in_script = environment.get("ENVIRONMENT") == "BATCH" and "SLURM_STEP_ID" not in environment
     if "SLURM_PROCID" not in environment or in_script:
@@ -26,15 +26,16 @@ def num_tasks(environment: Mapping[str, str]) -> int:
 
 
 def process_rank(environment: Mapping[str, str]) -> int:
-    """The number of this process among those started with it, also before they have met; 0 where it is alone."""
+    """The rank of this process, known also before the processes have connected; 0 for a single process."""
     task = environment["SLURM_PROCID"] if num_tasks(environment) > 1 else "0"
     return int(environment.get("RANK", task))
 
 
 def process_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """RANK, WORLD_SIZE, ... of one of several tasks; empty for one alone, and where they are set already.
+    """torchrun's variables (RANK, WORLD_SIZE, ...) for one of several tasks.
 
-    MASTER_ADDR and MASTER_PORT stay where the user has set them. UserError where Slurm's variables say too little.
+    Empty for a single task, and if WORLD_SIZE is set already. MASTER_ADDR and MASTER_PORT keep the values that the user
+    has set. UserError if Slurm's variables are incomplete.
     """
     size = num_tasks(environment)
     if size == 1 or "WORLD_SIZE" in environment:
@@ -44,8 +45,8 @@ def process_variables(environment: Mapping[str, str]) -> dict[str, str]:
     missing += [] if nodes or "MASTER_ADDR" in environment else ["SLURM_JOB_NODELIST"]
     if missing:
         raise UserError(
-            f"This is one of {size} tasks of Slurm, but {' and '.join(missing)} is not set, so that it can't find the "
-            "others. Start the command with srun, or in one process with WORLD_SIZE=1 in front of it."
+            f"This is one of {size} tasks of Slurm, but {' and '.join(missing)} is not set: this task can't find the "
+            "others. Start the command with srun, or as one process with WORLD_SIZE=1 in front of the command."
         )
     hosts = host_names(nodes or "")
     return {
@@ -59,16 +60,16 @@ def process_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def num_local_tasks(environment: Mapping[str, str], *, size: int, num_hosts: int) -> int:
-    """Tasks on this node, of `size` on all."""
+    """Number of tasks on this node; `size` is the number on all nodes."""
     text = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("SLURM_TASKS_PER_NODE")
     counts = tasks_of_nodes(text or "")
     node = int(environment.get("SLURM_NODEID", "0"))
-    # as even as Slurm distributes them
+    # if unknown: Slurm distributes tasks evenly
     return counts[node] if sum(counts) == size and node < len(counts) else -(-size // max(1, num_hosts))
 
 
 def port(environment: Mapping[str, str]) -> int:
-    """The same for all tasks of a step of a job, and another one for the next step and the next job."""
+    """A port that is equal for all tasks of a job step and differs from the port of the next step and the next job."""
     job, step = (int(environment.get(name, "0")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     return FIRST_PORT + (7 * job + step) % NUM_PORTS
 
@@ -93,6 +94,6 @@ def expanded(part: str) -> list[str]:
 
 
 def tasks_of_nodes(text: str) -> list[int]:
-    """`2(x3),1` as a number for every node."""
-    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
-    return [int(count) for count, times in found for _ in range(int(times or 1))]
+    """`2(x3),1` as the number of tasks of each node: [2, 2, 2, 1]."""
+    groups = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+    return [int(count) for count, times in groups for _ in range(int(times or 1))]

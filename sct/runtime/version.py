@@ -1,3 +1,3 @@
-"""The version of the package; in a file of its own, which needs nothing."""
+"""The version of the package, in a separate file that imports nothing."""
 
 __version__ = "0.1.0"

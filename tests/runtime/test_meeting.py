@@ -79,5 +79,5 @@ def test_gradients_have_the_strides_of_their_parameters(size):
 
 def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UserError, match="no more processes than"):
+    with pytest.raises(UserError, match="at most one process for each device"):
         pick_device("cuda", local_rank=2)
