@@ -1,1 +1,1 @@
-"""What the commands do once their config proved good: one file a command."""
+"""The work of each command after its config is checked: one file for each command."""

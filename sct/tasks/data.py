@@ -1,4 +1,4 @@
-"""The work of `sct.data`: a data set verified, or shown in figures."""
+"""The work of `sct.data`: checks a data set, or describes it in tables and a figure."""
 
 import json
 import logging
@@ -20,12 +20,12 @@ from sct.runtime.files import write_text
 
 logger = logging.getLogger(__name__)
 
-# where the encoder has no patches to count foreground in
+# edge of the patches in which foreground is counted if the encoder has no patches
 PATCH_SIZE = 16
 
 
 def describe_data(cfg: DictConfig) -> None:
-    """Reads every file; writes tables, the facts about every case, and a picture where matplotlib is installed."""
+    """Reads every file; writes tables, the facts about every case, and a figure if matplotlib is installed."""
     data, facts = survey(cfg)
     patch_size = patch_size_of(cfg)
     folder = Path(cfg.run_dir or f"{cfg.paths.outputs}/data/{Path(data.root).name}")
@@ -40,20 +40,20 @@ def describe_data(cfg: DictConfig) -> None:
 
 
 def check_data(cfg: DictConfig) -> None:
-    """Reads every file; UserError with what is wrong with single files, or with the set as a whole."""
+    """Reads every file; UserError with the faults of single files or of the data set."""
     data, facts = survey(cfg)
     faults = set_faults(facts, resampled=data.spacing is not None or data.resize_to is not None)
     if faults:
         listed = "\n  ".join(faults)
         raise UserError(
-            f"Every file is good, but the set of {len(facts)} cases has {len(faults)} fault(s):\n  {listed}"
+            f"Every file is good, but the data set of {len(facts)} cases has {len(faults)} fault(s):\n  {listed}"
         )
     counts = ", ".join(f"{sum(case.split == split for case in facts)} {split}" for split in SPLITS)
     logger.info("%s: %d cases (%s), no fault found", data.root, len(facts), counts)
 
 
 def survey(cfg: DictConfig) -> tuple[SegmentationData, list[CaseFacts]]:
-    """The data set of a config, every file of it checked, and the facts about each case."""
+    """Builds the data set of a config and checks every file; returns the data set and the facts about each case."""
     log_to(None)
     data = build(cfg.data, key="data", trust=Trust.of_command(cfg))
     data.prepare()
@@ -66,5 +66,5 @@ def survey(cfg: DictConfig) -> tuple[SegmentationData, list[CaseFacts]]:
 
 
 def patch_size_of(cfg: DictConfig) -> int:
-    """The encoder's, in whose patches foreground is counted."""
+    """The encoder's patch size: foreground is counted in patches of this size."""
     return cfg.encoder.get("patch_size", PATCH_SIZE)

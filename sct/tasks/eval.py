@@ -1,4 +1,4 @@
-"""Evaluation: scores of a trained segmenter on cases it never saw."""
+"""Evaluation: scores of a trained segmenter on cases that it was not trained on."""
 
 import logging
 from pathlib import Path
@@ -13,14 +13,14 @@ from sct.runs.run import Run, open_run
 
 logger = logging.getLogger(__name__)
 
-# settings of the data that say where they are and how they are read, not what they are
+# settings of the data set that do not change its images: where files are, and how they are read
 PLACES = ("root", "cache", "cache_dir", "num_workers", "check")
 
 
 def evaluate(cfg: DictConfig) -> None:
     """Writes cases.csv, summary.json, table.md, predictions, figures and the card of one split."""
     log_to(None)
-    OmegaConf.to_object(cfg)  # the schema refuses what is no number format
+    OmegaConf.to_object(cfg)  # the schema refuses an unknown number format
     run = open_run(
         cfg.ckpt,
         weights=cfg.weights,
@@ -36,20 +36,20 @@ def evaluate(cfg: DictConfig) -> None:
 
 
 def default_folder(cfg: DictConfig, *, run: Run) -> Path:
-    """<run>/eval/<split>, which is the run's own evaluation: UserError where this one is another.
+    """The folder <run>/eval/<split> of the run's standard evaluation; UserError if this evaluation differs from it.
 
-    What precision=auto chooses is a circumstance, as the machine is, and not another evaluation.
+    The number format that precision=auto chooses depends on the machine; it does not make another evaluation.
     """
     changed = ["inferer"] if "_target_" in cfg.inferer else [f"inferer.{key}" for key in cfg.inferer]
     changed += [f"data.{key}" for key in cfg.data if key not in PLACES]
     changed += ["precision"] * (cfg.precision not in (None, "auto", run.config.trainer.precision))
     if (run.folder / card.FILE).exists() and cfg.split in ("val", "test"):
         recorded = card.read_card(run.folder)["split"][cfg.split]
-        found = [case.name for case in run.data.cases(cfg.split)]
-        changed += [f"the cases below data.root={run.data.root}"] * (recorded != found)
+        current = [case.name for case in run.data.cases(cfg.split)]
+        changed += [f"the cases below data.root={run.data.root}"] * (recorded != current)
     if changed:
         raise UserError(
-            f"{', '.join(changed)} differ from the run's, so its own evaluation in {run.folder / 'eval' / cfg.split} "
-            "would be written over by another one: give output=FOLDER."
+            f"{', '.join(changed)} differ from the run's settings. The run's evaluation in "
+            f"{run.folder / 'eval' / cfg.split} would be overwritten by another one: give output=FOLDER."
         )
     return run.folder / "eval" / cfg.split

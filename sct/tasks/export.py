@@ -1,4 +1,4 @@
-"""Export: the network of a run in a format for elsewhere, compared with the original.
+"""Export: writes the network of a run in a format for other programs and compares it with the original.
 
 Letters: C channels, S size of the window (2 or 3 dims).
 """
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def export(config: DictConfig) -> None:
-    """Writes the network and export.json; UserError, and everything left in place, where the two do not agree."""
+    """Writes the network and export.json; UserError if export and original do not agree, and the files stay."""
     log_to(None)
     cfg = OmegaConf.to_object(config)
     assert isinstance(cfg, ExportConfig)
@@ -61,15 +61,15 @@ def export(config: DictConfig) -> None:
     logger.info("%s: %s", folder, agreement)
     if not passed:
         raise UserError(
-            f"The export in {folder} does not agree with the network it was made from: {agreement}. Wanted are "
-            f"agreement={cfg.agreement} of the labels. Try half=false, precision=fp32 or another format. In a network "
-            "that has hardly learned to score its tokens all scores are equal, and rounding chooses which it keeps. "
-            "The files were left as they are."
+            f"The export in {folder} does not agree with its original network: {agreement}. At least "
+            f"agreement={cfg.agreement} of the labels must be equal. Try half=false, precision=fp32 or another format. "
+            "If a network has hardly learned to score its tokens, all scores are nearly equal, and rounding decides "
+            "which tokens it keeps. The exported files were not removed."
         )
 
 
 def pick_format(cfg: ExportConfig) -> Format:
-    """The format of a config; UserError where it is none, where a package is missing, or where it can't do this."""
+    """The export format of a config; UserError if it is unknown, lacks a package or does not support the settings."""
     if cfg.format not in FORMATS:
         raise UserError(f"format={cfg.format} is unknown: choose one of {', '.join(FORMATS)}.")
     form = FORMATS[cfg.format]
@@ -84,26 +84,26 @@ def pick_format(cfg: ExportConfig) -> Format:
 
 
 def empty_folder(folder: Path) -> Path:
-    """The folder; UserError where something is in it."""
+    """Returns the folder; UserError if it is not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already. Remove it, or give output=FOLDER.")
     return folder
 
 
 def check_graph(form: Format, *, encoder: Encoder) -> None:
-    """UserError where a format records one run of the network, and every image runs another way."""
+    """UserError if a format records a fixed graph, but the encoder's work depends on the image."""
     if form.fixed_graph and encoder.by_image:
-        who = "encoder.gate" if encoder.reducer is None else f"encoder.reducer={type(encoder.reducer).__name__}"
+        setting = "encoder.gate" if encoder.reducer is None else f"encoder.reducer={type(encoder.reducer).__name__}"
         able = ", ".join(f"format={name}" for name, other in FORMATS.items() if not other.fixed_graph)
         raise UserError(
-            f"{who} keeps another number of tokens of every image, and format={form.name} records a graph with one "
-            f"number for all. Choose {able}, which takes the program along, or train a method that keeps a share of "
-            "the tokens, such as encoder=stp."
+            f"{setting} keeps a different number of tokens for each image, but format={form.name} records a graph with "
+            f"one fixed number. Choose {able}, which includes the program, or train a method that keeps a fixed share "
+            "of the tokens, such as encoder=stp."
         )
 
 
 def real_windows(cfg: ExportConfig, *, data: SegmentationData) -> Tensor:
-    """Windows (windows, C, *S) of `input`, or of the run's validation cases."""
+    """Windows (cfg.windows, C, *S) from the images of `input`, or from the run's validation cases."""
     if cfg.input is not None:
         cases = find_inputs(Path(cfg.input), file_format=data.format)
         data.check_files(cases, remember=False)
@@ -112,14 +112,14 @@ def real_windows(cfg: ExportConfig, *, data: SegmentationData) -> Tensor:
             cases = data.cases("val")
         except UserError as error:
             raise UserError(
-                f"{error} The export is checked on real windows: give data.root=FOLDER, or input=FILE for an image of "
-                "this kind."
+                f"{error} The export is checked on windows of real images: give data.root=FOLDER, or input=FILE with "
+                "an image of this kind."
             ) from error
     return sample_windows(data, cases=cases, count=cfg.windows)
 
 
 def make_manifest(cfg: ExportConfig, *, run: Run, source: Source, agreement: Agreement, passed: bool) -> Manifest:
-    """All that is to be known of an export."""
+    """The manifest of an export."""
     data, outputs = source.data, source.data.outputs
     return Manifest(
         format=cfg.format,

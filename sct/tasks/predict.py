@@ -1,4 +1,4 @@
-"""Prediction: label maps of new images, by a run's own network or by one that was exported from it."""
+"""Prediction: label maps of new images, by a run's network or by an export of it."""
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -8,9 +8,9 @@ from sct.runs.run import open_run
 
 
 def predict(cfg: DictConfig) -> None:
-    """Writes one label map per input, on the grid and in the format of its input, never over an input."""
+    """Writes one label map for each input, on the grid and in the format of the input; inputs are never overwritten."""
     log_to(None)
-    OmegaConf.to_object(cfg)  # the schema refuses what is no number format
+    OmegaConf.to_object(cfg)  # the schema refuses an unknown number format
     run = open_run(
         cfg.ckpt,
         weights=cfg.weights,

@@ -1,4 +1,4 @@
-"""Profile: what a network costs, in whole and by part."""
+"""Profile: costs of a network, in total and by part."""
 
 import logging
 from dataclasses import replace
@@ -36,14 +36,16 @@ def profile(cfg: DictConfig) -> None:
         logger.warning("profile.windows=%d is ignored: every image has the same cost", settings.windows)
         settings = replace(settings, windows=0)
     if not settings.latency and by_image:
-        logger.info("what this network prunes depends on the image: it is computed, which takes longer than counting")
+        logger.info("this network prunes by the content of the image: it is run, which is slower than counting alone")
     if by_image and not settings.windows:
-        logger.warning("what this network prunes depends on the image, and this is noise: give profile.windows=16")
+        logger.warning(
+            "this network prunes by the content of the image, but the image is noise: give profile.windows=16"
+        )
     result = experiment.measure(settings, trace_dir=folder / "trace")
     result.write(folder / "profile.json")
     logger.info("\n%s\nWritten to %s", format_profile(result), folder / "profile.json")
 
 
 def new_folder(cfg: DictConfig) -> Path:
-    """Where the profile of an untrained network goes."""
+    """The folder for the profile of an untrained network."""
     return Path(cfg.run_dir or f"{cfg.paths.outputs}/{cfg.name}/profile_{datetime.now():%Y-%m-%d_%H-%M-%S}")

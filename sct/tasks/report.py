@@ -16,35 +16,35 @@ from sct.runtime.files import write_text
 logger = logging.getLogger(__name__)
 
 POLICY = (
-    "Means over runs (seeds or folds) with their standard deviation; scores of a run are means over cases first, then "
-    "over classes, missed organs counted. p: Wilcoxon's signed-rank test over cases against the baseline. Costs are "
-    "those of `python -m sct.profile ckpt=RUN`; speeds compare only where they were measured side by side."
+    "Means over runs (seeds or folds) with their standard deviation. Scores of a run are means over cases first, then "
+    "over classes; missed organs count. p: Wilcoxon's signed-rank test over cases against the baseline. Costs are "
+    "from `python -m sct.profile ckpt=RUN`; compare speeds only if they were measured side by side."
 )
 
-SPREAD = "Mean Dice over classes; bars: standard deviation over runs (seeds or folds), none of a single run."
+SPREAD = "Mean Dice over classes; bars: standard deviation over runs (seeds or folds), no bar for a single run."
 
 
 def report(cfg: DictConfig) -> None:
-    """Writes table.md, table.csv and table.tex into `output`, the plot where it is wanted, and prints the table."""
+    """Writes table.md, table.csv and table.tex into `output`, a figure with plot=true, and prints the table."""
     log_to(None)
     cost = tradeoff.find_cost(cfg.cost)
     if cfg.plot:
-        style.matplotlib()  # missing, it is told before anything is read
+        style.matplotlib()  # a missing package is an error here, before any run is read
     patterns = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)
     runs, left_out = find_runs(patterns, split=cfg.split)
     for folder in left_out:
         logger.warning("left out, not evaluated on %s: %s", cfg.split, folder)
-    found = settings(runs)
+    collected = settings(runs)
     unprofiled = sorted(str(run.folder) for run in runs if run.profile is None)
     if unprofiled:
-        left = ", not in the plot" if cfg.plot else ""
-        logger.warning("no costs of %s%s: run  python -m sct.profile ckpt=RUN", ", ".join(unprofiled), left)
+        consequence = ", not in the plot" if cfg.plot else ""
+        logger.warning("no costs of %s%s: run  python -m sct.profile ckpt=RUN", ", ".join(unprofiled), consequence)
     papers = to_dict(OmegaConf.load(cfg.papers)) if cfg.papers else {}
     if not all(isinstance(figures, dict) for figures in papers.values()):
         raise UserError(f"papers={cfg.papers} must hold, for each label, a mapping from column to figure.")
-    baseline = pick_baseline(found, label=cfg.baseline)
+    baseline = pick_baseline(collected, label=cfg.baseline)
     table = build_table(
-        found,
+        collected,
         baseline=baseline,
         scores=list(cfg.scores),
         classes=cfg.classes,
@@ -55,17 +55,17 @@ def report(cfg: DictConfig) -> None:
     write_text(folder / "table.csv", comma_separated(table))
     write_text(folder / "table.tex", latex(table))
     if cfg.plot:
-        points = tradeoff.tradeoff_points(found, cost=cost, baseline=baseline)
+        points = tradeoff.tradeoff_points(collected, cost=cost, baseline=baseline)
         style.save(tradeoff.draw_tradeoff(points, cost=cost, about=SPREAD), folder / "tradeoff")
     logger.info("\n%s\nWritten to %s", text, folder)
 
 
-def pick_baseline(found: list[Setting], *, label: str | None) -> Setting | None:
-    """The setting of that label, or the only one whose label has it as a part; UserError where there is none."""
+def pick_baseline(collected: list[Setting], *, label: str | None) -> Setting | None:
+    """The setting with this label, or the only setting whose label contains it; UserError if there is no such one."""
     if label is None:
         return None
-    for matches in ([s for s in found if s.label == label], [s for s in found if label in s.label]):
+    for matches in ([s for s in collected if s.label == label], [s for s in collected if label in s.label]):
         if len(matches) == 1:
             return matches[0]
-    state = "is part of several labels" if any(label in s.label for s in found) else "is in no label"
-    raise UserError(f"baseline={label} {state}. {nearest(label, [s.label for s in found])}")
+    state = "is part of several labels" if any(label in s.label for s in collected) else "is in no label"
+    raise UserError(f"baseline={label} {state}. {nearest(label, [s.label for s in collected])}")

@@ -27,11 +27,12 @@ logger = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None, trust: Trust | None = None) -> float:
-    """Trains what the config describes; returns the best validation score, for sweepers.
+    """Trains the network of a config; returns the best validation score, for sweepers.
 
-    `overrides` are what the config came from, and `trust` is what may be in it, where that is not the command line.
+    overrides, trust: the overrides that made the config and the code that it may name, if the config is not from the
+    command line.
 
-    Nothing is written into a run folder before config, data, network and checkpoint have proved good.
+    Nothing is written into a run folder before config, data, network and checkpoint are checked.
     """
     processes = distributed.join(cfg.trainer.device)
     log_to(None, level=logging.INFO if processes.is_main else logging.WARNING)
@@ -48,7 +49,7 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None, trust: Tru
     set_determinism(settings.deterministic, device=processes.device)
     use_found(cfg)
     data = build(cfg.data, key="data", trust=plan.trust)
-    # one process prepares files and checks them, the others find the result
+    # one process prepares and checks the files; the others then read its result
     processes.on_main(data.prepare)
     data.prepare()
     plan = replace(plan, config={**plan.config, "found": data.found()})
@@ -75,9 +76,9 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None, trust: Tru
 
 
 def leave_card(plan: Plan, run_dir: Path, *, first: dict[str, str] | None, trainer: Trainer) -> None:
-    """Writes the run's card; of a run that goes on, the card that it had before is kept in its `history`.
+    """Writes the run's card; the previous card of a resumed run is kept in the new card's `history`.
 
-    first: digests of the weights that it began with, None where it goes on.
+    first: digests of the weights before the first step; None for a resumed run.
     """
     card = run_card(
         plan.config,
@@ -97,7 +98,7 @@ def leave_card(plan: Plan, run_dir: Path, *, first: dict[str, str] | None, train
 
 
 def start(trainer: Trainer, cfg: DictConfig) -> None:
-    """The weights that a new run begins with, where its config names any."""
+    """Loads the first weights of a new run if its config names any (`init` or `pretrained`)."""
     if cfg.init is not None and cfg.pretrained is not None:
         raise UserError(f"init={cfg.init} and pretrained={cfg.pretrained} both give the first weights; keep one.")
     if cfg.init is not None:
@@ -108,7 +109,7 @@ def start(trainer: Trainer, cfg: DictConfig) -> None:
 
 
 def first_weights(trainer: Trainer) -> dict[str, str]:
-    """Digests of the network before its first step, and of what it is judged by: a teacher, the weights of classes."""
+    """Digests of the network before its first step, and of the loss: a teacher, the weights of classes."""
     return {
         "network": weights_digest(trainer.segmenter.state_dict()),
         "loss": weights_digest(trainer.criterion.state_dict()),
@@ -123,7 +124,7 @@ def build_trainer(
     config: dict[str, Any],
     trust: Trust = SHIPPED_ALONE,
 ) -> Trainer:
-    """A trainer before its first step, its network drawn from `cfg.seed`; `config` is what checkpoints carry."""
+    """A trainer before its first step, with weights drawn from `cfg.seed`; `config` is saved in its checkpoints."""
     torch.manual_seed(cfg.seed)
     return Trainer(
         settings=trainer_settings(cfg),
@@ -140,13 +141,13 @@ def build_trainer(
 
 
 def trainer_settings(cfg: DictConfig) -> TrainerConfig:
-    """The typed trainer section, also where the config was read back from a file."""
+    """The trainer section as a typed object, also if the config was read from a file."""
     settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainerConfig), cfg.trainer))
     assert isinstance(settings, TrainerConfig)
     return settings
 
 
 def set_determinism(on: bool, *, device: torch.device) -> None:
-    """The same operations in the same order; on CUDA a few have no such form and only warn."""
+    """Switches deterministic operations on or off; on CUDA, operations without a deterministic form only warn."""
     torch.use_deterministic_algorithms(on, warn_only=device.type == "cuda")
     torch.backends.cudnn.benchmark = not on

@@ -1,4 +1,4 @@
-"""Verification: a run scored again, or trained again, and compared with its card."""
+"""Verification: scores a run again, or trains it again, and compares the result with its card."""
 
 import logging
 import math
@@ -22,29 +22,29 @@ from sct.tasks.train import train
 
 logger = logging.getLogger(__name__)
 
-# what may explain a difference, and is told beside it
+# entries of the card that may explain a difference; they are logged with it
 CIRCUMSTANCES = ("versions", "commit", "hardware", "dtype")
 
 
 def verify(cfg: DictConfig) -> None:
-    """UserError that lists every difference between the card and what comes out now."""
+    """Repeats the evaluation of a card; UserError that lists every difference from the card."""
     log_to(None)
-    OmegaConf.to_object(cfg)  # the schema refuses what does not go together
+    OmegaConf.to_object(cfg)  # the schema refuses settings that exclude each other
     source = Path(cfg.card) if cfg.card else result_folder(Path(cfg.ckpt), split=cfg.split)
-    wanted = card.read_card(source)
-    if "scores" not in wanted:
+    recorded = card.read_card(source)
+    if "scores" not in recorded:
         raise UserError(f"{source} has no scores; give the card of an evaluation, <run>/eval/<split>/{card.FILE}.")
     with tempfile.TemporaryDirectory() as temporary:
         run = Path(cfg.ckpt) if not cfg.retrain else Path(cfg.output or temporary) / "run"
         if cfg.retrain:
-            retrain(wanted, run, trust=Trust.of_command(cfg).saved(source))
-        # sums are taken in another order by another number of threads
-        torch.set_num_threads(wanted["hardware"]["threads"])
-        found = rescored(wanted, run, Path(temporary) / "eval", plugins=list(cfg.plugins))
-    faults = compare(wanted, found, tolerance=cfg.tolerance)
-    # what the card does not tell, an older one, cannot differ
-    known = [name for name in CIRCUMSTANCES if name in wanted]
-    circumstances = card.differences(*({name: of[name] for name in known} for of in (found, wanted)))
+            retrain(recorded, run, trust=Trust.of_command(cfg).saved(source))
+        # another number of threads adds in another order
+        torch.set_num_threads(recorded["hardware"]["threads"])
+        repeated = rescored(recorded, run, Path(temporary) / "eval", plugins=list(cfg.plugins))
+    faults = compare(recorded, repeated, tolerance=cfg.tolerance)
+    # cards of earlier versions lack some entries
+    known = [name for name in CIRCUMSTANCES if name in recorded]
+    circumstances = card.differences(*({name: of[name] for name in known} for of in (repeated, recorded)))
     for difference in circumstances:
         logger.warning("not as on the card: %s", difference)
     if faults:
@@ -55,16 +55,16 @@ def verify(cfg: DictConfig) -> None:
 
 
 def result_folder(ckpt: Path, *, split: str) -> Path:
-    """Where the evaluation of a run folder, or of a checkpoint in it, left its card."""
+    """The card of the standard evaluation of a run; `ckpt` is the run folder or a checkpoint in it."""
     run = ckpt.parent.parent if ckpt.is_file() else ckpt
     return run / "eval" / split / card.FILE
 
 
-def retrain(wanted: Mapping[str, Any], folder: Path, *, trust: Trust) -> None:
-    """Trains the config on a card from nothing, into a new folder."""
-    training = wanted["training"]
+def retrain(recorded: Mapping[str, Any], folder: Path, *, trust: Trust) -> None:
+    """Trains the config of a card from its first step, into a new folder."""
+    training = recorded["training"]
     if training is None:
-        raise UserError("The card knows no training: it is of a run that was trained without one.")
+        raise UserError("The card describes no training: its run was trained without a card.")
     if training["processes"] > 1:
         raise UserError(f"The card's training ran in {training['processes']} processes; one would see other batches.")
     torch.set_num_threads(training["hardware"]["threads"])
@@ -72,34 +72,33 @@ def retrain(wanted: Mapping[str, Any], folder: Path, *, trust: Trust) -> None:
     train(cfg, overrides=training["command"][3:], trust=trust)
 
 
-def rescored(wanted: Mapping[str, Any], run: Path, folder: Path, *, plugins: list[str]) -> dict[str, Any]:
-    """The card of a new evaluation in the way that the old one says."""
-    settings: Any = {**wanted["evaluation"], "ckpt": str(run), "output": str(folder), "plugins": plugins}
+def rescored(recorded: Mapping[str, Any], run: Path, folder: Path, *, plugins: list[str]) -> dict[str, Any]:
+    """Evaluates a run again with the settings of a card; returns the new card."""
+    settings: Any = {**recorded["evaluation"], "ckpt": str(run), "output": str(folder), "plugins": plugins}
     cfg = OmegaConf.merge(OmegaConf.structured(EvalConfig), settings, {"save_predictions": False, "figures": 0})
     assert isinstance(cfg, DictConfig)
     evaluate(cfg)
     return card.read_card(folder)
 
 
-def compare(wanted: Mapping[str, Any], found: Mapping[str, Any], *, tolerance: float) -> list[str]:
-    """What differs in data, weights and scores, a line each; scores within `tolerance` are equal."""
+def compare(recorded: Mapping[str, Any], repeated: Mapping[str, Any], *, tolerance: float) -> list[str]:
+    """Differences in data, weights and scores, one line each; scores within `tolerance` are equal."""
     faults = []
     for split in SPLITS:
-        ours, theirs = set(found["split"][split]), set(wanted["split"][split])
-        if ours != theirs:
-            difference = shortened(sorted(ours ^ theirs))
-            faults.append(
-                f"the cases to {split} on: {len(ours)}, on the card {len(theirs)}; they differ in {difference}"
-            )
-    if not faults and found["split"]["files"] != wanted["split"]["files"]:
-        faults.append("files of the same cases have other sizes than the card knows")
-    now, then = ((of["training"] or {}).get("first_weights") or {} for of in (found, wanted))
-    # an older card does not tell them
-    faults += [f"first weights, {difference}" for difference in card.differences(now, then)] if now and then else []
-    if found["weights"] != wanted["weights"]:
-        faults.append(f"weights: {found['weights'][:12]}..., on the card {wanted['weights'][:12]}...")
-    known = dict(numbers(wanted["scores"]))
-    for name, value in numbers(found["scores"]):
+        now, then = set(repeated["split"][split]), set(recorded["split"][split])
+        if now != then:
+            difference = shortened(sorted(now ^ then))
+            faults.append(f"cases of split {split}: {len(now)}, on the card {len(then)}; they differ in {difference}")
+    if not faults and repeated["split"]["files"] != recorded["split"]["files"]:
+        faults.append("files of the same cases have other sizes than on the card")
+    first, first_on_card = ((of["training"] or {}).get("first_weights") or {} for of in (repeated, recorded))
+    # cards of earlier versions do not have them
+    if first and first_on_card:
+        faults += [f"first weights, {difference}" for difference in card.differences(first, first_on_card)]
+    if repeated["weights"] != recorded["weights"]:
+        faults.append(f"weights: {repeated['weights'][:12]}..., on the card {recorded['weights'][:12]}...")
+    known = dict(numbers(recorded["scores"]))
+    for name, value in numbers(repeated["scores"]):
         other = known.pop(name, math.nan)
         if not abs(value - other) <= tolerance:
             faults.append(f"{name}: {value}, on the card {other}")
@@ -108,10 +107,10 @@ def compare(wanted: Mapping[str, Any], found: Mapping[str, Any], *, tolerance: f
 
 def numbers(node: Mapping[str, Any], *, key: str = "") -> list[tuple[str, float]]:
     """All numbers of a summary with their dotted keys."""
-    found: list[tuple[str, float]] = []
+    pairs: list[tuple[str, float]] = []
     for name, value in node.items():
         if isinstance(value, Mapping):
-            found += numbers(value, key=f"{key}{name}.")
+            pairs += numbers(value, key=f"{key}{name}.")
         elif isinstance(value, int | float):
-            found.append((f"{key}{name}", float(value)))
-    return found
+            pairs.append((f"{key}{name}", float(value)))
+    return pairs

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class RunLogger:
-    """Writes the numbers of every logged step; `is_main=False` writes nothing."""
+    """Writes the numbers of every logged step; with `is_main=False` it writes nothing."""
 
     def __init__(self, run_dir: Path, *, start_step: int, max_steps: int, is_main: bool, tensorboard: bool) -> None:
         self.is_main = is_main
@@ -35,7 +35,7 @@ class RunLogger:
             self.bar = tqdm(total=max_steps, initial=start_step, unit="step", dynamic_ncols=True)
 
     def log(self, values: dict[str, float], *, step: int) -> None:
-        """One row of named numbers at a step (the count of finished steps)."""
+        """Writes one row of named numbers; `step` is the number of finished steps."""
         if not self.is_main:
             return
         with self.file.open("a") as file:
@@ -47,7 +47,7 @@ class RunLogger:
                 self.writer.add_scalar(name, value, step)
 
     def tell(self, message: str) -> None:
-        """One line on the terminal and in the log, above the progress bar."""
+        """Logs one line, on the terminal above the progress bar."""
         if not self.is_main:
             return
         if self.bar is not None:
@@ -61,7 +61,7 @@ class RunLogger:
             self.bar.update()
 
     def image(self, name: str, picture: np.ndarray, *, step: int) -> None:
-        """A picture (H, W, 3) uint8 for TensorBoard."""
+        """Writes a picture (H, W, 3) uint8 to TensorBoard."""
         if self.writer is not None:
             self.writer.add_image(name, picture, step, dataformats="HWC")
 
@@ -70,7 +70,7 @@ class RunLogger:
             self.writer.add_text(name, text)
 
     def hparams(self, settings: dict[str, Any], results: dict[str, float]) -> None:
-        """The settings of the run beside its results, for TensorBoard's HPARAMS page."""
+        """Writes the settings of the run and its results to TensorBoard's HPARAMS page."""
         if self.writer is not None:
             self.writer.add_hparams(settings, results, run_name=".")
 
@@ -82,24 +82,24 @@ class RunLogger:
 
 
 def cut_after(file: Path, *, step: int) -> None:
-    """Removes the rows after `step`, and a torn last line: a resumed run writes them again."""
+    """Removes the rows after `step` and an incomplete last line: a resumed run writes these rows again."""
     if not file.exists():
         return
-    kept = []
+    lines = []
     for line in file.read_text().splitlines():
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
             break
         if row["step"] <= step:
-            kept.append(line + "\n")
-    write_text(file, "".join(kept))
+            lines.append(line + "\n")
+    write_text(file, "".join(lines))
 
 
 def add_losses(row: dict[str, float], losses: Mapping[str, Tensor], *, num_batches: int) -> None:
-    """Adds one of `num_batches` micro-batches to the means in `row`.
+    """Adds the losses of one of `num_batches` micro-batches to the means in `row`.
 
-    The whole loss is `train/loss`, its parts are `train/loss_ce` and so on: `dice` alone would read as a score.
+    The total is `train/loss`; its parts are `train/loss_ce` and so on: `train/dice` would look like a score.
     """
     for part, value in losses.items():
         name = "train/loss" if part == "loss" else f"train/loss_{part}"
@@ -113,7 +113,7 @@ def short(row: dict[str, float]) -> str:
 
 
 def flat_settings(config: dict[str, Any], *, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as dotted names with plain values, for TensorBoard."""
+    """Nested settings as dotted names with numbers, booleans or strings as values, for TensorBoard."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, dict):

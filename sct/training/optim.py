@@ -93,30 +93,31 @@ def warmup_cosine(step: int, *, max_steps: int, warmup_steps: int, min_factor: f
 
 
 def shortened_warmup(warmup_steps: int, *, max_steps: int) -> int:
-    """The steps of warm-up in a training of `max_steps`: at most half of it, so that a short trial runs as it is."""
+    """The warm-up steps in a training of `max_steps`: at most half of them, so a short trial needs no other setting."""
     return min(warmup_steps, max_steps // 2)
 
 
 def warmup_notice(settings: Mapping[str, Any], *, max_steps: int) -> str | None:
-    """What to tell the user where the `schedule` section asks for a longer warm-up than a training has room for."""
-    asked = settings.get("warmup_steps", 0)
-    used = shortened_warmup(asked, max_steps=max_steps)
-    if used == asked:
+    """A message for the user if the warm-up in the `schedule` section is over half of the training; else None."""
+    configured = settings.get("warmup_steps", 0)
+    used = shortened_warmup(configured, max_steps=max_steps)
+    if used == configured:
         return None
     return (
-        f"schedule.warmup_steps={asked} is over half of trainer.max_steps={max_steps}: the warm-up takes {used} steps"
+        f"schedule.warmup_steps={configured} is over half of trainer.max_steps={max_steps}: "
+        f"the warm-up takes {used} steps"
     )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, *, lr: float) -> None:
-    """Gives every group its share of `lr`."""
+    """Sets the learning rate of every group to `lr` times the group's `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
 
 
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, *, decay: float) -> None:
-    """Exponential moving average of the weights, in place."""
+    """Updates the exponential moving average of the weights in place; buffers are copied."""
     for mean, new in zip(average.parameters(), network.parameters(), strict=True):
         mean.lerp_(new, 1 - decay)
     for mean_buffer, buffer in zip(average.buffers(), network.buffers(), strict=True):

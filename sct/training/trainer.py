@@ -1,4 +1,4 @@
-"""The whole story of a run, top to bottom: fit, one step, validation, saving."""
+"""The training loop: fit, one step, validation, saving."""
 
 import copy
 import logging
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Trains a segmenter; what is random is a function of (seed, step, process): a resumed run repeats exactly."""
+    """Trains a segmenter. Random draws depend on (seed, step, process) only: a resumed run repeats exactly."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Trainer:
         self.segmenter = segmenter.to(self.device)
         self.optimizer = make_optimizer(self.segmenter)
         self.schedule, self.base_lr = schedule, self.optimizer.defaults["lr"]
-        # refuses bad settings now and not at the first step
+        # bad settings are refused here, before the first step
         schedule(0, max_steps=settings.max_steps)
         check_best_metric(settings.best_metric, data=data)
         self.format = self.common_format()
@@ -70,7 +70,7 @@ class Trainer:
         self.ema = copy.deepcopy(self.segmenter).requires_grad_(False) if settings.ema_decay is not None else None
         self.step = 0
         self.best: dict[str, float] = {}
-        # the compiled or distributed view of the same weights
+        # the network for training steps: compiled or wrapped for several processes, with the weights of `segmenter`
         self.model: nn.Module = self.segmenter
         if settings.compile:
             self.model.compile()
@@ -80,7 +80,7 @@ class Trainer:
         self.log: RunLogger
 
     def common_format(self) -> NumberFormat:
-        """The number format of all processes: where not all choose the same, of the first that does without bf16."""
+        """The number format for all processes: of the first process without bf16, else of the main process."""
         chosen = choose_precision(self.settings.precision, network=self.segmenter, device=self.device, learns=True)
         formats = self.processes.gather(chosen)
         return next((other for other in formats if other.name != "bf16"), formats[0])
@@ -89,7 +89,7 @@ class Trainer:
         """Trains from the current step to `max_steps`; returns the best validation row."""
         settings, parts = self.settings, {"data": 0.0, "step": 0.0}
         self.run_dir, self.log = run_dir, self.open_log(run_dir)
-        steps = self.batches()  # fills the cache, which is no part of a step
+        steps = self.batches()  # fills the cache before the time of steps is measured
         pace = Pace(settings.max_steps, unit="step", done=self.step)
         began = time.perf_counter()
         for batches in steps:
@@ -117,7 +117,7 @@ class Trainer:
         return self.best
 
     def open_log(self, run_dir: Path) -> RunLogger:
-        """The run's logs, cut back to the current step."""
+        """Opens the run's logs; rows after the current step are removed."""
         settings = self.settings
         log = RunLogger(
             run_dir,
@@ -135,7 +135,7 @@ class Trainer:
         return log
 
     def batches(self) -> Iterator[list[Batch]]:
-        """The micro-batches of every step that is left; the cache is filled when it returns."""
+        """The micro-batches of every remaining step; the cache is filled before this method returns."""
         loader = iter(
             self.data.train_loader(
                 seed=self.seed,
@@ -147,11 +147,11 @@ class Trainer:
                 device=self.device,
             )
         )
-        left = range(self.settings.max_steps - self.step)
-        return ([next(loader) for _ in range(self.settings.accumulate)] for _ in left)
+        remaining = range(self.settings.max_steps - self.step)
+        return ([next(loader) for _ in range(self.settings.accumulate)] for _ in remaining)
 
     def train_step(self, batches: list[Batch]) -> dict[str, float]:
-        """One optimizer update; UserError, before any weight changes, when loss or gradients are not finite."""
+        """One optimizer update; UserError before any weight changes if the loss or the gradients are not finite."""
         self.model.train()
         self.segmenter.set_progress(self.step / self.settings.max_steps)
         lr = self.base_lr * self.schedule(self.step, max_steps=self.settings.max_steps)
@@ -185,11 +185,11 @@ class Trainer:
         return row
 
     def is_logged(self, step: int) -> bool:
-        """Whether the numbers of a step (counted from 1) are written."""
+        """Whether the numbers of a step (counted from 1) are logged."""
         return step % self.settings.log_every == 0 or step == self.settings.max_steps
 
     def synchronize(self, is_last: bool) -> Any:
-        """Gradients are shared between processes only after the last micro-batch."""
+        """A context in which gradients are averaged over the processes only for the last micro-batch."""
         if isinstance(self.model, DistributedDataParallel) and not is_last:
             return self.model.no_sync()
         return nullcontext()
@@ -206,16 +206,16 @@ class Trainer:
             self.stop("The gradient is not finite", cases=[case for batch in batches for case in batch["case"]])
 
     def stop(self, reason: str, *, cases: list[str]) -> None:
-        """Every process ends together, with all cases of this step named; checkpoints stay as they are."""
+        """Raises a UserError in all processes, with all cases of this step; checkpoints do not change."""
         names = sorted({name for part in self.processes.gather(cases) for name in part})
         raise UserError(
             f"{reason} at step {self.step + 1}, cases {', '.join(names)}. The checkpoints of {self.run_dir} are "
-            "untouched. Look at these cases; a lower optimizer.lr, trainer.clip_norm=1 or trainer.precision=fp32 "
+            "unchanged. Look at these cases; a lower optimizer.lr, trainer.clip_norm=1 or trainer.precision=fp32 "
             "may help."
         )
 
     def gradient_norms(self) -> dict[str, Tensor]:
-        """Norm of all gradients, and of the reducer's where there is one."""
+        """Norm of all gradients, and the norm of the reducer's gradients if there are any."""
         reducers, all_gradients = [], []
         for name, parameter in self.segmenter.named_parameters():
             if parameter.grad is None:
@@ -229,7 +229,7 @@ class Trainer:
         return norms
 
     def speed(self, parts: dict[str, float]) -> dict[str, float]:
-        """Seconds spent since the last call, by part, and memory; names begin with `time/` and `memory/`."""
+        """Seconds since the last call for each part (`time/...`) and peak memory in MiB (`memory/peak_mb`)."""
         row = {f"time/{name}_s": seconds for name, seconds in parts.items()}
         for name in parts:
             parts[name] = 0.0
@@ -240,9 +240,9 @@ class Trainer:
         return row
 
     def validate(self) -> None:
-        """Scores the validation cases; keeps the weights when they are the best so far."""
+        """Scores the validation cases; saves the weights if they are the best so far."""
         network = self.ema if self.ema is not None else self.segmenter
-        self.processes.share_buffers(network)  # those of the checkpoint
+        self.processes.share_buffers(network)  # the checkpoint has the main process's buffers
         row = validate(network, data=self.data, inferer=self.inferer, processes=self.processes, dtype=self.dtype)
         self.log.log(row, step=self.step)
         self.log.tell(f"step {self.step}  validation  " + short(row))
@@ -256,7 +256,7 @@ class Trainer:
                 checkpoint.save(state, self.run_dir / checkpoint.FOLDER / "best.pt")
 
     def save(self) -> None:
-        """Saves all that the run needs to go on exactly."""
+        """Saves everything that is needed to resume the run exactly."""
         if not self.processes.is_main:
             return
         state = {
@@ -273,34 +273,34 @@ class Trainer:
         checkpoint.save_step(state, self.run_dir, step=self.step)
 
     def start_from(self, weights: dict[str, Tensor], *, source: str) -> None:
-        """Takes another run's weights where they fit, before the first step."""
+        """Loads another run's weights before the first step, where names and shapes agree."""
         checkpoint.initialize(self.segmenter, weights, source=source)
         self.begin_average()
 
     def start_pretrained(self, source: str) -> None:
-        """Takes published weights into the encoder, before the first step."""
+        """Loads published weights into the encoder before the first step."""
         encoder = self.segmenter.encoder
         if not isinstance(encoder, ViTEncoder):
-            raise UserError(f"pretrained={source} is for the transformer of this project, and model=... has none.")
+            raise UserError(f"pretrained={source} needs the transformer encoder of sct, and model=... has none.")
         load_pretrained(encoder, source)
         self.begin_average()
 
     def begin_average(self) -> None:
-        """The moving average begins with the weights of now."""
+        """Sets the moving average to the current weights."""
         if self.ema is not None:
             self.ema.load_state_dict(self.segmenter.state_dict())
 
     def restore(self, run_dir: Path) -> None:
-        """Goes on from the newest checkpoint of a run folder, if there is one."""
+        """Resumes from the newest checkpoint of a run folder, if there is one."""
         state = checkpoint.load_newest(run_dir)
         if state is not None:
             source = f"The checkpoint of {run_dir}"
             checkpoint.load_weights(self.segmenter, state["model"], source=source)
             if self.ema is not None:
-                # an average that is switched on now begins with the weights of now
+                # an average that is switched on at resuming starts with the current weights
                 self.ema.load_state_dict(state["ema"] or state["model"])
             checkpoint.load_optimizer(self.optimizer, state["optimizer"], source=source)
-            # empty where the run computed in another precision, which needs none
+            # empty if the run computed in a precision that needs no scaler
             if state["scaler"]:
                 self.scaler.load_state_dict(state["scaler"])
             self.step, self.best = state["step"], state["best"]
@@ -310,23 +310,23 @@ class Trainer:
             raise UserError(f"The processes read different checkpoints of {run_dir} (steps {steps}); share the folder.")
 
     def compare_start(self, state: dict[str, Any], run_dir: Path) -> None:
-        """UserError where a checkpoint is beyond the last step, a warning where the run would go on in another way."""
+        """UserError if a checkpoint is beyond the last step; warnings if processes or number format have changed."""
         if self.step > self.settings.max_steps:
             raise UserError(
-                f"{run_dir} is at step {self.step} already; give trainer.max_steps={self.step} or more to go on."
+                f"{run_dir} is at step {self.step} already; give trainer.max_steps={self.step} or more to resume it."
             )
         if state["world_size"] != self.processes.world_size:
             logger.warning(
-                "%s was trained by %d processes and goes on with %d: its batches are others from here on",
+                "%s was trained by %d processes and is resumed with %d: from here on its batches differ",
                 run_dir,
                 state["world_size"],
                 self.processes.world_size,
             )
-        before = state.get("number_format", self.format.name)  # earlier checkpoints do not tell
+        before = state.get("number_format", self.format.name)  # checkpoints of earlier versions do not have it
         if before != self.format.name:
             logger.warning(
-                "%s was trained in %s and goes on in %s: its losses are others from here on. With trainer.precision=%s "
-                "it goes on as before",
+                "%s was trained in %s and is resumed in %s: from here on its losses differ. With trainer.precision=%s "
+                "it is resumed as before",
                 run_dir,
                 before,
                 self.format.name,
@@ -334,7 +334,7 @@ class Trainer:
             )
 
     def finish(self) -> None:
-        """Marks the run as finished, writes the hparams and closes the logs."""
+        """Marks the run as finished, writes settings and results to TensorBoard and closes the logs."""
         if self.processes.is_main:
             (self.run_dir / "finished").write_text(f"{self.step}\n")
         results = {f"best/{name}": value for name, value in self.best.items() if name != "step"}
@@ -343,5 +343,5 @@ class Trainer:
 
 
 def draw_seed(*numbers: int) -> int:
-    """A seed for the draws inside the network, a function of its numbers alone."""
+    """A seed for the random draws in the network; it depends only on `numbers`."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

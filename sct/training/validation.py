@@ -1,4 +1,4 @@
-"""What a run measures about itself: validation Dice, tokens and foreground patches kept, an overlay.
+"""Validation during training: Dice of the validation cases, and an overlay picture.
 
 Letters: B batch, R scored classes or regions, S spatial size, C channels.
 """
@@ -32,9 +32,10 @@ def validate(
     processes: Processes,
     dtype: torch.dtype,
 ) -> dict[str, float]:
-    """Dice of every class or region over the validation cases, on the preprocessed grid: cheap, for choosing weights.
+    """Dice of every class or region over the validation cases: fast, to choose the best weights.
 
-    Cases are shared between the processes; nothing is exchanged before the last one is done.
+    It is computed on the preprocessed grid. The cases are distributed over the processes; results are exchanged after
+    the last case.
     """
     segmenter.eval()
     rows: dict[str, np.ndarray] = {}
@@ -51,36 +52,36 @@ def validate(
 
 
 def check_best_metric(name: str, *, data: SegmentationData) -> None:
-    """UserError unless a validation row can have this name."""
+    """UserError unless `name` is a score of the validation."""
     known = [MEAN, *(f"val/dice/{scored}" for scored in data.outputs.names)]
     if name not in known:
         raise UserError(f"trainer.best_metric={name} is not measured. {nearest(name, known)}")
 
 
 def is_better(row: Mapping[str, float], best: Mapping[str, float], *, metric: str) -> bool:
-    """Whether the weights of a validation row take the place of the best so far.
+    """Whether the weights of a validation row are better than the best so far.
 
-    Where no validation case holds a class and none is predicted, nothing is scored: the newest weights are then kept
-    until some are scored. UserError where `metric` is of a class that no validation case has.
+    If no validation case has any class and no class is predicted, there is no score: the newest weights count as the
+    best until weights have a score. UserError if `metric` is the Dice of a class that no validation case has.
     """
     if metric not in row and metric != MEAN:
         raise UserError(f"trainer.best_metric={metric}: no validation case has this class; choose {MEAN}.")
     if metric not in row:
-        warn_once("no validation case holds a class, and none is predicted: the best weights can't be chosen by Dice")
+        warn_once("no validation case has any class, and none is predicted: the best weights can't be chosen by Dice")
         return metric not in best
     return metric not in best or row[metric] > best[metric]
 
 
 def dice_row(table: np.ndarray, *, names: tuple[str, ...]) -> dict[str, float]:
-    """Dice (cases, R), nan where one of R names is absent, as named numbers: over cases first, then over classes.
+    """Means of Dice (cases, R) as named numbers: over cases for each of R names, and then over the names.
 
-    Empty where all are absent.
+    nan: the class or region is absent in this case. Empty if all values are nan.
     """
-    seen = ~np.isnan(table).all(axis=0)
-    if not seen.any():
+    present = ~np.isnan(table).all(axis=0)
+    if not present.any():
         return {}
-    means = np.nanmean(table[:, seen], axis=0)
-    row = {f"val/dice/{name}": float(mean) for name, mean in zip(np.array(names)[seen], means, strict=True)}
+    means = np.nanmean(table[:, present], axis=0)
+    row = {f"val/dice/{name}": float(mean) for name, mean in zip(np.array(names)[present], means, strict=True)}
     return {MEAN: float(means.mean()), **row}
 
 
@@ -108,15 +109,15 @@ def sample_overlay(segmenter: Segmenter, *, data: SegmentationData, device: torc
 
 
 def foreground_window(image: Tensor, label: Tensor, *, size: list[int]) -> tuple[Tensor, Tensor]:
-    """The window of image (C, *S) and label (*S) around the middle of the foreground.
+    """The window of image (C, *S) and label (*S) around the centre of the foreground.
 
-    A 2-D window of a volume is of the slice, along the first axis, with most of it.
+    A 2-D window of a volume shows the slice (along the first axis) with most foreground.
     """
     if label.ndim > len(size):
         fullest = int((label > 0).flatten(1).sum(dim=1).argmax())
         image, label = image[:, fullest], label[fullest]
-    where = (label > 0).nonzero().float()
-    centre = where.mean(dim=0) if len(where) else torch.tensor(label.shape).float() / 2
+    foreground = (label > 0).nonzero().float()
+    centre = foreground.mean(dim=0) if len(foreground) else torch.tensor(label.shape).float() / 2
     window = []
     for middle, length, extent in zip(centre.tolist(), size, label.shape, strict=True):
         start = min(max(0, round(middle) - length // 2), max(0, extent - length))

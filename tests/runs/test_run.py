@@ -132,7 +132,7 @@ def test_other_processes_than_before_are_told(run_copy):
     torch.save({**state, "world_size": 4}, path)
     outcome = run_command(train.main, f"resume={run_copy}", "trainer.max_steps=5")
     assert outcome.status == 0, outcome
-    assert "was trained by 4 processes and goes on with 1" in outcome.out
+    assert "was trained by 4 processes and is resumed with 1" in outcome.out
 
 
 def test_a_sweep_gives_every_job_its_folder(smoke, tmp_path):

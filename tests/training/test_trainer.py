@@ -173,7 +173,7 @@ def test_a_run_that_goes_on_in_another_format_says_so(smoke, tmp_path, caplog):
         trainer.compare_start({"world_size": 1, **before}, tmp_path)
     assert not caplog.records
     trainer.compare_start({"world_size": 1, "number_format": "bf16"}, tmp_path)
-    assert f"{tmp_path} was trained in bf16 and goes on in fp32" in caplog.text
+    assert f"{tmp_path} was trained in bf16 and is resumed in fp32" in caplog.text
     assert "trainer.precision=bf16" in caplog.text
 
 
