@@ -1,4 +1,4 @@
-"""How well an exported network says what the original said.
+"""How well the output of an exported network agrees with the output of the original.
 
 Letters: B batch, C channels, Q channels of the logits, S size of the window (2 or 3 dims).
 """
@@ -14,9 +14,11 @@ from sct.inference import Model
 
 @dataclass(frozen=True)
 class Agreement:
-    """windows: how many were compared; equal_labels: share of their voxels that get the same label.
+    """Agreement of two networks.
 
-    largest_difference: of two logits of a voxel; largest_logit: for comparison, the largest of the original's by size.
+    windows: number of compared windows; equal_labels: share of their voxels that get the same label;
+    largest_difference: largest absolute difference of two logits; largest_logit: largest absolute logit of the
+    original, for comparison.
     """
 
     windows: int
@@ -33,7 +35,7 @@ class Agreement:
 
 @torch.no_grad()
 def compare(model: Model, original: Model, windows: Tensor, *, outputs: Outputs) -> Agreement:
-    """Both models on windows (B, C, *S), in one call and again one by one; the worse of the two counts.
+    """Compares both models on windows (B, C, *S), in one call and again one by one; the worse result counts.
 
     A value that is not finite counts as an infinite difference.
     """

@@ -1,4 +1,4 @@
-"""What every format is to the command that exports and to prediction.
+"""The interface of export formats, as the export command and prediction use it.
 
 Letters: B batch, C channels, Q channels of the logits, S size of the window (2 or 3 dims).
 """
@@ -28,10 +28,10 @@ INPUT, OUTPUT = "image", "logits"
 
 @dataclass(frozen=True)
 class Source:
-    """A trained run as a format sees it: the network in evaluation mode on the CPU, its data set and its config.
+    """What a format needs of a trained run: the network in evaluation mode on the CPU, its data set and its config.
 
-    batch: windows in one call, None for any number; half: store weights in 16 bits where the format can; authors: who
-    signs where the format wants a name.
+    batch: windows in one call, None for any number; half: store weights in 16 bits if the format can; authors: names
+    for formats that name the authors.
     """
 
     network: Segmenter
@@ -48,11 +48,11 @@ class Source:
 
 
 class Format(ABC):
-    """One form in which a network leaves this project.
+    """An export format.
 
-    name: its value of `format=` and `backend=`; packages: what it needs beside torch, all in the extra of its name;
-    fixed_graph: it records one run of the network, so that nothing may depend on what is in the image;
-    precisions: what its runtime can compute in; holds_half: it can store weights in 16 bits.
+    name: its value of `format=` and `backend=`; packages: required packages beside torch, all in the extra with the
+    format's name; fixed_graph: it records one run of the network, so the work must not depend on the image's content;
+    precisions: number formats of its runtime; holds_half: it can store weights in 16 bits.
     """
 
     name: ClassVar[str]
@@ -63,19 +63,19 @@ class Format(ABC):
 
     @abstractmethod
     def write(self, folder: Path, *, source: Source) -> None:
-        """Write the network into a folder that exists."""
+        """Writes the network into an existing folder."""
 
     @abstractmethod
     def load(self, folder: Path, *, device: torch.device, precision: str, batch: int | None) -> Model:
-        """What `write` wrote, as windows (B, C, *S) -> logits (B, Q, *S); `batch` is what it was written for."""
+        """Loads the network from `folder`: windows (B, C, *S) -> logits (B, Q, *S); `batch` as it was written."""
 
     def require(self) -> None:
-        """UserError where a package is missing."""
+        """UserError if a package is missing."""
         for package in self.packages:
             self.package(package)
 
     def package(self, name: str) -> ModuleType:
-        """A package of the extra; UserError that names the install command where it is missing."""
+        """Imports a package of the extra; UserError with the install command if it is missing."""
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
@@ -88,15 +88,15 @@ class Format(ABC):
 
 
 def in_batches(model: Model, *, batch: int | None) -> Model:
-    """A model for exactly `batch` windows at a time as one for any number: the last call is filled up."""
+    """Makes a model for exactly `batch` windows usable for any number: the last call is filled up with copies."""
     if batch is None:
         return model
 
     def run(windows: Tensor) -> Tensor:
         parts = []
         for part in windows.split(batch):
-            lack = batch - part.shape[0]
-            filled = torch.cat([part, part[:1].expand(lack, *part.shape[1:])]) if lack else part
+            missing = batch - part.shape[0]
+            filled = torch.cat([part, part[:1].expand(missing, *part.shape[1:])]) if missing else part
             parts.append(model(filled)[: part.shape[0]])
         return torch.cat(parts)
 
@@ -105,7 +105,7 @@ def in_batches(model: Model, *, batch: int | None) -> Model:
 
 @contextmanager
 def quiet(*names: str) -> Iterator[None]:
-    """Within the block, loggers tell errors alone, and what torch warns itself of is not shown."""
+    """Within the block, the named loggers show errors only, and deprecation warnings are hidden."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -18,15 +18,15 @@ from sct.runtime.files import atomic, write_text
 from sct.runtime.version import __version__
 
 INFERENCE, METADATA, WEIGHTS = "configs/inference.json", "configs/metadata.json", "models/model.pt"
-# MONAI's list of what a metadata.json must have
+# MONAI's schema of metadata.json
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 
 
 class Bundle(Format):
-    """The network as weights and its parts by name, so that encoders whose work depends on the image can go along.
+    """Weights and a config that names the parts of the network: works for encoders whose work depends on the image.
 
-    Whoever runs it needs this project beside MONAI. Its config describes data set, network and inferer in MONAI's
-    words, and every value in it can be changed on the command line of `monai.bundle run`.
+    Running the bundle needs sct and MONAI. Its config describes data set, network and inferer in MONAI's syntax, and
+    every value in it can be changed on the command line of `monai.bundle run`.
     """
 
     name = "bundle"
@@ -48,8 +48,8 @@ class Bundle(Format):
 
 
 def inference_config(source: Source) -> dict[str, Any]:
-    """The config of `monai.bundle run`: the run's own nodes in MONAI's words, and what reads and writes files."""
-    here = "sct.exporting.bundled"
+    """The config for `monai.bundle run`: the run's nodes in MONAI's syntax, and the nodes that read and write files."""
+    module = "sct.exporting.bundled"
     outputs, config = source.data.outputs, source.config
     return {
         "imports": ["$import torch"],
@@ -64,15 +64,15 @@ def inference_config(source: Source) -> dict[str, Any]:
             "num_classes": outputs.num_channels,
         },
         "network": {
-            "_target_": f"{here}.with_weights",
+            "_target_": f"{module}.with_weights",
             "network": "@network_def",
             "path": f"$@bundle_root + '/{WEIGHTS}'",
             "device": "@device",
         },
         "inferer": monai_node(config.inferer),
-        "dataset": {"_target_": f"{here}.Volumes", "path": "@dataset_dir", "data": "@data"},
+        "dataset": {"_target_": f"{module}.Volumes", "path": "@dataset_dir", "data": "@data"},
         "evaluator": {
-            "_target_": f"{here}.Predictor",
+            "_target_": f"{module}.Predictor",
             "network": "@network",
             "dataset": "@dataset",
             "inferer": "@inferer",
@@ -84,7 +84,7 @@ def inference_config(source: Source) -> dict[str, Any]:
 
 
 def network_parts(source: Source) -> dict[str, Any]:
-    """Encoder, completion and decoder as `factory.build_segmenter` puts them together."""
+    """The nodes of encoder, completion and decoder, with the sizes that `factory.build_segmenter` gives them."""
     outputs, config = source.data.outputs, source.config
     sizes = {
         "image_size": list(source.data.roi_size),
@@ -102,7 +102,7 @@ def network_parts(source: Source) -> dict[str, Any]:
 
 
 def monai_node(node: DictConfig) -> dict[str, Any]:
-    """A `_target_` node with all nodes in it, as MONAI's parser builds it: partial parts have another mark there."""
+    """A `_target_` node with its inner nodes for MONAI's parser, which marks partial nodes in another way."""
 
     def translated(value: Any) -> Any:
         if isinstance(value, list):
@@ -116,7 +116,7 @@ def monai_node(node: DictConfig) -> dict[str, Any]:
 
 
 def metadata(source: Source) -> dict[str, Any]:
-    """What MONAI wants to know of a bundle, all of it from the run."""
+    """The metadata that MONAI requires of a bundle, all taken from the run."""
     data, outputs, name = source.data, source.data.outputs, source.config.name
     channels = outputs.names if outputs.overlapping else outputs.legend
     window = {"type": "image", "num_channels": data.num_channels, "spatial_shape": list(data.roi_size)}

@@ -1,11 +1,11 @@
-"""What a bundle says to people: README and LICENSE."""
+"""Texts of a bundle: README and LICENSE."""
 
 from sct.exporting.base import Source
 from sct.runtime.version import __version__
 
 
 def readme(source: Source) -> str:
-    """How to run the bundle, and what it gives."""
+    """The README: how to run the bundle, and what it writes."""
     data, outputs = source.data, source.data.outputs
     values = "\n".join(f"| {value} | {name} |" for value, name in enumerate(outputs.legend))
     suffixes = " or ".join(data.format.suffixes)
@@ -17,26 +17,27 @@ A network trained with sct {__version__} on {type(data).__name__}, as a MONAI Bu
 python -m monai.bundle run --config_file configs/inference.json --dataset_dir IMAGES --output_dir PREDICTIONS
 ```
 
-called in this folder; elsewhere add `--bundle_root` with its path. IMAGES is a file or a folder of {data.format.name}
-files ({suffixes}), {data.num_channels} channel(s) each. Images are brought to the network's grid and intensities as in
+Run this command in this folder, or add `--bundle_root` with the folder's path. IMAGES is a file or a folder of
+{data.format.name} files ({suffixes}), {data.num_channels} channel(s) each. Images are resampled and normalized as in
 training, and label maps are written on the grid of their image:
 
 | value | meaning |
 |---|---|
 {values}
 
-Any value of `configs/inference.json` can be changed, for instance `--inferer#overlap 0.25`. The config names classes
-and expressions that MONAI runs: take bundles only from people you trust.
+Any value of `configs/inference.json` can be changed, for example `--inferer#overlap 0.25`. The config names classes
+and expressions that MONAI runs: use bundles only from people you trust.
 
 Research software, not a medical device.
 """
 
 
 def license_text(source: Source) -> str:
-    """Terms of the code, and that those of the weights are not known here."""
+    """The LICENSE: the terms of the code; the terms of the weights are not known here."""
     return f"""The programs that this bundle runs, sct and MONAI, are under the Apache License 2.0
 (https://www.apache.org/licenses/LICENSE-2.0).
 
-The weights in models/ were trained on {type(source.data).__name__} and are of: {source.authors}. The terms of that data
-set may bind them. Whoever passes this bundle on says here under which terms the weights may be used.
+The weights in models/ were trained on {type(source.data).__name__}. Authors of the weights: {source.authors}. The terms
+of the data set may also apply to the weights. If you pass this bundle on, state here under which terms the weights may
+be used.
 """

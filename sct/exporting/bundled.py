@@ -1,4 +1,4 @@
-"""What the config of a MONAI Bundle names beside the parts of the network: weights, images, and the loop over them."""
+"""Classes and functions that the config of a MONAI Bundle names: loading weights, finding images, predicting them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +14,13 @@ from sct.runtime import checkpoint
 
 
 def with_weights(network: nn.Module, *, path: str, device: torch.device | str) -> nn.Module:
-    """The network with the weights of a file, in evaluation mode."""
+    """Loads the weights of a file into the network; returns the network in evaluation mode."""
     checkpoint.load_weights(network, checkpoint.read(Path(path)), source=path)
     return network.to(device).eval()
 
 
 class Volumes(Sequence[Case]):
-    """The image, or all of a folder, that are of the data set's format, checked when first asked for."""
+    """One image, or all images of a folder, in the data set's format; they are checked at the first access."""
 
     def __init__(self, *, path: str, data: SegmentationData) -> None:
         self.path, self.data = path, data
@@ -41,7 +41,7 @@ class Volumes(Sequence[Case]):
 
 
 class Predictor:
-    """Writes a label map for every image, never over one."""
+    """Writes a label map for every image; images are never overwritten."""
 
     def __init__(
         self, *, network: nn.Module, dataset: Volumes, inferer: Inferer, output: str, device: torch.device | str
@@ -50,7 +50,7 @@ class Predictor:
         self.output, self.device = Path(output), torch.device(device)
 
     def run(self) -> list[Path]:
-        """The files that were written."""
+        """Predicts all images; returns the written files."""
         return predict_cases(
             self.dataset,
             data=self.dataset.data,

@@ -1,4 +1,4 @@
-"""The note that lies beside every exported network: what it takes to run it, where it is from, how it was checked."""
+"""The file `export.json` beside every exported network: how to run it, its origin, and how it was checked."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -17,13 +17,13 @@ LAYOUT = 1
 class Manifest:
     """The content of export.json.
 
-    format: torch, onnx, openvino or bundle; roi_size and channels: of a window; batch: windows in one call, None for
-    any number; precision: what its runtime computes in; inputs and outputs: shapes by name, None for any size;
-    labels: what the values of a label map mean; channels_out: what every channel of the logits is; overlapping: these
-    are regions that a voxel may be in several of (sigmoid), not classes (softmax).
-    config: the run's, with the preprocessing in its data; weights: digest of those that were exported; step: of the
-    training; checkpoint: their file; card: the run's; versions: of the packages that wrote it.
-    check: agreement with the original network, and whether that was enough (`passed`).
+    format: torch, onnx, openvino or bundle; roi_size, channels: size and channels of a window; batch: windows in one
+    call, None for any number; precision: number format of its runtime; inputs, outputs: shapes by name, None for any
+    size; labels: names of the values of a label map; channels_out: names of the channels of the logits; overlapping:
+    the channels are regions that may overlap (sigmoid), not classes (softmax).
+    config: the run's config, with the preprocessing in its section `data`; weights: digest of the exported weights;
+    checkpoint, step: their file and training step; card: the run's card; versions: packages that wrote the export.
+    check: agreement with the original network, and whether it was enough (`passed`).
     """
 
     format: str
@@ -50,12 +50,12 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a folder; UserError where it is none of this layout."""
+    """The manifest of a folder; UserError if it can't be read or has another layout."""
     path = folder / FILE
     try:
         content = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} can't be read ({error}). Export the run again with sct.export.") from error
     if not isinstance(content, dict) or content.get("layout") != LAYOUT:
-        raise UserError(f"{path} is no export of layout {LAYOUT}. Export the run again with sct.export.")
+        raise UserError(f"{path} does not have layout {LAYOUT}. Export the run again with sct.export.")
     return Manifest(**{**content, "config": config_of_today(content["config"])})

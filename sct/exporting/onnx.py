@@ -1,4 +1,4 @@
-"""ONNX: a graph for onnxruntime and whatever else reads the format.
+"""ONNX: a graph for onnxruntime and other programs that read the format.
 
 Letters: B batch, C channels, Q channels of the logits, S size of the window (2 or 3 dims).
 """
@@ -20,19 +20,19 @@ FILE = "model.onnx"
 
 
 class Onnx(Format):
-    """A graph and its weights beside it; computed by onnxruntime, on CUDA where that was built for it."""
+    """A graph and a file with its weights; run by onnxruntime, on CUDA if onnxruntime was built for CUDA."""
 
     name = "onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
 
     def write(self, folder: Path, *, source: Source) -> None:
-        # they count their rewritten nodes, and miss torchvision
+        # these loggers report rewritten nodes and a missing torchvision
         with quiet("onnxscript", "onnx_ir", "torch.onnx"):
             program = torch.onnx.export(
                 program_of(source), (), dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT]
             )
         assert program is not None
-        # one file could hold 2 GB
+        # a single file is limited to 2 GB
         program.save(folder / FILE, external_data=True)
 
     def load(self, folder: Path, *, device: torch.device, precision: str, batch: int | None) -> Model:
@@ -49,11 +49,11 @@ class Onnx(Format):
 
 
 def providers(runtime: Any, *, device: torch.device) -> list[Any]:
-    """What onnxruntime shall compute on, the first that it can."""
+    """The execution providers for onnxruntime, which uses the first one it can."""
     cuda, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
     if device.type != "cuda":
         return [cpu]
     if cuda not in runtime.get_available_providers():
-        logger.warning("onnxruntime has no CUDA here and computes on the CPU; the package onnxruntime-gpu has it")
+        logger.warning("onnxruntime has no CUDA here and computes on the CPU; install onnxruntime-gpu for CUDA")
         return [cpu]
     return [(cuda, {"device_id": device.index or 0}), cpu]

@@ -1,4 +1,4 @@
-"""OpenVINO: a graph for Intel's runtime, which knows the matrix units of their processors.
+"""OpenVINO: a graph for Intel's runtime, which uses the matrix units of Intel's processors.
 
 Letters: B batch, C channels, Q channels of the logits, S size of the window (2 or 3 dims).
 """
@@ -22,7 +22,7 @@ HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
 class OpenVino(Format):
-    """The intermediate representation: model.xml and model.bin; computed on the CPU, in bf16 where it is asked to."""
+    """The intermediate representation: model.xml and model.bin; computed on the CPU, in bf16 with precision=bf16."""
 
     name = "openvino"
     packages = ("openvino",)
@@ -30,8 +30,8 @@ class OpenVino(Format):
     holds_half = True
 
     def package(self, name: str) -> ModuleType:
-        """OpenVINO, which without this tells Google Analytics of its import and of every conversion."""
-        # a module of None can't be imported, and OpenVINO goes without
+        """Imports OpenVINO without its telemetry, which reports the import and every conversion to Google Analytics."""
+        # None in sys.modules makes the import of telemetry fail, and OpenVINO then works without it
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         return super().package(name)
 
@@ -48,7 +48,7 @@ class OpenVino(Format):
         openvino = self.package("openvino")
         if device.type != "cpu":
             logger.warning("device=%s is ignored: openvino computes on the CPU here", device)
-        # without a hint it takes bf16 by itself where the processor has it
+        # without a hint OpenVINO chooses bf16 on a processor that supports it
         settings = {"INFERENCE_PRECISION_HINT": HINTS[precision], "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         compiled = openvino.Core().compile_model(folder / FILE, "CPU", settings)
 

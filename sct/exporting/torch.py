@@ -25,18 +25,18 @@ class TorchExport(Format):
         torch.export.save(program_of(source), folder / FILE)
 
     def load(self, folder: Path, *, device: torch.device, precision: str, batch: int | None) -> Model:
-        # places are recorded too, those of the CPU that wrote it
+        # the program also records devices: always the CPU, on which it was written
         program = move_to_device_pass(torch.export.load(folder / FILE), device)
         return in_batches(program.module(), batch=batch)
 
 
 @torch.no_grad()
 def program_of(source: Source) -> ExportedProgram:
-    """The graph of windows (B, C, *S) -> logits; B is free, or the source's `batch`."""
-    # torch's compiler: more than a second that no prediction should wait for
+    """The graph of windows (B, C, *S) -> logits; B is any number, or the source's `batch`."""
+    # imported here: torch's compiler takes more than a second, which a prediction does not need
     from torch._dynamo.exc import UserError as NotFree
 
-    # 0 and 1 would become constants of a free B
+    # with a batch of 0 or 1, torch.export would fix B as a constant
     example = torch.zeros(source.batch or 2, *source.window)
     free = {INPUT: {0: Dim("batch", min=1)}} if source.batch is None else None
     try:
@@ -44,5 +44,5 @@ def program_of(source: Source) -> ExportedProgram:
     except NotFree as error:
         raise UserError(
             f"This network can't be exported for any number of windows at once ({str(error).splitlines()[0]}). Give "
-            "the number that shall go into one call, such as batch=4."
+            "the number of windows in one call, such as batch=4."
         ) from error

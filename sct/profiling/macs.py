@@ -1,4 +1,4 @@
-"""What a network costs on paper: parameters, and multiply-accumulate operations (MACs) of one forward pass.
+"""Computed costs of a network: parameters, and multiply-accumulate operations (MACs) of one forward pass.
 
 Letters: B batch, H heads, L queries, M keys, D head width, S spatial size.
 """
@@ -18,20 +18,20 @@ from torch.overrides import TorchFunctionMode
 from sct.errors import UserError
 from sct.models.segmenter import Segmenter
 
-# gets the traced inputs and outputs of an operator
+# gets the traced inputs and outputs of an operator, returns its MACs
 Handler = Callable[[list, list], float]
 
 PARTS = ("encoder", "completion", "decoder")
 
 
 def attention_products(inputs: list, outputs: list) -> int:
-    """Both products of fused attention: queries (..., L, D), keys (..., M, D), values (..., M, E)."""
+    """Both matrix products of fused attention: queries (..., L, D), keys (..., M, D), values (..., M, E)."""
     query, key, value = (get_shape(tensor) for tensor in inputs[:3])
     return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def attention_scale(inputs: list, outputs: list) -> int:
-    """One multiplication for every entry of the attention map (..., L, M)."""
+    """One multiplication for each entry of the attention map (..., L, M)."""
     query, key = (get_shape(tensor) for tensor in inputs[:2])
     return math.prod(query[:-1]) * key[-2]
 
@@ -43,10 +43,10 @@ def attention_with_scale(inputs: list, outputs: list) -> int:
 def convolution_by_output(inputs: list, outputs: list) -> int:
     """Output elements x input channels of the group x kernel volume, transposed or not.
 
-    For a transposed convolution of stride s that is s^dims times its true cost.
+    For a transposed convolution of stride s, this is s^dims times its true cost.
     """
-    places = get_shape(outputs[0])
-    return places[0] * math.prod(places[2:]) * math.prod(get_shape(inputs[1]))
+    shape = get_shape(outputs[0])
+    return shape[0] * math.prod(shape[2:]) * math.prod(get_shape(inputs[1]))
 
 
 def free(inputs: list, outputs: list) -> int:
@@ -54,7 +54,7 @@ def free(inputs: list, outputs: list) -> int:
 
 
 def affine_norm(weight: int) -> Handler:
-    """One multiplication an element where the norm has a weight (input number `weight`), else nothing."""
+    """One multiplication for each element if the norm has a weight (input number `weight`), else nothing."""
 
     def handler(inputs: list, outputs: list) -> int:
         return 0 if get_shape(inputs[weight]) is None else math.prod(get_shape(inputs[0]))
@@ -72,28 +72,28 @@ RESAMPLING = (
     "aten::grid_sampler",
 )
 
-# name -> what differs from fvcore's own handlers
+# name -> handlers that differ from fvcore's handlers
 CONVENTIONS: dict[str, dict[str, Handler]] = {
-    # everything fvcore counts (norms 4 or 5 an element), and the attention it misses
+    # all that fvcore counts (norms: 4 or 5 for each element), and attention, which fvcore does not count
     "fvcore": {ATTENTION: attention_products},
-    # what the STP paper prints
+    # the numbers in the STP paper
     "paper": {
         ATTENTION: attention_with_scale,
         "aten::_convolution": convolution_by_output,
         **{name: affine_norm(weight) for name, weight in NORMS.items()},
         **dict.fromkeys(RESAMPLING, free),
     },
-    # what APFormer counts: linear and convolution layers only
+    # the numbers in the APFormer paper: linear and convolution layers only
     "modules": dict.fromkeys((ATTENTION, *PRODUCTS, *NORMS, *RESAMPLING), free),
 }
 
 
 class PlainTracing(TorchFunctionMode):
-    """Lets fvcore trace ordinary Python code, and convolutions on the meta device.
+    """Makes fvcore able to trace ordinary Python code, and convolutions on the meta device.
 
-    Tracing turns every size into a tensor, which fails where code computes with sizes exactly: they are made
-    integers again. A convolution on the meta device leaves no operator in the trace: it is spelled as the one
-    that the other devices record.
+    Tracing turns every size into a tensor. This fails where code needs exact integers, so sizes are turned back into
+    integers. A convolution on the meta device leaves no operator in the trace, so it is replaced by the operator that
+    other devices record.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -106,21 +106,21 @@ class PlainTracing(TorchFunctionMode):
 
 
 def convolution(x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
-    """`F.conv2d` and `F.conv3d` as the operator fvcore knows."""
+    """`F.conv2d` and `F.conv3d` as the operator that fvcore counts."""
     steps = [along_axes(value, x=x) for value in (stride, padding, dilation)]
     return torch._convolution(x, weight, bias, *steps, False, [0], groups, False, False, True, True)
 
 
 def along_axes(value, *, x: Tensor):
-    """One number for all spatial axes of x (B, C, *S), as `F.conv2d` takes it, written out for `torch._convolution`."""
+    """A list with one value for each spatial axis of x (B, C, *S); `F.conv2d` also takes a single number."""
     return [value] * (x.ndim - 2) if isinstance(value, int) else value
 
 
 def transposed_convolution(x, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
-    """`F.conv_transpose2d` and `F.conv_transpose3d` as the operator fvcore knows."""
+    """`F.conv_transpose2d` and `F.conv_transpose3d` as the operator that fvcore counts."""
     steps = [along_axes(value, x=x) for value in (stride, padding, dilation)]
-    more = along_axes(output_padding, x=x)
-    return torch._convolution(x, weight, bias, *steps, True, more, groups, False, False, True, True)
+    extra = along_axes(output_padding, x=x)
+    return torch._convolution(x, weight, bias, *steps, True, extra, groups, False, False, True, True)
 
 
 CONVOLUTIONS: dict[Callable, Callable] = {
@@ -137,15 +137,15 @@ def check_convention(convention: str) -> None:
 
 
 def count_macs(segmenter: Segmenter, image: Tensor, *, convention: str = "fvcore") -> dict[str, int]:
-    """MACs an image of `segmenter` in evaluation mode: {"total", "encoder", "completion", "decoder"}.
+    """MACs of `segmenter` for one image in evaluation mode: {"total", "encoder", "completion", "decoder"}.
 
-    image (B, C_in, *S): the mean over the batch is given, since some methods keep more tokens of one image
-    than of another. On the meta device (network and image) nothing is computed and counting takes a second.
+    image (B, C_in, *S): the result is the mean over the batch, since some methods keep a different number of tokens
+    for each image. On the meta device (network and image) nothing is computed and counting takes a second.
     """
     check_convention(convention)
     segmenter.eval()
     analysis = FlopCountAnalysis(segmenter, image).set_op_handle(**CONVENTIONS[convention])
-    # operators without a handler are the free ones, checked below; modules not called are training heads
+    # operators without a handler cost no MACs (checked below); modules that are not called are training heads
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     with torch.no_grad(), PlainTracing():
         counts = analysis.by_module()
@@ -158,5 +158,5 @@ def count_macs(segmenter: Segmenter, image: Tensor, *, convention: str = "fvcore
 
 
 def count_parameters(module: nn.Module, *, trainable: bool = False) -> int:
-    """Number of parameters, or of those that are trained."""
+    """Number of parameters; with `trainable`, of the trained parameters only."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)

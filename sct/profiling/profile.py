@@ -13,16 +13,16 @@ Latency = dict[str, dict[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """The result; `profile.json` has exactly these fields.
+    """The result of profiling; `profile.json` has exactly these fields.
 
-    params_by_part, macs: by "encoder", "completion", "decoder"; macs are of one image and have the "total"
-    and the "convention" too. macs_layers: the total of linear and convolution layers alone.
-    tokens_alive: patch tokens after every block, mean over the images; tokens_alive_spread: their "p10", "p50"
-    and "p90" over the images.
-    latency_ms: "inference" and "training" -> "total" and parts -> "median", "p10", "p90"; one batch.
-    throughput: images a second by the median. peak_memory_mb: see `sct.profiling.timing.peak_memory_mb`.
-    gain_bound: total / (total - encoder) for "macs", "inference", "training": what an encoder that costs
-    nothing would gain in total, None where the encoder was timed as long as the whole.
+    params_by_part, macs: for "encoder", "completion", "decoder"; macs are for one image, with "total" and
+    "convention" in addition. macs_layers: total MACs of linear and convolution layers alone.
+    tokens_alive: patch tokens after each block, mean over the images; tokens_alive_spread: "p10", "p50" and "p90" of
+    these numbers over the images.
+    latency_ms: "inference" and "training" -> "total" and parts -> "median", "p10", "p90"; for one batch.
+    throughput: images per second, from the median. peak_memory_mb: see `sct.profiling.timing.peak_memory_mb`.
+    gain_bound: total / (total - encoder) for "macs", "inference", "training": the speed-up of the network if the
+    encoder cost nothing; None if the measured time of the encoder is not below the total.
     """
 
     image_shape: list[int]
@@ -40,16 +40,16 @@ class Profile:
     environment: dict[str, str | int]
 
     def write(self, path: Path) -> None:
-        """Write `profile.json`."""
+        """Writes `profile.json`."""
         write_text(path, json.dumps(asdict(self), indent=2) + "\n")
 
     def table(self) -> str:
-        """What `sct.profile` prints."""
+        """The text that `sct.profile` prints."""
         return format_profile(self)
 
 
 def format_profile(profile: Profile) -> str:
-    """Several lines: costs by part, tokens alive, throughput, memory, the bound on any gain from pruning."""
+    """The profile as text: costs by part, tokens alive, throughput, memory, the largest possible gain from pruning."""
     env = profile.environment
     size = " x ".join(map(str, profile.image_shape))
     header = ["", "params M", "MACs G", "share"]
@@ -65,7 +65,7 @@ def format_profile(profile: Profile) -> str:
         f"MACs of one image, convention {profile.macs['convention']}; linear and convolution layers alone: "
         f"{profile.macs_layers / 1e9:.2f} G",
         f"{profile.params_trainable / 1e6:.2f} M parameters are trained",
-        "tokens alive after every block: " + " ".join(map(brief, profile.tokens_alive)),
+        "tokens alive after each block: " + " ".join(map(brief, profile.tokens_alive)),
     ]
     if env["windows"]:
         spread = zip(*profile.tokens_alive_spread.values(), strict=True)
@@ -79,7 +79,7 @@ def format_profile(profile: Profile) -> str:
     bounds = [
         f"{name} " + ("unknown" if bound is None else f"{bound:.2f}x") for name, bound in profile.gain_bound.items()
     ]
-    lines.append("with a free encoder the whole would gain at most: " + ", ".join(bounds))
+    lines.append("largest possible speed-up of the network, if the encoder cost nothing: " + ", ".join(bounds))
     return "\n".join(lines)
 
 
@@ -98,6 +98,6 @@ def part_row(profile: Profile, part: str) -> list[str]:
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
-    """Columns of equal width, the first to the left and the others to the right."""
+    """The rows as lines with columns of equal width: the first column aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]

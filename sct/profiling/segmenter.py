@@ -1,4 +1,4 @@
-"""What a segmenter costs: parameters, MACs, tokens alive, time and memory, in whole and by part.
+"""Measures the costs of a segmenter: parameters, MACs, tokens alive, time and memory, in total and by part.
 
 Letters: B batch, S spatial size.
 """
@@ -34,14 +34,14 @@ def profile_segmenter(
     trace_dir: Path | None = None,
     windows: Tensor | None = None,
 ) -> Profile:
-    """Profile on noise of `image_shape` (C_in, *S), or on `windows` (W, C_in, *S); changes the weights of `segmenter`.
+    """Profiles on noise of `image_shape` (C_in, *S), or on `windows` (W, C_in, *S); changes the weights of `segmenter`.
 
-    `criterion` (Prediction, target, image=image) -> {"loss": scalar}. `trace_dir` is needed for `settings.trace`. With
-    `settings.latency` off the device may be meta, as long as no method looks at the values of the image.
+    `criterion` (Prediction, target, image=image) -> {"loss": scalar}. `settings.trace` needs a `trace_dir`. Without
+    `settings.latency` the device may be meta, if no method reads the values of the image.
     """
     segmenter = segmenter.to(device)
     if windows is None:
-        # drawn on the CPU: the same image on every device
+        # drawn on the CPU, so that every device gets the same image
         generator = torch.Generator().manual_seed(0)
         windows = torch.randn((settings.batch_size, *image_shape), generator=generator)
     windows = windows.to(device)
@@ -70,9 +70,9 @@ def profile_segmenter(
             segmenter, image=image, criterion=criterion, optimizer=optimizer, dtype=chosen.dtype
         )
     memory, latency = {}, {}
-    # inference first: training steps on noise change what a network prunes
+    # inference first: training steps on noise would change which tokens the network prunes
     for name, run in runs.items():
-        # memory before time: on the CPU what an earlier run left allocated would hide the growth
+        # memory before time: on the CPU, memory that an earlier run left allocated would hide the growth
         memory[name] = peak_memory_mb(partial(two_steps, run), device)
         latency[name] = measure(run, warmup=settings.warmup, repeats=settings.repeats)
     if settings.trace:
@@ -116,7 +116,7 @@ def mean_macs(segmenter: Segmenter, batches: Sequence[Tensor], *, convention: st
 
 
 def two_steps(run: Inference | Training) -> None:
-    """Only the second training step has optimizer states and activations alive together."""
+    """Runs two steps: only in the second training step do optimizer states and activations exist together."""
     run.step()
     run.step()
 
@@ -143,7 +143,7 @@ def training_run(
 
 
 def tokens_alive(encoder: Encoder, encoded: Encoded) -> np.ndarray:
-    """Patch tokens alive after every block in every image, (depth, B); class tokens are not counted."""
+    """Number of patch tokens alive after each block in each image, (depth, B); class tokens are not counted."""
     alive, counts = np.full(len(encoded.prefix), float(encoder.spec.num_tokens)), []
     changes = encoder.reducer.counted_at if encoder.reducer is not None else ()
     for block in range(encoder.depth + 1):  # 0 is the embedding
@@ -154,6 +154,6 @@ def tokens_alive(encoder: Encoder, encoded: Encoded) -> np.ndarray:
 
 
 def gain_bound(costs: Mapping[str, float]) -> float | None:
-    """How many times cheaper the whole would be with a free encoder: total / (total - encoder)."""
+    """The factor by which costs would fall if the encoder cost nothing: total / (total - encoder)."""
     rest = costs["total"] - costs["encoder"]
     return costs["total"] / rest if rest > 0 else None

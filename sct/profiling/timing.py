@@ -1,4 +1,4 @@
-"""Wall-clock time and peak memory of a network, in whole and by part, for inference and for a training step.
+"""Wall-clock time and peak memory of a network, in total and by part, for inference and for a training step.
 
 Letters: B batch, Q classes, S spatial size.
 """
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Stopwatch:
-    """Collects the duration of named runs, in milliseconds; waits for the device before and after each."""
+    """Measures the duration of named runs in milliseconds; waits for the device before and after each run."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -55,7 +55,7 @@ class Stopwatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Inference:
-    """A forward pass of `image` (B, C_in, *S) in evaluation mode, each part on what the one before gave."""
+    """A forward pass of `image` (B, C_in, *S) in evaluation mode; each part gets the output of the part before."""
 
     segmenter: Segmenter
     image: Tensor
@@ -68,7 +68,7 @@ class Inference:
             return self.segmenter(self.image)
 
     def parts(self, watch: Stopwatch) -> None:
-        """One timed run of encoder, completion and decoder apart."""
+        """Times encoder, completion and decoder one by one."""
         network = self.segmenter.eval()
         with torch.inference_mode(), autocast(self.image.device, self.dtype):
             encoded = watch.time("encoder", lambda: network.encoder(self.image))
@@ -78,10 +78,10 @@ class Inference:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """A training step on image (B, C_in, *S) and target (B, *S), and forward plus backward of each part.
+    """A training step on image (B, C_in, *S) and target (B, *S), and the forward and backward pass of each part.
 
-    The parts run on detached outputs of the part before and get gradients of ones; loss and optimizer belong
-    to the whole step only. The weights change as in training.
+    Each part gets the detached output of the part before, and its backward pass starts from gradients of ones. Loss
+    and optimizer belong to the complete step only. The weights change as in training.
     """
 
     segmenter: Segmenter
@@ -103,25 +103,26 @@ class Training:
         self.scaler.update()
 
     def parts(self, watch: Stopwatch) -> None:
-        """One timed run of encoder, completion and decoder apart."""
+        """Times encoder, completion and decoder one by one."""
         network = self.segmenter.train()
         self.optimizer.zero_grad(set_to_none=True)
-        encoded = detached(watch.time("encoder", lambda: self.there_and_back(network.encoder, self.image)))
-        dense = detached(watch.time("completion", lambda: self.there_and_back(network.completion, encoded)))
-        watch.time("decoder", lambda: self.there_and_back(network.decoder, self.image, dense))
+        encoded = detached(watch.time("encoder", lambda: self.forward_backward(network.encoder, self.image)))
+        dense = detached(watch.time("completion", lambda: self.forward_backward(network.completion, encoded)))
+        watch.time("decoder", lambda: self.forward_backward(network.decoder, self.image, dense))
 
-    def there_and_back(self, part: Callable[..., T], *inputs: object) -> T:
+    def forward_backward(self, part: Callable[..., T], *inputs: object) -> T:
+        """The output of a part, after a backward pass through it with gradients of ones."""
         with autocast(self.image.device, self.dtype):
             output = part(*inputs)
-        ends = [tensor for tensor in tensors(output) if tensor.requires_grad]
-        torch.autograd.backward(ends, [torch.ones_like(tensor) for tensor in ends])
+        trained = [tensor for tensor in tensors(output) if tensor.requires_grad]
+        torch.autograd.backward(trained, [torch.ones_like(tensor) for tensor in trained])
         return output
 
 
 def measure(run: Inference | Training, *, warmup: int, repeats: int) -> dict[str, dict[str, float]]:
-    """{"total", "encoder", "completion", "decoder"} -> {"median", "p10", "p90"} in milliseconds.
+    """Times of "total", "encoder", "completion" and "decoder" -> {"median", "p10", "p90"} in milliseconds.
 
-    Whole and parts alternate, so that a change of the machine's speed meets all of them.
+    Total and parts are timed in turn, so that a change of the machine's speed affects all of them.
     """
     device = run.image.device
     for _ in range(warmup):
@@ -135,10 +136,10 @@ def measure(run: Inference | Training, *, warmup: int, repeats: int) -> dict[str
 
 
 def peak_memory_mb(run: Callable[[], object], device: torch.device) -> float | None:
-    """Peak memory of `run` in MiB, or None where the system does not tell.
+    """Peak memory of `run` in MiB, or None if the system does not report it.
 
-    CUDA: everything allocated on the device, weights included. CPU: growth of the resident memory of this
-    process, so what it already held (weights, and gradients and optimizer states once made) is not in it.
+    CUDA: everything allocated on the device, weights included. CPU: growth of the resident memory of this process,
+    without the memory it already had (weights; gradients and optimizer states if they exist).
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -152,7 +153,7 @@ def peak_memory_mb(run: Callable[[], object], device: torch.device) -> float | N
 
 
 def write_trace(runs: list[Inference | Training], folder: Path) -> None:
-    """A torch.profiler trace of every run, whole and parts, as a file for TensorBoard in `folder`."""
+    """Writes a torch.profiler trace of every run, total and parts, as a file for TensorBoard into `folder`."""
     with torch.profiler.profile(on_trace_ready=torch.profiler.tensorboard_trace_handler(str(folder))):
         for run in runs:
             with record_function(type(run).__name__.lower()):
@@ -160,7 +161,7 @@ def write_trace(runs: list[Inference | Training], folder: Path) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """What the device is called by its maker."""
+    """The device's model name from its manufacturer."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -184,7 +185,7 @@ def tensors(value: object) -> list[Tensor]:
 
 
 def detached(value: Any) -> Any:
-    """The same nest with every tensor a leaf, which still asks for a gradient where it did."""
+    """The same nest with detached tensors (leaves); each keeps its `requires_grad`."""
     if isinstance(value, Tensor):
         return value.detach().requires_grad_(value.requires_grad)
     if is_dataclass(value) and not isinstance(value, type):

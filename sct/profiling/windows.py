@@ -1,4 +1,4 @@
-"""Real windows for measuring: what a network sees when it slides over the cases of a data set.
+"""Windows of real images for measurements, as a sliding window takes them from the cases of a data set.
 
 Letters: C channels, S window size, D = len(S).
 """
@@ -17,10 +17,10 @@ from sct.data.module import SegmentationData
 def sample_windows(
     data: SegmentationData, *, count: int, split: str = "val", cases: list[Case] | None = None, overlap: float = 0.5
 ) -> Tensor:
-    """`count` windows (count, C, *S), spread evenly over all windows of the cases of a split, empty ones included.
+    """`count` windows (count, C, *S), spread evenly over all windows of the cases of a split, windows of air included.
 
-    `cases` takes the place of the split's. Fewer cases than `count`: several windows of each; fewer windows: some come
-    twice.
+    `cases` replaces the cases of the split. With fewer cases than `count`, a case gives several windows; with fewer
+    windows than `count`, some windows are repeated.
     """
     cases = cases or data.cases(split)
     chosen = []
@@ -33,13 +33,13 @@ def sample_windows(
 
 
 def all_windows(image: Tensor, *, size: Sequence[int], overlap: float) -> Iterator[Tensor]:
-    """The windows (C, *S) of an image (C, ...), padded with zeros where it is smaller than one.
+    """The windows (C, *S) of an image (C, ...); an image smaller than a window is padded with zeros.
 
-    2-D windows of a volume are those of its slices along the first axis.
+    2-D windows of a volume are taken from its slices along the first axis.
     """
     shape = window_shape(size, num_dims=image.ndim - 1)
-    lack = [max(0, want - have) for want, have in zip(shape, image.shape[1:], strict=True)]
-    pads = [pad for missing in reversed(lack) for pad in (missing // 2, missing - missing // 2)]
+    missing = [max(0, edge - length) for edge, length in zip(shape, image.shape[1:], strict=True)]
+    pads = [pad for voxels in reversed(missing) for pad in (voxels // 2, voxels - voxels // 2)]
     image = F.pad(image, pads)
     step = [max(1, int(edge * (1 - overlap))) for edge in shape]
     for window in dense_patch_slices(tuple(image.shape[1:]), shape, tuple(step)):
