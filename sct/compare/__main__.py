@@ -4,11 +4,15 @@
     sct-compare +experiment=lookalike_stp_mta --decoders unetr_thin fcn --jobs 2
     sct-compare +experiment=isic_apformer --table apformer --seeds 0 1 2   # its table IV
 
-`python -m sct.compare` is the same command. What is done already is not done again: call it once more after an
-interruption, or with more methods or seeds. Everything but the method is that of the experiment and its overrides.
-Dice, HD95 and the share of patches with foreground that the last stage keeps are of the test cases, MACs and tokens of
-real validation windows. Throughput is relative to the first row, the networks taking turns in one process. Results:
-<output>/table.md and table.json.
+`python -m sct.compare` is the same command. Finished work is not repeated: call the command again after an
+interruption, or with more methods or seeds. All settings except the method come from the experiment and its overrides.
+
+column                        measured on
+scores, foreground kept       test cases
+MACs, tokens                  windows of validation cases
+speed                         all networks in turn, in one process; relative to the first row
+
+Results: <output>/table.md and table.json.
 """
 
 import argparse
@@ -26,16 +30,16 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         prog="sct-compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--table", choices=TABLES, default="methods", help="the rows: pruning methods, or APFormer's parts"
+        "--table", choices=TABLES, default="methods", help="rows of the table: pruning methods, or parts of APFormer"
     )
-    parser.add_argument("--decoders", nargs="+", help="unetr_thin and fcn, for APFormer's parts unet, if not given")
-    parser.add_argument("--methods", nargs="+", help="some rows only; the first is what speed is relative to")
+    parser.add_argument("--decoders", nargs="+", help="default: unetr_thin and fcn; with --table apformer: unet")
+    parser.add_argument("--methods", nargs="+", help="only these rows; speed is relative to the first one")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--output", type=Path, default=Path("outputs/compare_methods"))
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at once, each on its share of the cores")
-    parser.add_argument("--windows", type=int, default=16, help="validation windows that MACs are averaged over")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at the same time; they share the cores")
+    parser.add_argument("--windows", type=int, default=16, help="validation windows for the mean of MACs")
     parser.add_argument("--repeats", type=int, default=7, help="timed rounds")
-    parser.add_argument("--device", default="cpu", help="of the timing; trainings take trainer.device")
+    parser.add_argument("--device", default="cpu", help="device of the timing; trainings use trainer.device")
     parser.add_argument("overrides", nargs="*", help="the experiment and any other setting, as for sct.train")
     options = parser.parse_intermixed_args(argv)
     options.decoders = options.decoders or DECODERS[options.table]
@@ -48,7 +52,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
 def main(argv: Sequence[str] | None = None) -> None:
     options, overrides = parse(argv)
     try:
-        # imported only now: torch takes seconds, which --help need not wait for
+        # imported only here: torch takes seconds, and --help does not need it
         sys.stdout.write(import_module("sct.compare.task").compare(options, overrides=overrides))
     except UserError as error:
         sys.exit(f"Error: {error}")

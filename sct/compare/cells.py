@@ -1,4 +1,4 @@
-"""One network of the comparison: trained, scored and profiled by the commands, as far as that is not done."""
+"""One network of the comparison: runs the commands that train, evaluate and profile it, if they have not run yet."""
 
 import argparse
 import json
@@ -32,18 +32,18 @@ class Cell:
 
 
 def run(command: str, *arguments: str, log: Path, threads: int) -> None:
-    """`python -m sct.<command>`; its output goes to `log`, UserError with that file's name where it fails."""
+    """Runs `python -m sct.<command>` with its output in `log`; UserError that names this file if the command fails."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         line = [sys.executable, "-m", f"sct.{command}", *arguments]
         status = subprocess.run(line, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
     if status:
-        raise UserError(f"python -m sct.{command} failed. The end of {log} says why.")
+        raise UserError(f"python -m sct.{command} failed. See the reason at the end of {log}.")
 
 
 def fill(cell: Cell, *, overrides: list[str], options: argparse.Namespace, threads: int) -> None:
-    """Trains, scores and profiles one network, as far as that is not done."""
+    """Trains, evaluates and profiles one network; finished parts are not repeated."""
     log = cell.folder.with_suffix(".log")
     check_same(cell, overrides=overrides)
     if not (cell.folder / "finished").exists():
@@ -57,9 +57,9 @@ def fill(cell: Cell, *, overrides: list[str], options: argparse.Namespace, threa
 
 
 def check_same(cell: Cell, *, overrides: list[str]) -> None:
-    """UserError where the cell's folder holds a run that was asked for otherwise."""
+    """UserError if the cell's folder has a run with other overrides."""
     record = cell.folder / "overrides.json"
-    asked = {item.lstrip("+") for item in [*overrides, *cell.overrides] if key_of(item) not in NOT_IDENTITY}
-    if record.exists() and (held := {item.lstrip("+") for item in json.loads(record.read_text())}) != asked:
-        listed = ", ".join(sorted(held ^ asked))
-        raise UserError(f"{cell.folder} holds another run, they differ in: {listed}. Give another --output.")
+    expected = {item.lstrip("+") for item in [*overrides, *cell.overrides] if key_of(item) not in NOT_IDENTITY}
+    if record.exists() and (recorded := {item.lstrip("+") for item in json.loads(record.read_text())}) != expected:
+        listed = ", ".join(sorted(recorded ^ expected))
+        raise UserError(f"{cell.folder} holds a run with other settings: {listed}. Give another --output.")

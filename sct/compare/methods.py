@@ -1,6 +1,6 @@
-"""The rows of the comparison: what makes each method of an experiment, and what is shown of it."""
+"""The rows of the comparison: the overrides that select each method, and the scores in the table."""
 
-# what makes a method of the experiment: everything else stays
+# method -> overrides of the experiment that select it
 METHODS: dict[str, list[str]] = {
     "dense": ["encoder=dense", "completion=scatter"],
     "stp": ["encoder=stp"],
@@ -17,7 +17,7 @@ METHODS: dict[str, list[str]] = {
 WITHOUT_SSA = ["encoder.attention.ssa=null"]
 WITHOUT_GRPE = ["encoder.attention.positions=null", "encoder.position_init=normal"]
 WITHOUT_PRUNING = ["encoder.gate=null", "encoder.attention.dependencies=null"]
-# the parts of APFormer, as in its table IV: ssa is the baseline with SSA, and so on
+# the parts of APFormer, as in table IV of its paper: ssa is the baseline with SSA, and so on
 PARTS: dict[str, list[str]] = {
     "baseline": [*WITHOUT_SSA, *WITHOUT_GRPE, *WITHOUT_PRUNING],
     "ssa": [*WITHOUT_GRPE, *WITHOUT_PRUNING],
@@ -30,9 +30,9 @@ PARTS: dict[str, list[str]] = {
 TABLES = {"methods": METHODS, "apformer": PARTS}
 DECODERS = {"methods": ["unetr_thin", "fcn"], "apformer": ["unet"]}
 SCORES = {"methods": ("dice", "hd95"), "apformer": ("dice", "iou", "accuracy", "sensitivity", "specificity")}
-# decoders that keep the predictions of tokens that left early
+# decoders that keep the predictions of tokens that exit early
 CANVAS = ("fcn", "atm")
-# what becomes of tokens in training; every other method drops them for real
+# method -> how it prunes in training; all other methods drop tokens
 IN_TRAINING = {
     **dict.fromkeys(("dense", "identity", "baseline", "ssa", "grpe", "apformer-"), "-"),
     **dict.fromkeys(("dynamicvit", "asvit"), "masks"),

@@ -1,4 +1,4 @@
-"""The table of the comparison: what the commands left in the runs' folders, and times of all networks in turn."""
+"""The table of the comparison: results from the runs' folders, and times of all networks, measured in turn."""
 
 import argparse
 import copy
@@ -20,7 +20,7 @@ from sct.runs.run import open_run
 
 
 def time_cells(cells: Sequence[Cell], *, options: argparse.Namespace) -> dict[Cell, dict[str, float]]:
-    """Median milliseconds of a forward pass and a training step of every network, taking turns."""
+    """Median milliseconds of a forward pass and of a training step of every network; the networks take turns."""
     device = torch.device(options.device)
     runs, watches = {}, {cell: Stopwatch(device) for cell in cells}
     for cell in cells:
@@ -29,7 +29,7 @@ def time_cells(cells: Sequence[Cell], *, options: argparse.Namespace) -> dict[Ce
         data.prepare()
         image = sample_windows(data, count=max(4, cfg.data.batch_size)).to(device)
         criterion = build(cfg.loss, key="loss", outputs=data.outputs)
-        # steps on random labels change what a network prunes: not of the one whose inference is timed
+        # training steps on random labels change which tokens a network prunes: they run on a copy
         trained = copy.deepcopy(segmenter)
         optimizer = build(cfg.optimizer, key="optimizer")(trained)
         train = training_run(trained, image=image, criterion=criterion, optimizer=optimizer)
@@ -44,44 +44,44 @@ def time_cells(cells: Sequence[Cell], *, options: argparse.Namespace) -> dict[Ce
 
 
 def table(cells: Sequence[Cell], times: dict[Cell, dict[str, float]]) -> list[dict[str, Any]]:
-    """A row a decoder and method, over its seeds; `scores` and `scores_std` by name."""
+    """One row for each decoder and method, with means over seeds; `scores` and `scores_std` by name."""
     rows = []
     for decoder, method in dict.fromkeys((cell.decoder, cell.method) for cell in cells):
-        own = [cell for cell in cells if (cell.decoder, cell.method) == (decoder, method)]
-        first = [cell for cell in cells if (cell.decoder, cell.method) == (decoder, cells[0].method)]
-        summaries = [json.loads((cell.folder / "eval/test/summary.json").read_text()) for cell in own]
-        profiles = [json.loads((cell.folder / "profile.json").read_text()) for cell in own]
+        row_cells = [cell for cell in cells if (cell.decoder, cell.method) == (decoder, method)]
+        first_cells = [cell for cell in cells if (cell.decoder, cell.method) == (decoder, cells[0].method)]
+        summaries = [json.loads((cell.folder / "eval/test/summary.json").read_text()) for cell in row_cells]
+        profiles = [json.loads((cell.folder / "profile.json").read_text()) for cell in row_cells]
         scores = {
             name: [summary[name]["mean"] for summary in summaries]
             for name in summaries[0]
             if isinstance(summaries[0][name], dict) and "mean" in summaries[0][name]
         }
-        kept = [shares for summary in summaries if (shares := last_kept(summary["meta"])) is not None]
+        shares = [pair for summary in summaries if (pair := last_kept(summary["meta"])) is not None]
         row: dict[str, Any] = {
             "decoder": decoder,
             "method": method,
             "training": IN_TRAINING.get(method, "drops"),
-            "seeds": len(own),
+            "seeds": len(row_cells),
             "scores": {name: mean(values) for name, values in scores.items()},
             "scores_std": {name: stdev(values) for name, values in scores.items() if len(values) > 1},
             "missed": sum(summary["n_missed"] for summary in summaries),
-            "foreground_kept": mean(of[0] for of in kept) if kept else None,
-            "tokens_kept": mean(of[1] for of in kept) if kept else None,
+            "foreground_kept": mean(pair[0] for pair in shares) if shares else None,
+            "tokens_kept": mean(pair[1] for pair in shares) if shares else None,
             "macs_g": mean(profile["macs"]["total"] for profile in profiles) / 1e9,
             "encoder_macs_g": mean(profile["macs"]["encoder"] for profile in profiles) / 1e9,
         }
         for name in ("inference", "training"):
-            ours = mean(times[cell][name] for cell in own)
-            row[f"{name}_ms"] = ours
-            row[f"{name}_speed"] = mean(times[cell][name] for cell in first) / ours
+            milliseconds = mean(times[cell][name] for cell in row_cells)
+            row[f"{name}_ms"] = milliseconds
+            row[f"{name}_speed"] = mean(times[cell][name] for cell in first_cells) / milliseconds
         rows.append(row)
     return rows
 
 
 def markdown(rows: list[dict[str, Any]], *, scores: Sequence[str]) -> str:
-    """The rows as a table with the columns `scores`; hd95 is in whatever unit it was measured in."""
-    known = rows[0]["scores"]
-    names = [name for want in scores for name in known if name == want or name.startswith(f"{want}_")]
+    """The rows as a table with the columns `scores`; "hd95" stands for hd95 in the measured unit."""
+    measured = rows[0]["scores"]
+    names = [name for score in scores for name in measured if name == score or name.startswith(f"{score}_")]
     head = (
         "decoder", "method", "training", *names, "missed", "fg kept", "kept",
         "MACs G", "encoder G", "inference x", "training x",
@@ -89,14 +89,15 @@ def markdown(rows: list[dict[str, Any]], *, scores: Sequence[str]) -> str:
     lines = [head, tuple("---" for _ in head)]
     for row in rows:
         lines.append((
-            row["decoder"], row["method"], row["training"], *(score(row, name) for name in names), str(row["missed"]),
+            row["decoder"], row["method"], row["training"], *(shown(row, name) for name in names), str(row["missed"]),
             percent(row["foreground_kept"]), percent(row["tokens_kept"]), f"{row['macs_g']:.3f}",
             f"{row['encoder_macs_g']:.3f}", f"{row['inference_speed']:.2f}", f"{row['training_speed']:.2f}",
         ))  # fmt: skip
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def score(row: dict[str, Any], name: str) -> str:
+def shown(row: dict[str, Any], name: str) -> str:
+    """A score with its standard deviation over seeds, as text."""
     digits = 2 if name.startswith("hd95") else 4
     spread = f" ± {row['scores_std'][name]:.{digits}f}" if name in row["scores_std"] else ""
     return f"{row['scores'][name]:.{digits}f}{spread}"

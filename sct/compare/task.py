@@ -1,4 +1,4 @@
-"""The work of `sct-compare`: every network trained, scored and profiled, then all of them in one table."""
+"""The work of `sct-compare`: trains, evaluates and profiles every network, and writes one table of all."""
 
 import argparse
 import json

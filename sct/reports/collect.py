@@ -1,7 +1,7 @@
-"""From run folders to the rows of a table: which runs belong together, their scores, their costs.
+"""From run folders to the rows of a table: groups runs of one setting and reads their scores and costs.
 
-A row is one setting; runs of it differ in the seed or the fold alone. Nothing is trained or scored here: scores
-are those that `sct.eval` wrote, costs those of `sct.profile`.
+A row is one setting; the runs of a setting differ only in the seed or the fold. Nothing is trained or scored here:
+`sct.eval` wrote the scores, `sct.profile` the costs.
 """
 
 import json
@@ -24,17 +24,17 @@ from sct.evaluation.scores import read_cases_csv
 from sct.runs.card import FILE, digest, read_card
 from sct.runs.folder import identity, saved_config
 
-# what runs of one setting differ in: no part of the setting
+# keys in which the runs of one setting differ: not part of the setting
 REPEATS = ("seed", "data.fold")
-# where things are, and what they are called: no part of it either
+# names and places of files: not part of the setting
 PLACES = ("name", "run_dir", "data.root", "data.cache_dir", "paths")
-# runs that a run builds on: that there is one is part of the setting, which one may follow the seed
+# keys that name an earlier run: only whether they are set is part of the setting, since the run may depend on the seed
 SOURCES = ("init", "loss.teacher")
 
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """One evaluated run: its config, what its command asked for, its scores, and its costs where it was profiled."""
+    """One evaluated run: its config, the overrides of its command, its scores, and its costs if it was profiled."""
 
     folder: Path
     config: dict[str, Any]
@@ -50,7 +50,7 @@ class EvaluatedRun:
 
     @property
     def data(self) -> str:
-        """What tells its data set from others: the cases on its card, the same in every fold; else the folder."""
+        """Identifies the data set: a digest of all cases on the card, equal in every fold; without a card the folder."""
         if self.card is None:
             return str(lookup(self.config, ("data", "root")))
         return digest(sorted({case for split in SPLITS for case in self.card["split"][split]}))
@@ -64,52 +64,52 @@ class Setting:
     runs: list[EvaluatedRun]
 
     def scores(self, score: str) -> dict[str, list[float]]:
-        """Values of a score ("dice", "hd95_mm", ...) by run, for every class, every group and "mean"."""
+        """Values of a score ("dice", "hd95_mm", ...) of all runs, for each class, each group of classes and "mean"."""
         parts = [run.summary[score] for run in self.runs if score in run.summary]
         if not parts:
             return {}
-        found = {"mean": [part["mean"] for part in parts]}
+        values_by_name = {"mean": [part["mean"] for part in parts]}
         for kind in ("groups", "per_class"):
             for name in parts[0][kind]:
-                found[name] = [part[kind].get(name) for part in parts]
-        return {name: [v for v in values if v is not None] for name, values in found.items()}
+                values_by_name[name] = [part[kind].get(name) for part in parts]
+        return {name: [v for v in values if v is not None] for name, values in values_by_name.items()}
 
-    def count(self, what: str) -> float:
-        """Mean over runs of n_missed, n_false_positive, ..."""
-        return fmean(run.summary[what] for run in self.runs)
+    def count(self, key: str) -> float:
+        """Mean over runs of a count in summary.json: n_missed, n_false_positive, ..."""
+        return fmean(run.summary[key] for run in self.runs)
 
     def cost(self, *keys: str) -> float | None:
-        """Mean over the profiled runs of a number in profile.json; None where there is none."""
+        """Mean of a number in profile.json over the profiled runs; None if no profile has the number."""
         values = [lookup(run.profile, keys) for run in self.runs if run.profile is not None]
         known = [value for value in values if value is not None]
         return fmean(known) if known else None
 
     def kept(self) -> tuple[float, float] | None:
-        """Share of foreground patches, and of all, that the last pruning stage keeps; None where nothing is pruned."""
+        """Shares of foreground patches and of all patches that the last pruning stage keeps; None without pruning."""
         shares = [last_kept(run.summary["meta"]) for run in self.runs]
         known = [share for share in shares if share is not None]
         return (fmean(s[0] for s in known), fmean(s[1] for s in known)) if known else None
 
     def by_case(self) -> dict[str, float]:
-        """Dice of every case: the mean over its classes, then over the runs that tested on it."""
+        """Dice of each case: the mean over its classes, then over the runs that were evaluated on the case."""
         scores: dict[str, list[float]] = {}
         for run in self.runs:
-            own: dict[str, list[float]] = {}
+            run_scores: dict[str, list[float]] = {}
             for row in run.cases:
                 if not math.isnan(row.dice):
-                    own.setdefault(row.case_id, []).append(row.dice)
-            for case, values in own.items():
+                    run_scores.setdefault(row.case_id, []).append(row.dice)
+            for case, values in run_scores.items():
                 scores.setdefault(case, []).append(fmean(values))
         return {case: fmean(values) for case, values in scores.items()}
 
 
 def find_runs(patterns: Iterable[str], *, split: str) -> tuple[list[EvaluatedRun], list[Path]]:
-    """All runs below the given folders or glob patterns that were evaluated on `split`, and those that were not."""
+    """Runs below folders or glob patterns: the runs evaluated on `split`, and the folders of the other runs."""
     folders: dict[Path, None] = {}
     for pattern in patterns:
         places = [Path(pattern)] if Path(pattern).exists() else sorted(map(Path, glob(pattern, recursive=True)))
         if not places:
-            raise UserError(f"runs={pattern} finds nothing. Give run folders, folders of runs, or a pattern in quotes.")
+            raise UserError(f"runs={pattern} matches nothing. Give run folders, folders of runs, or a quoted pattern.")
         for place in places:
             folders |= {path.parent.resolve(): None for path in sorted(place.rglob("config.yaml"))}
     evaluated = [folder for folder in folders if (folder / "eval" / split / "summary.json").exists()]
@@ -122,7 +122,7 @@ def find_runs(patterns: Iterable[str], *, split: str) -> tuple[list[EvaluatedRun
 
 
 def read_run(folder: Path, *, split: str) -> EvaluatedRun:
-    """One run folder."""
+    """Reads one run folder."""
     scores, profile = folder / "eval" / split, folder / "profile.json"
     return EvaluatedRun(
         folder=folder,
@@ -136,16 +136,16 @@ def read_run(folder: Path, *, split: str) -> EvaluatedRun:
 
 
 def settings(runs: Sequence[EvaluatedRun]) -> list[Setting]:
-    """Runs that differ in seed or fold alone, together, in the order they were found.
+    """Groups runs that differ only in seed or fold; the order of the runs is kept.
 
-    The label is the run's name, and behind it, where runs of one name differ, what their commands asked for.
-    UserError where one setting has the same seed and fold twice.
+    The label is the run's name. If several settings have this name, the overrides in which they differ follow.
+    UserError if a setting has two runs with the same seed and fold.
     """
     groups: dict[str, list[EvaluatedRun]] = {}
     for run in runs:
-        kept = without(identity(run.config), (*REPEATS, *PLACES, *SOURCES))
-        built_on = [lookup(run.config, key.split(".")) is not None for key in SOURCES]
-        groups.setdefault(json.dumps([run.name, kept, built_on, run.data], sort_keys=True), []).append(run)
+        config = without(identity(run.config), (*REPEATS, *PLACES, *SOURCES))
+        has_source = [lookup(run.config, key.split(".")) is not None for key in SOURCES]
+        groups.setdefault(json.dumps([run.name, config, has_source, run.data], sort_keys=True), []).append(run)
     for group in groups.values():
         seen: dict[tuple, Path] = {}
         for run in group:
@@ -160,26 +160,26 @@ def settings(runs: Sequence[EvaluatedRun]) -> list[Setting]:
         by_name.setdefault(group[0].name, []).append(group)
     return [
         Setting(label, group)
-        for name, own in by_name.items()
-        for label, group in zip(labels(name, [group[0] for group in own]), own, strict=True)
+        for name, named in by_name.items()
+        for label, group in zip(labels(name, [group[0] for group in named]), named, strict=True)
     ]
 
 
 def labels(name: str, runs: Sequence[EvaluatedRun]) -> list[str]:
-    """A label for each of several settings of one name: what its command asked for and not every other one did.
+    """Labels for several settings with one name: the name and the overrides that not all of the settings have.
 
-    Where commands do not tell them apart (the config files were changed in between), their folders do.
+    If overrides are equal (the config files were changed between the runs), the label also has the run's folder.
     """
     hidden = (*REPEATS, *PLACES, *SOURCES)
-    asked = [[item for item in run.overrides if key_of(item) not in hidden] for run in runs]
-    common = set(asked[0]).intersection(*asked)
-    labels = [" ".join(item.lstrip("+") for item in items if item not in common) for items in asked]
+    overrides = [[item for item in run.overrides if key_of(item) not in hidden] for run in runs]
+    common = set(overrides[0]).intersection(*overrides)
+    labels = [" ".join(item.lstrip("+") for item in items if item not in common) for items in overrides]
     folders = ["" if labels.count(words) == 1 else f"({run.folder})" for words, run in zip(labels, runs, strict=True)]
     return [" ".join(filter(None, (name, words, folder))) for words, folder in zip(labels, folders, strict=True)]
 
 
 def paired_p_value(ours: Setting, baseline: Setting) -> float | None:
-    """Two-sided p-value of Wilcoxon's signed-rank test over common cases; None where it can say nothing."""
+    """Two-sided p-value of Wilcoxon's signed-rank test over common cases; None below 6 cases or without differences."""
     first, second = ours.by_case(), baseline.by_case()
     cases = sorted(first.keys() & second.keys())
     difference = np.array([first[case] - second[case] for case in cases])
@@ -190,12 +190,12 @@ def paired_p_value(ours: Setting, baseline: Setting) -> float | None:
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """Standard deviation over runs; None of a single one."""
+    """Standard deviation over runs; None for a single run."""
     return stdev(values) if len(values) > 1 else None
 
 
 def last_kept(meta: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Shares of foreground patches and of all that the last stage of an evaluation's `meta` keeps."""
+    """Shares of foreground patches and of all patches that the last stage keeps, from an evaluation's `meta`."""
     stages = [int(name.rsplit("_", 1)[1]) for name in meta if name.startswith("tokens/foreground_kept_")]
     if not stages:
         return None
@@ -204,7 +204,7 @@ def last_kept(meta: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def lookup(node: Any, keys: Iterable[str]) -> Any:
-    """A value in nested dictionaries; None where there is no such key."""
+    """A value in nested dictionaries; None if a key is missing."""
     for key in keys:
         node = node.get(key) if isinstance(node, Mapping) else None
     return node
@@ -212,9 +212,9 @@ def lookup(node: Any, keys: Iterable[str]) -> Any:
 
 def without(config: Mapping[str, Any], keys: Sequence[str], *, prefix: str = "") -> dict[str, Any]:
     """A config without some of its dotted keys."""
-    kept = {}
+    rest = {}
     for name, value in config.items():
         path = f"{prefix}{name}"
         if path not in keys:
-            kept[name] = without(value, keys, prefix=f"{path}.") if isinstance(value, Mapping) else value
-    return kept
+            rest[name] = without(value, keys, prefix=f"{path}.") if isinstance(value, Mapping) else value
+    return rest

@@ -1,4 +1,4 @@
-"""The table of a report: cells with spread, and the same table as markdown, csv and LaTeX."""
+"""The table of a report: cells with standard deviations, written as markdown, csv and LaTeX."""
 
 import csv
 import io
@@ -12,14 +12,14 @@ from sct.reports.collect import Setting, paired_p_value, spread
 
 @dataclass(frozen=True)
 class Cell:
-    """A number with what it is shown with; `value` None is shown as a dash."""
+    """A number and its format; a `value` of None is shown as a dash."""
 
     value: float | None
     std: float | None = None
     digits: int = 2
     percent: bool = False
     suffix: str = ""
-    is_probability: bool = False  # no test gives one of 0
+    is_probability: bool = False  # a p-value is never 0: a tiny one is shown as "< 0.001"
 
     def text(self) -> str:
         if self.value is None:
@@ -46,36 +46,36 @@ def build_table(
 ) -> Table:
     """A row for each setting: scores, missed cases, a paired test, tokens, costs, and both relative to `baseline`.
 
-    scores: names as in summary.json, "hd95" in whatever unit it was measured in. `classes` adds a column of every
-    score for each class and each group of classes. papers: label -> column -> a paper's figure, shown apart.
+    scores: names as in summary.json; "hd95" stands for hd95 in the measured unit. classes: adds a column of every
+    score for each class and each group of classes. papers: label -> column -> number from a paper, in its own column.
     """
     measured = [name for name in SCORES if any(name in run.summary for s in settings for run in s.runs)]
-    wanted = [name for name in measured if name in scores or name.split("_")[0] in scores]
+    shown_scores = [name for name in measured if name in scores or name.split("_")[0] in scores]
     heads = list(dict.fromkeys(head for figures in papers.values() for head in figures))
     rows = []
     for setting in settings:
         row: dict[str, str | Cell] = {"setting": setting.label, "runs": Cell(len(setting.runs), digits=0)}
-        for name in wanted:
+        for name in shown_scores:
             row |= score_cells(setting, name, classes=classes)
-        for head, what in (("missed", "n_missed"), ("false pos.", "n_false_positive")):
-            row[head] = Cell(setting.count(what), digits=1 if len(setting.runs) > 1 else 0)
+        for head, key in (("missed", "n_missed"), ("false pos.", "n_false_positive")):
+            row[head] = Cell(setting.count(key), digits=1 if len(setting.runs) > 1 else 0)
         if baseline is not None:
-            chance = None if setting is baseline else paired_p_value(setting, baseline)
-            row["p"] = Cell(chance, digits=3, is_probability=True)
-        kept = setting.kept()
-        row["foreground kept"] = Cell(kept[0] if kept else None, digits=0, percent=True)
-        row["tokens kept"] = Cell(kept[1] if kept else None, digits=0, percent=True)
+            p_value = None if setting is baseline else paired_p_value(setting, baseline)
+            row["p"] = Cell(p_value, digits=3, is_probability=True)
+        shares = setting.kept()
+        row["foreground kept"] = Cell(shares[0] if shares else None, digits=0, percent=True)
+        row["tokens kept"] = Cell(shares[1] if shares else None, digits=0, percent=True)
         row |= cost_cells(setting, baseline)
         for head in heads:
             row[f"{head} (paper, not ours)"] = Cell(papers.get(setting.label, {}).get(head), digits=4)
         rows.append(row)
-    # rows of other data sets have other classes and units
+    # rows of different data sets have different classes and units
     shown = [head for head in dict.fromkeys(head for row in rows for head in row) if not all_dashes(rows, head)]
     return [{head: row.get(head, Cell(None)) for head in shown} for row in rows]
 
 
 def score_cells(setting: Setting, name: str, *, classes: bool) -> dict[str, str | Cell]:
-    """Mean of a score over classes and runs, with its spread over runs, and of each class and group where wanted."""
+    """Mean of a score over classes and runs, with its standard deviation over runs; `classes`: also for each class."""
     digits = 4 if name in OVERLAPS else 2
     return {
         HEADS[name] if part == "mean" else f"{HEADS[name]} {part}": Cell(
@@ -87,7 +87,7 @@ def score_cells(setting: Setting, name: str, *, classes: bool) -> dict[str, str 
 
 
 def cost_cells(setting: Setting, baseline: Setting | None) -> dict[str, str | Cell]:
-    """Parameters, MACs, speed and memory from the profiles, and how many times better than the baseline's."""
+    """Parameters, MACs, speed and memory from the profiles, and the factors of improvement over the baseline."""
     params, macs = setting.cost("params"), setting.cost("macs", "total")
     row: dict[str, str | Cell] = {
         "params M": Cell(params / 1e6 if params is not None else None),
@@ -101,8 +101,8 @@ def cost_cells(setting: Setting, baseline: Setting | None) -> dict[str, str | Ce
     if baseline is not None:
         row["MACs saved"] = Cell(ratio(baseline.cost("macs", "total"), macs), suffix="x")
         for name in ("inference", "training"):
-            own, theirs = setting.cost("throughput", name), baseline.cost("throughput", name)
-            row[f"{name} speed"] = Cell(ratio(own, theirs), suffix="x")
+            rates = setting.cost("throughput", name), baseline.cost("throughput", name)
+            row[f"{name} speed"] = Cell(ratio(*rates), suffix="x")
     return row
 
 
@@ -111,12 +111,12 @@ def ratio(above: float | None, below: float | None) -> float | None:
 
 
 def all_dashes(rows: Table, head: str) -> bool:
-    """Whether a column says nothing."""
+    """Whether a column has no number and no text."""
     return all(isinstance(cell := row.get(head, Cell(None)), Cell) and cell.value is None for row in rows)
 
 
 def markdown(table: Table) -> str:
-    """Aligned columns."""
+    """The table as markdown with aligned columns."""
     heads = list(table[0])
     lines = [[cell if isinstance(cell, str) else cell.text() for cell in row.values()] for row in table]
     widths = [max(len(line[i]) for line in [heads, *lines]) for i in range(len(heads))]
@@ -128,7 +128,7 @@ def markdown(table: Table) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """Every digit; a column with spread has a second one behind it, its name ending in `std`."""
+    """The table as csv with all digits; a standard deviation has its own column, whose name ends in `std`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     spreads = {head for row in table for head, cell in row.items() if isinstance(cell, Cell) and cell.std is not None}
@@ -143,7 +143,7 @@ def comma_separated(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A tabular with booktabs rules."""
+    """The table as a LaTeX tabular with booktabs rules."""
     heads = list(table[0])
     lines = [[escaped(cell if isinstance(cell, str) else cell.text()) for cell in row.values()] for row in table]
     body = "".join("    " + " & ".join(line) + r" \\" + "\n" for line in lines)
@@ -157,6 +157,6 @@ def latex(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text in which LaTeX's own characters are harmless."""
+    """The text with LaTeX's special characters escaped."""
     harmless = {**{letter: f"\\{letter}" for letter in "%&_#$"}, "±": r"$\pm$", "<": "$<$"}
     return "".join(harmless.get(letter, letter) for letter in text)

@@ -198,7 +198,7 @@ def test_the_plot_lies_beside_the_tables(runs, tmp_path):
     ("arguments", "words"),
     [
         (["cost=flops"], "cost=flops is unknown: choose one of macs, inference"),
-        (["runs=nowhere*"], "finds nothing"),
+        (["runs=nowhere*"], "matches nothing"),
         (["split=val"], "was evaluated on split=val"),
         (["baseline=dance"], "baseline=dance is in no label"),
         (["baseline=ratio"], "baseline=ratio is part of several labels"),
