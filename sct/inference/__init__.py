@@ -1,4 +1,4 @@
-"""Whole-volume inference: windows over a preprocessed image, and their logits as labels on the file's own grid."""
+"""Whole-volume inference: predicts windows of a preprocessed image and makes labels on the grid of the file."""
 
 from sct.inference.base import Chunk, Inferer, Model
 from sct.inference.fast import FastSlidingWindow

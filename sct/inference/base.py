@@ -1,7 +1,7 @@
-"""What an inferer is: logits of a whole image, handed out chunk by chunk along its first axis.
+"""The interface of inferers: logits of a whole image, yielded chunk by chunk along its first axis.
 
 Legend: B windows of a batch, C channels, Q channels of the logits (classes or regions), S the preprocessed grid
-(2 or 3 dims), h rows of a chunk, a row being all voxels of one index of the first axis.
+(2 or 3 dims), h rows of a chunk. A row is all voxels with one index of the first axis.
 """
 
 import itertools
@@ -19,22 +19,24 @@ from sct.errors import UserError
 
 Model = Callable[[Tensor], Tensor]
 
-# Voxels of a chunk: with 14 classes 28 MB of logits, which stay near the processor from one operation to the next.
+# Voxels of a chunk: with 14 classes 28 MB of logits, which stay in the CPU's cache from one operation to the next.
 CHUNK_VOXELS = 500_000
-# Neighbouring chunks share a row: thinner ones would do too much of the work twice.
+# Neighbouring chunks share a row: chunks with fewer rows would repeat too much work.
 FEWEST_ROWS = 4
-# Voxels of one forward pass where no batch size is given. On a processor, more pass its caches, fewer leave it idle:
-# of 1, 2 and 4 windows of 96^3, one is fastest (0.85 of the time of four, with a thin and with a full decoder), of 1,
-# 2, 4 and 8 windows of 48^3, eight (0.6 of the time of one).
+# Voxels of one forward pass if no batch size is given. On a CPU, more voxels exceed the caches, fewer leave cores idle:
+# windows   tried batches   fastest batch   its time (light and full decoders)
+# 96^3      1, 2, 4         1               0.85 of a batch of 4
+# 48^3      1, 2, 4, 8      8               0.6 of a batch of 1
 PROCESSOR_VOXELS = 96**3
 DEVICE_VOXELS = 4 * PROCESSOR_VOXELS
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Logits (Q, h, *S[1:]) float32 of the rows from `start` on; their memory is used again for the chunk after it.
+    """Logits (Q, h, *S[1:]) float32 of the rows from `start` on; the next chunk may reuse their memory.
 
-    Either the channels of a voxel are side by side in memory, or the voxels of a channel; it may be a part of more.
+    The tensor may be a view of a larger one. In memory, either the channels of a voxel are adjacent or the voxels of a
+    channel.
     """
 
     start: int
@@ -51,13 +53,14 @@ class Chunk:
 
 @dataclass(kw_only=True)
 class Inferer(ABC):
-    """Overlapping windows over an image, blended.
+    """Predicts overlapping windows of an image and blends them.
 
-    overlap: share of a window that its neighbour covers again, 0 to below 1
+    overlap: share of a window that the next window covers too, 0 to below 1
     blending: weight of the voxels inside a window: gaussian or constant
-    mirror_axes: spatial axes (from 0) along which each window is also predicted mirrored, over all their combinations,
-        and the logits averaged: better where training mirrored them too, at 2 to the number of axes the cost
-    batch_size: windows in one forward pass; null: as many as 96^3 voxels hold on a processor, four times as many on a
+    mirror_axes: spatial axes (from 0) for test-time mirroring: each window is predicted for all combinations of
+        mirrored axes and the logits are averaged; helps if training mirrored these axes too; n axes cost 2^n times as
+        much
+    batch_size: windows in one forward pass; null: windows with 96^3 voxels in total on a CPU, four times as many on a
         GPU
     """
 
@@ -78,11 +81,11 @@ class Inferer(ABC):
     def chunks(
         self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
     ) -> Iterator[Chunk]:
-        """Logits of an image (C, *S) in order, every chunk beginning with the last row of the one before it.
+        """Yields the logits of an image (C, *S) in order; every chunk begins with the last row of the previous chunk.
 
-        `model` maps (B, C, *roi_size) on `device` to (B, Q, *roi_size). An image smaller than the window is
-        padded with zeros, and the padding removed again. A volume before a window of 2 numbers is predicted
-        slice by slice along its first axis. background: logits (Q) of a voxel in which there is nothing.
+        `model` maps (B, C, *roi_size) on `device` to (B, Q, *roi_size). An image smaller than the window is padded
+        with zeros, and the result is cropped again. With a 2-D `roi_size`, a volume is predicted slice by slice along
+        its first axis. background: logits (Q) of a background voxel.
         """
 
     @abstractmethod
@@ -96,12 +99,12 @@ class Inferer(ABC):
         num_channels: int,
         device: torch.device,
     ) -> dict[str, int]:
-        """Bytes at most, by what they are for, of `chunks` of an image of `shape` (*S) beside the network itself."""
+        """Most bytes that `chunks` needs for an image of `shape` (*S) in addition to the network, by purpose."""
 
     def __call__(
         self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
     ) -> Tensor:
-        """Logits (Q, *S), float32, of an image (C, *S) on the device they were stitched on; see `chunks`."""
+        """Logits (Q, *S), float32, of an image (C, *S), on the device where they are stitched; see `chunks`."""
         logits = torch.empty(0)
         for chunk in self.chunks(model, image, roi_size=roi_size, background=background, device=device):
             if not len(logits):
@@ -112,45 +115,45 @@ class Inferer(ABC):
     def labels(
         self, model: Model, image: Tensor, *, roi_size: Sequence[int], outputs: Outputs, device: torch.device
     ) -> Tensor:
-        """Label values (*S), int16, on the CPU, of an image (C, *S) on its own grid; see `chunks`."""
+        """Label values (*S), int16, on the CPU, of an image (C, *S), on the same grid; see `chunks`."""
         labels = torch.empty(image.shape[1:], dtype=torch.int16)
         for chunk in self.chunks(model, image, roi_size=roi_size, background=outputs.background, device=device):
             labels[chunk.rows] = outputs.labels(chunk.logits).cpu()
-            del chunk  # the next need not be computed beside it
+            del chunk  # frees memory before the next chunk is computed
         return labels
 
     def check_axes(self, roi_size: Sequence[int]) -> None:
-        """UserError where `mirror_axes` names an axis that the window has not, or one twice."""
+        """UserError if `mirror_axes` names an axis that the window does not have, or one axis twice."""
         axes, last = list(self.mirror_axes), len(roi_size) - 1
         if any(not 0 <= axis <= last for axis in axes) or len(set(axes)) < len(axes):
             raise UserError(f"inferer.mirror_axes={axes}: choose axes from 0 to {last}, each once")
 
     def windows_at_once(self, roi_size: Sequence[int], *, device: torch.device) -> int:
-        """Windows of one forward pass: `batch_size`, or as many as suit the device, see `PROCESSOR_VOXELS`."""
+        """Windows of one forward pass: `batch_size`, or a number that suits the device, see `PROCESSOR_VOXELS`."""
         if self.batch_size is not None:
             return self.batch_size
         voxels = PROCESSOR_VOXELS if device.type == "cpu" else DEVICE_VOXELS
         return max(1, voxels // math.prod(roi_size))
 
     def batch_bytes(self, *, roi_size: Sequence[int], in_channels: int, num_channels: int, device: torch.device) -> int:
-        """Bytes of one forward pass' windows and logits in float32, with what their mean over mirrors takes."""
+        """Bytes of the windows and logits of one forward pass in float32, with the copies for mirrored windows."""
         channels = 2 * in_channels + 4 * num_channels if self.mirror_axes else in_channels + num_channels
         return 4 * self.windows_at_once(roi_size, device=device) * math.prod(roi_size) * channels
 
 
 def rows_of_a_chunk(shape: Sequence[int]) -> int:
-    """How many new rows of an image of `shape` (*S) make a chunk."""
+    """The number of new rows in a chunk of an image of `shape` (*S)."""
     return max(FEWEST_ROWS, CHUNK_VOXELS // math.prod(shape[1:]))
 
 
 def chunk_bounds(start: int, stop: int, *, top: int = 0, rows: int) -> Iterator[tuple[int, int]]:
-    """Bounds of chunks of `rows` rows that cover start ... stop - 1, each with the row before it unless it is `top`."""
+    """Bounds of chunks that cover the rows start ... stop - 1: `rows` rows each and the row before, but none < `top`."""
     for row in range(start, stop, rows):
         yield max(top, row - 1), min(row + rows, stop)
 
 
 def mirrored_mean(model: Model, windows: Tensor, *, axes: Sequence[int]) -> Tensor:
-    """Logits (B, Q, *S) of windows (B, C, *S), the mean over all mirrorings along `axes`, which is in float32."""
+    """Logits (B, Q, *S) of windows (B, C, *S): the mean, in float32, over all combinations of mirrored `axes`."""
     if not axes:
         return model(windows)
     choices = [

@@ -1,4 +1,4 @@
-"""How long patches are kept, over a whole volume.
+"""Pruning depth of the patches of a whole volume: how many pruning stages each patch survives.
 
 Letters: B windows of a batch, C channels of the image, S spatial size, G the grid of patches.
 """
@@ -15,12 +15,12 @@ from sct.inference.base import Inferer
 from sct.models.base import Encoder
 from sct.models.grid import pruning_depth
 
-# what a voxel has that the network never saw: cropped away, or in a window that was skipped
+# depth of a voxel outside the network's input: cropped away, or in a skipped window
 NOT_SEEN = 0.0
 
 
 class DepthOfPatches:
-    """An encoder as a model of one channel: the number of pruning stages that the patch of a voxel survived."""
+    """An encoder as a model with one output channel: the number of pruning stages that a voxel's patch survived."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
@@ -31,18 +31,18 @@ class DepthOfPatches:
 
 
 def spread(depth: Tensor, *, size: torch.Size) -> Tensor:
-    """Depth of patches (B, *G) at every voxel: (B, 1, *size) float32."""
+    """The depth of patches (B, *G) for every voxel: (B, 1, *size) float32."""
     return F.interpolate(depth.unsqueeze(1).float(), size=size)
 
 
 def patch_means(depth: Tensor, *, patch_size: tuple[int, ...]) -> Tensor:
-    """Depth (*S), a mean over overlapping windows, as whole stages on the grid of patches (*G), int64."""
+    """The mean of a depth map (*S) over each patch, rounded to an integer: (*G) int64."""
     pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[depth.ndim]
     return pool(depth[None, None].float(), patch_size, ceil_mode=True)[0, 0].round().long().cpu()
 
 
 def patch_shape(encoder: Encoder, *, num_dims: int) -> tuple[int, ...]:
-    """Voxels of a patch along every axis of an image of `num_dims` axes."""
+    """Voxels of a patch along each axis of an image with `num_dims` axes."""
     patch_size = encoder.spec.patch_size
     return window_shape([patch_size] * len(encoder.spec.image_size), num_dims=num_dims)
 
@@ -50,9 +50,9 @@ def patch_shape(encoder: Encoder, *, num_dims: int) -> tuple[int, ...]:
 def depth_map(
     encoder: Encoder, volume: Volume, inferer: Inferer, *, data: SegmentationData, device: torch.device
 ) -> np.ndarray:
-    """Pruning stages that the patch of every voxel survived, uint8, on the grid of the volume's source.
+    """The number of pruning stages that each voxel's patch survived, uint8, on the grid of the volume's source file.
 
-    0: dropped at the first stage, or never seen by the network (cropped away, skipped). Where windows overlap, the
+    0: dropped at the first stage, or never an input of the network (cropped away, skipped). Where windows overlap, the
     mean over the windows is rounded.
     """
     background = torch.full((1,), NOT_SEEN)
@@ -63,7 +63,7 @@ def depth_map(
     for axis, edge in enumerate(patch):
         stages = stages.repeat_interleave(edge, dim=axis)
     stages = stages[tuple(slice(size) for size in depth.shape)]
-    # the nearest voxel of the network's grid; its rim stands for all that lies outside
+    # each source voxel gets the value of the nearest voxel of the network's grid; outside, the added rim is nearest
     dims = depth.ndim
     rimmed = np.pad(stages.numpy().astype(np.uint8), 1, constant_values=int(NOT_SEEN))
     relative = np.linalg.inv(volume.affine) @ volume.source_affine

@@ -1,7 +1,7 @@
-"""Whole-volume inference in a bounded memory: windows chunk by chunk, those of air skipped.
+"""Whole-volume inference with bounded memory: predicts windows chunk by chunk and skips windows of air.
 
 Legend: C channels, Q channels of the logits, S the preprocessed grid (2 or 3 dims), B windows of a batch. A place is
-what one vector of what is stitched stands for, see `sct.inference.stages`.
+one position of the stitched map, see `sct.inference.stages`.
 """
 
 import itertools
@@ -32,23 +32,22 @@ PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": to
 
 @dataclass(kw_only=True)
 class FastSlidingWindow(Inferer):
-    """The windows and weights of `SlidingWindow`, at less time and in a memory that is known before.
+    """Uses the windows and weights of `SlidingWindow` in less time, with an amount of memory that is known in advance.
 
-    Windows are visited along the first axis, and only the rows that a later window can still touch are kept, on the
-    model's device, not those of the whole image.
+    Windows are predicted in order along the first axis. Only the rows that later windows can still change are stored,
+    on the model's device.
 
-    stitch: what of the windows is blended. features: where the decoder has two stages (thin, patchwise) the features;
-        logits are computed from them chunk by chunk, not in each window that covers a voxel. Images are padded, and
-        windows start, at multiples of the features' stride. logits: the windows' logits, as the reference does; all
-        other networks and mirrored windows do so too
+    stitch: what is blended: features or logits. features: for decoders with two stages (thin, patchwise), the windows'
+        features are blended, and logits are computed from them once for each voxel, chunk by chunk; sizes of padded
+        images and starts of windows are then multiples of the features' stride. logits: the windows' logits are
+        blended, as in `SlidingWindow`. Other decoders and mirrored windows always use logits
     skip_below: a window is skipped if no voxel of it is above this preprocessed intensity in any channel; null skips
-        none. A skipped window says nothing: a voxel that another window covers is decided by that one (whose features
-        end there), what none covers is background. Whatever is darker and larger than a window is never found.
-    accumulate: number format of the sums of windows: float32, float16 or bfloat16; the halves take half the memory
-        and, on a processor, more time.
-    workers: batches that a processor computes at the same time, each on its share of the threads; no more than there
-        are threads; null: 1 where it has tiles (AMX), 2 where not. Other devices, and ONNX and OpenVINO, which have
-        threads of their own, compute one.
+        no window. Other windows alone decide the voxels that they share with a skipped window; voxels in skipped
+        windows only are background. A structure that is darker than this and larger than a window is never found
+    accumulate: number format of the sums of windows: float32, float16 or bfloat16; the 16-bit formats take half the
+        memory and, on a CPU, more time
+    workers: batches that a CPU computes at the same time, at most the number of threads; the workers share the
+        threads; null: 1 on a CPU with tiles (AMX), 2 on others. Other devices, ONNX and OpenVINO always use 1
     """
 
     stitch: Stitch = "features"
@@ -76,12 +75,12 @@ class FastSlidingWindow(Inferer):
         image = image.to(device, torch.float32)
         padded, before = pad_to_window(image, window, multiple=stride)
         starts = window_starts(padded.shape[1:], window, overlap=self.overlap, multiple=stride)
-        wanted = self.occupied_places(image, starts=starts, window=window, padded=padded.shape[1:])
-        chosen = [place for place, is_wanted in wanted.items() if is_wanted]
+        is_occupied = self.occupied_places(image, starts=starts, window=window, padded=padded.shape[1:])
+        chosen = [place for place, predicted in is_occupied.items() if predicted]
         if self.skip_below is not None:
-            num_skipped = len(wanted) - len(chosen)
+            num_skipped = len(is_occupied) - len(chosen)
             logger.info(
-                "%d of %d windows skipped: nothing in them is above %s", num_skipped, len(wanted), self.skip_below
+                "%d of %d windows skipped: no voxel in them is above %s", num_skipped, len(is_occupied), self.skip_below
             )
         weight = stages.pooled(window_weight(window, blending=self.blending).to(device))
         inverse = inverse_weight(
@@ -106,34 +105,34 @@ class FastSlidingWindow(Inferer):
         )
 
         def logits_of(start: int, stop: int) -> Tensor:
-            """Of rows of the padded image, and of what is around them as much as they depend on."""
+            """Logits of rows of the padded image, computed from these rows and the rows that they depend on."""
             first, last = first_place(start, stages=stages), -(-(stop + stages.reach) // stride[0])
-            rows = slice(first * stride[0], last * stride[0])  # the image ends before them, as do the sums
+            rows = slice(first * stride[0], last * stride[0])  # may reach beyond the end of the image and of the sums
             logits = stages.image_logits(total.rows(first, min(last, len(inverse))), padded[:, rows])
-            own = logits[:, start - rows.start : stop - rows.start]
+            logits = logits[:, start - rows.start : stop - rows.start]
             if (empty := inverse[first:last].isinf()).any():
-                fill(own, where=stages.spread(empty)[start - rows.start : stop - rows.start], values=background)
-            return own
+                fill(logits, where=stages.spread(empty)[start - rows.start : stop - rows.start], values=background)
+            return logits
 
-        # what is handed out, in rows of the padded image
+        # first row, end and next row of the output, in rows of the padded image
         top, end = before[0], before[0] + image.shape[1]
         inside = tuple(slice(a, a + size) for a, size in zip(before[1:], image.shape[2:], strict=True))
         done, height = top, rows_of_a_chunk(padded.shape[1:])
-        for own, following in zip(by_group, [*groups[1:], None], strict=True):
-            for batch in own:
+        for group_batches, next_group in zip(by_group, [*groups[1:], None], strict=True):
+            for batch in group_batches:
                 results = next(computed)
-                for one, at in zip(results, map(stages.places, batch), strict=True):
+                for result, at in zip(results, map(stages.places, batch), strict=True):
                     share = weight * inverse[box_at(at, weight.shape)]
-                    total.add(one.reshape(-1, *weight.shape), weight=share, place=at)
-                del results, one  # they would stay beside the next batch and chunks
-            final = max(done, following[0] - stages.reach) if following else end
+                    total.add(result.reshape(-1, *weight.shape), weight=share, place=at)
+                del results, result  # frees memory before the next batch and the chunks
+            final = max(done, next_group[0] - stages.reach) if next_group else end
             for start, stop in chunk_bounds(done, final, top=top, rows=height):
                 yield Chunk(start - top, logits_of(start, stop)[(slice(None), slice(None), *inside)])
             done = final
             total.drop_before(first_place(done - 1, stages=stages))
 
     def stages(self, model: Model, *, num_channels: int, roi_size: Sequence[int], num_dims: int) -> Stages:
-        """What is stitched of a network with so many channels of logits."""
+        """The stages of a network with `num_channels` channels of logits."""
         return stages_of(
             model,
             stitch=self.stitch,
@@ -144,27 +143,27 @@ class FastSlidingWindow(Inferer):
         )
 
     def workers_for(self, model: Model, *, num_batches: int, device: torch.device) -> int:
-        """How many of some batches are computed at the same time."""
+        """The number of batches, of `num_batches`, that are computed at the same time."""
         return max(1, min(self.most_workers(device), num_batches)) if isinstance(model, nn.Module) else 1
 
     def most_workers(self, device: torch.device) -> int:
-        """How many batches `device` computes at the same time."""
+        """The number of batches that `device` computes at the same time."""
         if device.type != "cpu":
             return 1
-        wanted = (1 if has_tiles() else 2) if self.workers is None else self.workers
-        return min(wanted, torch.get_num_threads())
+        workers = (1 if has_tiles() else 2) if self.workers is None else self.workers
+        return min(workers, torch.get_num_threads())
 
     def occupied_places(
         self, image: Tensor, *, starts: Sequence[Sequence[int]], window: Sequence[int], padded: Sequence[int]
     ) -> dict[tuple[int, ...], bool]:
-        """First voxels of all windows of an image (C, *S), in order, and whether they are predicted or skipped.
+        """First voxels of all windows of an image (C, *S), in order: True if the window is predicted, False if skipped.
 
-        `padded`: its size with the padding in which the windows lie.
+        padded: size of the padded image, on which the windows lie.
         """
         places = itertools.product(*starts)
         if self.skip_below is None:
             return dict.fromkeys(places, True)
-        # padding is no tissue, whatever the threshold
+        # padding never counts as tissue, also with a threshold below 0
         mask, _ = pad_to_window((image > self.skip_below).any(dim=0, keepdim=True), padded)
         return dict(zip(places, occupied(mask[0], starts=starts, window=window).flatten().tolist(), strict=True))
 
@@ -186,7 +185,7 @@ class FastSlidingWindow(Inferer):
         groups = row_groups(starts, batch_size=batch_size)
         places, itemsize = stages.places(padded), PRECISIONS[self.accumulate].itemsize
         is_padded = padded != list(shape)
-        # workers compute on while what they computed before is stitched
+        # workers compute the next batches while earlier ones are stitched
         workers = self.most_workers(device)
         at_once = AHEAD * workers + 1 if workers > 1 else 1
         rows, row = rows_of_a_chunk(padded) + 1, math.prod(padded[1:])
@@ -194,13 +193,13 @@ class FastSlidingWindow(Inferer):
             batch = self.batch_bytes(
                 roi_size=roi_size, in_channels=in_channels, num_channels=num_channels, device=device
             )
-            # chunks are views of the sum, unless it is in half precision or its padding is cut off
+            # chunks are views of the sum, except in half precision or if padding is cut off
             channels = num_channels * (int(itemsize < 4) + int(is_padded))
         else:
-            features = stages.num_channels // math.prod(stages.stride) + 1  # a voxel's share, at most
+            features = stages.num_channels // math.prod(stages.stride) + 1  # numbers for each voxel, at most
             batch = 4 * batch_size * math.prod(roi_size) * (in_channels + features)
             rows += 2 * (stages.reach + stages.stride[0])
-            # logits as the network gives them and in float32, what they are computed by, the image's and features' part
+            # logits in the network's format and in float32, intermediate maps, parts of the image and the features
             channels = 2 * num_channels + stages.num_alive + in_channels + features
         return {
             "image": 4 * in_channels * (math.prod(shape) + is_padded * math.prod(padded)),
@@ -215,20 +214,20 @@ class FastSlidingWindow(Inferer):
 
 
 def row_groups(starts: Sequence[Sequence[int]], *, batch_size: int) -> list[list[int]]:
-    """First rows of the windows that are visited before anything is handed out: as many as a batch has room for."""
-    in_a_row = math.prod(len(along) for along in starts[1:])
-    return list(batches(starts[0], size=max(1, batch_size // in_a_row)))
+    """First rows of the windows in groups; chunks are yielded after each group, which fills at least one batch."""
+    windows_in_row = math.prod(len(along) for along in starts[1:])
+    return list(batches(starts[0], size=max(1, batch_size // windows_in_row)))
 
 
 def rows_kept(groups: Sequence[Sequence[int]], *, depth: int, stages: Stages) -> int:
-    """Rows of places that the windows of one group, `depth` rows each, touch, and those before them that are needed."""
+    """Rows of places to store: rows in the windows of one group, `depth` voxels deep, and earlier rows still needed."""
     ends = [(group[-1] + depth) // stages.stride[0] for group in groups]
     firsts = [first_place(max(0, group[0] - stages.reach - 1), stages=stages) for group in groups]
     return max(end - first for end, first in zip(ends, firsts, strict=True))
 
 
 def first_place(row: int, *, stages: Stages) -> int:
-    """The first row of places on which the logits of a row of the image depend."""
+    """The first row of places that the logits of a row of the image depend on."""
     return max(0, row - stages.reach) // stages.stride[0]
 
 
@@ -239,7 +238,7 @@ def batches(items: Sequence[Item], *, size: int) -> Iterator[list[Item]]:
 
 
 def fill(logits: Tensor, *, where: Tensor, values: Tensor) -> Tensor:
-    """Logits (Q, *S) with values (Q) in the voxels `where` (*S), in place."""
+    """Sets the logits (Q, *S) of the voxels `where` (*S) to `values` (Q), in place."""
     if where.any():
         for channel, value in zip(logits, values.tolist(), strict=True):
             channel.masked_fill_(where, value)

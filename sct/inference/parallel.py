@@ -1,4 +1,4 @@
-"""Several forward passes at the same time on one processor."""
+"""Several forward passes at the same time on one CPU."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-# Items that are computed, or wait to be asked for, a worker.
+# Items for each worker that are being computed, or whose results wait.
 AHEAD = 2
 
 Item = TypeVar("Item")
@@ -19,12 +19,12 @@ Result = TypeVar("Result")
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, device: torch.device
 ) -> Iterator[Result]:
-    """function(item) of every item in order, computed by `workers` threads; one computes in the caller's own.
+    """Yields function(item) for every item in order, computed by `workers` threads; one worker: in the caller's thread.
 
-    A window's many small operations leave part of a second core idle, two windows at once do not. PyTorch's threads
-    are shared out among the workers until the last item is computed, and the caller's autocast on `device` holds in
-    them. Beside the result that was handed out last, AHEAD a worker are held or being computed: so many that the
-    workers need not wait while a chunk is made into labels.
+    The many small operations of a single window leave part of a second core idle; two windows at once use it. PyTorch's
+    threads are divided among the workers until the last item is computed. The caller's autocast on `device` applies in
+    the workers too. Besides the result that was yielded last, AHEAD results for each worker are stored or being
+    computed, so that workers do not wait while a chunk is turned into labels.
     """
     if workers == 1:
         yield from map(function, items)
@@ -32,7 +32,7 @@ def in_order(
     enabled, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
 
     def inherit() -> None:
-        # for the life of the thread: left after every item, autocast would cast all weights anew for the next
+        # entered once for each thread: if autocast ended after every item, it would cast all weights again
         torch.autocast(device.type, dtype=dtype, enabled=enabled).__enter__()
 
     items, waiting = iter(items), deque[Future[Result]]()
@@ -43,9 +43,9 @@ def in_order(
                 waiting.extend(pool.submit(function, item) for item in ahead)
                 if len(waiting) < 2:
                     break
-                # without a name, it would be held beside the next one
+                # not stored in a variable, which would keep it in memory beside the next one
                 yield waiting.popleft().result()
-        except BaseException:  # also where no more results are asked for
+        except BaseException:  # also if the caller stops before the last result
             for future in waiting:
                 future.cancel()
             raise
@@ -55,7 +55,7 @@ def in_order(
 
 @contextmanager
 def threads_shared(workers: int) -> Iterator[None]:
-    """PyTorch's threads, divided by `workers`, in this thread and in those that begin meanwhile."""
+    """Divides PyTorch's number of threads by `workers`, for this thread and threads that start within the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // workers))
     try:

@@ -5,11 +5,12 @@ chunk of its first axis, T a block of the source grid, P voxels of a block.
 An affine maps voxel indices to scanner coordinates, (4, 4) or (D + 1, D + 1); the first D rows and columns and the
 last column are read.
 
-Only borders are interpolated. A source voxel lies in a cell, between two neighbours along every axis, and linear
-interpolation is a mean of the 2^D corners with weights that are not negative. If all corners have the same decision
-(`Outputs.decisions`: the class that wins, the first of equals; or the regions whose logit is positive), so has their
-mean: what holds in every corner, l_c > l_k before c and l_c >= l_k after it, holds in the mean. Such voxels take the
-label of a corner; all others, some per cent, have their logits interpolated.
+Only borders are interpolated. A source voxel lies in a cell, between two neighbours along each axis. Linear
+interpolation is a weighted mean of the cell's 2^D corners; no weight is negative. `Outputs.decisions` is the class with
+the largest logit (the first of equal ones), or the set of regions with a positive logit. If all corners have the same
+decision, their mean has it too: in every corner l_c > l_k for classes k before c and l_c >= l_k for classes k after c,
+so this also holds for the mean. These voxels take the label of a corner. Logits are interpolated for all other voxels,
+a few per cent.
 """
 
 import itertools
@@ -26,11 +27,11 @@ from sct.data.outputs import Outputs
 from sct.inference.base import Chunk, rows_of_a_chunk
 from sct.inference.sliding import chunks_of
 
-# Affines come from headers in float32: two grids this close (in voxels) are the same one.
+# Headers store affines in float32: grids that differ by less than this (in voxels) count as equal.
 GRID_TOLERANCE = 1e-3
-# Source voxels looked at together.
+# Source voxels that are processed together.
 BLOCK_VOXELS = 500_000
-# In a map of cells: the corners differ.
+# Value in the map of cells: the decisions of the corners differ.
 BORDER = -1
 
 Block = list[tuple[int, int]]
@@ -38,9 +39,9 @@ Block = list[tuple[int, int]]
 
 @dataclass(frozen=True)
 class Axis:
-    """Where the source voxel q lies along one axis of the logits' grid: at weights @ q + shift, in voxels.
+    """One axis of the logits' grid: the source voxel q lies at weights @ q + shift, in voxels.
 
-    size: voxels along the axis; is_integer: all places are whole numbers, nothing is to interpolate
+    size: voxels along the axis; is_integer: all positions are integers, so no interpolation is needed
     """
 
     size: int
@@ -50,7 +51,7 @@ class Axis:
 
     @property
     def sources(self) -> list[int]:
-        """Source axes along which the place changes."""
+        """Source axes along which the position changes."""
         return np.flatnonzero(self.weights).tolist()
 
     @property
@@ -59,7 +60,7 @@ class Axis:
         return self.size > 1 and not self.is_integer
 
     def places(self, block: Block) -> np.ndarray:
-        """Places of a block (*T) of the source, float64, of size 1 along source axes that do not matter."""
+        """Positions of the voxels of a source block (*T), float64; size 1 along axes that do not change positions."""
         places = np.full([1] * len(block), self.shift)
         for source in self.sources:
             along = self.weights[source] * np.arange(*block[source])
@@ -67,22 +68,22 @@ class Axis:
         return np.round(places) if self.is_integer else places
 
     def cells(self, places: np.ndarray) -> np.ndarray:
-        """First corners of the cells at some places, int64; of places outside, the nearest."""
+        """First corners of the cells at `places`, int64; for places outside the grid, of the nearest cell."""
         return np.clip(np.floor(places), 0, self.size - 2 if self.is_spanned else self.size - 1).astype(np.int64)
 
     def shares(self, places: np.ndarray, cells: np.ndarray) -> np.ndarray:
-        """Weight of the second corner, float32; outside the grid, the outermost voxel's value goes on."""
+        """Weight of the second corner, float32; outside the grid, the outermost voxel's value is continued."""
         return np.clip(places - cells, 0, 1).astype(np.float32)
 
     def inside(self, places: np.ndarray) -> np.ndarray:
-        """Which places are no more than half a voxel outside the grid."""
+        """Which places are at most half a voxel outside the grid."""
         return (places >= -0.5 - GRID_TOLERANCE) & (places <= self.size - 0.5 + GRID_TOLERANCE)
 
 
 def make_axes(
     *, shape: Sequence[int], affine: np.ndarray, source_shape: Sequence[int], source_affine: np.ndarray
 ) -> list[Axis]:
-    """One affine takes a source voxel to its place on the grid: it undoes crop, padding, spacing and orientation."""
+    """The axes of a grid, from one affine between source and grid: crop, padding, spacing and orientation together."""
     num_dims = len(shape)
     relative = np.linalg.inv(affine) @ source_affine
     axes = []
@@ -98,11 +99,11 @@ def make_axes(
 
 
 class SourceGrid:
-    """Label map `labels` (*source_shape), uint8 or int16 above 256 labels, filled from chunks of logits.
+    """Label map `labels` (*source_shape), uint8 (int16 with more than 256 labels), filled from chunks of logits.
 
-    Logits on the grid of `affine` are interpolated linearly, and `outputs` says which label they mean. Source voxels
-    more than half a voxel outside the logits are background. Where the grids coincide up to axis order, flips and
-    whole voxels, the result is exactly that of the logits.
+    Logits on the grid of `affine` are interpolated linearly, and `outputs` turns them into labels. Source voxels
+    more than half a voxel outside the logits' grid are background. If the grids differ only in axis order, flips and
+    shifts by whole voxels, the labels are exactly the labels of the logits.
     """
 
     def __init__(
@@ -121,16 +122,16 @@ class SourceGrid:
 
     @property
     def streams(self) -> bool:
-        """Whether rows of the logits are rows of the source, along some axis: else `add` wants all of them at once."""
+        """Whether rows of the logits are rows of the source along some axis; if not, `add` needs all logits at once."""
         return len(self.axes[0].sources) == 1
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes at most, by what they are for, beside the logits."""
+        """Most bytes in addition to the logits, by purpose."""
         block = min(self.labels.size, max(BLOCK_VOXELS, self.labels.size // self.labels.shape[self._blocked]))
         shape = [axis.size for axis in self.axes]
         chunk = (rows_of_a_chunk(shape) + 1 if self.streams else shape[0]) * math.prod(shape[1:])
-        # decisions and cells of a chunk; of a block's voxels, were all at borders, indices, shares, and logits twice
+        # for a chunk: decisions and cells; for a block, if all its voxels are at borders: indices, shares, logits twice
         return {
             "label map": self.labels.nbytes,
             "regridding": chunk * 48 + block * (128 + 8 * self.outputs.num_channels),
@@ -138,14 +139,14 @@ class SourceGrid:
 
     @torch.no_grad()
     def add(self, chunk: Chunk) -> None:
-        """Fills in all source voxels that lie between the rows of a chunk, or in them."""
+        """Fills in the labels of all source voxels on or between the rows of a chunk."""
         cells, logits = self._cells(chunk.logits), chunk.logits.flatten(1)
         for block in self._blocks(chunk):
             values = self._values(logits, start=chunk.start, cells=cells, block=block)
             self.labels[tuple(slice(*bounds) for bounds in block)] = values.cpu().numpy()
 
     def _cells(self, logits: Tensor) -> Tensor:
-        """Labels (h, *S[1:]) int16 of the cells that begin at every voxel, `BORDER` where the corners differ."""
+        """Labels (h, *S[1:]) int16 of the cells that begin at each voxel; `BORDER` if the corners' decisions differ."""
         decisions = self.outputs.decisions(logits)
         labels = self.outputs.labels_of(decisions)
         least = most = decisions
@@ -155,13 +156,13 @@ class SourceGrid:
                 least = torch.minimum(least.narrow(dim, 0, length), least.narrow(dim, 1, length))
                 most = torch.maximum(most.narrow(dim, 0, length), most.narrow(dim, 1, length))
         differ = least != most
-        # the last voxel along a spanned axis begins no cell
+        # no cell begins at the last voxel along a spanned axis
         labels[tuple(slice(0, length) for length in differ.shape)].masked_fill_(differ, BORDER)
         return labels
 
     @property
     def _blocked(self) -> int:
-        """The source axis along which blocks follow each other."""
+        """The source axis along which the source is divided into blocks."""
         return self.axes[0].sources[0] if self.streams else 0
 
     def _blocks(self, chunk: Chunk) -> Iterator[Block]:
@@ -173,20 +174,20 @@ class SourceGrid:
         if self.streams:
             cells = axis.cells(axis.places(self.box)).ravel()
             end = chunk.stop - 1 if axis.is_spanned else chunk.stop
-            found = np.flatnonzero((cells >= chunk.start) & (cells < end))
-            first, last = (first + int(found[0]), first + int(found[-1]) + 1) if len(found) else (0, 0)
+            rows = np.flatnonzero((cells >= chunk.start) & (cells < end))
+            first, last = (first + int(rows[0]), first + int(rows[-1]) + 1) if len(rows) else (0, 0)
         across = math.prod(stop - start for start, stop in self.box) // (self.box[along][1] - self.box[along][0])
-        rows = max(1, BLOCK_VOXELS // across)
-        for start in range(first, last, rows):
-            bounds = (start, min(start + rows, last))
+        height = max(1, BLOCK_VOXELS // across)
+        for start in range(first, last, height):
+            bounds = (start, min(start + height, last))
             yield [bounds if source == along else other for source, other in enumerate(self.box)]
 
     def _values(self, logits: Tensor, *, start: int, cells: Tensor, block: Block) -> Tensor:
-        """Label values (*T) int16 of a block of the source; logits (Q, V) and cells (h, *S[1:]) from row `start` on."""
+        """Label values (*T) int16 of a source block; logits (Q, V) and cells (h, *S[1:]) begin at row `start`."""
         places = [axis.places(block) for axis in self.axes]
         corners = [axis.cells(place) for axis, place in zip(self.axes, places, strict=True)]
         device, steps = cells.device, cells.stride()
-        # where the first corners are in memory; gathering by int32 is twice as fast as by int64
+        # memory index of the first corners; gathering with int32 is twice as fast as with int64
         index = torch.tensor(-start * steps[0], dtype=torch.int32, device=device)
         for corner, step in zip(corners, steps, strict=True):
             index = index + torch.from_numpy((corner * step).astype(np.int32)).to(device)
@@ -209,13 +210,13 @@ class SourceGrid:
 
 
 def interpolate(logits: Tensor, *, first: Tensor, shares: dict[int, Tensor]) -> Tensor:
-    """Logits (Q, P) at P places: the mean of the corners of their cells.
+    """Logits (Q, P) at P places: the weighted mean of the corners of their cells.
 
-    logits (Q, V): all voxels in memory order; first (P) int32: where the first corners are; shares: by how many
-    voxels the second corner along an axis comes later, its weight (P).
+    logits (Q, V): all voxels in memory order; first (P) int32: index of the first corner; shares: for each axis, the
+    distance in memory to the second corner -> the weight (P) of the second corner.
     """
     corners = list(itertools.product((False, True), repeat=len(shares)))
-    if logits.stride(0) == 1:  # a voxel's channels side by side: all corners of a place in one operation
+    if logits.stride(0) == 1:  # a voxel's channels are adjacent in memory: one operation for all corners of a place
         index = torch.empty((len(first), len(corners)), dtype=torch.int32, device=first.device)
         weights = logits.new_empty(index.shape)
         for number, seconds in enumerate(corners):
@@ -224,14 +225,14 @@ def interpolate(logits: Tensor, *, first: Tensor, shares: dict[int, Tensor]) -> 
     sampled = logits.new_zeros((len(logits), len(first)))
     for seconds in corners:
         index, weight = corner(seconds, first=first, shares=shares)
-        # channel by channel: together they would first be copied into one piece
+        # channel by channel: all channels at once would first be copied into contiguous memory
         for total, channel in zip(sampled, logits, strict=True):
             total.addcmul_(channel.index_select(0, index), weight)
     return sampled
 
 
 def corner(seconds: Sequence[bool], *, first: Tensor, shares: dict[int, Tensor]) -> tuple[Tensor, Tensor]:
-    """Where the corners are that are the second ones along some axes, (P) int32, and their weights (P) float32."""
+    """Indices (P) int32 and weights (P) float32 of a corner; `seconds`: whether it is second along each axis."""
     index, weight = first, torch.ones(len(first), device=first.device)
     for is_second, (step, share) in zip(seconds, shares.items(), strict=True):
         index = index + step if is_second else index
@@ -242,7 +243,7 @@ def corner(seconds: Sequence[bool], *, first: Tensor, shares: dict[int, Tensor])
 def overlap_box(
     *, affine: np.ndarray, source_affine: np.ndarray, shape: Sequence[int], source_shape: Sequence[int]
 ) -> Block:
-    """Bounds [start, stop) of the source voxels among which all those lie that fall into a grid of `shape` (*S)."""
+    """Bounds [start, stop) of a box of source voxels that contains all source voxels inside a grid of `shape` (*S)."""
     num_dims = len(shape)
     relative = np.linalg.inv(affine) @ source_affine
     corners = np.array(list(itertools.product(*((-0.5, size - 0.5) for size in shape))))

@@ -1,4 +1,4 @@
-"""A predicted label map that knows its grid."""
+"""A predicted label map with its grid."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ Writer = Callable[[Path, np.ndarray], None]
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Labels of one image on the image's own grid.
+    """Labels of one image on the grid of the image.
 
     labels (*S): the class of every voxel, an index into `names` · affine (4, 4): from voxels to mm, or the identity
-    where the image knows no spacing · suffix: ending of the files that `save` writes
-    depth (*S) uint8 or None: how many pruning stages the patch of a voxel survived; 0 where the network saw none
+    if the image has no spacing · suffix: ending of the files that `save` writes
+    depth (*S) uint8 or None: number of pruning stages that a voxel's patch survived; 0 outside the network's input
     """
 
     labels: np.ndarray
@@ -29,11 +29,11 @@ class Segmentation:
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Size of a voxel along every axis, in mm, or 1 where the image knows no spacing."""
+        """Size of a voxel along each axis in mm; 1 if the image has no spacing."""
         return tuple(np.linalg.norm(self.affine[:3, : self.labels.ndim], axis=0).tolist())
 
     def save(self, path: str | Path) -> Path:
-        """Writes the label map in the format of its image; returns the path, which gets `suffix` where it has none."""
+        """Writes the label map in the format of its image; returns the path, with `suffix` added if it is missing."""
         path = Path(path)
         if not path.name.lower().endswith(self.suffix):
             path = path.with_name(path.name + self.suffix)

@@ -1,4 +1,4 @@
-"""Overlapping windows through MONAI's inferer: the reference, which keeps the logits of the whole image.
+"""Sliding windows with MONAI's inferer: the reference method, which keeps the logits of the whole image.
 
 Legend: B windows of a batch, C channels, Q channels of the logits (classes or regions), S the preprocessed grid
 (2 or 3 dims).
@@ -20,16 +20,16 @@ from sct.inference.base import Chunk, Inferer, Model, chunk_bounds, mirrored_mea
 
 logger = logging.getLogger(__name__)
 
-# The rest of the free memory is left to the forward pass.
+# Share of the free memory for stitched logits; the forward pass needs the rest.
 STITCH_SHARE = 0.5
 
 
 @dataclass(kw_only=True)
 class SlidingWindow(Inferer):
-    """Overlapping windows over an image, blended: thin over MONAI's inferer.
+    """Predicts overlapping windows of an image and blends them, with MONAI's inferer.
 
-    stitch_device: where the logits of the whole image are kept: cpu, cuda, or auto (the network's device as long as
-        they fit there)
+    stitch_device: device that stores the logits of the whole image: cpu, cuda, or auto (the network's device if they
+        fit there, else cpu)
     """
 
     stitch_device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -96,7 +96,7 @@ class SlidingWindow(Inferer):
     def plan(
         self, shape: Sequence[int], *, roi_size: Sequence[int], num_classes: int, device: torch.device
     ) -> torch.device:
-        """Choose the device that holds the logits of an image of `shape` (*S); say if they do not fit."""
+        """Chooses the device for the logits of an image of `shape` (*S); a warning if they do not fit on `device`."""
         cpu = torch.device("cpu")
         if self.stitch_device == "cuda" and device.type != "cuda":
             logger.warning("inferer.stitch_device=cuda is ignored: the model is on %s; stitching there", device)
@@ -107,8 +107,8 @@ class SlidingWindow(Inferer):
         if needed <= STITCH_SHARE * free:
             return device
         logger.warning(
-            "stitching on the CPU: the logits of %s x %d classes take %.2f GiB, %s has %.2f GiB free of "
-            "which %.0f %% may go to them; slower, same result (inferer.stitch_device=cpu silences this)",
+            "stitching on the CPU: the logits of %s x %d classes take %.2f GiB, %s has %.2f GiB free, and at most "
+            "%.0f %% of it is used for logits; slower, same result (inferer.stitch_device=cpu silences this)",
             "x".join(map(str, shape)), num_classes, needed / 2**30, device, free / 2**30, 100 * STITCH_SHARE,
         )  # fmt: skip
         return cpu
@@ -122,12 +122,12 @@ def chunks_of(logits: Tensor) -> Iterator[Chunk]:
 
 
 def stitch_bytes(shape: Sequence[int], *, roi_size: Sequence[int], num_classes: int) -> int:
-    """Bytes of the stitched logits, the map of their weights, and the image beside them (float32)."""
+    """Bytes of the stitched logits, the map of their weights, and the image (float32)."""
     voxels = math.prod(max(size, roi) for size, roi in zip(shape, roi_size, strict=True))
     return 4 * voxels * (num_classes + 2)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes a CUDA device can still give this process, PyTorch's own unused cache included."""
+    """Bytes that this process can still allocate on a CUDA device, PyTorch's unused cache included."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -1,7 +1,8 @@
-"""What is computed of every window and stitched, and how logits come from it.
+"""The two stages of inference: features (or logits) of windows, which are stitched, and logits from the stitched map.
 
-Legend: B windows of a batch, C channels of the image, F of what is stitched, Q of the logits, D axes of the image, W
-window size, t voxels along every axis of what is stitched to a place, S size of a part of the image.
+Legend: B windows of a batch, C channels of the image, F channels of the stitched map, Q channels of the logits, D axes
+of the image, W window size, S size of a part of the image. A place is one position of the stitched map; t is its number
+of voxels along each axis (the stride).
 """
 
 from collections.abc import Callable, Sequence
@@ -19,11 +20,13 @@ Stitch = Literal["features", "logits"]
 
 @dataclass(frozen=True)
 class Stages:
-    """num_channels: F; stride: t (D); reach: rows of the image on either side of a row that its logits depend on;
-    num_alive: channels at the voxels that `image_logits` holds at a time, beside what it is given and gives.
+    """The functions of both stages, and their sizes.
 
-    window_features: windows (B, C, ...) -> (B, F, ...), what is stitched; image_logits: what was stitched (F, *S / t)
-    and the image (C, *S) there -> logits (Q, *S) float32.
+    num_channels: F; stride: t (D); reach: the logits of a row depend on so many rows of the image on either side;
+    num_alive: channels of the intermediate maps that `image_logits` has in memory at once, without inputs and output.
+
+    window_features: windows (B, C, ...) -> maps to stitch (B, F, ...); image_logits: stitched map (F, *S / t) and the
+    image (C, *S) of the same part -> logits (Q, *S) float32.
     """
 
     num_channels: int
@@ -35,21 +38,21 @@ class Stages:
 
     @property
     def is_logits(self) -> bool:
-        """Whether what is stitched are the logits themselves."""
+        """Whether the stitched maps are logits."""
         return set(self.stride) == {1}
 
     def places(self, sizes: Sequence[int]) -> tuple[int, ...]:
-        """Places of voxels that are multiples of the stride."""
+        """Sizes or positions in places, from sizes or positions in voxels that are multiples of the stride."""
         return tuple(size // step for size, step in zip(sizes, self.stride, strict=True))
 
     def pooled(self, weight: Tensor) -> Tensor:
-        """Mean weight (*W / t) of the voxels (*W) of a place."""
+        """The weights of voxels (*W) averaged over the voxels of each place: (*W / t)."""
         for axis, step in enumerate(self.stride):
             weight = weight.unflatten(axis, (-1, step)).mean(dim=axis + 1)
         return weight
 
     def spread(self, mask: Tensor) -> Tensor:
-        """Every voxel (*S) of the places of a mask (*S / t)."""
+        """A mask of places (*S / t) as a mask of voxels (*S)."""
         for axis, step in enumerate(self.stride):
             mask = mask.repeat_interleave(step, dim=axis)
         return mask
@@ -64,10 +67,10 @@ def stages_of(
     roi_size: Sequence[int],
     num_dims: int,
 ) -> Stages:
-    """The stages of a network for images of `num_dims` axes in windows of `roi_size`, Q = num_channels.
+    """The stages of a network for images with `num_dims` axes in windows of `roi_size`, Q = num_channels.
 
-    Features of networks that have them; logits where there are none, where `stitch` says so, and with mirrored windows:
-    the voxels of a mirrored window come from its own features.
+    Features are stitched if the decoder has two stages. Logits are stitched if it does not, with stitch=logits, and
+    with mirrored windows: the logits of a mirrored window must be computed from the features of this window.
     """
     decoder = model.decoder if isinstance(model, Segmenter) else None
     if stitch == "logits" or mirror_axes or not isinstance(decoder, TwoStageDecoder):
@@ -80,10 +83,10 @@ def stages_of(
             image_logits=lambda logits, image: logits,
         )
     assert isinstance(model, Segmenter)
-    slices = num_dims - len(roi_size)  # 1 where a volume is predicted slice by slice
+    slices = num_dims - len(roi_size)  # 1 if a volume is predicted slice by slice
 
     def image_logits(features: Tensor, image: Tensor) -> Tensor:
-        # slices are a batch, a volume is a batch of one
+        # slices form a batch; a volume is a batch of one
         features, image = ((part.movedim(1, 0) if slices else part.unsqueeze(0)) for part in (features, image))
         logits = decoder.voxels(features, image).float()
         return logits.movedim(0, 1) if slices else logits.squeeze(0)

@@ -1,7 +1,7 @@
-"""The mean of overlapping windows, kept only for the rows that a window can still touch.
+"""The mean of overlapping windows, stored only for the rows that later windows can change.
 
-Legend: F channels (of logits or of features), R rows kept, P size of a row (the image's other axes), S the image's
-size, W window size, all in places of what is stitched: voxels of logits, coarser ones of features.
+Legend: F channels (of logits or of features), R stored rows, P size of a row (the image's other axes), S size of the
+image, W window size. Sizes are in places of the stitched map: voxels for logits, larger cells for features.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ ROWS = 4
 
 
 def inverse_weight(shape: Sequence[int], *, places: Iterable[Sequence[int]], weight: Tensor) -> Tensor:
-    """One over the summed weights (*W) of the windows at `places` in every voxel: (*S) float32, inf where none is."""
+    """1 / (sum of the weights (*W) of the windows at `places`) for every voxel: (*S) float32, inf without window."""
     total = torch.zeros(tuple(shape), device=weight.device)
     for place in places:
         total[box_at(place, weight.shape)] += weight
@@ -27,11 +27,10 @@ def box_at(place: Sequence[int], window: Sequence[int]) -> tuple[slice, ...]:
 
 
 class RollingSum:
-    """Weighted sum (R, *P, F) in `dtype` of windows over the R rows of an image from row `first` on.
+    """Weighted sum (R, *P, F) in `dtype` of windows over R rows of an image, from row `first` on.
 
-    Channels of a place are side by side, as the networks that are made for time give them: turned around, they would
-    pass through memory once more. Weights that sum to one in every voxel make it a mean, and none of the sums larger
-    than what is summed.
+    The channels of a place are adjacent in memory, as fast networks output them: another order would need a copy. If
+    the weights sum to one in every voxel, the sum is a mean, and no partial sum exceeds the largest summed value.
     """
 
     def __init__(
@@ -43,18 +42,18 @@ class RollingSum:
     def add(self, window: Tensor, *, weight: Tensor, place: Sequence[int]) -> None:
         """Adds a window (F, *W) with its weight (*W) at `place`."""
         total = self.total[box_at((place[0] - self.first, *place[1:]), weight.shape)]
-        # on a processor a few rows at a time, so that what a change of layout and precision copies stays near it
+        # on a CPU a few rows at a time: copies for another layout or dtype then stay in the cache
         rows = ROWS if total.device.type == "cpu" else len(total)
         parts = (total, window.movedim(0, -1), weight.to(total.dtype).unsqueeze(-1))
-        for own, new, share in zip(*(part.split(rows) for part in parts), strict=True):
-            own.addcmul_(new.contiguous().to(own.dtype), share)
+        for total_rows, window_rows, weight_rows in zip(*(part.split(rows) for part in parts), strict=True):
+            total_rows.addcmul_(window_rows.contiguous().to(total_rows.dtype), weight_rows)
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """The sum in rows of the image, (F, stop - start, *P) float32, a view; of a sum in half precision a copy."""
+        """The sum of the image's rows `start` to `stop` - 1, (F, stop - start, *P) float32: a view, or else a copy."""
         return self.total[start - self.first : stop - self.first].movedim(-1, 0).float()
 
     def drop_before(self, row: int) -> None:
-        """Makes room: the rows before `row` of the image are forgotten, as many new ones at the end are empty."""
+        """Makes room: drops the rows before `row` of the image and adds as many empty rows at the end."""
         step, num_rows = row - self.first, len(self.total)
         if step <= 0:
             return

@@ -1,6 +1,6 @@
-"""Where windows lie on an image, how much each of their voxels counts, and which of them hold only air.
+"""Positions of windows on an image, the weights of their voxels, and which windows hold only air.
 
-Legend: C channels, S the image's size, W the window's, n windows along each axis.
+Legend: C channels, S size of the image, W size of the window, n windows along each axis.
 """
 
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from torch import Tensor
 def pad_to_window(
     image: Tensor, window: Sequence[int], *, multiple: Sequence[int] | None = None
 ) -> tuple[Tensor, list[int]]:
-    """An image (C, *S) padded with zeros on both sides to `padded_shape`, and the voxels put before each axis."""
-    wanted = padded_shape(image.shape[1:], window, multiple=multiple)
-    lack = [want - have for want, have in zip(wanted, image.shape[1:], strict=True)]
-    before = [missing // 2 for missing in lack]
-    pads = [pad for missing in reversed(lack) for pad in (missing // 2, missing - missing // 2)]
+    """Pads an image (C, *S) with zeros on both sides to `padded_shape`; also returns the voxels added at each start."""
+    target = padded_shape(image.shape[1:], window, multiple=multiple)
+    missing = [size - length for size, length in zip(target, image.shape[1:], strict=True)]
+    before = [voxels // 2 for voxels in missing]
+    pads = [pad for voxels in reversed(missing) for pad in (voxels // 2, voxels - voxels // 2)]
     return (F.pad(image, pads) if any(pads) else image), before
 
 
 def padded_shape(shape: Sequence[int], window: Sequence[int], *, multiple: Sequence[int] | None = None) -> list[int]:
-    """At least one window along every axis of an image of `shape`, and a multiple of `multiple`."""
+    """The padded size of an image of `shape`: at least one window along each axis, and a multiple of `multiple`."""
     sizes = [max(size, edge) for size, edge in zip(shape, window, strict=True)]
     return [-(-size // step) * step for size, step in zip(sizes, multiple or [1] * len(sizes), strict=True)]
 
@@ -31,25 +31,25 @@ def padded_shape(shape: Sequence[int], window: Sequence[int], *, multiple: Seque
 def window_starts(
     shape: Sequence[int], window: Sequence[int], *, overlap: float, multiple: Sequence[int] | None = None
 ) -> list[list[int]]:
-    """First voxels of the windows along every axis, multiples of `multiple`; the last window ends with the image."""
+    """First voxels of the windows along each axis, multiples of `multiple`; the last window ends with the image."""
     starts = []
-    for size, edge, whole in zip(shape, window, multiple or [1] * len(window), strict=True):
-        step = max(whole, int(edge * (1 - overlap)) // whole * whole)
+    for size, edge, unit in zip(shape, window, multiple or [1] * len(window), strict=True):
+        step = max(unit, int(edge * (1 - overlap)) // unit * unit)
         starts.append([*range(0, size - edge, step), size - edge])
     return starts
 
 
 def window_weight(window: Sequence[int], *, blending: str) -> Tensor:
-    """Weight (*W) of a window's voxels, float32, as MONAI's sliding window gives it."""
+    """Weight (*W) of a window's voxels, float32, as in MONAI's sliding-window inference."""
     weight = compute_importance_map(tuple(window), mode=blending, sigma_scale=0.125)
     assert isinstance(weight, Tensor)
     return weight
 
 
 def occupied(mask: Tensor, *, starts: Sequence[Sequence[int]], window: Sequence[int]) -> Tensor:
-    """Which windows hold a voxel of a mask (*S) bool: (*n) bool.
+    """Which windows contain a True voxel of a mask (*S) bool: (*n) bool.
 
-    Windows are boxes, so that one axis is reduced after the other: as cheap as reading the mask a few times.
+    Windows are boxes, so the axes are reduced one after the other: this costs as much as reading the mask a few times.
     """
     for axis, (places, edge) in enumerate(zip(starts, window, strict=True)):
         mask = torch.stack([mask.narrow(axis, place, edge).any(dim=axis) for place in places], dim=axis)

@@ -1,4 +1,4 @@
-"""A volume from its preprocessed image to its label map, and how much memory that takes.
+"""From the preprocessed image of a volume to its label map, and the memory that this takes.
 
 Legend: C channels, Q channels of the logits, S the preprocessed grid.
 """
@@ -17,21 +17,21 @@ from sct.inference.regrid import SourceGrid
 
 logger = logging.getLogger(__name__)
 
-# a volume that takes so many times what was said last is worth another line
+# the memory is logged again for a volume that takes this many times as much as logged last
 MUCH_MORE = 1.25
 
 
 class MemoryNotice:
-    """Says how much memory volumes take: of the first one, and of a later one that takes much more."""
+    """Logs the memory that a volume takes: for the first volume, and for later ones that take much more."""
 
     def __init__(self) -> None:
         self.last_size = 0.0
 
     def tell(self, memory: dict[str, int]) -> None:
-        """memory: bytes by what they are for."""
+        """Logs `memory`, bytes by purpose, if it is due."""
         size = sum(memory.values())
         if size > MUCH_MORE * self.last_size:
-            logger.info("memory beside the network's at most %s: %s", in_mib(size), parts(memory))
+            logger.info("memory in addition to the network: at most %s: %s", in_mib(size), parts(memory))
             self.last_size = size
 
 
@@ -45,9 +45,12 @@ def predict_volume(
     device: torch.device,
     notice: MemoryNotice | None = None,
 ) -> np.ndarray:
-    """Label map of a preprocessed volume on the grid of its source file; `notice`: of a command with several."""
+    """Label map of a preprocessed volume on the grid of its source file.
+
+    notice: shared by all volumes of a command, so that the memory is logged once.
+    """
     grid = source_grid(volume, outputs=outputs)
-    # without a name: what it has begun ends with an exception, not with the last that knows of it
+    # the generator is not stored in a variable: after an exception it then ends at once, with its threads
     for chunk in logits_for(
         grid,
         model,
@@ -59,12 +62,12 @@ def predict_volume(
         notice=notice,
     ):
         grid.add(chunk)
-        del chunk  # the next need not be computed beside it
+        del chunk  # frees memory before the next chunk is computed
     return grid.labels
 
 
 def source_grid(volume: Volume, *, outputs: Outputs) -> SourceGrid:
-    """An empty label map on the grid of the file that a volume comes from."""
+    """An empty label map on the grid of a volume's source file."""
     return SourceGrid(
         outputs=outputs,
         shape=volume.image.shape[1:],
@@ -85,9 +88,9 @@ def logits_for(
     device: torch.device,
     notice: MemoryNotice | None = None,
 ) -> Iterator[Chunk]:
-    """Chunks of logits of an image (C, *S) as `grid` can take them; says before how much memory they take.
+    """Yields the logits of an image (C, *S) in chunks that suit `grid`; logs the needed memory first.
 
-    notice: one for all volumes of a command, which says it once.
+    notice: shared by all volumes of a command, so that the memory is logged once.
     """
     memory = inferer.memory(
         model,
@@ -98,10 +101,11 @@ def logits_for(
         device=device,
     )
     if not grid.streams:
-        whole = 4 * len(background) * image[0].numel()
-        memory |= {"logits, whole": whole}
+        size = 4 * len(background) * image[0].numel()
+        memory |= {"logits of all voxels": size}
         logger.warning(
-            "the file's axes are oblique to the network's: the logits of all voxels are kept, %s", in_mib(whole)
+            "the file's axes are oblique to the network's axes: the logits of all voxels are kept in memory, %s",
+            in_mib(size),
         )
     memory |= grid.memory
     (notice or MemoryNotice()).tell(memory)

@@ -262,7 +262,7 @@ def test_memory_is_at_most_what_was_said(shape, window, options, monkeypatch, ca
     with caplog.at_level(logging.INFO):
         run()
     memory = inferer.memory(network, shape, roi_size=window, in_channels=1, num_channels=8, device=CPU)
-    assert "memory beside the network's at most" in caplog.text
+    assert "memory in addition to the network: at most" in caplog.text
     label_map = math.prod(volume.source_shape)
     regridding = regrid.SourceGrid(
         outputs=outputs,
