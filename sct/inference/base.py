@@ -147,7 +147,7 @@ def rows_of_a_chunk(shape: Sequence[int]) -> int:
 
 
 def chunk_bounds(start: int, stop: int, *, top: int = 0, rows: int) -> Iterator[tuple[int, int]]:
-    """Bounds of chunks that cover the rows start ... stop - 1: `rows` rows each and the row before, but none < `top`."""
+    """Bounds of chunks for the rows start ... stop - 1: `rows` rows each and the row before, but no row above `top`."""
     for row in range(start, stop, rows):
         yield max(top, row - 1), min(row + rows, stop)
 

@@ -50,7 +50,7 @@ class EvaluatedRun:
 
     @property
     def data(self) -> str:
-        """Identifies the data set: a digest of all cases on the card, equal in every fold; without a card the folder."""
+        """Identifies the data set: digest of all cases on the card, equal in every fold; without a card the folder."""
         if self.card is None:
             return str(lookup(self.config, ("data", "root")))
         return digest(sorted({case for split in SPLITS for case in self.card["split"][split]}))

@@ -1,4 +1,4 @@
-"""Where a trained network is: a run's own checkpoint, or what was exported from it."""
+"""Finds and loads a trained network: a run's checkpoint, or an export of the run."""
 
 import logging
 from collections.abc import Callable
@@ -25,15 +25,15 @@ from sct.runtime.precision import NumberFormat
 
 logger = logging.getLogger(__name__)
 
-# below a run's folder: one folder a format
+# in a run's folder; has one folder for each format
 FOLDER = "export"
-# a bundle holds a program, and is for MONAI to run
+# without bundles: a bundle contains a program, which MONAI runs
 BACKENDS = [name for name, form in FORMATS.items() if form.fixed_graph]
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network in evaluation mode on its device, and the number format that it computes in."""
+    """A network in evaluation mode on its device, and its number format."""
 
     model: Model
     number_format: NumberFormat
@@ -41,10 +41,10 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network that is found and yet to be loaded, so that images can be read meanwhile.
+    """A trained network that is found but not loaded, so that images can be read while it is loaded.
 
-    config: of the run, with the changes asked for; source: checkpoint file or exported folder; folder: of the run;
-    trust: which packages the parts of the config may be of.
+    config: config of the run with the user's changes; source: checkpoint file or exported folder; folder: the run's
+    folder; trust: packages whose code the config may name.
     """
 
     config: DictConfig
@@ -65,12 +65,12 @@ def find_trained(
     device: torch.device,
     trust: Trust,
 ) -> Trained:
-    """The network that `ckpt` means, and what it takes to use it.
+    """Finds the network of `ckpt`, with its config and data set.
 
-    `ckpt` is a run, whose own network predicts or, with `backend`, what was exported to its folder; or it is an
-    exported folder. `precision` None: as in training, or as the export was checked. `changes` are settings of groups
-    to take instead of those of the run, such as {"data": {"root": ...}}. Of `trust`, only the plugins count: the config
-    is a saved one.
+    ckpt: a run or an exported folder; backend: use the run's export in this format instead of the run's network;
+    precision: None for the precision of the training, or of the check of the export; changes: settings that replace
+    settings of the run, such as {"data": {"root": ...}}; trust: only its plugins count, since the config is a saved
+    one.
     """
     folder = find_export(ckpt, weights=weights, backend=backend)
     if folder is None:
@@ -84,14 +84,14 @@ def find_trained(
     if weights != "best" and backend is None:
         logger.warning("weights=%s is ignored: an exported folder holds one set of weights", weights)
     if chosen != manifest.precision:
-        logger.warning("precision=%s: this export was checked with %s alone", chosen, manifest.precision)
+        logger.warning("precision=%s: this export was only checked with %s", chosen, manifest.precision)
     trust = trust.saved(folder)
     config, data = with_data(manifest.config, changes=changes, trust=trust)
 
     def load() -> Loaded:
         logger.info("%s: %s in %s, step %d", folder, manifest.format, chosen, manifest.step)
         model = form.load(folder, device=device, precision=chosen, batch=manifest.batch)
-        # the graph has its number format in it
+        # the graph itself contains its number format
         return Loaded(model, NumberFormat("fp32", f"as format={manifest.format} takes and gives it"))
 
     return Trained(config, data, folder, folder, trust, load)
@@ -100,16 +100,16 @@ def find_trained(
 def find_checkpoint(
     ckpt: str, *, weights: str, precision: str | None, changes: dict[str, Any], device: torch.device, trust: Trust
 ) -> Trained:
-    """As `find_trained`, of a run's own network."""
+    """`find_trained` for the checkpoint of a run."""
     path = checkpoint.find(ckpt, weights=weights)
     state = checkpoint.load(path)
     trust = trust.saved(path)
     config, data = with_data(state["config"], changes=changes, trust=trust)
-    # of the state, which may hold an optimizer's too, no more is kept
+    # the state is not kept: it may also have the optimizer's statistics
     tensors, step = checkpoint.weights_of(state), state["step"]
 
     def load() -> Loaded:
-        # on one thread: an image is read beside it, and were both on all threads, both would take twice the time
+        # on one thread: an image is read at the same time; with all threads for both, each would take twice as long
         with threads_shared(torch.get_num_threads()):
             network = build_segmenter(config, data=data, trust=trust)
             checkpoint.load_weights(network, tensors, source=str(path))
@@ -124,7 +124,7 @@ def find_checkpoint(
 
 
 def find_export(ckpt: str, *, weights: str, backend: str | None) -> Path | None:
-    """The exported folder that `ckpt` is, or that `backend` means; None where the run's own network is meant."""
+    """The exported folder for `ckpt` and `backend`; None for the run's checkpoint."""
     path = Path(ckpt)
     if backend is not None and backend not in BACKENDS:
         raise UserError(f"backend={backend} is unknown: choose one of {', '.join(BACKENDS)}, or leave it out.")
@@ -142,38 +142,38 @@ def find_export(ckpt: str, *, weights: str, backend: str | None) -> Path | None:
 
 
 def default_folder(ckpt: str, *, weights: str, form: str) -> Path:
-    """Where a run is exported to, if the user names no other folder."""
+    """The folder for an export of a run if the user names no other folder."""
     return checkpoint.folder_of(checkpoint.find(ckpt, weights=weights)) / FOLDER / form
 
 
 def check_manifest(manifest: Manifest, *, folder: Path, ckpt: str, weights: str, backend: str | None) -> None:
-    """UserError for a bundle, and an export that failed its check, is of another format or of other weights."""
+    """UserError if the export is a bundle, failed its check, or has another format or other weights."""
     if manifest.format not in BACKENDS:
-        raise UserError(f"{folder} is a {manifest.format}: its docs/README.md says how to run it. Or give ckpt=RUN.")
+        raise UserError(f"{folder} is a {manifest.format}: see its docs/README.md to run it, or give ckpt=RUN.")
     if not manifest.check["passed"]:
         raise UserError(
-            f"{folder} failed the check after its export: only {manifest.check['equal_labels']:.6f} of the labels were "
-            "equal to the original's. Export the run again, in another format or precision."
+            f"{folder} failed the check after its export: only {manifest.check['equal_labels']:.6f} of its labels were "
+            "equal to the labels of the original. Export the run again, in another format or precision."
         )
     if backend not in (None, manifest.format):
-        raise UserError(f"backend={backend}, but {folder} is of format {manifest.format}: leave backend out.")
+        raise UserError(f"backend={backend}, but {folder} has format {manifest.format}: leave backend out.")
     if folder == Path(ckpt):
         return
     state = checkpoint.load(checkpoint.find(ckpt, weights=weights))
     if card.weights_digest(checkpoint.weights_of(state)) != manifest.weights:
         raise UserError(
             f"{folder} was exported at step {manifest.step} and has other weights than weights={weights} of "
-            f"{ckpt} (step {state['step']}). Export the run again, or give ckpt={folder} to predict with those."
+            f"{ckpt} (step {state['step']}). Export the run again, or give ckpt={folder} to use the exported weights."
         )
 
 
 def check_precision(precision: str, *, name: str) -> None:
-    """UserError where the runtime of a format can't compute in `precision`."""
+    """UserError if the runtime of a format can't compute in `precision`."""
     known = FORMATS[name].precisions
     if precision == "auto":
         raise UserError(
-            f"precision=auto: an export of format {name} computes in what it was checked with. Leave precision out, or "
-            f"give {' or '.join(known)}."
+            f"precision=auto: an export of format {name} computes in the precision of its check. Leave precision out, "
+            f"or give {' or '.join(known)}."
         )
     if precision not in known:
         others = [other for other, form in FORMATS.items() if precision in form.precisions]

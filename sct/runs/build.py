@@ -1,4 +1,4 @@
-"""From a config to the data set, the network and the inferer."""
+"""Builds the data set, the network and the inferer of a config."""
 
 import copy
 import logging
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def build_segmenter(cfg: DictConfig, *, data: SegmentationData, trust: Trust = SHIPPED_ALONE) -> Segmenter:
     """The network of a config; sizes, channels and outputs come from the data set.
 
-    A `model` is a whole network and takes the place of encoder, completion and decoder.
+    A `model` in the config is a complete network, used instead of encoder, completion and decoder.
     """
     outputs = data.outputs
     sizes: dict[str, Any] = {
@@ -31,7 +31,7 @@ def build_segmenter(cfg: DictConfig, *, data: SegmentationData, trust: Trust = S
         "overlapping": outputs.overlapping,
     }
     if cfg.get("model") is not None:
-        logger.info("model=%s takes the place of encoder, completion and decoder", cfg.model["_target_"])
+        logger.info("model=%s is used instead of encoder, completion and decoder", cfg.model["_target_"])
         network, encoder = build(cfg.model, key="model", trust=trust), ImageOnly(**sizes)
         return Segmenter(encoder=encoder, completion=Scatter, decoder=network, num_classes=outputs.num_channels)
     encoder = build(cfg.encoder, key="encoder", trust=trust, **sizes)
@@ -44,31 +44,32 @@ def build_segmenter(cfg: DictConfig, *, data: SegmentationData, trust: Trust = S
 
 
 def use_found(cfg: DictConfig) -> None:
-    """Puts what a training has found in the files of its data set among the settings of the data set.
+    """Adds the section `found` (what a training read from the files of its data set) to the settings of the data set.
 
-    UserError for a part in it: what is found comes from a run folder, and a config that is trusted may take it up.
+    UserError if `found` names code (`_target_`): it comes from a run folder, also when the rest of the config is
+    trusted.
     """
     if found := cfg.get("found"):
         for key, node in target_nodes(found, key="found"):
             raise UserError(
-                f"{key}._target_={node['_target_']} is in the config of a run: a training finds names and numbers, no "
-                "code. The run has been changed: take its original, or start anew with another run_dir."
+                f"{key}._target_={node['_target_']} is in the config of a run: a training writes names and numbers "
+                "there, no code. The run has been changed: use its original, or start anew with another run_dir."
             )
         cfg.data = OmegaConf.merge(cfg.data, found)
 
 
 def with_data(config: dict[str, Any], *, changes: dict[str, Any], trust: Trust) -> tuple[DictConfig, SegmentationData]:
-    """A run's config with changes to its groups, checked, and its data set."""
+    """Applies `changes` to groups of a run's config and checks it; returns the config and its data set."""
     cfg = OmegaConf.create(copy.deepcopy(config))
     use_found(cfg)
     for group, settings in changes.items():
-        # with a target, settings are a whole other choice (inferer=fast), else single ones of the run's
+        # with a target, settings replace the group (inferer=fast), else they change single settings of the run
         cfg[group] = settings if "_target_" in settings else OmegaConf.merge(cfg[group], settings)
-    # loss and optimizer are not built: they need not be imported
+    # loss and optimizer are not built here, so their code is not imported
     check_config(cfg, read=read_source, trust=trust)
     return cfg, build(cfg.data, key="data", trust=trust)
 
 
 def build_inferer(cfg: DictConfig, *, trust: Trust = SHIPPED_ALONE) -> Inferer:
-    """How the config predicts whole images."""
+    """The inferer of a config, which predicts whole images."""
     return build(cfg.inferer, key="inferer", trust=trust)

@@ -1,4 +1,4 @@
-"""Result cards: all that it takes to repeat a run and to check that it came out the same."""
+"""Result cards: everything that is needed to repeat a run and to check that its result is the same."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from sct.runtime.version import __version__
 
 FORMAT = 1
 FILE = "card.json"
-# whose versions can change a result
+# packages whose versions can change a result
 PACKAGES = ("torch", "monai", "numpy", "scipy", "nibabel", "pillow", "hydra-core", "omegaconf")
 
 
@@ -37,9 +37,9 @@ def run_card(
     device: torch.device,
     chosen: NumberFormat,
 ) -> dict[str, Any]:
-    """What a training is: command, config, processes, first weights and circumstances, all known before it begins.
+    """The card of a training: command, config, processes, first weights and circumstances, all known before its start.
 
-    first: digests of the weights that it begins with, which `init`, `pretrained` and a teacher change.
+    first: digests of the weights before the first step; `init`, `pretrained` and a teacher change them.
     """
     return {
         "format": FORMAT,
@@ -61,7 +61,7 @@ def result_card(
     device: torch.device,
     chosen: NumberFormat,
 ) -> dict[str, Any]:
-    """An evaluation: settings, circumstances of its own, digest of the weights, scores, and the training's card."""
+    """The card of an evaluation: its settings and circumstances, digest of the weights, scores, the training's card."""
     return {
         "format": FORMAT,
         "evaluation": dict(evaluation),
@@ -73,7 +73,7 @@ def result_card(
 
 
 def circumstances(data: SegmentationData, *, device: torch.device, chosen: NumberFormat) -> dict[str, Any]:
-    """Cases, versions, commit, hardware and number format of now."""
+    """Current cases, versions, commit, hardware and number format."""
     cases = {split: [case.name for case in data.cases(split)] for split in SPLITS}
     return {
         "split": {**cases, "hash": digest(cases), "files": files_digest(data)},
@@ -90,7 +90,7 @@ def write_card(folder: Path, card: Mapping[str, Any]) -> None:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """A card file, or that of a folder; UserError where there is none of this format."""
+    """Reads a card; `path` is the card or its folder. UserError if it does not exist or has another format."""
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{file} does not exist: cards are written by sct.train, and with scores by sct.eval.")
@@ -104,7 +104,7 @@ def read_card(path: Path) -> dict[str, Any]:
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """Equal for equal weights, whatever device they are on."""
+    """A digest of weights; it does not depend on their device."""
     total = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -118,7 +118,7 @@ def digest(value: object) -> str:
 
 
 def files_digest(data: SegmentationData) -> str:
-    """Changes where a case is added or lost, or a file has another size; their contents are not read."""
+    """A digest of the names of cases and the sizes of their files; the contents are not read."""
     files = []
     for split in SPLITS:
         for case in data.cases(split):
@@ -128,18 +128,18 @@ def files_digest(data: SegmentationData) -> str:
 
 
 def versions(more: Sequence[str] = ()) -> dict[str, str]:
-    """Those of this project, of Python, and of the packages that count here."""
-    found = {"sct": __version__, "python": platform.python_version()}
+    """The versions of sct, of Python, of `PACKAGES` and of the packages `more`."""
+    numbers = {"sct": __version__, "python": platform.python_version()}
     for package in (*PACKAGES, *more):
         try:
-            found[package] = version(package)
+            numbers[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            numbers[package] = "not installed"
+    return numbers
 
 
 def commit() -> dict[str, Any]:
-    """The commit of the source that runs and whether it was changed; empty where it is no git checkout."""
+    """The commit of the running source and whether the source was changed since; empty without a git checkout."""
     try:
         name, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "sct", "configs")
     except (OSError, subprocess.CalledProcessError):
@@ -158,7 +158,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, key: str = "") -> list[str]:
-    """Dotted keys at which two cards differ, with both values."""
+    """Lines with each dotted key at which two cards differ, and both values; `theirs` is the recorded card."""
     lines = []
     for name in {**theirs, **ours}:
         path, mine, other = f"{key}{name}", ours.get(name), theirs.get(name)

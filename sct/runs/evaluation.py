@@ -19,7 +19,7 @@ from sct.inference import MemoryNotice
 from sct.runs import card
 from sct.runtime.progress import Pace
 
-if TYPE_CHECKING:  # `Run` evaluates itself by this module
+if TYPE_CHECKING:  # `Run` imports this module
     from sct.runs.run import Run
 
 logger = logging.getLogger(__name__)
@@ -29,8 +29,9 @@ SPLITS = ("val", "test")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """rows: a row for every case and class; summary: means by class and over classes, as in summary.json.
+    """Scores of an evaluation.
 
+    rows: one row for each case and class; summary: means for each class and over classes, as in summary.json;
     columns: the scores that `table` shows.
     """
 
@@ -39,27 +40,29 @@ class Evaluation:
     columns: tuple[str, ...]
 
     def table(self) -> str:
-        """The summary as a markdown table, a line for each class and mean."""
+        """The summary as a markdown table with one line for each class and mean."""
         return markdown_table(self.summary, scores=self.columns)
 
 
 def evaluate(run: Run, *, split: str, folder: Path | None, save_predictions: bool, figures: int) -> Evaluation:
-    """Predicts and scores every case of a split; writes cases.csv, summary.json, table.md, predictions, figures and the
-    card into `folder`, and nothing where that is None."""
+    """Predicts and scores every case of a split.
+
+    Writes cases.csv, summary.json, table.md, predictions, figures and the card into `folder`; nothing if it is None.
+    """
     if split not in SPLITS:
         raise UserError(f"split={split} must be val or test.")
     data, device, network = run.data, run.device, run.network
-    torch.backends.cudnn.benchmark = True  # windows have one size: the fastest kernel for it is soon found
+    torch.backends.cudnn.benchmark = True  # all windows have one size: searching the fastest kernel once pays off
     data.prepare()
     rows: list[Row] = []
-    kept: list[dict[str, float]] = []
+    token_rows: list[dict[str, float]] = []
     cases = data.cases(split)
     pace, notice = Pace(len(cases), unit="case"), MemoryNotice()
     for number, case in enumerate(cases):
         files = None
         if folder is not None:
             files = CaseFiles(folder, labels=save_predictions, picture=number < figures, title=run.config.name)
-        case_rows, case_kept = evaluate_case(
+        case_rows, case_tokens = evaluate_case(
             case,
             data=data,
             network=network,
@@ -70,14 +73,14 @@ def evaluate(run: Run, *, split: str, folder: Path | None, save_predictions: boo
             notice=notice,
         )
         pace.advance()
-        found = [row.dice for row in case_rows if not row.absent]
-        dice = sum(found) / max(1, len(found))
+        scores = [row.dice for row in case_rows if not row.absent]
+        dice = sum(scores) / max(1, len(scores))
         logger.info("%s  %s  mean Dice %.4f  %s", pace.place(), case.name, dice, pace.text())
         rows += case_rows
-        kept.append(case_kept)
+        token_rows.append(case_tokens)
     rows = unique_rows(rows)
     settings = {"split": split, **run.settings}
-    about = {"ckpt": str(run.source), **settings, "root": data.root, "seed": run.config.seed, **known_means(kept)}
+    about = {"ckpt": str(run.source), **settings, "root": data.root, "seed": run.config.seed, **known_means(token_rows)}
     title = f"{run.config.name}: {split}"
     if folder is None:
         summary = summary_of(rows, title=title, meta=about, groups=data.class_groups)

@@ -23,61 +23,62 @@ from sct.models.segmenter import Segmenter
 from sct.profiling.windows import sample_windows
 from sct.runs.build import build_inferer, build_segmenter, use_found
 
-if TYPE_CHECKING:  # counting takes time to import, and a prediction does not count
+if TYPE_CHECKING:  # the import takes time, and a prediction needs no profile
     from sct.profiling.profile import Profile
 
 
 class Experiment:
-    """A config with its data set, and on demand the network, loss and inferer that it describes.
+    """A config with its data set and inferer; network and loss are built when they are first used.
 
-    config: resolved, as `-c job` prints it; device: where the network computes; trust: which packages the parts of the
-    config may be of.
+    config: resolved, as `-c job` prints it; device: device of the network; trust: packages whose code the config may
+    name.
     The network of an experiment is untrained; `Run` is an experiment with trained weights.
     """
 
     def __init__(self, config: DictConfig, *, data: SegmentationData, device: torch.device, trust: Trust) -> None:
         self.config, self.data, self.device, self.trust = config, data, device, trust
-        # how whole images are predicted from windows; here, so that a mistake in it shows before anything is computed
+        # predicts whole images from windows; built here, so that a mistake in its settings shows before any computation
         self.inferer: Inferer = build_inferer(config, trust=trust)
 
     @cached_property
     def network(self) -> Segmenter:
-        """Encoder, completion and decoder, with the weights that a training with this seed begins with."""
+        """Encoder, completion and decoder, with the first weights of a training with this seed."""
         torch.manual_seed(self.config.seed)
         return build_segmenter(self.config, data=self.data, trust=self.trust).to(self.device)
 
     @cached_property
     def criterion(self) -> nn.Module:
         """(Prediction, target, image=image) -> the loss of a training step and its parts."""
-        given = {"outputs": self.data.outputs, "plugins": self.trust.plugins}
-        return build_part(self.config.loss, key="loss", trust=self.trust, **given)
+        return build_part(
+            self.config.loss, key="loss", trust=self.trust, outputs=self.data.outputs, plugins=self.trust.plugins
+        )
 
     def profile(
         self, *, latency: bool = True, training: bool = True, windows: int = 0, convention: str = "fvcore"
     ) -> Profile:
-        """What the network costs: parameters, MACs, tokens alive, and with `latency` time and memory.
+        """Measures the costs of the network: parameters, MACs, tokens alive, and with `latency` time and memory.
 
-        training: a training step too; windows: real windows of the validation cases instead of noise, which methods
-        need that keep a different number of tokens for each image; convention: how MACs are counted (fvcore, paper,
-        modules). `print(profile.table())` shows what `sct.profile` prints.
+        training: measure a training step too; windows: number of windows of the validation cases to use instead of
+        noise; a method that keeps a different number of tokens for each image needs them; convention: how MACs are
+        counted (fvcore, paper, modules). `print(profile.table())` prints the same table as `sct.profile`.
         """
         settings = ProfileConfig(latency=latency, training=training, windows=windows, convention=convention)
-        # a step of training changes the weights
+        # a training step changes the weights, so a copy is measured
         return self.measure(settings, network=copy.deepcopy(self.network))
 
     def measure(
         self, settings: ProfileConfig, *, network: Segmenter | None = None, trace_dir: Path | None = None
     ) -> Profile:
-        """The profile by all settings of the `profile` section; changes the weights of `network`, by default its own.
+        """The profile with all settings of the `profile` section; changes the weights of the measured network.
 
-        trace_dir: folder for `settings.trace`.
+        network: the network to measure, by default the experiment's; trace_dir: folder for `settings.trace`.
         """
         from sct.profiling.segmenter import profile_segmenter
 
         network = self.network if network is None else network
         device = self.device
         if not settings.latency and not network.encoder.by_image:
-            # shapes alone are counted: nothing is computed
+            # the costs depend on shapes only: nothing is computed
             device = torch.device("meta")
         return profile_segmenter(
             network,
@@ -94,7 +95,7 @@ class Experiment:
 
 
 def from_config(config: DictConfig, *, device: torch.device) -> Experiment:
-    """The experiment of a composed config; UserError at the first mistake in it."""
+    """The experiment of a composed config; UserError at the first mistake in the config."""
     trust = Trust.of_command(config)
     check_config(config, trust=trust)
     use_found(config)

@@ -1,4 +1,4 @@
-"""A run's folder: where it is, what it was started with, and which one `resume` means."""
+"""A run's folder: its path, its saved config, and the choice of the folder for `resume`."""
 
 import json
 import logging
@@ -29,19 +29,19 @@ from sct.runtime.migration import config_of_today
 
 logger = logging.getLogger(__name__)
 
-# what may differ between two starts of the same run
+# keys that may differ between two starts of the same run
 NOT_IDENTITY = ("resume", "run_dir", "ckpt", "profile", "plugins", "found")
 FINISHED = "finished"
-# overrides that don't tell the jobs of a sweep apart, by the first part of their key
+# overrides that are not part of the label of a sweep's job, by the first part of their key
 NOT_IN_LABEL = (*NOT_IDENTITY, "name", "paths", "sweep", "debug")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command is to train: its resolved config, the overrides behind it, its folder (None: a new one).
+    """The training that a command will do: its resolved config, the overrides of the config, its folder (None: new).
 
-    `newest` is the folder's newest checkpoint, None without; `done` says that the run has ended and is not repeated.
-    `trust` says which packages the parts of the config may be of.
+    newest: newest checkpoint of the folder, None without one; done: the run has finished and is not repeated; trust:
+    packages whose code the config may name.
     """
 
     config: dict[str, Any]
@@ -53,31 +53,30 @@ class Plan:
 
 
 def plan_run(cfg: DictConfig, *, trust: Trust) -> Plan:
-    """Decides what to train and where, and checks the config; writes nothing.
+    """Decides what to train and in which folder, and checks the config; writes nothing.
 
-    `resume=null` plans a new folder, `resume=auto` goes on with the newest unfinished run of the same config
-    (or plans one), `resume=once` likewise, but repeats none that has finished, `resume=PATH` goes on with that run
-    under its own config and what the command adds to it. `trust` is that in `cfg`; the config of a run that goes on
-    is a saved one.
+    resume=null: a new folder. resume=auto: resume the newest unfinished run of the same config, else a new folder.
+    resume=once: as auto, but a finished run is not repeated. resume=PATH: resume this run with its saved config and
+    the overrides that the command adds. `trust` applies to `cfg`; a saved config gets less trust, see `Trust.saved`.
     """
     if cfg.ckpt is not None:
-        raise UserError(f"ckpt={cfg.ckpt} is not for training; resume=RUN_FOLDER goes on with a run.")
+        raise UserError(f"ckpt={cfg.ckpt} is not for training; resume=RUN_FOLDER resumes a run.")
     if cfg.resume in (None, "auto", "once"):
         check_config(cfg, trust=trust)
         chosen = choose_folder(cfg)
         done = cfg.resume == "once" and chosen is not None and (chosen / FINISHED).exists()
         config = config_to_save(cfg)
         if chosen is not None and (chosen / "config.yaml").exists():
-            # the names that the run has learnt; the data set must still have them
+            # names that the run read from its data set; the data set must still have them
             config["found"] = saved_config(chosen).get("found", {})
         return Plan(config, task_overrides(), chosen, newest=newest_step(chosen), done=done, trust=trust)
     folder = Path(cfg.resume)
     if folder.is_file():
         raise UserError(f"resume={folder} is a file; give the run folder, two levels above its checkpoints.")
     if not checkpoint.step_files(folder) or not (folder / "config.yaml").exists():
-        raise UserError(f"resume={folder} is no run folder with checkpoints to go on from; give another one.")
+        raise UserError(f"resume={folder} is not a run folder with checkpoints; give another one.")
     if cfg.run_dir is not None and Path(cfg.run_dir).resolve() != folder.resolve():
-        raise UserError(f"resume={folder} trains in that folder; leave run_dir={cfg.run_dir} out.")
+        raise UserError(f"resume={folder} trains in this folder; leave run_dir={cfg.run_dir} out.")
     config, overrides = resumed_config(folder)
     trust = trust.saved(folder)
     check_config(OmegaConf.create(config), trust=trust)
@@ -85,7 +84,7 @@ def plan_run(cfg: DictConfig, *, trust: Trust) -> Plan:
 
 
 def config_to_save(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved config without what the command trusts, which no run says of itself."""
+    """The resolved config without `plugins`: a saved run must not choose the packages to trust."""
     return {key: value for key, value in to_dict(cfg).items() if key != "plugins"}
 
 
@@ -95,46 +94,46 @@ def newest_step(folder: Path | None) -> Path | None:
 
 
 def choose_folder(cfg: DictConfig) -> Path | None:
-    """`run_dir`, never with another run in it, or the run that `resume=auto` or `resume=once` finds."""
+    """The folder `run_dir`, or the run that `resume=auto` or `resume=once` finds; UserError if it has another run."""
     if cfg.run_dir is None:
-        ended = newest_run(cfg, finished=True) if cfg.resume == "once" else None
-        return ended or (newest_run(cfg, finished=False) if cfg.resume is not None else None)
+        finished = newest_run(cfg, finished=True) if cfg.resume == "once" else None
+        return finished or (newest_run(cfg, finished=False) if cfg.resume is not None else None)
     folder = Path(cfg.run_dir)
     if not (folder / "config.yaml").exists() and not checkpoint.step_files(folder):
         return folder
     if not (folder / "config.yaml").exists():
         raise UserError(f"run_dir={folder} holds checkpoints but no config.yaml. Give another run_dir.")
     if cfg.resume is None:
-        raise UserError(f"run_dir={folder} already holds a run. Give resume=auto to go on with it, or another run_dir.")
+        raise UserError(f"run_dir={folder} already holds a run. Give resume=auto to resume it, or another run_dir.")
     changed = changed_keys(saved_identity(folder), identity(to_dict(cfg)))
     if changed:
         raise UserError(
             f"run_dir={folder} holds a run with another config ({', '.join(sorted(changed)[:8])} differ). Give "
-            f"resume={folder} to go on with that one, or another run_dir."
+            f"resume={folder} to resume that run, or another run_dir."
         )
     return folder
 
 
 def newest_run(cfg: DictConfig, *, finished: bool) -> Path | None:
-    """The newest run of this name and config that has reached its last step, or has not."""
+    """The newest run with this name and config that has finished, or with finished=False one that has not."""
     given = by_key(HydraConfig.get().overrides.task) if HydraConfig.initialized() else {}
     names = {cfg.name, earlier_name(cfg, given=given)}
     runs = [path.parent for name in names for path in (Path(cfg.paths.outputs) / name).glob("*/config.yaml")]
     runs.sort(key=lambda folder: folder.name, reverse=True)
     runs = [folder for folder in runs if (folder / FINISHED).exists() == finished]
-    own = identity(to_dict(cfg))
+    current = identity(to_dict(cfg))
     for folder in runs:
-        if not changed_keys(saved_identity(folder), own):
+        if not changed_keys(saved_identity(folder), current):
             return folder
-    # the runs of a sweep differ on purpose
+    # no warning for resume=once: the runs of a sweep differ on purpose
     if runs and cfg.resume == "auto":
-        changed = sorted(changed_keys(saved_identity(runs[0]), own))
+        changed = sorted(changed_keys(saved_identity(runs[0]), current))
         logger.warning("resume=auto: starting anew, the unfinished %s differs in %s", runs[0], ", ".join(changed[:8]))
     return None
 
 
 def best_score(folder: Path, *, metric: str) -> float:
-    """The best validation score of a run that has ended."""
+    """The best validation score of a finished run."""
     rows = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
     return max((row[metric] for row in rows if metric in row), default=math.nan)
 
@@ -144,20 +143,20 @@ def saved_identity(folder: Path) -> dict[str, Any]:
 
 
 def saved_config(folder: Path) -> dict[str, Any]:
-    """The config that a run folder was trained with."""
+    """The config of the training in a run folder."""
     return config_of_today(to_dict(OmegaConf.load(folder / "config.yaml")))
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """The resolved config without what may differ between two starts of one run: its name is a label."""
+    """The resolved config without the keys that may differ between two starts of one run; the name is only a label."""
     return {key: value for key, value in config.items() if key not in (*NOT_IDENTITY, "name")}
 
 
 def resumed_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """The config that a run was started with, changed where the command asks for it, and the overrides of both.
+    """The saved config of a run with the changes of the command's new overrides, and all overrides.
 
-    What is in the run's folder counts, not what the config files have become since: of these, only what the
-    added overrides change is taken.
+    The saved config counts: later changes of the config files have no effect, except on keys that the new overrides
+    change.
     """
     saved, before = saved_config(folder), saved_overrides(folder)
     added = [override for override in task_overrides() if override not in before]
@@ -168,12 +167,12 @@ def resumed_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
     old, new = (to_dict(compose_config("train", overrides=overrides)) for overrides in (before, after))
     config = changed_like(saved, old=old, new=new)
     for key in sorted(changed_keys(saved, config)):
-        logger.warning("%s differs from what this run was started with", key)
+        logger.warning("%s differs from its value at the start of this run", key)
     return config, after
 
 
 def changed_like(saved: dict[str, Any], *, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """`saved` with every difference between `old` and `new` made to it too."""
+    """`saved` with all differences between `old` and `new` applied."""
     result = {key: value for key, value in saved.items() if key in new or key not in old}
     for key, value in new.items():
         if key in old and old[key] == value:
@@ -192,16 +191,16 @@ def changed_keys(old: Any, new: Any, *, key: str = "") -> set[str]:
 
 
 def task_overrides() -> list[str]:
-    """What the command line asked for, without what tells runs apart."""
+    """The overrides of the command line without the keys in `NOT_IDENTITY`."""
     if not HydraConfig.initialized():
         return []
     return [override for override in HydraConfig.get().overrides.task if key_of(override) not in NOT_IDENTITY]
 
 
 def job_label(overrides: list[str]) -> str:
-    """What sets a job of a sweep apart, as a part of a folder name; empty for a run alone.
+    """The overrides of a sweep's job as a part of a folder name; empty outside a sweep.
 
-    Values as they were given, after the last part of their key; places on a disk are left out.
+    Each override is shown as the last part of its key and its value; paths are left out.
     """
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return ""
@@ -216,7 +215,7 @@ def job_label(overrides: list[str]) -> str:
 
 @contextmanager
 def opened(plan: Plan, *, processes: Processes) -> Iterator[Path]:
-    """The folder of a run while it trains: made where it is new, with config and log in it, locked."""
+    """Makes and locks the folder of a run while it trains, and writes config, overrides and log into it."""
     with ExitStack() as stack:
 
         def open_folder() -> Path:
@@ -240,7 +239,7 @@ def opened(plan: Plan, *, processes: Processes) -> Iterator[Path]:
 
 
 def new_folder(parent: Path, *, label: str = "") -> Path:
-    """A folder named by the time and the label, which no other run started at the same moment can get too."""
+    """Makes a folder named by the time and the label; another run at the same moment gets another folder."""
     now, number = f"{datetime.now():%Y-%m-%d_%H-%M-%S}" + (f"_{label}" if label else ""), 1
     folder = parent / now
     while True:
@@ -255,15 +254,15 @@ def new_folder(parent: Path, *, label: str = "") -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps a second training out of the folder; however this one ends, the system frees the lock."""
-    # a file that stands for a lock would outlive a process that is killed
+    """Prevents a second training in the folder; the system frees the lock when this process ends in any way."""
+    # not a soft lock: the lock file would remain if the process is killed
     lock = FileLock(folder / ".lock", blocking=False, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout as error:
-        raise UserError(f"{folder} is being trained in by another process. Wait for it, or end it.") from error
+        raise UserError(f"Another process is training in {folder}. Wait until it ends, or stop it.") from error
     except OSError as error:  # some network file systems have no locks
-        logger.warning("%s can't be locked (%s): start no second training in it", folder, error)
+        logger.warning("%s can't be locked (%s): do not start a second training in it", folder, error)
     try:
         yield
     finally:
@@ -271,7 +270,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def log_to(run_dir: Path | None, *, level: int = logging.INFO) -> None:
-    """Log messages go to the terminal, and to the train.log of a run folder."""
+    """Sends log messages to the terminal and, with `run_dir`, to the file train.log in it."""
     root = logging.getLogger()
     for handler in root.handlers[:]:
         root.removeHandler(handler)

@@ -1,4 +1,4 @@
-"""A trained run as one object: what the commands, the figures and notebooks use a trained network by.
+"""A trained run as one object: commands, figures and notebooks use trained networks through it.
 
 Letters: C channels of the image, S spatial size.
 """
@@ -35,18 +35,18 @@ from sct.runtime.distributed import pick_device
 from sct.runtime.memory import keep_large_blocks
 from sct.runtime.precision import NumberFormat, autocast
 
-if TYPE_CHECKING:  # scores and pictures take time to import, and a prediction needs neither
+if TYPE_CHECKING:  # the import takes time, and a prediction needs no scores and pictures
     from sct.runs.evaluation import Evaluation
 
-# stands for a path, which may hold characters that mean something on a command line
+# replaces the path, which may have characters with a special meaning on a command line
 SHOWN = "RUN"
 
 
 class Run(Experiment):
-    """A trained network with all that its use takes.
+    """A trained network with its config, data set and inferer.
 
-    source: the checkpoint file, or exported folder, that the weights are from; folder: where the run wrote, and writes;
-    settings: how it was opened, which cards record.
+    source: checkpoint file or exported folder with the weights; folder: the run's folder; settings: the arguments that
+    opened the run, for cards.
     """
 
     def __init__(self, trained: Trained, *, device: torch.device, settings: dict[str, Any]) -> None:
@@ -57,30 +57,30 @@ class Run(Experiment):
         self._lock = Lock()
 
     def load(self) -> Loaded:
-        """The network and its number format; loaded at the first call, which may come from any thread."""
+        """The network and its number format; the first call, from any thread, loads them."""
         with self._lock:
             if self._loaded is None:
                 assert self._trained is not None
                 self._loaded = self._trained.load()
-                self._trained = None  # it holds the weights once more
+                self._trained = None  # frees its copy of the weights
             return self._loaded
 
     @property
     def model(self) -> Model:
-        """What maps windows (B, C, *S) to logits (B, Q, *S): the run's own network, or an exported one."""
+        """Maps windows (B, C, *S) to logits (B, Q, *S): the run's network, or an exported one."""
         return self.load().model
 
     @property
     def network(self) -> Segmenter:
-        """The run's own network in evaluation mode; UserError for an export, whose parts can't be reached."""
+        """The run's network in evaluation mode; UserError for an export, which gives no access to its parts."""
         model = self.model
         if not isinstance(model, Segmenter):
-            raise UserError(f"{self.source} is an exported graph without parts. Open the run itself for that.")
+            raise UserError(f"{self.source} is an exported graph without separate parts. Open the run itself instead.")
         return model
 
     @property
     def number_format(self) -> NumberFormat:
-        """What the network computes in, and why."""
+        """The number format of the network, and the reason for it."""
         return self.load().number_format
 
     def predict(
@@ -91,18 +91,19 @@ class Run(Experiment):
         spacing: Sequence[float] | None = None,
         return_depth: bool = False,
     ) -> Segmentation:
-        """Labels of one image on the image's own grid.
+        """Labels of one image on the grid of the image.
 
-        image: a file of the run's format, or an array (C, *S), or (*S) of one channel. An array's voxels are placed by
-        `affine` (4, 4), or have `spacing` in mm along axes to the right, to the front and up (RAS+).
-        return_depth: also how many pruning stages the patch of every voxel survived, see `Segmentation.depth`.
+        image: a file of the run's format, or an array (C, *S), or (*S) with one channel. For an array, give `affine`
+        (4, 4) from voxels to mm, or `spacing` in mm if the axes point to the right, to the front and up (RAS+).
+        return_depth: also return the number of pruning stages that each voxel's patch survived, see
+        `Segmentation.depth`.
 
-        Raises UserError for an image of another number of channels or axes, with values that are not finite, and for
-        an array without affine or spacing where the network needs one.
+        UserError if the image has another number of channels or axes, has values that are not finite, or is an array
+        without affine and spacing although the network needs one of them.
         """
         if isinstance(image, str | Path):
             if affine is not None or spacing is not None:
-                raise UserError("affine and spacing are for arrays: a file has its own. Leave them out.")
+                raise UserError("affine and spacing are for arrays: a file contains them. Leave them out.")
             (case,) = find_inputs(Path(image), file_format=self.data.format)
             self.data.check_files([case], remember=False)
             return self.segment(case, self.data.load_case(case), form=self.data.format, return_depth=return_depth)
@@ -130,7 +131,7 @@ class Run(Experiment):
         return self.segment(case, prepared.volume(), form=form, return_depth=return_depth)
 
     def segment(self, case: Case, volume: Volume, *, form: FileFormat, return_depth: bool = False) -> Segmentation:
-        """Labels of a preprocessed volume on the grid of its image, which `form` reads and writes."""
+        """Labels of a preprocessed volume on the grid of its image; `form` reads and writes the files of the image."""
         data, device = self.data, self.device
         encoder = self.network.encoder if return_depth else None
         with torch.no_grad(), autocast(device, self.number_format.dtype):
@@ -148,16 +149,16 @@ class Run(Experiment):
         )
 
     def predict_files(self, inputs: str | Path, *, output: str | Path) -> list[Path]:
-        """Writes the label map of a file, or of every image of a folder, into the folder `output`; returns the paths.
+        """Writes the label map of a file, or of every image in a folder, into the folder `output`; returns the paths.
 
-        Reads the next image and writes the last one while it computes. Never writes over an image.
+        Reads the next image and writes the last result while it computes. Images are never overwritten.
         """
         cases = find_inputs(Path(inputs), file_format=self.data.format)
         self.data.check_files(cases, remember=False)
-        torch.backends.cudnn.benchmark = True  # windows have one size: the fastest kernel for it is soon found
+        torch.backends.cudnn.benchmark = True  # all windows have one size: searching the fastest kernel once pays off
         if len(cases) == 1:
             keep_large_blocks()
-        # a thread keeps the number of helpers that it first asks for: before the loading changes it for a while
+        # this thread fixes its number of helper threads at the first call: now, before loading changes it for a while
         torch.get_num_threads()
         with ThreadPoolExecutor(1) as pool:
             loaded = pool.submit(self.load)
@@ -180,8 +181,8 @@ class Run(Experiment):
     ) -> Evaluation:
         """Scores of the cases of a split, `val` or `test`, on the grids of their files.
 
-        output: a folder for what `sct.eval` writes: tables, the label maps (with `save_predictions`), pictures of the
-        first `figures` cases, and the card. Without it nothing is written.
+        output: a folder for the files of `sct.eval`: tables, label maps (with `save_predictions`), pictures of the
+        first `figures` cases, and the card. Without `output` nothing is written.
         """
         from sct.runs.evaluation import evaluate
 
@@ -204,7 +205,7 @@ def open_run(
     changes: dict[str, Any] | None = None,
     trust: Trust = SHIPPED_ALONE,
 ) -> Run:
-    """The run that `ckpt` means: a run folder, a checkpoint file or an exported folder; see `find_trained`."""
+    """Opens the run of `ckpt`, which is a run folder, a checkpoint file or an exported folder; see `find_trained`."""
     chosen = pick_device(device)
     changes = {key: plain(settings) for key, settings in (changes or {}).items()}
     trained = find_trained(
@@ -235,11 +236,11 @@ def load(
     overrides: Sequence[str],
     plugins: Sequence[str],
 ) -> Run:
-    """As `open_run`, with the overrides of a command line; see `sct.load`."""
-    given = open_overrides(list(overrides), groups=("inferer", "data"))
+    """`open_run` with the overrides of a command line; see `sct.load`."""
+    opened = open_overrides(list(overrides), groups=("inferer", "data"))
     number_format = [] if precision is None else [f"precision={precision}"]
     trusted = [f"plugins=[{','.join(plugins)}]"] if plugins else []
-    config = compose_checked("eval", overrides=[f"ckpt={SHOWN}", *number_format, *trusted, *given])
+    config = compose_checked("eval", overrides=[f"ckpt={SHOWN}", *number_format, *trusted, *opened])
     return open_run(
         str(path),
         weights=weights,

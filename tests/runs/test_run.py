@@ -92,7 +92,7 @@ def test_a_path_means_the_config_of_that_run_and_what_the_command_adds(run_copy)
     OmegaConf.save(saved, path)
     outcome = run_command(train.main, f"resume={run_copy}", "trainer.max_steps=6", "optimizer.weight_decay=0.2")
     assert outcome.status == 0, outcome
-    assert "trainer.max_steps differs from what this run was started with" in outcome.out
+    assert "trainer.max_steps differs from its value at the start of this run" in outcome.out
     cfg = OmegaConf.load(path)
     assert (cfg.name, cfg.encoder.dim, cfg.loss.pixel.dice_weight, cfg.trainer.max_steps) == ("smoke", 24, 0.5, 6)
     state = last_state(run_copy)
