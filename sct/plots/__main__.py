@@ -1,4 +1,4 @@
-"""`sct-plot FIGURE ...` or `python -m sct.plots FIGURE ...`: the papers' figures, of trained runs."""
+"""`sct-plot FIGURE ...` or `python -m sct.plots FIGURE ...`: figures of the papers, drawn for trained runs."""
 
 import sys
 from collections.abc import Sequence
@@ -7,20 +7,20 @@ from importlib import import_module
 from sct.config.check import nearest
 from sct.plots.commands import base
 
-# a figure is drawn by the module of its name in sct.plots.commands, imported only then: torch takes seconds
+# each figure has a module of its name in sct.plots.commands; it is imported when it is needed: torch takes seconds
 FIGURES = {
     "attention": "attention matrices of one block and head, before and after APFormer's pruning",
-    "gate": "the background probability of APFormer's gate, and the patches that still ask",
+    "gate": "the foreground probability of APFormer's gate, and the patches that stay queries",
     "panels": "predictions of several runs beside the image and the truth",
     "curves": "pixel loss and validation Dice of several runs over the training",
-    "depth": "how long each patch of a case is kept, and what is left after each stage",
+    "depth": "how long each patch of a case is kept, and the patches that remain after each stage",
     "kept": "how many tokens each image keeps, with easy, normal and hard cases",
-    "sparsity": "how rare each class is, against the gain in Dice over a baseline",
+    "sparsity": "sparsity of each class and its gain in Dice over a baseline",
 }
 
 
 def page() -> str:
-    """What `sct-plot --help` tells."""
+    """The text of `sct-plot --help`."""
     width = max(map(len, FIGURES)) + 2
     figures = "\n".join(f"  {name:{width}}{meaning}" for name, meaning in FIGURES.items())
     return (

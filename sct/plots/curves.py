@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FILE = "metrics.jsonl"
-# quantity -> title of its panel, and what its axis says
+# quantity -> title of its panel, label of its axis
 NAMES = {
-    # the whole loss has terms of its own in each method, and says nothing when methods are compared
-    "train/loss_pixel": ("Training, without a method's own terms", "pixel loss"),
-    "train/loss": ("Training, with each method's own terms", "whole loss"),
+    # train/loss includes terms that differ between methods, so it can't compare methods
+    "train/loss_pixel": ("Training, without the method's extra terms", "pixel loss"),
+    "train/loss": ("Training, with the method's extra terms", "total loss"),
     "val/dice/mean": ("Validation", "Dice, mean over classes"),
 }
 COMPARED = ("train/loss_pixel", "val/dice/mean")
@@ -44,31 +44,31 @@ def read_curve(run: Path, quantity: str) -> Curve:
     pixel = OmegaConf.select(OmegaConf.load(config), "loss.pixel") if config.is_file() else None
     lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     rows = [metrics_of_today(line, pixel=pixel or {}) for line in lines]
-    found = [(row["step"], row[quantity]) for row in rows if quantity in row]
-    if not found:
+    points = [(row["step"], row[quantity]) for row in rows if quantity in row]
+    if not points:
         known = sorted({name for row in rows for name in row} - {"step"})
         raise UserError(f"{path} has no {quantity} yet. It has: {', '.join(known) or 'nothing'}.")
-    steps, values = zip(*found, strict=True)
+    steps, values = zip(*points, strict=True)
     return Curve(np.array(steps), np.array(values, dtype=np.float64))
 
 
 def smooth(values: np.ndarray, *, share: float) -> np.ndarray:
-    """Running mean of values (L,) over a centred window of `share` of them; it narrows evenly towards both ends.
+    """Running mean of values (L,) over a centred window of `share` * L values; near the ends the window is smaller.
 
-    Fewer than 3 values in the window leave the curve as it is.
+    A window of fewer than 3 values does not change the curve.
     """
     reach = int(share * len(values)) // 2
     sums = np.concatenate(([0.0], np.cumsum(values)))
-    place = np.arange(len(values))
-    own = np.minimum(np.minimum(place, len(values) - 1 - place), reach)
-    return (sums[place + own + 1] - sums[place - own]) / (2 * own + 1)
+    index = np.arange(len(values))
+    half = np.minimum(np.minimum(index, len(values) - 1 - index), reach)
+    return (sums[index + half + 1] - sums[index - half]) / (2 * half + 1)
 
 
 @styled
 def draw_curves(
     panels: Sequence[tuple[str, Sequence[Curve]]], *, runs: Sequence[str], share: float, about: str
 ) -> "Figure":
-    """One panel for each quantity (its name, a curve a run): smoothed, and pale behind it as it was."""
+    """Draws one panel for each quantity (its name, one curve for each run): smoothed, with the raw curve in pale."""
     figure = new_figure(2.9)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (quantity, curves) in zip(grid, panels, strict=True):

@@ -1,4 +1,4 @@
-"""How long the patches of an image are kept, over the anatomy: figures 2 and 3 of the STP paper, 1 and 4 of DToP's.
+"""How long each patch of an image is kept: figures 2 and 3 of the STP paper, 1 and 4 of the DToP paper.
 
 Letters: C channels, S spatial size, N tokens of the grid.
 """
@@ -25,22 +25,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Wording:
-    """What becomes of patches: title of the map, head of a stage's picture, and what is said of a patch's depth."""
+    """Texts for one kind of pruning: titles of the map and of a stage, legend for removed and for kept patches."""
 
     title: str
     stage: str
-    left: str
-    stayed: str
+    removed: str
+    kept: str
 
 
 PRUNED = Wording("Pruning depth", "Kept after stage {}", "dropped at stage {}", "kept to the end")
 EXITED = Wording("Exited tokens per stage", "Not exited after stage {}", "exited at stage {}", "computed to the end")
-ASKING = Wording("Patches that ask", "Asks in attention", "asks nothing", "asks")
+QUERIES = Wording("Queries of attention", "Kept as query", "pruned query", "query")
 
 
 @dataclass(frozen=True)
 class Depth:
-    """How many of num_stages the patches of an image survive, (*grid)."""
+    """The number of stages (of num_stages) that each patch of an image survives, (*grid)."""
 
     stages: np.ndarray
     num_stages: int
@@ -51,13 +51,13 @@ class Depth:
         return self.stages >= stage
 
     def counts(self) -> list[int]:
-        """Patches that survive every stage."""
+        """The number of patches that survive, for each stage."""
         return [int(self.alive(stage).sum()) for stage in range(1, self.num_stages + 1)]
 
 
 @dataclass(frozen=True)
 class DepthRow:
-    """One case in all planes that are shown. truth (*S); shares: see `stage_shares`."""
+    """One case in all shown planes. truth (*S); shares: see `stage_shares`."""
 
     name: str
     views: list[View]
@@ -68,41 +68,44 @@ class DepthRow:
 
 @torch.no_grad()
 def depths_of(encoder: Encoder, images: Tensor) -> list[Depth]:
-    """The depths in images (B, C, *S) of an encoder in evaluation mode; UserError where nothing is ever pruned."""
+    """The pruning depths in images (B, C, *S) for an encoder in evaluation mode; UserError if it never prunes."""
     if not encoder.spec.num_depths:
         raise UserError(
             "This network prunes no tokens: it is dense. Give a run with encoder.reducer or encoder.gate, such as "
             "encoder=stp."
         )
     encoded = encoder(images)
-    words = ASKING if encoded.query_mask is not None else EXITED if encoded.early is not None else PRUNED
+    words = QUERIES if encoded.query_mask is not None else EXITED if encoded.early is not None else PRUNED
     return [Depth(stages, encoded.num_depths, words) for stages in pruning_depth(encoded).cpu().numpy()]
 
 
 def stage_shares(depth: Depth, label: Tensor, *, patch_size: int) -> list[tuple[float | None, float]]:
-    """For every stage the share of the patches with foreground that survive it, and of all, which is what a random
-    choice keeps of anything; None without foreground in label (*S)."""
+    """For each stage, the surviving shares of the patches with foreground and of all patches.
+
+    The share of all patches is the share of foreground that a random choice would keep. The first share is None if
+    label (*S) has no foreground.
+    """
     foreground = foreground_patches(label.unsqueeze(0), patch_size=patch_size)
-    found = kept_shares(torch.from_numpy(depth.stages).unsqueeze(0), foreground, num_stages=depth.num_stages)
+    shares = kept_shares(torch.from_numpy(depth.stages).unsqueeze(0), foreground, num_stages=depth.num_stages)
     stages = range(1, depth.num_stages + 1)
-    return [(found.get(f"tokens/foreground_kept_{s}"), found[f"tokens/random_kept_{s}"]) for s in stages]
+    return [(shares.get(f"tokens/foreground_kept_{s}"), shares[f"tokens/random_kept_{s}"]) for s in stages]
 
 
 def views_of(image: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float], planes: Sequence[str]) -> list[View]:
-    """The planes with most of the truth of image (C, *S); a picture is its only plane."""
+    """In each direction, the plane of image (C, *S) with most of the truth; a 2-D image has one plane."""
     if truth.ndim == 2:
         return [view(image, truth, spacing=spacing)]
     return [view(image, truth, spacing=spacing, plane=plane) for plane in planes]
 
 
 def heads(depth: Depth) -> list[str]:
-    """Titles of the panels of a row: image, depth, every stage."""
+    """Titles of the panels of a row: image, depth, one for each stage."""
     words = depth.words
     return ["Image", words.title, *(words.stage.format(stage) for stage in range(1, depth.num_stages + 1))]
 
 
 def draw_patches(line: Sequence["Axes"], where: View, *, truth: np.ndarray, depth: Depth) -> None:
-    """The panels of a row: image, depths in colours, and for every stage the patches that survive it, others pale."""
+    """Draws the panels of a row: image, depths in colours, and for each stage the image with removed patches pale."""
     picture, aspect = where.picture, where.aspect
     show(line[0], picture, aspect=aspect)
     show(line[1], grey(picture), aspect=aspect)
@@ -117,23 +120,23 @@ def draw_patches(line: Sequence["Axes"], where: View, *, truth: np.ndarray, dept
 
 
 def depth_legend(figure: "Figure", depth: Depth, *, axes: "Axes", title: str) -> None:
-    """The title of a figure, and below it what the colours of the depths mean."""
+    """Draws the title of a figure, and below it the legend of the depths' colours."""
     colors = depth_colors(depth.num_stages)
-    entries = [axes.plot([], [], "s", color="#ffffff", markeredgecolor=FAINT, label=depth.words.left.format(1))[0]]
+    entries = [axes.plot([], [], "s", color="#ffffff", markeredgecolor=FAINT, label=depth.words.removed.format(1))[0]]
     for stage in range(1, depth.num_stages + 1):
         last = stage == depth.num_stages
-        label = depth.words.stayed if last else depth.words.left.format(stage + 1)
+        label = depth.words.kept if last else depth.words.removed.format(stage + 1)
         entries += axes.plot([], [], "s", color=colors(stage - 1), label=label)
     figure.legend(handles=entries, loc="outside upper center", ncols=min(5, len(entries)), title=title)
 
 
 @styled
 def draw_depth(rows: Sequence[DepthRow], *, title: str, about: str) -> "Figure":
-    """For every case a row for each of its planes; below them, what every stage keeps of foreground and of all."""
+    """Draws a row for each plane of each case; below a case, the shares of patches that each stage keeps."""
     depth = rows[0].depth
     names = heads(depth)
     lines = [(row, where) for row in rows for where in row.views]
-    # beside a flat plane its name still needs its space
+    # a flat plane still needs space for its name
     heights = [max(where.height, 0.5) for _, where in lines]
     column = (WIDTH - 0.8) / len(names)
     figure = new_figure(column * sum(heights) + 0.08 * len(lines) + 0.35 * len(rows) + 1.1)
@@ -143,9 +146,9 @@ def draw_depth(rows: Sequence[DepthRow], *, title: str, about: str) -> "Figure":
         plane = next((name for name, axis in PLANES.items() if where.depth > 1 and axis == where.axis), "")
         panels[0].set_ylabel("\n".join(filter(None, (row.name if where is row.views[0] else "", plane, where.note))))
         if where is row.views[-1]:
-            for axes, (foreground, chance) in zip(panels[2:], row.shares, strict=True):
+            for axes, (foreground, all_patches) in zip(panels[2:], row.shares, strict=True):
                 share = "no foreground" if foreground is None else f"foreground {foreground:.1%}"
-                axes.set_xlabel(f"{share}\nat random {chance:.1%}")
+                axes.set_xlabel(f"{share}\nat random {all_patches:.1%}")
     for axes, name in zip(grid[0], names, strict=True):
         axes.set_title(name)
     depth_legend(figure, depth, axes=grid[0, 0], title=title)

@@ -1,4 +1,4 @@
-"""What APFormer's gate says of an image, and which patches still ask: equation 11 of its paper on pictures.
+"""Foreground probability of APFormer's gate, and the patches that stay queries: equation 11 of its paper, in pictures.
 
 Letters: C channels, S spatial size.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GateRow:
-    """One case. probability (*grid): of foreground, by the gate; query_mask (*grid) bool; truth (*S)."""
+    """One case. probability (*grid): the gate's probability of foreground; query_mask (*grid) bool; truth (*S)."""
 
     name: str
     where: View
@@ -33,7 +33,7 @@ class GateRow:
 
 @torch.no_grad()
 def gate_of(encoder: Encoder, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Probability of foreground and which patches ask, (*grid) each, for an image (1, C, *S)."""
+    """Probability of foreground, and the mask of patches that stay queries, (*grid) each, for an image (1, C, *S)."""
     encoded = encoder(image)
     if encoded.gate is None or encoded.query_mask is None:
         raise UserError("This network has no encoder.gate. Give a run such as encoder=apformer or ap_transunet.")
@@ -43,9 +43,9 @@ def gate_of(encoder: Encoder, image: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 @styled
 def draw_gate(rows: Sequence[GateRow], *, threshold: float, title: str, about: str) -> "Figure":
-    """For every case a row of three panels: image, probability, patches that ask; the truth is outlined.
+    """Draws a row of three panels for each case: image, probability, patches that stay queries; truth is outlined.
 
-    threshold: probability of foreground up to which a patch asks nothing.
+    threshold: patches up to this probability of foreground are pruned as queries.
     """
     heights = [row.where.height for row in rows]
     figure = new_figure(0.295 * WIDTH * sum(heights) + 0.27 * len(rows) + 1.2)
@@ -64,11 +64,11 @@ def draw_gate(rows: Sequence[GateRow], *, threshold: float, title: str, about: s
         for axes in line:
             outline(axes, row.where.of(row.truth) > 0)
         line[0].set_ylabel(row.name + (f"\n{row.where.note}" if row.where.note else ""))
-        line[2].set_xlabel(f"{row.query_mask.mean():.1%} of the patches ask")
-    for axes, name in zip(grid[0], ("Image, truth outlined", "Gate: foreground", "Patches that ask"), strict=True):
+        line[2].set_xlabel(f"{row.query_mask.mean():.1%} of the patches are queries")
+    for axes, name in zip(grid[0], ("Image, truth outlined", "Gate: foreground", "Kept as queries"), strict=True):
         axes.set_title(name)
     bar = figure.colorbar(drawn, ax=grid, location="bottom", shrink=0.4, aspect=40, pad=0.01)
-    bar.set_label("probability of foreground (up to the red line a patch asks nothing)")
+    bar.set_label("probability of foreground (patches up to the red line are pruned as queries)")
     bar.ax.axvline(threshold, color=MARK, linewidth=1.6)
     caption(figure, about)
     return figure

@@ -1,4 +1,4 @@
-"""How many tokens a pruning method keeps of every image: figures 5, 6 and 7 of the AS-ViT paper.
+"""How many tokens a pruning method keeps for each image: figures 5, 6 and 7 of the AS-ViT paper.
 
 Letters: C channels, S spatial size, W windows of a case, E stages, N tokens of the grid.
 """
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# the paper's words for images that it keeps few, usual and many tokens of
+# the paper's names for images with few, a usual number of, and many kept tokens
 KINDS = ("easy", "normal", "hard")
 
 
 @dataclass(frozen=True)
 class Example:
-    """A case to show, and its Dice; counts: tokens kept after every stage, mean over its windows, (E,)."""
+    """A case to show, with its Dice; counts: tokens kept after each stage, mean over its windows, (E,)."""
 
     name: str
     where: View
@@ -41,7 +41,7 @@ class Example:
 def window_counts(
     encoder: Encoder, image: Tensor, *, size: Sequence[int], overlap: float, batch_size: int, device: torch.device
 ) -> np.ndarray:
-    """Tokens kept after every stage in every window of an image (C, *S): (W, E)."""
+    """Number of tokens kept after each stage in each window of an image (C, *S): (W, E)."""
     windows = all_windows(image, size=size, overlap=overlap)
     counts: list[list[int]] = []
     while group := list(islice(windows, batch_size)):
@@ -50,27 +50,27 @@ def window_counts(
 
 
 def examples(counts: Mapping[str, np.ndarray]) -> list[str]:
-    """Of cases with counts (W, E) those with the fewest, the median and the most tokens, mean over windows and stages.
+    """The cases with the fewest, the median and the most tokens (mean of counts (W, E) over windows and stages).
 
-    Of an even number the lower median; of equals the first. Fewer than 3 cases come once each.
+    For an even number of cases the lower median is taken, of equal cases the first. No case is repeated.
     """
     order = sorted(counts, key=lambda case: counts[case].mean())
     return list(dict.fromkeys((order[0], order[(len(order) - 1) // 2], order[-1])))
 
 
 def all_alike(counts: Mapping[str, np.ndarray]) -> bool:
-    """Whether every window of all cases keeps the same numbers."""
-    together = np.concatenate(list(counts.values()))
-    return bool((together == together[0]).all())
+    """Whether all windows of all cases keep the same number of tokens after each stage."""
+    all_counts = np.concatenate(list(counts.values()))
+    return bool((all_counts == all_counts[0]).all())
 
 
 @styled
 def draw_kept(
     counts: Mapping[str, np.ndarray], shown: Sequence[Example], *, num_tokens: int, title: str, about: str
 ) -> "Figure":
-    """Above, for every stage how many windows keep so many of num_tokens; below, the examples in a row each."""
-    together = np.concatenate(list(counts.values()))
-    num_stages = together.shape[1]
+    """Draws, for each stage, a histogram of the tokens that windows keep; below it, one row for each example."""
+    all_counts = np.concatenate(list(counts.values()))
+    num_stages = all_counts.shape[1]
     names = heads(shown[0].depth) if shown else []
     heights = [max(example.where.height, 0.5) for example in shown]
     column = (WIDTH - 0.8) / max(len(names), 1)
@@ -80,10 +80,10 @@ def draw_kept(
     parts = figure.add_gridspec(len(ratios), 1, height_ratios=ratios)
     upper = parts[0].subgridspec(num_stages, 1).subplots(sharex=True, squeeze=False)[:, 0]
     for stage, axes in enumerate(upper):
-        draw_counts(axes, together[:, stage], num_tokens=num_tokens)
+        draw_counts(axes, all_counts[:, stage], num_tokens=num_tokens)
         axes.set_ylabel(f"stage {stage + 1}\nwindows")
         for kind, example in zip(KINDS, shown, strict=False):
-            # above the bars, at the same place whatever their height
+            # above the bars, at a height that does not depend on the bars
             axes.annotate(
                 kind[0].upper(), (example.counts[stage], 1.0), xycoords=axes.get_xaxis_transform(), xytext=(0, 9),
                 textcoords="offset points", ha="center", va="center", color=MARK, fontsize=7,
@@ -109,7 +109,7 @@ def draw_kept(
 
 
 def draw_counts(axes: "Axes", values: np.ndarray, *, num_tokens: int) -> None:
-    """Histogram of the tokens kept in windows (W,), and their median as a line."""
+    """Draws a histogram of the tokens kept in windows (W,), with the median as a line."""
     width = 1 + num_tokens // 60
     edges = np.arange(-0.5, num_tokens + 0.5 + width, width)
     axes.hist(values, bins=edges.tolist(), color=LINE_COLORS[0], edgecolor="#ffffff", linewidth=0.3)

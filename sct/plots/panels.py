@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PanelRow:
-    """One case. truth and the predictions of all runs (*S); scores: Dice of whole cases, mean over what is scored."""
+    """One case. truth, predictions of all runs (*S); scores: Dice of the whole case, mean over classes or regions."""
 
     name: str
     where: View
@@ -41,11 +41,14 @@ class PanelRow:
 
 
 def prediction_of(run: Run, case: Case, *, fresh: bool) -> np.ndarray:
-    """Label map (*S) of a case on its file's grid: what an evaluation of this run wrote, else predicted now."""
+    """Label map (*S) of a case on its file's grid: read from an evaluation of this run if there is one, else predicted.
+
+    fresh: always predict.
+    """
     for split in ("test", "val"):
         path = run.data.format.label_path(run.folder / "eval" / split / "predictions" / case.name)
         if path.exists() and not fresh:
-            logger.info("%s: as %s has it", run.source, path)
+            logger.info("%s: using the prediction %s", run.source, path)
             return run.data.format.read_written(path)
     logger.info("%s: predicting %s", run.source, case.name)
     chosen = choose_precision(run.config.trainer.precision, network=run.network, device=run.device, remedy=None)
@@ -62,12 +65,12 @@ def prediction_of(run: Run, case: Case, *, fresh: bool) -> np.ndarray:
 
 
 def panel_row(case: Case, *, run: Run, predictions: Sequence[np.ndarray], name: str) -> PanelRow:
-    """Image and truth of a case as `run` reads them, and the predictions, all turned to be shown."""
+    """Image and truth of a case as `run` reads them, and the predictions, all turned to the orientation of figures."""
     assert case.label is not None
     voxels, grid = run.data.format.read_image(case.image)
     truth = run.data.format.read_label(case.label)[0]
     if wrong := [labels.shape for labels in predictions if labels.shape != truth.shape]:
-        raise UserError(f"{case.image} has shape {truth.shape}, a prediction of it {wrong[0]}. Predict with --fresh.")
+        raise UserError(f"{case.image} has shape {truth.shape}, its prediction {wrong[0]}. Predict again with --fresh.")
     scores = [
         float(np.nanmean(quick_dice(labels.astype(int), truth, outputs=run.data.outputs))) for labels in predictions
     ]
@@ -85,7 +88,7 @@ def panel_row(case: Case, *, run: Run, predictions: Sequence[np.ndarray], name: 
 
 @styled
 def draw_panels(rows: Sequence[PanelRow], *, runs: Sequence[str], classes: Sequence[str], about: str) -> "Figure":
-    """For every case a row: image, the prediction of every run filled with the truth outlined, truth."""
+    """Draws a row for each case: image, the predictions of all runs (filled) with the truth (outlined), truth."""
     names = ("Image", *runs, "Truth")
     width = max(WIDTH, 1.1 * len(names))
     heights = [row.where.height for row in rows]
@@ -115,7 +118,7 @@ def draw_panels(rows: Sequence[PanelRow], *, runs: Sequence[str], classes: Seque
 
 
 def tint(axes: "Axes", labels: np.ndarray, *, aspect: float) -> None:
-    """Labels (H, W) in the colours of their classes, half transparent; nothing over the background."""
+    """Draws labels (H, W) in the colours of their classes, half transparent; background stays free."""
     colors = np.zeros((*labels.shape, 4))
     for value in np.unique(labels[labels > 0]).tolist():
         colors[labels == value] = (*class_color(value), 0.45)
@@ -123,13 +126,13 @@ def tint(axes: "Axes", labels: np.ndarray, *, aspect: float) -> None:
 
 
 def legend(figure: "Figure", *, classes: Sequence[tuple[int, str]]) -> None:
-    """Names of the classes (value, name) and of the outline, above the panels."""
-    nowhere = figure.axes[0]
+    """Draws the legend of classes (value, name) and of the outline above the panels."""
+    axes = figure.axes[0]
     entries = [
-        nowhere.plot([], [], linestyle="none", marker="s", color=class_color(value), label=name)[0]
+        axes.plot([], [], linestyle="none", marker="s", color=class_color(value), label=name)[0]
         for value, name in classes
     ]
-    entries += nowhere.plot(
+    entries += axes.plot(
         [], [], linestyle="none", marker="s", markerfacecolor=TRUTH, markeredgecolor=INK, label="outline of the truth"
     )
     figure.legend(handles=entries, loc="outside upper center", ncols=5)

@@ -1,4 +1,4 @@
-"""An image and what belongs to it as planes to draw: which slice is shown, which way up, and the marks over it.
+"""Planes of an image and its label maps for figures: choice of the slice, its orientation, and outlines over it.
 
 Letters: C channels, S spatial size (2 or 3 dims), H and W rows and columns of the plane.
 """
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis of a volume in RAS order that they are cut across
+PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # plane -> its normal, an axis of a volume in RAS order
 
 
 @dataclass(frozen=True)
 class View:
-    """The plane of an image that is shown, and where it is in arrays over the same space.
+    """The shown plane of an image, and its position in arrays over the same space.
 
-    picture (H, W, 3) uint8 · aspect: height of its pixels over their width · depth: slices of the image, of which
-    `index` is shown, along `axis`; 1 in 2-D · slices_first: they are along the first axis, and shown as they are
+    picture (H, W, 3) uint8 · aspect: height / width of its pixels · depth: number of slices along `axis`, 1 in 2-D ·
+    index: the shown slice · slices_first: slices are along the first axis and are shown without turning
     """
 
     picture: np.ndarray
@@ -37,20 +37,20 @@ class View:
 
     @property
     def note(self) -> str:
-        """Which slice it is, empty in 2-D."""
+        """The number of the slice as text, empty in 2-D."""
         return f"slice {self.index + 1} of {self.depth}" if self.depth > 1 else ""
 
     @property
     def height(self) -> float:
-        """Height of the picture as it is drawn, over its width."""
+        """Height / width of the drawn picture."""
         return self.picture.shape[0] * self.aspect / self.picture.shape[1]
 
     def of(self, array: np.ndarray) -> np.ndarray:
-        """The plane of voxels (*S), or of patches (*grid) over the same space."""
+        """The same plane of an array of voxels (*S) or of patches (*grid)."""
         if array.ndim == 2:
             return array
-        place = math.floor((self.index + 0.5) * array.shape[self.axis] / self.depth)
-        return array[place] if self.slices_first else shown_slice(np.moveaxis(array, self.axis, -1), place)
+        index = math.floor((self.index + 0.5) * array.shape[self.axis] / self.depth)
+        return array[index] if self.slices_first else shown_slice(np.moveaxis(array, self.axis, -1), index)
 
 
 def view(
@@ -62,10 +62,10 @@ def view(
     plane: str = "axial",
     slices_first: bool = False,
 ) -> View:
-    """The plane of image (C, *S) with most of labels (*S), or at `index`; 3-D in RAS order, as in
-    `sct.evaluation.pictures`.
+    """The plane of image (C, *S) with most labelled voxels (labels (*S)), or the plane at `index`.
 
-    Of the three planes of a volume the patient's right and front are on the left, and the head is above.
+    Volumes are in RAS order, as in `sct.evaluation.pictures`. In all three planes the patient's right and front are on
+    the left, and the head is at the top.
     """
     if labels.ndim == 2:
         return View(overlay(image), spacing[0] / spacing[1])
@@ -75,23 +75,23 @@ def view(
     first, second = np.delete(spacing, axis).tolist()
     if slices_first:
         return View(overlay(image[:, index]), first / second, index, len(labels), axis, slices_first=True)
-    # a slice is turned: what comes first runs along its columns
+    # a slice is turned: its first axis becomes the columns
     picture = overlay(np.moveaxis(image, axis + 1, -1), index=index)
     return View(picture, second / first, index, slices.shape[-1], axis)
 
 
 def show(axes: "Axes", picture: np.ndarray, *, aspect: float) -> None:
-    """A picture (H, W, 3) in a frame without ticks, pixel (0, 0) around the origin."""
+    """Draws a picture (H, W, 3) in a frame without ticks, with pixel (0, 0) centred at the origin."""
     axes.imshow(picture, aspect=aspect, interpolation="antialiased")
     axes.set_xticks([])
     axes.set_yticks([])
 
 
 def outline(axes: "Axes", mask: np.ndarray, *, color: str | Sequence[float] = TRUTH) -> None:
-    """The border of a mask (H, W), light or coloured on a dark rim so that it is seen on any image."""
+    """Draws the border of a mask (H, W) in `color` with a dark rim, so that it is visible on any image."""
     if not mask.any():
         return
-    closed = np.pad(mask.astype(float), 1)  # also where it leaves the picture
+    closed = np.pad(mask.astype(float), 1)  # so that the border is also drawn at the edge of the picture
     columns, rows = np.arange(-1, mask.shape[1] + 1), np.arange(-1, mask.shape[0] + 1)
     for width, ink in ((2.0, INK), (1.0, color)):
         axes.contour(columns, rows, closed, levels=[0.5], colors=[ink], linewidths=width)
@@ -99,22 +99,22 @@ def outline(axes: "Axes", mask: np.ndarray, *, color: str | Sequence[float] = TR
 
 
 def edges(shape: Sequence[int]) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top of a picture (H, W) in its own pixels, for what is drawn patch by patch over it."""
+    """Left, right, bottom and top of a picture (H, W) in its pixels: the extent for patches that are drawn over it."""
     return (-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5)
 
 
 def enlarge(patches: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Values of patches (h, w) at every pixel of a picture (H, W)."""
+    """The values of patches (h, w) for each pixel of a picture (H, W)."""
     rows, columns = (np.arange(size) * count // size for size, count in zip(shape[:2], patches.shape, strict=True))
     return patches[np.ix_(rows, columns)]
 
 
 def grey(picture: np.ndarray) -> np.ndarray:
-    """A picture (H, W, 3) without its colours, which would mix with those of values drawn over it."""
+    """A picture (H, W, 3) in grey: colours would mix with the colours of values drawn over it."""
     return np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2).round().astype(np.uint8)
 
 
 def faded(picture: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """A picture (H, W, 3) in which the patches that are not kept (h, w) are pale and grey."""
+    """A picture (H, W, 3) with pale grey patches where `kept` (h, w) is False."""
     pale = 0.25 * grey(picture).astype(float) + 0.75 * 255
     return np.where(enlarge(kept, picture.shape)[..., None], picture, pale.round()).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What figures are made of: a trained run, one of its cases, the window of it that the network sees."""
+"""Input of the figures: a trained run, one of its cases, and the window of the case that the network gets."""
 
 import difflib
 from argparse import Namespace
@@ -45,12 +45,12 @@ def find_case(run: Run, case_id: str) -> tuple[Case, str]:
         close = difflib.get_close_matches(case_id, known, n=3, cutoff=0.5) or [
             c.name for c in run.data.cases("test")[:3]
         ]
-        raise UserError(f"{run.source} has no case {case_id} in {run.data.root}. Take one such as {', '.join(close)}.")
+        raise UserError(f"{run.source} has no case {case_id} in {run.data.root}. Give another, as {', '.join(close)}.")
     return known[case_id]
 
 
 def load_window(run: Run, case: Case) -> Window:
-    """The window of a case around its foreground: all of it where it is no larger than data.roi_size."""
+    """The window of a case around its foreground; the complete case if it is not larger than data.roi_size."""
     volume = run.data.load_case(case)
     assert volume.label is not None
     image, label = foreground_window(volume.image, volume.label, size=run.data.roi_size)

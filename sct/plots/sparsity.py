@@ -1,4 +1,4 @@
-"""How sparse a class is in the data, against what a method gains on it: tables 6 and 7 of the STP paper.
+"""Sparsity of each class in the data, and the gain of a method for this class: tables 6 and 7 of the STP paper.
 
 Letters: S spatial size, R scored classes or regions.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClassGain:
-    """A class or region: shares of voxels and of patches that are not of it, and Dice of two runs."""
+    """A class or region: shares of voxels and of patches without it (its sparsity), and Dice of two runs."""
 
     name: str
     voxels: float
@@ -36,25 +36,25 @@ class ClassGain:
 
     @property
     def gain(self) -> float:
-        """Points of Dice that the run is better."""
+        """Gain in Dice of the run over the baseline, in points (1/100)."""
         return 100 * (self.run - self.baseline)
 
 
 def class_sparsity(
     labels: Iterable[Tensor], *, outputs: Outputs, patch_size: Sequence[int]
 ) -> dict[str, tuple[float, float]]:
-    """Share of the voxels, and of the patches, of label maps (*S) that hold nothing of a class; mean over the maps.
+    """Sparsity of each class: shares of voxels and of patches without the class, means over label maps (*S).
 
-    That of voxels is the sparsity of the paper's appendix A, non-target over all.
+    The share of voxels is the sparsity in the paper's appendix A: non-target voxels / all voxels.
     """
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in outputs.names}
+    shares_of: dict[str, list[tuple[float, float]]] = {name: [] for name in outputs.names}
     for label in labels:
         size = window_shape(patch_size, num_dims=label.ndim)
         for name, values in outputs.scored.items():
             mask = any_of(label, values)
             patches = foreground_patches(mask.long().unsqueeze(0), patch_size=size)
-            found[name].append((1 - mask.float().mean().item(), 1 - patches.float().mean().item()))
-    return {name: (fmean(s[0] for s in shares), fmean(s[1] for s in shares)) for name, shares in found.items()}
+            shares_of[name].append((1 - mask.float().mean().item(), 1 - patches.float().mean().item()))
+    return {name: (fmean(s[0] for s in shares), fmean(s[1] for s in shares)) for name, shares in shares_of.items()}
 
 
 def class_gains(
@@ -63,7 +63,7 @@ def class_gains(
     baseline: Mapping[str, float | None],
     run: Mapping[str, float | None],
 ) -> list[ClassGain]:
-    """Classes that both runs have a Dice of, the sparsest (by voxels) first; UserError where there is none."""
+    """Classes with a Dice in both runs, the sparsest (by voxels) first; UserError if there is no such class."""
     gains = [
         ClassGain(name, voxels, patches, first, second)
         for name, (voxels, patches) in sparsity.items()
@@ -78,7 +78,7 @@ def class_gains(
 
 
 def rank_correlation(gains: Sequence[ClassGain], sparsity: Sequence[float]) -> float | None:
-    """Spearman's, of sparsity and gain; None of fewer than 3 classes, or where one of both is the same of all."""
+    """Spearman's rank correlation of sparsity and gain; None with fewer than 3 classes, or if all values are equal."""
     if len(gains) < 3:
         return None
     values = [gain.gain for gain in gains]
@@ -88,7 +88,7 @@ def rank_correlation(gains: Sequence[ClassGain], sparsity: Sequence[float]) -> f
 
 
 def comma_separated(gains: Sequence[ClassGain]) -> str:
-    """A line for each class, every digit."""
+    """The numbers as csv: one line for each class, all digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("class", "sparsity voxels", "sparsity patches", "dice baseline", "dice run", "gain points"))
@@ -99,16 +99,16 @@ def comma_separated(gains: Sequence[ClassGain]) -> str:
 
 @styled
 def draw_sparsity(gains: Sequence[ClassGain], *, baseline: str, run: str, patch_size: int, about: str) -> "Figure":
-    """Two panels, by voxels and by patches: every class by its name, the sparsest on the right."""
+    """Draws two panels, by voxels and by patches: each class is a point with its name, the sparsest on the right."""
     figure = new_figure(3.4)
     figure.suptitle(f"Gain of {run} over {baseline} by class")
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, what, sparsity in (
+    for axes, unit, sparsity in (
         (panels[0], "voxels", [gain.voxels for gain in gains]),
         (panels[1], f"patches of {patch_size}", [gain.patches for gain in gains]),
     ):
         scatter(axes, [1 - value for value in sparsity], gains)
-        axes.set_xlabel(f"share of {what} with the class, sparse to the right")
+        axes.set_xlabel(f"share of {unit} with the class, sparse to the right")
         correlation = rank_correlation(gains, sparsity)
         if correlation is not None:
             axes.set_title(f"rank correlation of sparsity and gain {correlation:+.2f}")
@@ -118,7 +118,7 @@ def draw_sparsity(gains: Sequence[ClassGain], *, baseline: str, run: str, patch_
 
 
 def scatter(axes: "Axes", dense: Sequence[float], gains: Sequence[ClassGain]) -> None:
-    """Gains over the shares that are of the classes, falling to the right along a logarithmic axis."""
+    """Draws gains over the classes' shares on a logarithmic axis; shares fall to the right."""
     axes.axhline(0, color=FAINT, linewidth=0.8)
     axes.set_xscale("log")
     axes.plot(dense, [gain.gain for gain in gains], "o", color=LINE_COLORS[0], markersize=5)

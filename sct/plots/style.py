@@ -1,6 +1,6 @@
-"""One look for every figure: width, fonts, colours, captions, PNG and PDF. All that is imported of matplotlib is here.
+"""Common style of all figures: width, fonts, colours, captions, PNG and PDF. Only this file imports matplotlib.
 
-Figures are made without pyplot, so nothing is set for the process and no display is needed.
+Figures are made without pyplot, so no global state is set and no display is needed.
 """
 
 import logging
@@ -26,9 +26,9 @@ Color = tuple[float, float, float]
 
 WIDTH = 7.2  # inches: a page of two columns
 INK, FAINT = "#191919", "#6e6e6e"
-TRUTH, MARK = "#ffffff", "#d81b60"  # outline of the truth over an image; what the eye is to find
+TRUTH, MARK = "#ffffff", "#d81b60"  # outline of the truth over an image; marks that must be easy to see
 REMOVED = "#d9d9d9"  # pruned entries and patches
-COLORS = "viridis"  # of values: rising in lightness, alike for all kinds of colour vision
+COLORS = "viridis"  # colormap of values: lightness increases, readable with all kinds of colour vision
 
 
 def class_color(value: int) -> Color:
@@ -37,7 +37,7 @@ def class_color(value: int) -> Color:
     return red, green, blue
 
 
-# of lines on white: the palette's dark colours first, and another dash once they are used up
+# colours of lines on white: the palette's dark colours; when all are used, the next dash pattern
 LINE_COLORS = tuple(class_color(value) for value in (5, 7, 3, 6, 1, 2, 10))
 DASHES = ("-", "--", ":")
 
@@ -71,18 +71,18 @@ STYLE: dict[str, Any] = {
 
 
 def depth_colors(num_stages: int) -> Any:
-    """Colormap of pruning depths 1 to num_stages, as in the figures of an evaluation: the longer kept, the darker."""
+    """Colormap of pruning depths 1 to num_stages, as in the figures of an evaluation: darker means kept longer."""
     shades = [shade_of(stage, num_stages=num_stages) / 255 for stage in range(1, num_stages + 1)]
     return matplotlib().colors.ListedColormap(shades)
 
 
 def is_installed() -> bool:
-    """Whether there is the package matplotlib to draw with."""
+    """Whether the package matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 
 def matplotlib() -> ModuleType:
-    """The package; UserError that says how to install it."""
+    """Imports matplotlib; UserError with the install command if it is missing."""
     try:
         import matplotlib.colors
         import matplotlib.figure
@@ -95,7 +95,7 @@ def matplotlib() -> ModuleType:
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """`draw` in this style, whatever the user's own settings of matplotlib are."""
+    """Makes `draw` use this style instead of the user's matplotlib settings."""
 
     @wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -109,34 +109,34 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 def new_figure(height: float, *, width: float = WIDTH) -> "Figure":
-    """An empty figure of so many inches, laid out by what is put into it."""
+    """An empty figure of this size in inches, with automatic layout."""
     return matplotlib().figure.Figure(figsize=(width, height), layout="constrained")
 
 
 def caption(figure: "Figure", text: str) -> None:
-    """Small print below a figure."""
+    """Writes a caption in small letters below a figure."""
     wrapped = textwrap.fill(" ".join(text.split()), int(20 * figure.get_figwidth()))
     figure.supxlabel(wrapped, x=0.008, ha="left", fontsize=7, color=FAINT, linespacing=1.3)
 
 
 def decade(low: float, high: float) -> tuple[float, float]:
-    """Ends of a logarithmic axis around low and high, a factor 10 apart or more so that it has ticks to read it by."""
+    """Ends of a logarithmic axis around low and high, at least a factor 10 apart, so that the axis has ticks."""
     wider = max(1.0, math.sqrt(10 * low / high))
     return low / wider, high * wider
 
 
 def round_numbers(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten between low and high; of more than seven the powers alone."""
+    """1, 2 and 5 times powers of ten between low and high; only the powers of ten if these are more than seven."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found = [[factor * 10.0**e for e in exponents for factor in factors] for factors in ((1, 2, 5), (1,))]
-    inside = [[value for value in values if low <= value <= high] for values in found]
+    candidates = [[factor * 10.0**e for e in exponents for factor in factors] for factors in ((1, 2, 5), (1,))]
+    inside = [[value for value in values if low <= value <= high] for values in candidates]
     return inside[0] if len(inside[0]) <= 7 else inside[1]
 
 
 @styled
 def save(figure: "Figure", stem: Path) -> list[Path]:
-    """Writes stem.png and stem.pdf, the same bytes for the same figure."""
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells of every table of every font in a PDF
+    """Writes stem.png and stem.pdf; equal figures give equal bytes."""
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it logs every table of every font in a PDF
     written = []
     for kind, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
         path = stem.with_name(f"{stem.name}.{kind}")

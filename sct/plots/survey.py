@@ -1,4 +1,4 @@
-"""What a data set is made of, as a picture beside the tables of `python -m sct.data describe`.
+"""The figure of a data set's facts, written beside the tables of `python -m sct.data describe`.
 
 Letters: M cases of a split, D axes of a file.
 """
@@ -16,42 +16,42 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# rows of a panel: name, and for every split the values of its cases
+# rows of a panel: name -> split -> values of the cases
 Strips = dict[str, dict[str, np.ndarray]]
 
 
 def class_volumes(facts: Sequence[CaseFacts]) -> Strips:
-    """Volumes of every class in the cases that have it."""
+    """Volumes of each class in the cases that have the class."""
     return {name: by_split(facts, [case.volumes[name] or np.nan for case in facts]) for name in facts[0].volumes}
 
 
 def axis_values(facts: Sequence[CaseFacts], *, field: str) -> Strips:
-    """shape or spacing along every axis, of slices and volumes together along those of a slice."""
+    """shape or spacing along each axis; if there are slices and volumes, only along the axes of a slice."""
     table = [getattr(case, field) for case in facts]
     num_axes = min(len(row) for row in table)
     return {f"axis {axis + 1}": by_split(facts, [row[-num_axes:][axis] for row in table]) for axis in range(num_axes)}
 
 
 def foreground_shares(facts: Sequence[CaseFacts]) -> Strips:
-    """Percentage of the patches of a case that hold any foreground."""
+    """Percentage of a case's patches that contain foreground."""
     return {"": by_split(facts, [100 * case.patches for case in facts])}
 
 
 def by_split(facts: Sequence[CaseFacts], values: Sequence[float]) -> dict[str, np.ndarray]:
-    """A value of every case, those that are nan left out, by split: (M,) each."""
+    """The values of all cases by split, without nan: (M,) each."""
     table, split_of = np.array(values, dtype=np.float64), np.array([case.split for case in facts])
     return {split: table[(split_of == split) & ~np.isnan(table)] for split in SPLITS}
 
 
 def places(count: int, *, width: float) -> np.ndarray:
-    """Where the points of a strip lie across it, in [-width / 2, width / 2]: spread evenly, neighbours apart."""
+    """Offsets of the points of a strip in [-width / 2, width / 2]: evenly spread, with neighbours far apart."""
     golden = (5**0.5 - 1) / 2
     return width * ((np.arange(count) + 0.5) * golden % 1 - 0.5)
 
 
 @styled
 def draw_survey(facts: Sequence[CaseFacts], *, patch_size: int, title: str) -> "Figure":
-    """Class volumes on a logarithmic axis; shapes, spacings, patches with foreground. A dot is a case."""
+    """Draws class volumes on a logarithmic axis, shapes, spacings and patches with foreground. A dot is a case."""
     volumes, shapes = class_volumes(facts), axis_values(facts, field="shape")
     spacings = axis_values(facts, field="spacing")
     unit = facts[0].unit
@@ -65,7 +65,7 @@ def draw_survey(facts: Sequence[CaseFacts], *, patch_size: int, title: str) -> "
     for column, (rows, name) in enumerate(
         (
             (shapes, "voxels along the file's axes"),
-            (spacings, f"spacing along them ({unit})"),
+            (spacings, f"spacing along these axes ({unit})"),
             (foreground_shares(facts), f"patches of {patch_size}\nwith foreground (%)"),
         )
     ):
@@ -80,7 +80,7 @@ def draw_survey(facts: Sequence[CaseFacts], *, patch_size: int, title: str) -> "
 
 
 def strips(axes: "Axes", rows: Strips, *, logarithmic: bool = False) -> None:
-    """For every row, from the top, a strip of dots for each split, with a bar at its median."""
+    """Draws for each row, from the top, a strip of dots for each split, with a bar at the split's median."""
     for row, values_of in enumerate(rows.values()):
         for split, offset, color in zip(SPLITS, (-0.27, 0.0, 0.27), LINE_COLORS, strict=False):
             values = values_of[split]

@@ -1,4 +1,4 @@
-"""Accuracy against cost, a point for each setting of a report.
+"""Accuracy against cost, with one point for each setting of a report.
 
 Letters: P points.
 """
@@ -24,7 +24,7 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 @dataclass(frozen=True)
 class Cost:
-    """A cost of profile.json: where it is there, in units of `unit`, and how an axis calls it."""
+    """A cost in profile.json: its keys there, the divisor `unit`, the label of its axis, and a note for the caption."""
 
     keys: tuple[str, ...]
     unit: float
@@ -38,14 +38,14 @@ COSTS: Mapping[str, Cost] = {
         ("throughput", "inference"),
         1.0,
         "throughput in inference (images/s)",
-        "Speeds are of one window, faster is better; they compare only where they were measured side by side.",
+        "Speeds for one window, faster is better; compare speeds only if they were measured side by side.",
     ),
 }
 
 
 @dataclass(frozen=True)
 class Point:
-    """A setting: Dice, mean over runs and its standard deviation (None of one run), and cost."""
+    """A setting: mean Dice over runs, its standard deviation (None for a single run), and cost."""
 
     label: str
     dice: float
@@ -56,8 +56,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """Points of one sweep in the order of its number, each with the number as the label has it; name: the label with
-    dots in its place."""
+    """Points of one sweep, sorted by the number in which their labels differ.
+
+    name: the common label with … instead of the number; points: the number as text, and the point.
+    """
 
     name: str
     points: list[tuple[str, Point]]
@@ -71,12 +73,12 @@ def find_cost(name: str) -> Cost:
 
 
 def tradeoff_points(settings: Sequence[Setting], *, cost: Cost, baseline: Setting | None) -> list[Point]:
-    """A point for every setting that has a Dice and this cost; UserError where none has."""
+    """One point for each setting with a Dice and this cost; UserError if no setting has both."""
     points = []
     for setting in settings:
-        dice, own = setting.scores("dice").get("mean"), setting.cost(*cost.keys)
-        if dice and own is not None:
-            points.append(Point(setting.label, fmean(dice), spread(dice), own / cost.unit, setting is baseline))
+        dice, value = setting.scores("dice").get("mean"), setting.cost(*cost.keys)
+        if dice and value is not None:
+            points.append(Point(setting.label, fmean(dice), spread(dice), value / cost.unit, setting is baseline))
     if not points:
         raise UserError(
             f"plot=true: no run has {'.'.join(cost.keys)} in its profile.json. Run  python -m sct.profile ckpt=RUN  "
@@ -86,10 +88,10 @@ def tradeoff_points(settings: Sequence[Setting], *, cost: Cost, baseline: Settin
 
 
 def sweep_lines(points: Sequence[Point]) -> tuple[list[Line], list[Point]]:
-    """Points whose labels differ in one number as lines, and the points of no line.
+    """Lines of points whose labels differ in one number, and the single points without a line.
 
-    A label with several numbers may be of several sweeps: it goes to the one with the most points, the first found
-    of equals.
+    A label with several numbers may belong to several sweeps: it goes to the sweep with the most points, or to the
+    first of equal ones.
     """
     groups: dict[str, list[tuple[str, Point]]] = {}
     for point in points:
@@ -99,17 +101,16 @@ def sweep_lines(points: Sequence[Point]) -> tuple[list[Line], list[Point]]:
     lines: list[Line] = []
     taken: set[str] = set()
     for name, members in sorted(groups.items(), key=lambda item: -len(item[1])):
-        own = [(number, point) for number, point in members if point.label not in taken]
-        if len(own) > 1:
-            lines.append(Line(name, sorted(own, key=lambda member: float(member[0]))))
-            taken |= {point.label for _, point in own}
+        free = [(number, point) for number, point in members if point.label not in taken]
+        if len(free) > 1:
+            lines.append(Line(name, sorted(free, key=lambda member: float(member[0]))))
+            taken |= {point.label for _, point in free}
     return lines, [point for point in points if point.label not in taken]
 
 
 @styled
 def draw_tradeoff(points: Sequence[Point], *, cost: Cost, about: str) -> "Figure":
-    """Dice over cost; lines join the points of a sweep, each with its number; a star and a dashed line are the
-    baseline."""
+    """Draws Dice over cost: lines join the points of a sweep, labelled with their numbers; the baseline is a star."""
     lines, single = sweep_lines(points)
     figure = new_figure(3.6 + 0.16 * (len(lines) + len(single)))
     axes = figure.subplots()
@@ -147,6 +148,6 @@ def draw_tradeoff(points: Sequence[Point], *, cost: Cost, about: str) -> "Figure
 
 
 def bar(axes: "Axes", point: Point, *, color: str | Color) -> None:
-    """Its standard deviation up and down, where it has one."""
+    """Draws the standard deviation of a point as a bar, if it has one."""
     if point.std is not None:
         axes.errorbar(point.cost, point.dice, yerr=point.std, fmt="none", ecolor=color, elinewidth=0.9, capsize=2.5)

@@ -23,13 +23,13 @@ def test_shares_of_patches_by_hand() -> None:
     assert foreground_shares(torch.ones(4, 4, 2), patch_size=2).shape == (2, 2, 1)
 
 
-def test_the_query_is_a_patch_on_the_border_that_asks() -> None:
+def test_the_query_is_a_patch_on_the_border_that_is_not_pruned() -> None:
     shares = np.array([[0.1, 0.6, 1.0], [0.0, 0.55, 0.7]])
     assert border_query(shares, ALL) == (1, 1)
     query_mask = ALL.copy()
     query_mask[1, 1] = False
     assert border_query(shares, query_mask) == (0, 1)
-    # none that asks is half in the foreground
+    # no patch that stays a query is half in the foreground
     assert border_query(shares, shares < 0.5) == (1, 1)
     assert border_query(shares / 3, ALL) == (0, 2)
     assert border_query(np.zeros((2, 3)), ALL) == (0, 0)

@@ -68,7 +68,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_attention_is_that_of_the_block_and_head(run: Path, tmp_path: Path) -> None:
     arguments = (run, "--case", CASES[0], "--layer", 2, "--head", 2, "--query", 3, 4)
     figure = drawn("attention", *arguments)
-    # the query asks nothing any more, so its row after pruning has no scale
+    # the query is pruned, so its row after pruning has no scale
     assert len(figure.axes) == 5 + 3
     trained = opened(run)
     encoder = trained.network.encoder

@@ -43,8 +43,8 @@ def test_every_run_is_drawn_raw_and_smoothed_in_its_colour() -> None:
     figure = draw_curves(
         [("train/loss", curves), ("val/dice/mean", curves[:3])], runs=["a", "b", "c"], share=0.1, about="small print"
     )
-    assert [axes.get_title() for axes in figure.axes] == ["Training, with each method's own terms", "Validation"]
-    assert [axes.get_ylabel().split(",")[0] for axes in figure.axes] == ["whole loss", "Dice"]
+    assert [axes.get_title() for axes in figure.axes] == ["Training, with the method's extra terms", "Validation"]
+    assert [axes.get_ylabel().split(",")[0] for axes in figure.axes] == ["total loss", "Dice"]
     lines = figure.axes[1].get_lines()
     assert len(lines) == 6
     for number in range(3):

@@ -24,9 +24,9 @@ from sct.models.reducers.base import Reducer, Reduction, split_top_k
 from sct.models.tokens import FeatureSpec, Tokens
 from sct.plots.commands.depth import row_of
 from sct.plots.depth import (
-    ASKING,
     EXITED,
     PRUNED,
+    QUERIES,
     Depth,
     DepthRow,
     depths_of,
@@ -177,7 +177,7 @@ def test_words_are_those_of_the_method() -> None:
     stages = np.zeros((2, 2), int)
     assert legend_of(Depth(stages, 2, PRUNED)) == ["dropped at stage 1", "dropped at stage 2", "kept to the end"]
     assert legend_of(Depth(stages, 2, EXITED)) == ["exited at stage 1", "exited at stage 2", "computed to the end"]
-    assert legend_of(Depth(stages, 1, ASKING)) == ["asks nothing", "asks"]
+    assert legend_of(Depth(stages, 1, QUERIES)) == ["pruned query", "query"]
     assert heads(Depth(stages, 2, EXITED))[1:] == [
         "Exited tokens per stage",
         "Not exited after stage 1",

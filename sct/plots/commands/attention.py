@@ -4,9 +4,9 @@
     sct-plot attention RUN --case ISIC_0000003 --layer 4 --head 6 --query 10 21 --output figure7
 
 RUN is a run folder or checkpoint of a network with encoder.attention: apformer, ap_setr, ap_transunet. Above: the
-whole matrix of one block and head, before pruning (all queries) and after (pruned queries and dependencies grey).
-Below: the row of one query patch over the image. --query counts patches from 0, rows first; without it, it is a patch
-on the border of the foreground.
+matrix of one block and head, before pruning (all queries) and after it (pruned queries and dependencies are grey).
+Below: the row of one query patch over the image. --query is the row and column of this patch, counted from 0; the
+default is a patch on the border of the foreground.
 """
 
 import argparse
@@ -22,10 +22,10 @@ def parser() -> argparse.ArgumentParser:
     made = base.make_parser(__doc__)
     made.add_argument("run", metavar="RUN")
     made.add_argument("--case", required=True, metavar="ID", help="a case of any split")
-    made.add_argument("--layer", type=int, default=1, help="block, from 1 (default: 1)")
-    made.add_argument("--head", type=int, default=1, help="from 1 (default: 1)")
+    made.add_argument("--layer", type=int, default=1, help="number of the block, from 1 (default: 1)")
+    made.add_argument("--head", type=int, default=1, help="number of the head, from 1 (default: 1)")
     made.add_argument(
-        "--query", type=int, nargs="+", metavar="PLACE", help="row and column of a patch; 3 numbers in 3-D"
+        "--query", type=int, nargs="+", metavar="INDEX", help="row and column of a patch; 3 numbers in 3-D"
     )
     base.add_network_options(made)
     return made
@@ -53,8 +53,8 @@ def draw(options: argparse.Namespace) -> base.Drawn:
         truth=truth,
         query=query,
         title=f"{run.config.name}, {case.id} ({split}): block {options.layer}, head {options.head}",
-        about=f"N = {matrices.before.shape[0]} patches. Logarithmic colours, of each panel from its own 1st to its "
-        "own 99.9th percentile; grey, and the bare image, is pruned. The matrix "
-        "before has the rows of all queries. $\\alpha$ is of the image, $\\lambda$ of the block, mean over its heads.",
+        about=f"N = {matrices.before.shape[0]} patches. Colours are logarithmic; each panel has its own scale, from "
+        "its 1st to its 99.9th percentile. Pruned entries are grey in the matrices and uncoloured over the image. The "
+        "matrix before pruning has all queries. $\\alpha$: of the image; $\\lambda$: of the block, mean over heads.",
     )
     return base.Drawn(figure, run.folder / "figures" / f"attention_{case.id}_block{options.layer}_head{options.head}")

@@ -1,4 +1,4 @@
-"""What the figures of `sct-plot` share: options, the one message for a mistake of the user, and their files."""
+"""Common parts of the figures of `sct-plot`: options, messages for mistakes of the user, and writing the files."""
 
 import argparse
 import logging
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class Drawn(NamedTuple):
-    """A figure, where it goes if the user does not say, and its numbers as csv where they are to be written too."""
+    """A figure, the default path of its files without suffix, and its numbers as csv (empty: no csv is written)."""
 
     figure: "Figure"
     stem: Path
@@ -27,22 +27,22 @@ class Drawn(NamedTuple):
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the option that all figures have."""
+    """A parser with the option `--output`, which all figures have."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--output", type=Path, metavar="STEM", help="write STEM.png and STEM.pdf (default: named after what is drawn)"
+        "--output", type=Path, metavar="STEM", help="write STEM.png and STEM.pdf (default: a name from figure and case)"
     )
     return parser
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """How trained networks are loaded."""
+    """Adds the options for loading trained networks."""
     parser.add_argument("--weights", choices=("best", "last"), default="best")
-    parser.add_argument("--root", help="data.root, where it is not that of the training")
+    parser.add_argument("--root", help="data.root, if it differs from the training")
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--plugins", type=package_names, default=(), metavar="PACKAGE,...",
-        help="packages of your own that the run's code may be of",
+        help="your own packages whose code the run may use",
     )  # fmt: skip
 
 
@@ -56,10 +56,10 @@ def package_names(text: str) -> tuple[str, ...]:
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:
-    """Several runs to compare, each with the name that it has in the figure."""
+    """Adds the option for several runs, each with its name in the figure."""
     parser.add_argument(
         "--run", dest="runs", type=named_run, action="append", required=True, metavar="NAME=RUN",
-        help="a run folder and its name in the figure; once for every run",
+        help="a run folder and its name in the figure; repeat it for each run",
     )  # fmt: skip
 
 
@@ -72,12 +72,12 @@ def named_run(text: str) -> tuple[str, str]:
 
 
 def execute(parser: argparse.ArgumentParser, draw: Callable[[argparse.Namespace], Drawn], argv: Sequence[str]) -> None:
-    """Parses, draws and writes; a user's mistake ends the command with one message."""
+    """Parses the options, draws the figure and writes it; a UserError ends the command with its message."""
     options = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("sct").setLevel(logging.INFO)  # the packages behind PDF tell far too much
+    logging.getLogger("sct").setLevel(logging.INFO)  # not for all packages: those that write PDF log too much
     try:
-        style.matplotlib()  # missing, it is told before the networks are loaded
+        style.matplotlib()  # a missing package is an error here, before the networks are loaded
         drawn = draw(options)
         stem = options.output or drawn.stem
         written = style.save(drawn.figure, stem)

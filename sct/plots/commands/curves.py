@@ -3,9 +3,9 @@
     sct-plot curves --run baseline=RUN --run "+ SSA"=RUN --run "+ GRPE"=RUN
     sct-plot curves --run APFormer=RUN --quantities train/loss tokens/alive_1 val/dice/lesion
 
-Reads metrics.jsonl of each run folder, also of a run that still trains. The pale curve is what was logged, the thick
-one its running mean. The pixel loss (train/loss_pixel) judges the logits of every voxel and means the same for every
-method; train/loss is the whole, with each method's own terms.
+Reads metrics.jsonl of each run folder, also while the run is training. Pale curve: logged values; thick curve: their
+running mean. The pixel loss (train/loss_pixel) is computed from the logits of all voxels and is comparable between
+methods; train/loss is the total loss, which includes the method's extra terms.
 """
 
 import argparse
@@ -21,14 +21,14 @@ def parser() -> argparse.ArgumentParser:
     base.add_runs(made)
     made.add_argument(
         "--quantities", nargs="+", default=list(COMPARED), metavar="KEY",
-        help=f"keys of metrics.jsonl, a panel each (default: {' '.join(COMPARED)})",
+        help=f"keys of metrics.jsonl, one panel for each (default: {' '.join(COMPARED)})",
     )  # fmt: skip
     made.add_argument(
         "--smooth",
         type=float,
         default=0.05,
         metavar="SHARE",
-        help="share of a curve in the running mean (default: 0.05)",
+        help="window of the running mean as a share of the curve (default: 0.05)",
     )
     return made
 

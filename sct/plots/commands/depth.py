@@ -3,10 +3,10 @@
     sct-plot depth RUN --case hippocampus_001 hippocampus_015
     sct-plot depth RUN --case 0029 --planes axial coronal --output figure2
 
-RUN is a run folder or checkpoint of a network that prunes tokens. Shown is the window around the foreground of each
-case, which is all of it where it is no larger than data.roi_size: image with the truth outlined, how long each patch
-is kept, and which are left after every stage. Below: the share of patches with foreground that are kept, beside what
-a random choice of as many would keep.
+RUN is a run folder or checkpoint of a network that prunes tokens. The figure shows the window around the foreground of
+each case (the complete case if it is not larger than data.roi_size): the image with the truth outlined, how long each
+patch is kept, and the patches that remain after each stage. Below: the kept share of patches with foreground, and the
+share that a random choice of as many patches would keep.
 """
 
 import argparse
@@ -22,7 +22,9 @@ def parser() -> argparse.ArgumentParser:
     made = base.make_parser(__doc__)
     made.add_argument("run", metavar="RUN")
     made.add_argument("--case", dest="cases", nargs="+", required=True, metavar="ID", help="cases of any split")
-    made.add_argument("--planes", nargs="+", choices=tuple(PLANES), default=list(PLANES), help="of volumes")
+    made.add_argument(
+        "--planes", nargs="+", choices=tuple(PLANES), default=list(PLANES), help="planes of volumes to draw"
+    )
     base.add_network_options(made)
     return made
 
@@ -48,8 +50,8 @@ def draw(options: argparse.Namespace) -> base.Drawn:
     figure = draw_depth(
         rows,
         title=f"{run.config.name}: {depth.words.title[0].lower()}{depth.words.title[1:]}",
-        about=f"{depth.stages.size} patches of {run.network.encoder.spec.patch_size} voxels a side. Pale patches are "
-        "those that a stage left behind. Percentages are of the whole window: of its patches with any foreground, and "
-        "of all, which is what a random choice of as many keeps of anything.",
+        about=f"{depth.stages.size} patches with edges of {run.network.encoder.spec.patch_size} voxels. Pale patches "
+        "are removed by this stage or an earlier one. Percentages are for the whole window: kept share of patches with "
+        "foreground, and of all patches (the share that a random choice of as many patches keeps).",
     )
     return base.Drawn(figure, run.folder / "figures" / f"depth_{options.cases[0]}")

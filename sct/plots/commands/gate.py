@@ -1,9 +1,9 @@
-"""What the gate of a trained run says of some cases, and which patches still ask, a row for each case.
+"""Foreground probability by the gate of a trained run, and the patches that stay queries, one row for each case.
 
     sct-plot gate RUN --case ISIC_0000003 ISIC_0000007 ISIC_0000012
 
-RUN is a run folder or checkpoint of a network with encoder.gate: apformer, ap_transunet. Patches whose probability of
-background reaches encoder.gate.threshold ask nothing in attention.
+RUN is a run folder or checkpoint of a network with encoder.gate: apformer, ap_transunet. Patches with a probability of
+background >= encoder.gate.threshold are pruned as queries of attention.
 """
 
 import argparse
@@ -36,13 +36,13 @@ def row_of(run: Run, case_id: str) -> GateRow:
 def draw(options: argparse.Namespace) -> base.Drawn:
     run = open_run(options.run, options=options)
     rows = [row_of(run, case) for case in options.cases]
-    kept = np.mean([row.query_mask.mean() for row in rows])
+    share = np.mean([row.query_mask.mean() for row in rows])
     threshold = run.config.encoder.gate.threshold
     figure = draw_gate(
         rows,
         threshold=1 - threshold,
         title=f"{run.config.name}: query-wise pruning",
-        about=f"Patches with a probability of background of {threshold:g} or more ask nothing (pale). Mean over these "
-        f"cases: {kept:.1%} ask.",
+        about=f"Patches with a probability of background of {threshold:g} or more are pruned as queries (pale). Mean "
+        f"over these cases: {share:.1%} are queries.",
     )
     return base.Drawn(figure, run.folder / "figures" / f"gate_{options.cases[0]}")

@@ -1,12 +1,12 @@
-"""Distribution of the tokens kept over images, and easy, normal and hard ones (figures 5, 6, 7 of the AS-ViT paper).
+"""Distribution of the number of kept tokens, with easy, normal and hard cases (figures 5, 6, 7 of the AS-ViT paper).
 
     sct-plot kept RUN
     sct-plot kept RUN --split val --plane coronal --output figure5
 
-RUN is a run folder or checkpoint of a network that prunes tokens. Counts are of all windows that slide over the cases
-of the split. Below them are the cases of which it keeps the fewest, the median and the most tokens, each in the window
-around its foreground, with the Dice of the whole case: of the predictions that sct.eval wrote, otherwise, or with
---fresh, predicted anew.
+RUN is a run folder or checkpoint of a network that prunes tokens. The histograms count all sliding windows of the
+split's cases. Below are the cases with the fewest, the median and the most kept tokens, each in the window around its
+foreground, with the Dice of the whole case. Dice is computed from the predictions that sct.eval wrote; if there are
+none, or with --fresh, the case is predicted now.
 """
 
 import argparse
@@ -31,8 +31,8 @@ def parser() -> argparse.ArgumentParser:
     made = base.make_parser(__doc__)
     made.add_argument("run", metavar="RUN")
     made.add_argument("--split", choices=SPLITS, default="test")
-    made.add_argument("--plane", choices=tuple(PLANES), default="axial", help="of volumes")
-    made.add_argument("--fresh", action="store_true", help="predict anew, whatever sct.eval has written")
+    made.add_argument("--plane", choices=tuple(PLANES), default="axial", help="plane of volumes to draw")
+    made.add_argument("--fresh", action="store_true", help="predict again, also if sct.eval wrote predictions")
     base.add_network_options(made)
     return made
 
@@ -73,16 +73,16 @@ def draw(options: argparse.Namespace) -> base.Drawn:
     num_tokens = run.network.encoder.spec.num_tokens
     title = f"{run.config.name}, {options.split}: tokens kept in {len(windows)} windows of {len(cases)} cases"
     about = (
-        "Cases are ordered by the tokens kept, mean over windows and stages: easy (E) has the fewest, normal (N) the "
-        "median, hard (H) the most; arrows are at the mean over its windows, dotted is the median. Below is the window "
-        "around the foreground, the truth outlined."
+        "Cases are sorted by the number of kept tokens, mean over windows and stages: easy (E) has the fewest, normal "
+        "(N) the median, hard (H) the most. Arrow: mean over the case's windows; dotted line: median of all windows. "
+        "Below: the window around the foreground with the truth outlined."
     )
     shown = []
     if all_alike(counts):
         same = ", ".join(map(str, windows[0].astype(int)))
         about = (
-            f"Every window keeps the same number of tokens after the stages: {same} of {num_tokens}, so no image "
-            "is easier or harder than another."
+            f"All windows keep the same number of tokens after the stages: {same} of {num_tokens}, so no image is "
+            "easier or harder than another."
         )
         logger.info("%s", about)
     else:

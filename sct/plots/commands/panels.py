@@ -1,10 +1,10 @@
-"""Predictions of several runs beside image and truth (figures 5 and 6 of the APFormer paper), a row for each case.
+"""Predictions of several runs, image and truth (figures 5 and 6 of the APFormer paper), one row for each case.
 
     sct-plot panels --run APFormer=RUN --run TransUNet=RUN --cases ISIC_0000003 ISIC_0000007
 
-Takes the predictions that sct.eval wrote into a run (eval/test or eval/val); where there are none, or with --fresh,
-the network predicts anew. Of a volume the slice with most of the truth is shown. Dice is of the whole case, mean over
-classes that are in the truth or the prediction.
+Uses the predictions that sct.eval wrote into a run (eval/test or eval/val); if there are none, or with --fresh, the
+network predicts now. For a volume, the slice with most of the truth is shown. Dice is computed for the whole case, as
+the mean over classes in the truth or the prediction.
 """
 
 import argparse
@@ -20,8 +20,8 @@ from sct.plots.runs import Run, find_case, open_run
 def parser() -> argparse.ArgumentParser:
     made = base.make_parser(__doc__)
     base.add_runs(made)
-    made.add_argument("--cases", nargs="+", required=True, metavar="ID", help="cases that all runs know")
-    made.add_argument("--fresh", action="store_true", help="predict anew, whatever sct.eval has written")
+    made.add_argument("--cases", nargs="+", required=True, metavar="ID", help="cases that all runs have")
+    made.add_argument("--fresh", action="store_true", help="predict again, also if sct.eval wrote predictions")
     base.add_network_options(made)
     return made
 
@@ -36,7 +36,7 @@ def draw(options: argparse.Namespace) -> base.Drawn:
     runs = [open_run(run, options=options) for _, run in options.runs]
     data = runs[0].data
     for run in runs:
-        # of the same labels one run may predict classes and another regions
+        # only the labels must agree: with equal labels one run may predict classes and another regions
         if run.data.label_map != data.label_map:
             raise UserError(f"{run.source} has other labels than {runs[0].source}. Compare runs on the same data set.")
     rows = [row_of(runs, case, fresh=options.fresh) for case in options.cases]
@@ -44,7 +44,7 @@ def draw(options: argparse.Namespace) -> base.Drawn:
         rows,
         runs=[name for name, _ in options.runs],
         classes=data.outputs.legend,
-        about="Filled: the prediction, in the last column the truth. Dice is of the whole case"
+        about="Filled: the prediction; in the last column: the truth. Dice of the whole case"
         + (", mean over classes." if len(data.outputs.names) > 1 else "."),
     )
     return base.Drawn(figure, Path("outputs/figures") / f"panels_{options.cases[0]}")

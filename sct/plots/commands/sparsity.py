@@ -1,10 +1,10 @@
-"""Sparsity of every class in the data against the gain in Dice over a baseline (tables 6 and 7 of the STP paper).
+"""Sparsity of each class in the data, and its gain in Dice over a baseline (tables 6 and 7 of the STP paper).
 
     sct-plot sparsity --baseline RUN --run RUN
     sct-plot sparsity --baseline RUN --run RUN --split val --output table6
 
-Both are folders of runs that sct.eval has evaluated on the split. Sparsity is measured on the labels of that split as
-the network sees them, patches being those of --run. The numbers are written beside the figure as csv.
+Both are folders of runs that sct.eval has evaluated on the split. Sparsity is measured on the preprocessed labels of
+this split, with the patch size of --run. The numbers are written beside the figure as csv.
 """
 
 import argparse
@@ -21,16 +21,16 @@ from sct.plots.commands import base
 from sct.plots.sparsity import class_gains, class_sparsity, comma_separated, draw_sparsity
 from sct.reports.collect import EvaluatedRun, read_run
 
-# where the network has no patches to count classes in
+# edge of the patches in which classes are counted if the network has no patches
 PATCH_SIZE = 16
 
 
 def parser() -> argparse.ArgumentParser:
     made = base.make_parser(__doc__)
-    made.add_argument("--baseline", required=True, metavar="RUN", help="a run folder, such as of the dense network")
-    made.add_argument("--run", required=True, metavar="RUN", help="a run folder on the same data")
+    made.add_argument("--baseline", required=True, metavar="RUN", help="a run folder, for example of the dense network")
+    made.add_argument("--run", required=True, metavar="RUN", help="a run folder with the same data")
     made.add_argument("--split", choices=("val", "test"), default="test")
-    made.add_argument("--root", help="data.root, where it is not that of the training")
+    made.add_argument("--root", help="data.root, if it differs from the training")
     return made
 
 
@@ -61,11 +61,11 @@ def draw(options: argparse.Namespace) -> base.Drawn:
     baseline, run = (
         evaluated(option, Path(getattr(options, option)), split=options.split) for option in ("baseline", "run")
     )
-    own, theirs = ({row.case_id for row in part.cases} for part in (run, baseline))
-    if own != theirs:
+    cases, baseline_cases = ({row.case_id for row in part.cases} for part in (run, baseline))
+    if cases != baseline_cases:
         raise UserError(
-            f"--run was evaluated on {len(own)} cases and --baseline on {len(theirs)}, of which {len(own & theirs)} "
-            "are the same. Compare runs with the same data and split."
+            f"--run was evaluated on {len(cases)} cases and --baseline on {len(baseline_cases)}; "
+            f"{len(cases & baseline_cases)} cases are the same. Compare runs with the same data and split."
         )
     cfg = OmegaConf.create(run.config)
     data = load_data(cfg, root=options.root)
@@ -86,8 +86,8 @@ def draw(options: argparse.Namespace) -> base.Drawn:
         run=run.name,
         patch_size=patch_size,
         about=f"{num_cases} cases of {options.split} on the network's grid, padding included; shares are means over "
-        "cases. Sparser classes are further to the right. One run each: differences within the spread over seeds say "
-        "nothing.",
+        "cases. Sparser classes are further to the right. One run each: differences within the spread over seeds are "
+        "not significant.",
     )
     stem = Path(options.run) / "figures" / f"sparsity_{options.split}"
     return base.Drawn(figure, stem, comma_separated(gains))
