@@ -1,15 +1,18 @@
-"""What APFormer's pruning saves on real images, counted and measured, by the size of the lesion.
+"""Savings of APFormer's pruning on real images, counted and measured, grouped by the size of the lesion.
 
     python scripts/benchmark_adaptive.py RUN                      # test cases of the run's data set
     python scripts/benchmark_adaptive.py RUN --split val --groups 3 --repeats 7 --threads 1
 
-The trained network runs with its pruning, with pruned rows only, and with neither, on the same weights and images,
-one image at a time, the variants taking turns. alpha is the share of patches that ask nothing, lambda the share of
-the entries of the others' attention rows that is pruned, mean over blocks. MACs of self-attention a block with n
-patches that ask, width C and H D = I channels of all heads: (2 N + n) C I + 2 n N I + n I C. `counted` goes on as the
-paper (equation 16) and takes lambda off the product with the values; no dense kernel saves that, so `real` does not.
-Milliseconds are the median over rounds of the sum over blocks. Images, or the windows of larger ones and the slices
-of volumes, are grouped by the share of their pixels that is foreground.
+The trained network runs in three variants: with its pruning, with pruned rows only, and without pruning. Weights and
+images are the same; images run one at a time, and the variants take turns. alpha is the share of patches that are
+pruned as queries. lambda is the pruned share of the entries in the other queries' attention rows, mean over blocks.
+
+MACs of self-attention in a block with n queries, width C and H D = I channels of all heads:
+(2 N + n) C I + 2 n N I + n I C. `counted` also subtracts the share lambda of the product with the values, as the paper
+does (equation 16). No dense kernel saves this product, so `real` does not subtract it.
+
+Milliseconds are the median over rounds of the sum over blocks. Images (or the windows of larger images and the slices
+of volumes) are grouped by the share of foreground pixels.
 """
 
 import argparse
@@ -35,9 +38,9 @@ Calls = list[tuple[AdaptiveAttention, Tensor, Layout]]
 
 @dataclass(frozen=True)
 class Image:
-    """One image and what was measured on it: macs and ms of self-attention, summed over blocks, by variant.
+    """Measurements of one image: macs and ms of self-attention, summed over blocks, by variant.
 
-    dependencies is nan where no patch asks.
+    dependencies is nan if no patch is a query.
     """
 
     foreground: float
@@ -51,7 +54,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="run folder or checkpoint of a network with encoder.attention")
     parser.add_argument("--split", default="test")
-    parser.add_argument("--root", help="data.root, where it is not that of the training")
+    parser.add_argument("--root", help="data.root, if it differs from the training")
     parser.add_argument("--groups", type=int, default=3, help="groups of equal size, by share of foreground")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice if not given")
@@ -60,7 +63,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def variants(encoder: ViTEncoder) -> dict[str, ViTEncoder]:
-    """The encoder as it is, with pruned rows only, and with nothing pruned."""
+    """The encoder with its pruning ("on"), with pruned rows only ("rows"), and without pruning ("off")."""
     rows, off = copy.deepcopy(encoder), copy.deepcopy(encoder)
     for other in (rows, off):
         for block in other.blocks:
@@ -70,10 +73,10 @@ def variants(encoder: ViTEncoder) -> dict[str, ViTEncoder]:
 
 
 def attention_calls(encoder: ViTEncoder, image: Tensor) -> tuple[Calls, dict[str, Tensor]]:
-    """What every block's attention is called with on an image (1, C, *S), and the encoder's own numbers."""
+    """The inputs of each block's attention for an image (1, C, *S), and the encoder's statistics (`aux`)."""
     calls: Calls = []
     hooks = [
-        block.attn.register_forward_pre_hook(lambda module, given: calls.append((module, given[0], given[1])))
+        block.attn.register_forward_pre_hook(lambda module, inputs: calls.append((module, inputs[0], inputs[1])))
         for block in encoder.blocks
     ]
     aux = encoder(image).aux
@@ -83,32 +86,32 @@ def attention_calls(encoder: ViTEncoder, image: Tensor) -> tuple[Calls, dict[str
 
 
 def attention_macs(attention: AdaptiveAttention, *, num_tokens: int, num_queries: float, pruned: float) -> float:
-    """MACs of one block's self-attention; `pruned`: the share of its products with values that is left out."""
+    """MACs of one block's self-attention; `pruned`: omitted share of its products with the values."""
     width, inner = attention.proj.out_features, attention.inner
     projections = (2 * num_tokens + num_queries) * width * inner + num_queries * inner * width
     return projections + num_queries * num_tokens * inner * (2 - pruned)
 
 
 def measure(image: Tensor, *, foreground: float, networks: dict[str, ViTEncoder], repeats: int) -> Image:
-    """One image (1, C, *S) through all variants in turn."""
+    """Measures one image (1, C, *S) in all variants, in turn."""
     calls = {name: attention_calls(encoder, image) for name, encoder in networks.items()}
     watch = Stopwatch(image.device)
     for number in range(repeats + 1):
         if number == 1:  # the first round only warms up
             watch = Stopwatch(image.device)
-        for name, (own, _) in calls.items():
-            watch.time(name, lambda own=own: [attention(x, layout) for attention, x, layout in own])
-    own, aux = calls["on"]
-    N = own[0][1].shape[1]
+        for name, (block_calls, _) in calls.items():
+            watch.time(name, lambda inputs=block_calls: [attention(x, layout) for attention, x, layout in inputs])
+    block_calls, aux = calls["on"]
+    N = block_calls[0][1].shape[1]
     alpha = aux["queries_pruned"].item() if "queries_pruned" in aux else 0.0
     shares = [value.item() for name, value in aux.items() if name.startswith("dependencies_pruned_")]
     num_queries = (1 - alpha) * N
     macs = {
-        "off": sum(attention_macs(call[0], num_tokens=N, num_queries=N, pruned=0.0) for call in own),
-        "real": sum(attention_macs(call[0], num_tokens=N, num_queries=num_queries, pruned=0.0) for call in own),
+        "off": sum(attention_macs(call[0], num_tokens=N, num_queries=N, pruned=0.0) for call in block_calls),
+        "real": sum(attention_macs(call[0], num_tokens=N, num_queries=num_queries, pruned=0.0) for call in block_calls),
         "counted": sum(
             attention_macs(call[0], num_tokens=N, num_queries=num_queries, pruned=share)
-            for call, share in zip(own, shares or [0.0] * len(own), strict=True)
+            for call, share in zip(block_calls, shares or [0.0] * len(block_calls), strict=True)
         ),
     }
     times = {name: median(values) for name, values in watch.samples.items()}
@@ -117,9 +120,9 @@ def measure(image: Tensor, *, foreground: float, networks: dict[str, ViTEncoder]
 
 @torch.inference_mode()
 def measure_split(data: SegmentationData, encoder: ViTEncoder, *, options: argparse.Namespace) -> list[Image]:
-    """All images of a split, by rising share of foreground."""
+    """Measures all images of a split; returns them in order of increasing share of foreground."""
     networks = variants(encoder)
-    found = []
+    measured = []
     for case in data.cases(options.split):
         volume = data.load_case(case)
         assert volume.label is not None
@@ -128,12 +131,12 @@ def measure_split(data: SegmentationData, encoder: ViTEncoder, *, options: argpa
         for image, label in zip(images, labels, strict=True):
             share = (label > 0).float().mean().item()
             window = image.unsqueeze(0).to(options.device)
-            found.append(measure(window, foreground=share, networks=networks, repeats=options.repeats))
-    return sorted(found, key=lambda image: image.foreground)
+            measured.append(measure(window, foreground=share, networks=networks, repeats=options.repeats))
+    return sorted(measured, key=lambda image: image.foreground)
 
 
 def table(images: Sequence[Image], *, groups: int) -> str:
-    """Markdown: a line for each group of images, and one for all."""
+    """A markdown table: one line for each group of images, and one for all images."""
     size = -(-len(images) // groups)
     parts = [images[start : start + size] for start in range(0, len(images), size)]
     head = ("foreground", "images", "alpha", "lambda", "SA GMACs off / real / counted", "SA ms off / rows / on", "rows")

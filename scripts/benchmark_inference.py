@@ -1,15 +1,18 @@
-"""What whole-volume inference costs beside the network: reference and fast inferer side by side.
+"""Costs of whole-volume inference without the network: compares the reference and the fast inferer.
 
     python scripts/benchmark_inference.py --threads 1          # 270 x 270 x 220 voxels, 14 classes, windows of 96
     python scripts/benchmark_inference.py --shape 160 160 160 --source 320 320 100 --repeats 3
 
-The network is trivial, and its own time is left out: stitching, decisions and the way back to the source grid remain.
-Runs alternate, so that other load on the machine meets all of them; medians are compared. Peak memory is that of a
-fresh process each, without what it held before (the volume, and the packages).
+The network is trivial, and its time is subtracted: the rest is stitching, decisions and regridding to the source grid.
+The runs take turns, so that other load on the machine affects all of them; medians are compared. Peak memory is
+measured in a fresh process for each inferer, without the memory before the run (the volume, and the packages).
 
-whole: from the image to the label map on the source grid; stitching: windows to logits, a window; deciding: logits
-to labels on their own grid; regridding: whole logits to the label map, where `all voxels` interpolates the logits of
-every voxel with grid_sample, and `borders` only those of cells whose corners differ.
+name        what is timed
+whole       from the image to the label map on the source grid
+stitching   from windows to logits, for one window
+deciding    from logits to labels on the same grid
+regridding  from the logits of the whole image to the label map on the source grid; `all voxels` interpolates the
+            logits of every voxel with grid_sample, `borders` only in cells with different corners
 """
 
 import argparse
@@ -50,15 +53,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def smooth(shape: Sequence[int], *, every: int) -> Tensor:
-    """A random field (1, *shape) that is independent `every` so many voxels."""
+    """A smooth random field (1, *shape): independent values every `every` voxels, interpolated between them."""
     coarse = torch.randn(1, 1, *(max(2, size // every) for size in shape))
     return functional.interpolate(coarse, size=tuple(shape), mode="trilinear")[0]
 
 
 def make_volume(options: argparse.Namespace) -> Volume:
-    """An image whose values are classes, in blobs, and noise; its file has another spacing, and lies L, A, S."""
+    """An image of class numbers in blobs, with noise; its file has another spacing and axes L, A, S."""
     torch.manual_seed(0)
-    best = torch.full((1, *options.shape), 1.2)  # of the background
+    best = torch.full((1, *options.shape), 1.2)  # threshold above which a field replaces the background
     image = torch.zeros_like(best)
     for value in range(1, options.classes):
         field = smooth(options.shape, every=40)
@@ -73,7 +76,7 @@ def make_volume(options: argparse.Namespace) -> Volume:
 
 
 class Trivial:
-    """A network whose logits say which class a voxel's value is closest to; `seconds` is what it took in all."""
+    """A network whose largest logit is the class number closest to a voxel's value; `seconds`: its total time."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.classes = torch.arange(options.classes, device=options.device).reshape(-1, 1, 1, 1)
@@ -123,7 +126,7 @@ def whole(inferer: Inferer, network: Trivial, volume: Volume, options: argparse.
 
 
 def measure(options: argparse.Namespace, volume: Volume) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Medians in ms by what was timed, and the label maps by inferer."""
+    """Median milliseconds by name, and the label maps by inferer."""
     device, outputs, network = torch.device(options.device), numbered(options.classes), Trivial(options)
     shared = {"roi_size": [options.window] * 3, "background": outputs.background, "device": device}
     starts = window_starts(options.shape, [options.window] * 3, overlap=options.overlap)
@@ -150,17 +153,16 @@ def measure(options: argparse.Namespace, volume: Volume) -> tuple[dict[str, floa
         logits = make_inferers(options)["reference"](network, volume.image, **shared)
         timed("deciding: torch.argmax", lambda logits=logits: logits.argmax(dim=0))
         timed("deciding: chunks", lambda logits=logits: [outputs.labels(chunk.logits) for chunk in chunks_of(logits)])
-        old = timed("regridding: all voxels", lambda logits=logits: interpolate_all(logits, volume))
+        labels["all voxels"] = timed("regridding: all voxels", lambda logits=logits: interpolate_all(logits, volume))
         labels["borders"] = timed(
             "regridding: borders", lambda logits=logits: to_source_grid(logits, outputs=outputs, **grids)
         )
-        labels["all voxels"] = old
         del logits
     return {name: median(values) for name, values in samples.items()}, labels
 
 
 def table(times: dict[str, float]) -> str:
-    """Medians, and how many times longer the first of each kind (what is before the colon) takes."""
+    """Medians, and the time of the first of each kind (the name before the colon) divided by each time."""
     first: dict[str, float] = {}
     lines = [f"{'':<36}{'ms':>10}{'first of its kind / this':>28}"]
     for name in sorted(times, key=lambda name: name.partition(":")[0]):
@@ -188,8 +190,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(", ".join(f"{key}={value}" for key, value in setting.items()))
     print(table(times))
     for name in ("fast", "fast, float16", "fast, bfloat16"):
-        print(f"labels of {name} as the reference's: {100 * (labels[name] == labels['reference']).mean():.4f} %")
-    print(f"labels of borders as of all voxels: {100 * (labels['borders'] == labels['all voxels']).mean():.6f} %")
+        print(f"labels of {name} equal to the reference: {100 * (labels[name] == labels['reference']).mean():.4f} %")
+    print(f"labels of borders equal to all voxels: {100 * (labels['borders'] == labels['all voxels']).mean():.6f} %")
     for name in make_inferers(options):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             peak = pool.apply(peak_of, (name, options))

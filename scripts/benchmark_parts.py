@@ -1,13 +1,14 @@
-"""What windows cost in the network alone, side by side: in whole, and encoder, completion and decoder apart.
+"""Compares the time of windows in networks: in total, and for encoder, completion and decoder separately.
 
     python scripts/benchmark_parts.py --device cuda                     # 96^3 and 128^3, 1 and 4 windows at once
     python scripts/benchmark_parts.py --sizes 96 --batches 1 --precision fp32 --repeats 3
     python scripts/benchmark_parts.py --contestants a="+experiment=btcv_stp_mta" b="+experiment=btcv_dense_unetr"
 
-Contestants are experiments with random weights, the fast one, the paper's STP and what it is compared with. They take
-turns, so that other load on the machine meets all; medians are given, and the ratio of the whole to that of the first,
-run by run, with its range. Memory is the device's at most during a pass, its own weights included; on a processor, what
-the process grows by in it. A network of MONAI is all decoder here. Of a whole volume, file to file: scripts/duel.py.
+Contestants are experiments with random weights: the fast one, the paper's STP, and networks to compare with. They take
+turns, so that other load on the machine affects all of them. The table has medians, and the ratio of the total time to
+the first contestant's in the same turn, with its range. Memory is the peak on the device during a pass, the network's
+weights included; on a CPU it is the growth of the process during a pass. A network of MONAI counts as a decoder here.
+For the time of a whole volume, from file to file, see scripts/duel.py.
 """
 
 import argparse
@@ -54,12 +55,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def make(overrides: Sequence[str], *, size: int, batch: int, precision: str, device: torch.device) -> Inference:
-    """A network with random weights of seed 0, and noise to look at, the same for all."""
+    """A network with random weights of seed 0, and an input of noise, which is the same for all networks."""
     cfg = compose_config("train", overrides=[*overrides, f"data.roi_size={[size] * 3}"])
     data = build(cfg.data, key="data")
     torch.manual_seed(0)
     segmenter = build_segmenter(cfg, data=data).to(device)
-    # drawn on the CPU: the same on every device
+    # drawn on the CPU, so that every device gets the same noise
     image = torch.randn(batch, data.num_channels, size, size, size, generator=torch.Generator().manual_seed(0))
     chosen = choose_precision(
         precision, network=segmenter, device=device, key="--precision", remedy="set --precision auto"
@@ -68,14 +69,14 @@ def make(overrides: Sequence[str], *, size: int, batch: int, precision: str, dev
 
 
 def memory_mb(run: Inference) -> float | None:
-    """MiB at most during a pass; the weights of other networks on the same device are left out."""
+    """Peak MiB during a pass, without the weights of other networks on the same device."""
     device = run.image.device
     held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     peak = peak_memory_mb(run.step, device)
     if peak is None or device.type != "cuda":
         return peak
-    own = sum(tensor.nbytes for tensor in (run.image, *run.segmenter.parameters(), *run.segmenter.buffers()))
-    return peak - (held - own) / 2**20
+    needed = sum(tensor.nbytes for tensor in (run.image, *run.segmenter.parameters(), *run.segmenter.buffers()))
+    return peak - (held - needed) / 2**20
 
 
 def measure(runs: dict[str, Inference], *, warmup: int, repeats: int) -> dict[str, dict[str, list[float]]]:
@@ -92,7 +93,7 @@ def measure(runs: dict[str, Inference], *, warmup: int, repeats: int) -> dict[st
 
 
 def table(found: dict[str, dict[str, dict]]) -> str:
-    """A line a contestant and setting."""
+    """One line for each contestant and setting."""
     parts = [f"{part} ms" for part in PARTS]
     columns = ["window", "batch", "contestant", "total ms", "windows/s", *parts, "memory MB"]
     lines = [[*columns, "times the first", "range"], ["---"] * (len(columns) + 2)]
@@ -100,7 +101,7 @@ def table(found: dict[str, dict[str, dict]]) -> str:
         size, batch = setting.split(" x ")
         first = next(iter(contestants.values()))["ms"]["total"]
         for name, one in contestants.items():
-            ratios = [own / least for own, least in zip(one["ms"]["total"], first, strict=True)]
+            ratios = [total / baseline for total, baseline in zip(one["ms"]["total"], first, strict=True)]
             total, *parts = [f"{median(one['ms'][key]):.1f}" for key in ("total", *PARTS)]
             rate = f"{int(batch) * 1e3 / median(one['ms']['total']):.1f}"
             memory = "unknown" if one["memory_mb"] is None else f"{one['memory_mb']:.0f}"

@@ -1,11 +1,11 @@
-"""Dense against sparse side by side: time of encoder, forward and training step, and peak training memory.
+"""Compares dense and sparse: time of encoder, forward pass and training step, and peak training memory.
 
     python scripts/benchmark_pruning.py                 # ViT-B, patch 8, 96^3, r = 0.9, deep decoder, fp32
     python scripts/benchmark_pruning.py --size 32 --dim 96 --depth 4 --heads 4 --stages 1 2 3  # a quick try
 
-Dense is the same encoder with no reducer, three taps and plain scatter completion; sparse is STP with MTA.
-Runs alternate (dense, STP, dense, STP, ...), so that other load on the machine meets both. Memory is measured
-in fresh processes: the peak of the whole process over two training steps (on CUDA: allocated on the device).
+Dense is the same encoder without reducer, with three taps and plain scatter completion; sparse is STP with MTA.
+Runs alternate (dense, STP, dense, STP, ...), so that other load on the machine affects both. Memory is measured
+in fresh processes: the peak of the process over two training steps (on CUDA: allocated on the device).
 """
 
 import argparse
@@ -43,16 +43,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--depth", type=int, default=12)
     parser.add_argument("--heads", type=int, default=12)
-    parser.add_argument("--stages", type=int, nargs="+", default=[3, 6, 9], help="STP prunes after these")
-    parser.add_argument("--ratio", type=float, default=0.9, help="share of the tokens dropped at every stage")
+    parser.add_argument("--stages", type=int, nargs="+", default=[3, 6, 9], help="STP prunes after these blocks")
+    parser.add_argument("--ratio", type=float, default=0.9, help="share of the tokens dropped at each stage")
     parser.add_argument("--classes", type=int, default=14)
     parser.add_argument("--feature-size", type=int, default=16, help="decoder channels at full resolution")
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice if not given")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--no-memory", action="store_true", help="leave out the memory runs")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--memory-of", choices=NETWORKS, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -99,7 +99,7 @@ def training_memory_mb(network: str, options: argparse.Namespace) -> float:
         run.step()
     if torch.device(options.device).type == "cuda":
         return torch.cuda.max_memory_allocated(options.device) / 2**20
-    # the kernel's ru_maxrss would have the parent's memory in it, from before this program was started
+    # not ru_maxrss of the kernel: it includes memory of the parent process from before this program started
     return peak_resident_mb() or math.nan
 
 
@@ -109,7 +109,7 @@ def memory_in_fresh_process(network: str, arguments: Sequence[str]) -> float:
 
 
 def time_networks(options: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """Milliseconds of every run: measure -> network -> list, networks alternating."""
+    """Milliseconds of all runs: measure -> network -> list; the networks alternate."""
     device = torch.device(options.device)
     steps = {network: training(build(network, options), options) for network in NETWORKS}
     watches = {network: Stopwatch(device) for network in NETWORKS}
@@ -141,7 +141,7 @@ def compare(samples: dict[str, list[float]]) -> dict[str, object]:
 
 
 def table(results: dict[str, dict]) -> str:
-    """One line a measure: median (min - max) of both networks, and dense / STP with its range."""
+    """One line for each measure: median (min - max) of both networks, and dense / STP with its range."""
     lines = [f"{'':<24}{'dense':>32}{'STP':>32}{'dense/STP':>11}{'min - max':>14}{'STP/dense':>11}"]
     for name, result in results.items():
         cells = [
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     memory = {}
     if not options.no_memory:
-        # before this process grows: on Linux a new process inherits the peak of the one that starts it
+        # before this process grows: on Linux a new process inherits the peak memory of its parent
         memory = {network: [memory_in_fresh_process(network, arguments)] for network in NETWORKS}
     results = {f"{name} ms": compare(samples) for name, samples in time_networks(options).items()}
     if memory:

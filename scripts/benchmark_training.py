@@ -1,17 +1,17 @@
-"""What a training step costs, side by side: time, memory of the activations, and how long it waits for the loader.
+"""Compares the cost of training steps: time, memory of the activations, and time spent waiting for the loader.
 
     python scripts/benchmark_training.py                # fast STP against dense UNETR in fp32, a window of 96^3
     python scripts/benchmark_training.py --device cuda --batch 8
     python scripts/benchmark_training.py --contestants a="+experiment=btcv_stp_mta" b="+experiment=btcv_dense_unetr"
 
-Contestants take turns, a fresh process for each and every round. A step is the trainer's own: forward, loss, backward,
-the checks of gradients, and the optimizer. Memory of the activations is the peak of a step less what the process holds
-before it: weights, optimizer state and the program (gradients are dropped there); on a GPU, of the GPU's memory.
-Ratios are of the first contestant.
+Contestants take turns, with a fresh process for each contestant and round. A step is the trainer's step: forward, loss,
+backward, checks of gradients, and optimizer. Memory of the activations is the peak memory of a step minus the memory
+before it (weights, optimizer state and the program; gradients are freed then); on a GPU it is GPU memory. Ratios are
+relative to the first contestant.
 
-The loader: steps fed by the data set's own loader (phantoms, or --data with a folder in BTCV's layout) and steps on the
-same windows again, held in memory, in turns; stall is the share of the former that the latter do not take. With
-workers, that holds what they take from the processor too.
+The loader: steps with batches from the data set's loader (phantoms, or --data with a folder in BTCV's layout), in turn
+with steps on the same windows from memory. Stall is the share of the first time that the second steps do not need. With
+workers, it includes the processor time that the workers take.
 """
 
 import argparse
@@ -48,11 +48,11 @@ PHANTOMS = PhantomSpec(
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--contestants", nargs="+", default=CONTESTANTS, metavar="NAME='OVERRIDE ...'")
-    parser.add_argument("--batch", type=int, default=1, help="volumes in a step, one window of each")
+    parser.add_argument("--batch", type=int, default=1, help="volumes in a step, one window from each")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=3, help="timed steps a round; its median counts")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps in a round; their median counts")
     parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--loader-steps", type=int, default=20, help="steps a turn; 0: leave the loader out")
+    parser.add_argument("--loader-steps", type=int, default=20, help="steps in a turn; 0: do not measure the loader")
     parser.add_argument("--loader-turns", type=int, default=5)
     parser.add_argument("--data", type=Path, help="volumes in BTCV's layout for the loader; phantoms if not given")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -76,13 +76,13 @@ def random_batch(trainer: Trainer) -> Batch:
     image = torch.randn(size, data.num_channels, *data.roi_size, generator=generator)
     label = torch.randint(data.num_classes, (size, *data.roi_size), generator=generator)
     if trainer.device.type == "cuda":
-        # as the loader gives it
+        # pinned, as the loader's batches are
         image, label = image.pin_memory(), label.pin_memory()
     return Batch(image=image, label=label, case=["noise"] * size)
 
 
 def seconds_of(trainer: Trainer, batches: Iterable[Batch]) -> list[float]:
-    """Seconds from one batch asked for to the next, of every step."""
+    """Seconds of each step, including the wait for its batch."""
     took, start = [], time.perf_counter()
     for batch in batches:
         trainer.train_step([batch])
@@ -96,7 +96,7 @@ def seconds_of(trainer: Trainer, batches: Iterable[Batch]) -> list[float]:
 
 
 def cost(options: argparse.Namespace) -> dict[str, float | None]:
-    """Of one contestant: seconds of a step, and MiB of its activations (None where the system does not tell)."""
+    """For one contestant: seconds of a step, and MiB of its activations (None if the system does not report it)."""
     trainer = make_trainer(options.overrides, device=options.device)
     batch = random_batch(trainer)
     seconds = seconds_of(trainer, [batch] * (options.warmup + options.steps))[options.warmup :]
@@ -104,17 +104,17 @@ def cost(options: argparse.Namespace) -> dict[str, float | None]:
 
 
 def activations_mb(trainer: Trainer, batch: Batch) -> float | None:
-    """MiB that a step adds to what is held before it; None where the system does not tell."""
-    trainer.optimizer.zero_grad(set_to_none=True)  # as the step begins; at its peak there are hardly any yet
+    """MiB that a step adds to the memory before it; None if the system does not report it."""
+    trainer.optimizer.zero_grad(set_to_none=True)  # a step starts without gradients, and has few of them at its peak
     held = torch.cuda.memory_allocated(trainer.device) if trainer.device.type == "cuda" else 0
     peak = peak_memory_mb(lambda: trainer.train_step([batch]), trainer.device)
     return None if peak is None else peak - held / 2**20
 
 
 def stall(options: argparse.Namespace) -> dict[str, float]:
-    """Of one contestant: mean seconds of a step with the loader and without it, of the same windows in turns.
+    """For one contestant: mean seconds of a step with the loader and without it, on the same windows in turn.
 
-    Windows differ in what their steps take, so that each has to be in both.
+    Steps on different windows take different times, so both means must use the same windows.
     """
     trainer = make_trainer(options.overrides, device=options.device)
     count = options.loader_steps
@@ -123,13 +123,13 @@ def stall(options: argparse.Namespace) -> dict[str, float]:
     fed, alone = [], []
     for _ in range(options.loader_turns):
         held: list[Batch] = []
-        fed += seconds_of(trainer, kept(islice(loader, count), held))
+        fed += seconds_of(trainer, recorded(islice(loader, count), held))
         alone += seconds_of(trainer, held)
     return {"fed": mean(fed), "alone": mean(alone), "stall": 1 - sum(alone) / sum(fed)}
 
 
-def kept(batches: Iterable[Batch], held: list[Batch]) -> Iterator[Batch]:
-    """The batches as they come, put into `held` as well."""
+def recorded(batches: Iterable[Batch], held: list[Batch]) -> Iterator[Batch]:
+    """Yields the batches and appends them to `held`."""
     for batch in batches:
         held.append(batch)
         yield batch
@@ -161,22 +161,22 @@ def phantoms(folder: Path) -> Path:
 
 
 def table(costs: dict[str, list[dict[str, float]]]) -> str:
-    """Medians over the rounds; ratios of time round by round, as other load meets neighbours alike."""
+    """Medians over the rounds; ratios of time within each round, since other load affects a whole round."""
     head = ["contestant", "seconds a step", "activations MB", "times the first", "range", "memory, times the first"]
     lines, first = [head, ["---"] * len(head)], next(iter(costs.values()))
     for name, rounds in costs.items():
-        ratios = [own["seconds"] / other["seconds"] for own, other in zip(rounds, first, strict=True)]
-        memory, least = (middle(some, "activations_mb") for some in (rounds, first))
+        ratios = [result["seconds"] / baseline["seconds"] for result, baseline in zip(rounds, first, strict=True)]
+        memory, first_memory = (middle(results, "activations_mb") for results in (rounds, first))
         lines.append([
             name, f"{middle(rounds, 'seconds'):.3f}", f"{memory:.0f}", f"{median(ratios):.2f}",
-            f"{min(ratios):.2f} to {max(ratios):.2f}", f"{memory / least:.2f}",
+            f"{min(ratios):.2f} to {max(ratios):.2f}", f"{memory / first_memory:.2f}",
         ])  # fmt: skip
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def middle(rounds: Sequence[dict[str, float]], key: str) -> float:
-    """NaN where a round has no such figure."""
-    values = [found[key] for found in rounds]
+    """The median of a number over the rounds; NaN if a round does not have it."""
+    values = [result[key] for result in rounds]
     return float("nan") if None in values else median(values)
 
 
@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for _ in range(options.rounds):
         for name, overrides in contestants.items():
             costs[name].append(in_fresh_process("cost", overrides, options))
-    found = {
+    record = {
         "environment": {"device": device_name(distributed.pick_device(options.device)), "versions": card.versions()},
         "settings": {key: str(value) for key, value in vars(options).items() if key not in ("worker", "overrides")},
         "costs": costs,
@@ -206,10 +206,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.loader_steps:
         name, overrides = next(iter(contestants.items()))
         root = options.data or phantoms(options.output / "phantoms")
-        found["loader"] = loader = in_fresh_process("stall", [*overrides, f"data.root={root}"], options)
+        record["loader"] = loader = in_fresh_process("stall", [*overrides, f"data.root={root}"], options)
         text += f"\n{name}: {loader['fed']:.3f} s a step with the loader, {loader['alone']:.3f} s without: "
         text += f"stall {100 * loader['stall']:.1f} %\n"
-    (options.output / "training.json").write_text(json.dumps(found, indent=2) + "\n")
+    (options.output / "training.json").write_text(json.dumps(record, indent=2) + "\n")
     (options.output / "training.md").write_text(text)
     print(text)
 

@@ -1,4 +1,4 @@
-"""Write the phantom CT set that `data=phantom` uses (training does it by itself when the set is missing).
+"""Writes the phantom CTs that `data=phantom` uses; a training also writes them if they are missing.
 
 python scripts/prepare_phantom.py --root data/phantom
 """
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=3, default=(64, 64, 48), help="voxels")
     parser.add_argument("--voxel-size", type=float, nargs=3, default=(2.0, 2.0, 3.0), help="mm")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lookalikes", action="store_true", help="the harder kind")
+    parser.add_argument("--lookalikes", action="store_true", help="the harder kind, with organs that look alike")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     spec = PhantomSpec(

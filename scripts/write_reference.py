@@ -1,8 +1,8 @@
-"""Writes docs/reference/config.md: every key of every command and group, with value and meaning.
+"""Writes docs/reference/config.md: all keys of all commands and groups, with value and meaning.
 
     python scripts/write_reference.py
 
-Meanings are those of the docstrings, as in `--help`. A test compares the page with what this script writes.
+The meanings are read from the docstrings, as for `--help`. A test checks that the page is up to date.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,7 +47,7 @@ def files(group: str) -> str:
 
 
 def group_tables(group: str) -> Iterator[str]:
-    """A table for every class or function that says what keys of a group mean, over all files of it."""
+    """One table for each class or function that documents keys of a group, for all files of the group."""
     by_owner: dict[tuple[str, str], dict[str, list[Key]]] = {}
     used: dict[tuple[str, str], list[str]] = {}
     for name in options(group):
@@ -63,7 +63,7 @@ def group_tables(group: str) -> Iterator[str]:
 
 
 def common(versions: Sequence[Key]) -> Key:
-    """One key of several files."""
+    """One key for several files; its value is empty if the files have different values."""
     first = versions[0]
     values = {version.value for version in versions}
     return first if len(values) == 1 else Key(first.name, "", first.meaning, first.owner, first.is_section)

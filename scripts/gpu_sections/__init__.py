@@ -1,1 +1,1 @@
-"""The sections of `scripts/gpu_report.py`: in every file what is measured, and the table of it."""
+"""The sections of `scripts/gpu_report.py`: each file has the measurement and its table."""

@@ -1,4 +1,4 @@
-"""The tests marked `gpu`, by pytest in a process of its own."""
+"""Runs the tests marked `gpu` with pytest in a separate process."""
 
 import os
 import re
@@ -10,16 +10,16 @@ from typing import Any
 
 from gpu_sections.job import LAST_CHARACTERS, ROOT, Job, markdown
 
-# as pytest -v writes it, when a test has ended; where one never does, its name stands alone
+# lines of pytest -v: a test that has ended, and a test that has started (only its name, if it never ends)
 ENDED = re.compile(r"^(tests/\S+::.+?) (PASSED|FAILED|SKIPPED|ERROR|XFAIL|XPASS)\b", re.MULTILINE)
 STARTED = re.compile(r"^(tests/\S+::\S+)", re.MULTILINE)
-# what is kept of the section's time for reading the log
+# seconds of the section's time that are reserved for reading the log
 RESERVE = 3.0
 
 
 def run(job: Job) -> None:
     log = job.folder / "tests.log"
-    # a compiler may hang: what it would take along comes before it
+    # a compiler may hang and end the section: its tests come last
     tests = job.sizes.tests or sorted(map(str, ROOT.glob("tests/gpu/test_*.py")), key=compiler_last)
     command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-m", "gpu", "-v", "-rfE", "--tb=short"]
     command += ["-p", "no:cacheprovider", *tests]
@@ -33,7 +33,7 @@ def run(job: Job) -> None:
             ).returncode  # fmt: skip
         finally:
             job.note(**read_log(log))
-        # 1: tests failed, which are named one by one
+        # status 1: tests failed; they are reported one by one
         if status not in (0, 1):
             raise RuntimeError(f"pytest ended with status {status}:\n{log.read_text()[-LAST_CHARACTERS:]}")
     if job.found.get("failures"):
@@ -46,7 +46,7 @@ def compiler_last(file: str) -> tuple[bool, str]:
 
 
 def read_log(log: Path) -> dict[str, Any]:
-    """Counts and names of what pytest ran, also where it was ended early."""
+    """Counts and names of the tests that pytest ran, also if it was stopped early."""
     text = log.read_text()
     outcomes = dict(ENDED.findall(text))
     failed = [test for test, outcome in outcomes.items() if outcome in ("FAILED", "ERROR")]

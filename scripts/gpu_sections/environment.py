@@ -1,4 +1,4 @@
-"""What the report was made on."""
+"""Machine and packages of the report."""
 
 import os
 import platform
@@ -35,13 +35,13 @@ def run(job: Job) -> None:
 
 
 def card_facts(device: torch.device) -> dict[str, Any]:
-    """What the GPU itself says."""
+    """Properties of the GPU."""
     properties = torch.cuda.get_device_properties(device)
     query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError) as error:
-        answer = f"nvidia-smi does not tell: {error}"
+        answer = f"nvidia-smi failed: {error}"
     return {
         "driver, clock, power limit": answer,
         "compute capability": f"{properties.major}.{properties.minor}",

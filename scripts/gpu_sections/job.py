@@ -1,4 +1,4 @@
-"""What a section of the report works with: sizes, device, and a notebook that outlives the section's process."""
+"""Input and output of a section of the report: sizes, device, and notes that survive a crash of its process."""
 
 import json
 import traceback
@@ -15,7 +15,7 @@ from sct.runtime.distributed import pick_device
 from sct.runtime.files import write_text
 
 ROOT = Path(__file__).parents[2]
-# of a traceback that is kept: its end says what happened
+# characters of a traceback that are kept: its end has the error
 LAST_CHARACTERS = 4000
 
 EXPERIMENTS = {
@@ -29,12 +29,12 @@ QUARTER = ("inferer.overlap=0.25",)
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much is measured. The first contestant is what all ratios are of.
+    """How much is measured. Ratios are relative to the first contestant.
 
-    windows: edges, voxels; `training` is put behind every contestant in training; compile_modes: what torch.compile is
-    given; rivals: what scripts/duel.py makes and predicts with; ct_shape and ct_voxel_size (mm): of the phantom CT;
-    phantom_shape and loader: of the loader's phantoms, and settings for it; tests: arguments for pytest, all of
-    tests/gpu if empty; test_settings: environment variables of the tests
+    windows: edges in voxels; training: overrides for every contestant in training; compile_modes: arguments of
+    torch.compile; rivals: contestants of scripts/duel.py; ct_shape, ct_voxel_size (mm): the phantom CT;
+    phantom_shape, loader: phantoms and settings of the loader's section; tests: arguments for pytest, all of tests/gpu
+    if empty; test_settings: environment variables of the tests
     """
 
     networks: dict[str, tuple[str, ...]]
@@ -73,7 +73,7 @@ REAL = Sizes(
         "max-autotune-no-cudagraphs": {"mode": "max-autotune-no-cudagraphs"},
     },
     compile_batches=(1, 4),
-    # as scripts/duel.py has them, but all in bf16
+    # the contestants of scripts/duel.py, all in bf16
     rivals={
         name: replace(CONTESTANTS[name], predict=("precision=bf16", *overlap))
         for name, overlap in {"fast": (), "dense_unetr": QUARTER, "monai_unetr": QUARTER}.items()
@@ -89,7 +89,7 @@ REAL = Sizes(
 )
 NARROW = ("encoder.dim=24", "encoder.num_heads=2", "encoder.depth=4", "pruning.blocks=[1,2,3]")
 NARROW_FAST = (*NARROW, "completion.dim=24", "completion.num_heads=2", "decoder.width=4", "decoder.voxels=4")
-# the same on a processor in seconds: whether the report works, and no more
+# the same on a CPU in seconds: only checks that the report works
 SMALL = Sizes(
     networks={
         "fast": (*EXPERIMENTS["fast"], *NARROW_FAST),
@@ -111,7 +111,7 @@ SMALL = Sizes(
     phantom_shape=(24, 24, 16),
     loader=("data.roi_size=[16,16,16]", "data.batch_size=1", "data.crops_per_volume=2"),
     loader_steps=2,
-    # without the fixtures of all tests, which import much
+    # without the fixtures of the other tests, whose imports take long
     tests=("tests/gpu/test_gpu_attention.py", "-k", "gradients or 12", "--confcutdir=tests/gpu"),
     test_settings={"SCT_GPU_TESTS_ON": "cpu"},
 )
@@ -119,9 +119,10 @@ SMALL = Sizes(
 
 @dataclass
 class Job:
-    """A section at work. All that it notes is in `file` at once, where the report finds it even if this process dies.
+    """A running section. Every note is written to `file` at once: the report reads it even if this process dies.
 
-    folder: for files of its own; seconds: how long it may take; earlier: what other sections found, by their names
+    folder: for files of the section; seconds: its time limit; earlier: results of earlier sections by name; found: its
+    results; errors: its errors by attempt; doing: the current attempt
     """
 
     file: Path
@@ -139,18 +140,18 @@ class Job:
         return pick_device(self.device_name)
 
     def note(self, **found: Any) -> None:
-        """Adds to what was found; values are plain, as JSON takes them."""
+        """Adds results; the values must be plain values for JSON."""
         self.found |= found
         self.save()
 
     @contextmanager
     def attempt(self, name: str) -> Iterator[None]:
-        """What goes wrong inside is noted under this name, and the section goes on behind it."""
+        """Notes an error inside the block under this name; the section then continues after the block."""
         self.doing = name
         self.save()
         try:
             yield
-        # SystemExit: how scripts tell a mistake
+        # scripts raise SystemExit for a mistake
         except (Exception, SystemExit):
             self.errors[name] = traceback.format_exc()[-LAST_CHARACTERS:]
         self.save()
@@ -160,6 +161,6 @@ class Job:
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table; numbers are given as they are, or None as a dash."""
+    """A markdown table; numbers are not formatted, None becomes a dash."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "".join("| " + " | ".join("-" if cell is None else str(cell) for cell in line) + " |\n" for line in lines)

@@ -1,4 +1,4 @@
-"""Training steps, and whether a loader keeps up with them."""
+"""Times of training steps, and whether a loader is fast enough for them."""
 
 import math
 import time
@@ -18,7 +18,7 @@ from sct.training.trainer import Trainer
 
 
 def training(job: Job) -> None:
-    """The trainer's own step on noise, contestants in turn, with and without deterministic operations."""
+    """Times the trainer's step on noise, contestants in turn, with and without deterministic operations."""
     sizes = job.sizes
     trainers, batches = {}, {}
     for name in EXPERIMENTS:
@@ -38,7 +38,7 @@ def training(job: Job) -> None:
             for name, trainer in list(trainers.items()):
                 with job.attempt(f"{name}, deterministic={deterministic}"):
                     (took,) = benchmark_training.seconds_of(trainer, [batches[name]])
-                    if turn:  # the first looks for its algorithms
+                    if turn:  # the first step includes the search for algorithms
                         job.found[name]["seconds"].setdefault(str(deterministic), []).append(took)
 
 
@@ -50,7 +50,7 @@ def held_mb(trainer: Trainer) -> float:
 
 
 def loader(job: Job) -> None:
-    """Crops a second that one core makes of phantom CTs under BTCV's settings, against what the card takes of them."""
+    """Crops per second that one core loads from phantom CTs with BTCV's settings, and the crops that training needs."""
     sizes, folder = job.sizes, job.folder / "phantoms"
     torch.set_num_threads(1)
     with job.attempt("phantoms"):
@@ -79,7 +79,7 @@ def loader(job: Job) -> None:
 
 
 def demand(trained: dict[str, Any], *, supply: float) -> dict[str, dict[str, float]]:
-    """Crops a second that training took, by contestant, and how many cores making `supply` each keep up with it."""
+    """Crops per second that training used, by contestant, and the cores needed if each loads `supply` per second."""
     taken = {}
     for name, one in trained.items():
         if one["seconds"]:

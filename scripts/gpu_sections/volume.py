@@ -1,4 +1,4 @@
-"""One whole CT from NIfTI file to NIfTI file, each network in fresh processes, in turns."""
+"""Times one CT from NIfTI file to NIfTI file: each network in fresh processes, in turn."""
 
 import os
 from statistics import median
@@ -22,7 +22,7 @@ def run(job: Job) -> None:
     threads = os.cpu_count() or 1
     if sizes.rounds > 1:
         for name, record in records.items():
-            # of each: a card's first run of a program loads its kernels
+            # for each contestant: the first run of a program on a GPU loads its kernels
             with job.attempt(f"{name}, warm-up"):
                 duel.warm_up(record, log=folder / f"{name}.log", threads=threads)
     for number in range(sizes.rounds):

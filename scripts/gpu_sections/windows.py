@@ -1,4 +1,4 @@
-"""One window through networks with random weights: by parts, in several number formats, and compiled."""
+"""Times windows in networks with random weights: by parts, in several number formats, and compiled."""
 
 import time
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from gpu_sections.job import Job, markdown
 from sct.profiling.timing import Inference, Stopwatch
 from sct.runtime.precision import DTYPES
 
-# number format, and whether fp32 sums may be computed in TF32; torch itself allows it in convolutions alone
+# label -> number format, whether TF32 is allowed in fp32 sums (torch's default: only in convolutions)
 FORMATS = {"fp32": ("fp32", False), "tf32": ("fp32", True), "bf16": ("bf16", True)}
 
 
 def parts(job: Job) -> None:
-    """Encoder, completion and decoder of windows of several sizes, contestants in turn."""
+    """Times encoder, completion and decoder for windows of several sizes, contestants in turn."""
     sizes = job.sizes
     for size in sizes.windows:
         networks: dict[str, Inference] = {}
@@ -35,14 +35,14 @@ def parts(job: Job) -> None:
 
 
 def built(job: Job, overrides: tuple[str, ...], *, size: int, batch: int) -> Inference:
-    """A network that has seen its window once: one that fails does so here, and does not stop the others."""
+    """Builds a network and runs it once, so that a failure happens here and does not stop the others."""
     run = benchmark_parts.make(overrides, size=size, batch=batch, precision=job.sizes.precision, device=job.device)
     run.step()
     return run
 
 
 def formats(job: Job) -> None:
-    """fp32, TF32 and bf16, cudnn.benchmark on and off, in turn; and how far their logits are from those of fp32."""
+    """Times fp32, TF32 and bf16 with cudnn.benchmark on and off, in turn; compares their logits with fp32."""
     sizes, size = job.sizes, job.sizes.windows[0]
     for name in ("fast", "dense_unetr"):
         with job.attempt(name):
@@ -64,19 +64,19 @@ def formats(job: Job) -> None:
 
 
 def set_backends(*, tf32: bool, tuned: bool) -> None:
-    """Of the whole process, which is this section's own."""
+    """Sets torch's backends for this process, which only runs this section."""
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = tuned
 
 
 def relative(ours: Tensor, exact: Tensor) -> float:
-    """Length of the difference over the length of `exact`."""
+    """Norm of the difference / norm of `exact`."""
     return ((ours.float() - exact).norm() / exact.norm().clamp_min(1e-12)).item()
 
 
 def compiled(job: Job) -> None:
-    """The fast model's window by torch.compile, in turn with the same network as it is."""
+    """Times windows of the fast model with torch.compile, in turn with the same network without it."""
     sizes, size = job.sizes, job.sizes.windows[0]
     for batch in sizes.compile_batches:
         for name, how in sizes.compile_modes.items():
@@ -100,7 +100,7 @@ def compiled(job: Job) -> None:
 
 
 def step_of(run: Inference) -> Callable[[], Tensor]:
-    """A pass of which a CUDA graph knows that the result of the one before is no longer wanted."""
+    """A forward pass that tells CUDA graphs that the previous result is no longer needed."""
 
     def step() -> Tensor:
         torch.compiler.cudagraph_mark_step_begin()

@@ -33,7 +33,7 @@ class Cost:
 
 
 COSTS: Mapping[str, Cost] = {
-    "macs": Cost(("macs", "total"), 1e9, "MACs (G)", "MACs of one window, fewer are better."),
+    "macs": Cost(("macs", "total"), 1e9, "MACs (G)", "MACs of one window, fewer is better."),
     "inference": Cost(
         ("throughput", "inference"),
         1.0,

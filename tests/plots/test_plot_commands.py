@@ -156,7 +156,7 @@ def test_depth(finished_run: Path, tmp_path: Path) -> None:
 
 def test_kept_says_that_fixed_counts_are_alike(finished_run: Path, tmp_path: Path) -> None:
     figure = drawn("kept", finished_run)
-    assert "Every window keeps the same number of tokens" in " ".join(figure.get_supxlabel().split())
+    assert "All windows keep the same number of tokens" in " ".join(figure.get_supxlabel().split())
     assert_written(tmp_path / "kept", "kept", finished_run)
 
 

@@ -329,7 +329,7 @@ def test_the_command_computes_only_where_the_image_decides(smoke, tmp_path):
     assert json.loads((tmp_path / "profile.json").read_text())["environment"]["device"] == "meta"
     outcome = run_command(profile_main, *smoke, *counts, "encoder=apformer", "decoder=unet", "completion=scatter")
     assert outcome.status == 0, outcome
-    assert "it is computed" in outcome.out
+    assert "it is run" in outcome.out
     assert json.loads((tmp_path / "profile.json").read_text())["environment"]["device"] == "cpu"
 
 

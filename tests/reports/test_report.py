@@ -161,7 +161,7 @@ def test_the_command_writes_three_tables(runs, tmp_path):
     assert str(runs / "most") in outcome.out
     text = (tmp_path / "out/table.md").read_text()
     assert "Dice (paper, not ours)" in text
-    assert "missed organs counted" in text
+    assert "missed organs count" in text
     with (tmp_path / "out/table.csv").open() as file:
         rows = list(csv.DictReader(file))
     means = [(0.8035 + 0.7 * 7 / 8) / 2, (0.8435 + 0.74 * 7 / 8) / 2]
