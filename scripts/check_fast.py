@@ -1,13 +1,19 @@
-"""Whether inferer=fast gives the labels of the reference, MONAI's sliding window, and skips nothing that matters.
+"""Checks that inferer=fast gives the labels of the reference (MONAI's sliding window) and skips no foreground.
 
     python scripts/check_fast.py ckpt=RUN          # test cases; settings as for sct.eval with inferer=fast
     python scripts/check_fast.py ckpt=RUN split=val inferer.overlap=0.5 precision=auto --agreement 0.9999
 
-Both predict the same windows in the same precision, on the preprocessed grid, padded at its ends to whole features
-where those are stitched (inferer.stitch=features). For each case: windows; how many are skipped; how many of the
-skipped hold a foreground voxel of the truth or of the reference's prediction; the share of voxels with the same label,
-and of voxels that are foreground to one of the two; mean Dice of either with the truth. Ends with status 1 where a
-skipped window holds foreground, or a case agrees on less than --agreement of all voxels.
+Both predict the same windows in the same precision, on the preprocessed grid. With inferer.stitch=features, the grid is
+padded at its ends to a multiple of the features' stride. The exit status is 1 if a skipped window has foreground, or if
+a case agrees on less than --agreement of all voxels.
+
+column                  value for a case
+windows, skipped        number of windows, and of skipped ones
+with truth              skipped windows with a foreground voxel of the truth
+with prediction         skipped windows with a foreground voxel of the reference's prediction
+same labels             share of voxels with the same label
+of foreground           the same share among voxels that are foreground in one of the two predictions
+Dice                    mean Dice with the truth, of the reference and of the fast inferer
 """
 
 import argparse
@@ -41,10 +47,11 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was seen of one case; `with_truth` and `with_prediction` count skipped windows that hold foreground.
+    """The result of one case.
 
-    agreement, of_foreground: shares of all voxels, and of those that are foreground to one of the two; dice: mean over
-    what the truth or the labels have, of the reference and of the fast inferer
+    with_truth, with_prediction: number of skipped windows with foreground; agreement: share of all voxels with the same
+    label; of_foreground: the same share among voxels that are foreground in one of the predictions; dice: mean over the
+    classes in truth or prediction, of the reference and of the fast inferer
     """
 
     case: str
@@ -62,13 +69,13 @@ class Outcome:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="of sct.eval")
+    parser.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="settings of sct.eval")
     parser.add_argument("--agreement", type=float, default=0.999, help="share of voxels that must have the same label")
     return parser.parse_args(argv)
 
 
 def foreground_in(labels: Tensor, places: Sequence[tuple[int, ...]], *, window: Sequence[int]) -> int:
-    """How many windows at `places` hold a voxel of labels (*S) that is not background."""
+    """Number of windows at `places` with a foreground voxel in labels (*S)."""
     padded = pad_to_window((labels > 0).unsqueeze(0), window)[0][0]
     return sum(bool(padded[box_at(place, window)].any()) for place in places)
 
@@ -95,7 +102,7 @@ def check_case(
     check_steps(fast.overlap, shape=volume.image.shape[1:], window=window, stride=stride)
     image, truth = (to_full_size(part, stride=stride) for part in (volume.image, volume.label.unsqueeze(0)))
     with autocast(device, dtype):
-        wanted, found = (
+        expected, predicted = (
             inferer.labels(segmenter, image, roi_size=data.roi_size, outputs=data.outputs, device=device)
             for inferer in (reference, fast)
         )
@@ -103,33 +110,35 @@ def check_case(
     starts = window_starts(padded, window, overlap=fast.overlap, multiple=stride)
     places = fast.occupied_places(image, starts=starts, window=window, padded=padded)
     skipped = [place for place, is_predicted in places.items() if not is_predicted]
-    foreground, same = (wanted > 0) | (found > 0), wanted == found
+    foreground, same = (expected > 0) | (predicted > 0), expected == predicted
     return Outcome(
         case=case.name,
         windows=len(places),
         skipped=len(skipped),
         with_truth=foreground_in(truth[0], skipped, window=window),
-        with_prediction=foreground_in(wanted, skipped, window=window),
+        with_prediction=foreground_in(expected, skipped, window=window),
         agreement=same.double().mean().item(),
         of_foreground=same[foreground].double().mean().item() if foreground.any() else 1.0,
-        dice=tuple(float(np.nanmean(quick_dice(own, truth[0], outputs=data.outputs))) for own in (wanted, found)),
+        dice=tuple(
+            float(np.nanmean(quick_dice(labels, truth[0], outputs=data.outputs))) for labels in (expected, predicted)
+        ),
     )
 
 
 def check_steps(overlap: float, *, shape: Sequence[int], window: Sequence[int], stride: Sequence[int]) -> None:
-    """UserError where the reference's windows do not start on whole features, so that the fast ones lie elsewhere."""
-    for size, edge, whole in zip(shape, window, stride, strict=True):
-        if size > edge and (step := int(edge * (1 - overlap))) % whole:
+    """UserError if the reference's step is no multiple of the stride: the fast inferer's windows would then differ."""
+    for size, edge, unit in zip(shape, window, stride, strict=True):
+        if size > edge and (step := int(edge * (1 - overlap))) % unit:
             raise UserError(
-                f"inferer.overlap={overlap}: MONAI's windows of {edge} are {step} voxels apart, those of "
-                f"inferer.stitch=features a multiple of {whole}. Choose an overlap that gives one."
+                f"inferer.overlap={overlap}: MONAI's windows of {edge} are {step} voxels apart, but windows with "
+                f"inferer.stitch=features need a multiple of {unit}. Choose an overlap that gives one."
             )
 
 
 def to_full_size(image: Tensor, *, stride: Sequence[int]) -> Tensor:
     """An image (C, *S) padded with zeros at its ends to a multiple of the stride."""
-    lack = [-size % whole for size, whole in zip(image.shape[1:], stride, strict=True)]
-    return F.pad(image, [pad for missing in reversed(lack) for pad in (0, missing)])
+    missing = [-size % unit for size, unit in zip(image.shape[1:], stride, strict=True)]
+    return F.pad(image, [pad for voxels in reversed(missing) for pad in (0, voxels)])
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -143,7 +152,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def check(settings: Sequence[str]) -> list[Outcome]:
-    """What is seen of every case of a split."""
+    """The results of all cases of a split."""
     overrides = open_overrides(["inferer=fast", *settings], groups=["data", "inferer"])
     cfg = compose_config("eval", overrides=overrides)
     changes = {"data": cfg.data, "inferer": cfg.inferer}
@@ -151,7 +160,7 @@ def check(settings: Sequence[str]) -> list[Outcome]:
     fast = run.inferer
     if not isinstance(fast, FastSlidingWindow):
         raise UserError(
-            "inferer=NAME: it is inferer=fast that is checked; change its settings alone (inferer.overlap=0.5)."
+            "inferer=NAME: only inferer=fast can be checked; change single settings of it (inferer.overlap=0.5)."
         )
     return [
         check_case(
@@ -179,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(table(outcomes))
     if missed := [one.case for one in outcomes if not one.passes(options.agreement)]:
         raise SystemExit(
-            f"Not as the reference in {', '.join(missed)}: a skipped window holds foreground, or fewer than "
+            f"Different from the reference in {', '.join(missed)}: a skipped window has foreground, or fewer than "
             f"{options.agreement:.2%} of the labels agree."
         )
 

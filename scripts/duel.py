@@ -1,19 +1,20 @@
-"""The referee: which of several networks segments a volume sooner, from NIfTI file to NIfTI file.
+"""Compares the time of several networks for segmenting a volume, from NIfTI file to NIfTI file.
 
     python scripts/duel.py                                       # fast STP against its rivals, random weights
     python scripts/duel.py --contestants fast dense_unetr --rounds 7 --input CT.nii.gz
     python scripts/duel.py --runs fast=RUN dense=RUN --input CT.nii.gz --truth LABELS.nii.gz --margin 0.005
-    python scripts/duel.py --runs fast=RUN --contestants dense_unetr nnunet --input CT.nii.gz    # the run comes first
+    python scripts/duel.py --runs fast=RUN --contestants dense_unetr nnunet --input CT.nii.gz    # the run is first
     python scripts/duel.py --runs a=RUN b=RUN --settings a="inferer=fast" --agreement 0.999 --input CT.nii.gz
 
-Contestants take turns, a fresh process for each and every round, so that other load on the machine meets all and
-nothing is left from before. A round's time starts when Python has imported the program and ends when the label map is
-written: it has the loading of the weights in it; the whole process with imports is given beside it. Peak memory is the
-process's. Ratios are of the first contestant, round by round: their median and a bootstrap interval of it.
+Contestants take turns, with a fresh process for each contestant and round: other load on the machine affects all of
+them, and no state remains from the round before. The time of a round starts after Python's imports and ends when the
+label map is written: it includes loading the weights. The table also has the time of the process with imports, the peak
+memory of the process, and the median ratio to the first contestant in the same round with a bootstrap interval.
 
-Two gates in the same run: with --agreement, labels must agree with those of the first contestant (for the same
-weights in another way); with --truth, mean Dice over the labels in it must be within --margin of the last
-contestant's. A missed gate ends with status 1. Random weights do for time where no method decides by content.
+Two optional checks: with --agreement, labels must agree with the labels of the first contestant (to compare two ways to
+compute the same weights); with --truth, the mean Dice over the labels in the truth must be at least the last
+contestant's minus --margin. A failed check ends with status 1. Random weights are sufficient for times if no method
+prunes by the image's content.
 """
 
 import argparse
@@ -54,7 +55,7 @@ from sct.tasks.predict import predict
 
 @dataclass(frozen=True)
 class Contestant:
-    """How a network is made, how a volume is predicted with it, and in which format it is exported before, if any."""
+    """Overrides that make a network, settings of its prediction, and the format of its export (None: not exported)."""
 
     network: tuple[str, ...]
     predict: tuple[str, ...] = ()
@@ -62,7 +63,7 @@ class Contestant:
 
 
 BASELINE = ("+experiment=btcv_dense_unetr",)
-# windows as in MONAI's own default, and as many as the fast inferer has; nnU-Net's own is the half step
+# MONAI's default overlap, which gives as many windows as the fast inferer has; nnU-Net uses 0.5, its own default
 REFERENCE = ("precision=fp32", "inferer.overlap=0.25")
 CONTESTANTS = {
     "fast": Contestant(("+experiment=btcv_fast_stp",)),
@@ -71,19 +72,19 @@ CONTESTANTS = {
     "nnunet": Contestant((*BASELINE, "model=nnunet", "data.roi_size=[128,128,128]"), ("precision=fp32",)),
     "openvino_dense": Contestant(BASELINE, ("precision=bf16", "inferer.overlap=0.25"), export="openvino"),
 }
-# of contestants that need more than the project itself: module, and how it comes
+# contestants that need another package: its module, and how to install it
 PACKAGES = {
     "nnunet": ("dynamic_network_architectures", "pip install --no-deps dynamic-network-architectures"),
     "openvino_dense": ("openvino", "pip install -e '.[openvino]'"),
 }
 
-# of a log, where its process failed
+# last lines of a log that are shown if its process failed
 LAST_LINES = 15
 
 
 @dataclass
 class Record:
-    """What was measured of a contestant, a number a round."""
+    """Measurements of a contestant, one number for each round."""
 
     ckpt: Path
     arguments: list[str]
@@ -93,25 +94,25 @@ class Record:
     device_mb: list[float] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """The record as plain values for JSON."""
         return {**asdict(self), "ckpt": str(self.ckpt)}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, help="untrained networks; all without --runs")
-    parser.add_argument("--runs", nargs="+", default=[], metavar="NAME=RUN", help="trained runs, before any untrained")
+    parser.add_argument("--runs", nargs="+", default=[], metavar="NAME=RUN", help="trained runs, listed first")
     parser.add_argument("--settings", nargs="+", default=[], metavar="NAME='KEY=VALUE ...'", help="for sct.predict")
     parser.add_argument("--input", type=Path, help="a NIfTI volume; a phantom CT of 512 x 512 x 147 if not given")
     parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 147), help="voxels of the phantom CT")
-    parser.add_argument("--voxel-size", type=float, nargs=3, default=(0.791, 0.791, 3.0), help="its mm")
+    parser.add_argument("--voxel-size", type=float, nargs=3, default=(0.791, 0.791, 3.0), help="mm, of the phantom CT")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--device", default="cpu", help="cpu or cuda; OpenVINO stays on the processor")
-    parser.add_argument("--agreement", type=float, help="share of voxels that must have the first one's label")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; OpenVINO always uses the CPU")
+    parser.add_argument("--agreement", type=float, help="share of voxels that must have the first contestant's label")
     parser.add_argument("--truth", type=Path, help="label file of the input")
     parser.add_argument(
-        "--margin", type=float, default=0.005, help="Dice that a contestant may have less than the last"
+        "--margin", type=float, default=0.005, help="largest allowed loss in Dice against the last contestant"
     )
     parser.add_argument("--output", type=Path, default=Path("outputs/duel"))
     parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
@@ -119,16 +120,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def work(arguments: Sequence[str]) -> None:
-    """In a process of its own: one `sct.predict`; on the last line of its output, the seconds and memory it took."""
+    """Runs one `sct.predict` in this process; the last line of the output has its seconds and memory."""
     tune_allocator()  # as the commands do
     start = time.perf_counter()
     predict(compose_config("predict", overrides=open_overrides(arguments, groups=["inferer"])))
     seconds = time.perf_counter() - start
-    # what the parent would be told has the parent's own memory in it, from before the program was started
-    found = {"seconds": seconds, "peak_mb": peak_resident_mb() or math.nan}
+    # measured here: the system's report to the parent includes the parent's memory from before this program started
+    measured = {"seconds": seconds, "peak_mb": peak_resident_mb() or math.nan}
     if torch.cuda.is_initialized():
-        found["device_mb"] = torch.cuda.max_memory_allocated() / 2**20
-    print(json.dumps(found))
+        measured["device_mb"] = torch.cuda.max_memory_allocated() / 2**20
+    print(json.dumps(measured))
 
 
 def untrained(contestant: Contestant, folder: Path, *, volume: Path) -> Path:
@@ -143,14 +144,14 @@ def untrained(contestant: Contestant, folder: Path, *, volume: Path) -> Path:
         return folder
     exported = folder / contestant.export
     if not (exported / FILE).exists() or weights_of(exported) != card.weights_digest(segmenter.state_dict()):
-        # random weights have no labels to agree on; its speed is what is asked
+        # agreement=0: labels from random weights mean nothing, and only the speed is measured
         where = (f"ckpt={folder}", f"output={exported}", f"input={volume}")
         export(compose_config("export", overrides=[*where, f"format={contestant.export}", "agreement=0"]))
     return exported
 
 
 def phantom(folder: Path, *, shape: Sequence[int], voxel_size: Sequence[float]) -> Path:
-    """A made-up abdomen of any size, written once."""
+    """The file of a phantom abdomen CT of this size; written if it does not exist."""
     path = folder / f"phantom_{'x'.join(map(str, shape))}_{'x'.join(map(str, voxel_size))}mm.nii.gz"
     if not path.exists():
         image, _ = draw_abdomen(shape=shape, voxel_size=voxel_size, rng=np.random.default_rng(0))
@@ -160,7 +161,7 @@ def phantom(folder: Path, *, shape: Sequence[int], voxel_size: Sequence[float]) 
 
 
 def race(record: Record, *, log: Path, threads: int) -> None:
-    """One round of one contestant, in a fresh process."""
+    """Runs one round of one contestant in a fresh process."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     line = [sys.executable, __file__, "--worker", *record.arguments]
     start = time.perf_counter()
@@ -179,20 +180,20 @@ def race(record: Record, *, log: Path, threads: int) -> None:
 
 
 def warm_up(record: Record, *, log: Path, threads: int) -> None:
-    """A round that does not count: files are in the system's cache after it."""
+    """Runs a round without recording it: afterwards the files are in the system's cache."""
     race(replace(record, seconds=[], process=[], peak_mb=[], device_mb=[]), log=log, threads=threads)
 
 
 def run_rounds(records: dict[str, Record], *, rounds: int, folder: Path, threads: int) -> None:
-    """All contestants in turn; a run of the first before all others warms the file cache and does not count.
+    """Runs all contestants in turn; first a warm-up of the first contestant, which does not count.
 
-    After every round rounds.json in `folder` has all until then: what is left of a duel that is ended early.
+    After every round, rounds.json in `folder` has the results of all rounds so far, also if the script is stopped.
     """
     names = list(records)
     first = records[names[0]]
     warm_up(first, log=folder / f"{names[0]}.log", threads=threads)
     for number in range(rounds):
-        # each is first in its turn
+        # each round starts with another contestant
         shift = number % len(names)
         for name in names[shift:] + names[:shift]:
             race(records[name], log=folder / f"{name}.log", threads=threads)
@@ -203,41 +204,41 @@ def run_rounds(records: dict[str, Record], *, rounds: int, folder: Path, threads
 
 
 def interval(ratios: Sequence[float], *, rng: np.random.Generator) -> tuple[float, float]:
-    """The middle 95 % of the medians of 2000 resamples."""
+    """95 % bootstrap interval of the median, from 2000 resamples."""
     samples = rng.choice(np.asarray(ratios), size=(2000, len(ratios)))
     low, high = np.percentile(np.median(samples, axis=1), (2.5, 97.5))
     return float(low), float(high)
 
 
 def mean_dice(labels: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over the labels in the truth; one that is missed counts 0."""
+    """Mean Dice over the labels in the truth; a missed label counts 0."""
     scores = []
     for value in np.unique(truth[truth > 0]):
-        own, theirs = labels == value, truth == value
-        scores.append(2 * (own & theirs).sum() / (own.sum() + theirs.sum()))
+        predicted, target = labels == value, truth == value
+        scores.append(2 * (predicted & target).sum() / (predicted.sum() + target.sum()))
     return float(np.mean(scores))
 
 
 def judge(labels: dict[str, np.ndarray], *, truth: np.ndarray | None) -> dict[str, dict[str, float]]:
-    """Per contestant the share of voxels with the first one's label, and mean Dice where there is a truth."""
+    """For each contestant, the share of voxels with the first contestant's label, and mean Dice if there is a truth."""
     first = next(iter(labels.values()))
-    quality = {name: {"agreement": float((own == first).mean())} for name, own in labels.items()}
+    quality = {name: {"agreement": float((predicted == first).mean())} for name, predicted in labels.items()}
     if truth is not None:
-        for name, own in labels.items():
-            quality[name]["dice"] = mean_dice(own, truth)
+        for name, predicted in labels.items():
+            quality[name]["dice"] = mean_dice(predicted, truth)
     return quality
 
 
 def missed_gates(quality: dict[str, dict[str, float]], *, agreement: float | None, margin: float) -> list[str]:
-    """What does not agree enough with the first contestant, or has less Dice than the last allows."""
+    """Contestants that agree too little with the first one, or have too little Dice compared with the last one."""
     names, faults = list(quality), []
-    for name, found in quality.items():
-        if agreement is not None and found["agreement"] < agreement:
+    for name, scores in quality.items():
+        if agreement is not None and scores["agreement"] < agreement:
             faults.append(
-                f"{name} agrees with {names[0]} on {found['agreement']:.4%} of the voxels, not {agreement:.2%}"
+                f"{name} agrees with {names[0]} on {scores['agreement']:.4%} of the voxels, not {agreement:.2%}"
             )
-        if "dice" in found and found["dice"] < (least := quality[names[-1]]["dice"] - margin):
-            faults.append(f"{name} has Dice {found['dice']:.4f}, less than {least:.4f}")
+        if "dice" in scores and scores["dice"] < (least := quality[names[-1]]["dice"] - margin):
+            faults.append(f"{name} has Dice {scores['dice']:.4f}, less than {least:.4f}")
     return faults
 
 
@@ -247,7 +248,7 @@ def table(records: dict[str, Record], quality: dict[str, dict[str, float]]) -> s
     head = ["contestant", "seconds", "whole process", "peak MB", "times the first", "95 %", *columns]
     lines = [head, ["---"] * len(head)]
     for name, record in records.items():
-        ratios = [theirs / ours for theirs, ours in zip(record.seconds, first.seconds, strict=True)]
+        ratios = [seconds / baseline for seconds, baseline in zip(record.seconds, first.seconds, strict=True)]
         low, high = interval(ratios, rng=rng)
         lines.append([
             name, f"{median(record.seconds):.1f}", f"{median(record.process):.1f}", f"{max(record.peak_mb):.0f}",
@@ -257,14 +258,14 @@ def table(records: dict[str, Record], quality: dict[str, dict[str, float]]) -> s
 
 
 def weights_of(ckpt: Path) -> str:
-    """Equal for equal weights, of a run or of an export."""
+    """The digest of a run's or an export's weights."""
     if (ckpt / FILE).exists():
         return read_manifest(ckpt).weights
     return card.weights_digest(checkpoint.weights_of(checkpoint.load(checkpoint.find(str(ckpt), weights="best"))))
 
 
 def check_packages(names: Sequence[str]) -> None:
-    """UserError where a contestant's package is not installed."""
+    """UserError if a contestant's package is not installed."""
     for name in names:
         module, remedy = PACKAGES.get(name, ("sct", ""))
         if find_spec(module) is None:
@@ -275,21 +276,22 @@ def enter(options: argparse.Namespace, *, volume: Path) -> dict[str, Record]:
     """The contestants by name, ready to run."""
     settings = {name: value.split() for name, value in pairs(options.settings, option="--settings").items()}
     ckpts = {name: Path(run) for name, run in pairs(options.runs, option="--runs").items()}
-    own: dict[str, tuple[str, ...]] = dict.fromkeys(ckpts, ())
+    predict_settings: dict[str, tuple[str, ...]] = dict.fromkeys(ckpts, ())
     untrained_names = options.contestants or ([] if ckpts else list(CONTESTANTS))
     check_packages(untrained_names)
     if both := ckpts.keys() & set(untrained_names):
-        raise UserError(f"--runs and --contestants both have a {min(both)}: name the run otherwise.")
+        raise UserError(f"--runs and --contestants both have the name {min(both)}: give the run another name.")
     if unknown := settings.keys() - ckpts.keys() - set(untrained_names):
         raise UserError(f"--settings {min(unknown)}=...: no contestant has this name.")
     for name in untrained_names:
-        how = CONTESTANTS[name]
-        ckpts[name], own[name] = untrained(how, options.output / name, volume=volume), how.predict
+        contestant = CONTESTANTS[name]
+        ckpts[name] = untrained(contestant, options.output / name, volume=volume)
+        predict_settings[name] = contestant.predict
     records = {}
     for name, ckpt in ckpts.items():
         where = [f"ckpt={ckpt}", f"input={volume}", f"output={options.output / name / 'labels'}"]
         where.append(f"device={options.device}")
-        records[name] = Record(ckpt, [*where, *own[name], *settings.get(name, [])])
+        records[name] = Record(ckpt, [*where, *predict_settings[name], *settings.get(name, [])])
     return records
 
 
@@ -298,7 +300,7 @@ def duel(options: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     truth = read_labels(options.truth) if options.truth else None
     if truth is not None and not truth.any():
-        raise UserError(f"--truth {options.truth}: there is no label in it to score.")
+        raise UserError(f"--truth {options.truth}: this file has no label to score. Give another label file.")
     volume = options.input or phantom(folder, shape=options.shape, voxel_size=options.voxel_size)
     records = enter(options, volume=volume)
     run_rounds(records, rounds=options.rounds, folder=folder, threads=options.threads)
@@ -314,8 +316,8 @@ def duel(options: argparse.Namespace) -> None:
         name: {**record.plain(), "weights": weights_of(record.ckpt), **quality[name]}
         for name, record in records.items()
     }
-    found = {"environment": environment, "contestants": contestants}
-    (folder / "duel.json").write_text(json.dumps(found, indent=2) + "\n")
+    record = {"environment": environment, "contestants": contestants}
+    (folder / "duel.json").write_text(json.dumps(record, indent=2) + "\n")
     (folder / "duel.md").write_text(text)
     print(text)
     if missed := missed_gates(quality, agreement=options.agreement, margin=options.margin):

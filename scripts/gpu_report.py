@@ -1,14 +1,14 @@
-"""All that a GPU can tell about this project, in one command and under nine minutes: run it first where one is at hand.
+"""Runs all tests and measurements that need a GPU, in one command and under nine minutes.
 
     python scripts/gpu_report.py                              # writes outputs/gpu_report/gpu_report.md and .json
     python scripts/gpu_report.py --output docs --minutes 9    # to commit
-    python scripts/gpu_report.py --small --device cpu         # the same on tiny networks: whether the report works
+    python scripts/gpu_report.py --small --device cpu         # tiny networks: only checks that the report works
     python scripts/gpu_report.py --sections tests parts
 
-Needs no data, no network and no installation: PYTHONPATH=. from a checkout will do. Every section has a process of its
-own and a share of the time. One that fails, crashes or runs out of time leaves its error in the report and what it had
-measured until then, and the rest goes on. Both files are written anew after every section. The status is 1 where
-anything failed. Logs of the sections lie in --work.
+The report needs no data, no internet and no installation: PYTHONPATH=. in a checkout is enough. Each section has its
+own process and a share of the time. If a section fails, crashes or exceeds its time, the report has its error and its
+results until then, and the other sections still run. Both files are written again after each section. The exit status
+is 1 if anything failed. The logs of the sections are in --work.
 """
 
 import argparse
@@ -33,13 +33,13 @@ from gpu_sections.job import LAST_CHARACTERS, REAL, SMALL, Job, Sizes, markdown
 
 from sct.runtime.files import write_text
 
-# of a section's error, in the Markdown; the JSON has all of it
+# last lines of a section's error in the Markdown; the JSON has all lines
 LAST_LINES = 12
 
 
 @dataclass(frozen=True)
 class Section:
-    """run: measures; table: the Markdown of what was found; share: of the time, against the shares of the others."""
+    """run: measures; table: results as Markdown; share: of the time, relative to the shares of the other sections."""
 
     title: str
     run: Callable[[Job], None]
@@ -47,7 +47,7 @@ class Section:
     share: float
 
 
-# the most important first: where time is short, the last ones have less
+# the most important first: if time is short, the last ones get less of it
 SECTIONS = {
     "environment": Section("Environment", environment.run, environment.table, 6),
     "tests": Section("Tests marked gpu", checks.run, checks.table, 30),
@@ -66,20 +66,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda", help="auto, cpu or cuda")
     parser.add_argument("--small", action="store_true", help="tiny networks and volumes")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    parser.add_argument("--output", type=Path, default=Path("outputs/gpu_report"), help="where the report goes")
-    parser.add_argument("--work", type=Path, help="for logs, phantoms and networks; outputs/gpu_report_work")
+    parser.add_argument("--output", type=Path, default=Path("outputs/gpu_report"), help="folder of the report")
+    parser.add_argument(
+        "--work", type=Path, help="folder for logs, phantoms and networks (default: outputs/gpu_report_work)"
+    )
     return parser.parse_args(argv)
 
 
 def work(section: Section, job: Job, log: Path) -> None:
-    """A section in its own process: the leader of a group, so that all it started ends with it."""
+    """Runs a section in its own process, the leader of a process group: all processes that it starts end with it."""
     os.setsid()
     with log.open("w", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         sys.stdout = sys.stderr = file
         if job.device_name == "cpu":
-            torch.set_num_threads(1)  # forked from a process with more, the others would be missing
+            torch.set_num_threads(1)  # after a fork, the other threads of the parent process do not exist
         try:
             section.run(job)
         except (Exception, SystemExit):
@@ -88,7 +90,7 @@ def work(section: Section, job: Job, log: Path) -> None:
 
 
 def outcome_of(process: Any, *, seconds: float, log: Path) -> dict[str, str]:
-    """Waits for a section, and ends it where its time is up: what went wrong with it as a whole, by name."""
+    """Waits for a section and ends it when its time is over; returns errors of the process by name."""
     process.join(seconds)
     if process.is_alive():
         with suppress(ProcessLookupError):
@@ -97,7 +99,7 @@ def outcome_of(process: Any, *, seconds: float, log: Path) -> dict[str, str]:
         process.join()
         return {"time": f"not done after {seconds:.0f} s"}
     if process.exitcode:
-        # of a process that a signal ended, the number is negative
+        # the status is negative if a signal ended the process
         return {"the process": f"ended with status {process.exitcode}\n{log.read_text()[-LAST_CHARACTERS:]}"}
     return {}
 
@@ -112,7 +114,7 @@ def run_section(
     earlier: dict[str, dict[str, Any]],
     context: BaseContext,
 ) -> dict[str, Any]:
-    """What a section found and what went wrong; never an error of its own."""
+    """Runs a section; returns its results and errors and raises none."""
     folder = options.work / name
     folder.mkdir(parents=True, exist_ok=True)
     file, log = folder / "notes.json", folder / "log.txt"
@@ -136,20 +138,20 @@ def run_section(
 def report(
     options: argparse.Namespace, *, sections: Mapping[str, Section], sizes: Sizes, context: BaseContext
 ) -> dict[str, Any]:
-    """Runs the sections one after another; both files are whole after each."""
+    """Runs the sections one after another; both files are complete after each section."""
     done: dict[str, Any] = {"command": command_line(), "minutes": options.minutes, "sections": {}}
     end = time.monotonic() + 60 * options.minutes
-    left = dict(sections)
+    remaining = dict(sections)
     for name, section in sections.items():
-        seconds = max(0.0, end - time.monotonic()) * section.share / sum(other.share for other in left.values())
-        del left[name]
+        seconds = max(0.0, end - time.monotonic()) * section.share / sum(other.share for other in remaining.values())
+        del remaining[name]
         print(f"{section.title}: at most {seconds:.0f} s", file=sys.stderr, flush=True)
         earlier = {other: one["found"] for other, one in done["sections"].items()}
-        found = run_section(
+        result = run_section(
             name, section, options=options, sizes=sizes, seconds=seconds, earlier=earlier, context=context
         )
-        done["sections"][name] = found
-        print(f"  {found['outcome']} after {found['seconds']:.0f} s", file=sys.stderr, flush=True)
+        done["sections"][name] = result
+        print(f"  {result['outcome']} after {result['seconds']:.0f} s", file=sys.stderr, flush=True)
         write_text(options.output / "gpu_report.json", json.dumps(done, indent=1) + "\n")
         write_text(options.output / "gpu_report.md", text_of(done, sections=sections))
     return done
@@ -160,16 +162,16 @@ def command_line() -> str:
 
 
 def text_of(done: Mapping[str, Any], *, sections: Mapping[str, Section]) -> str:
-    """The report in Markdown: how the sections ended, then what each found."""
-    found = done["sections"]
+    """The report in Markdown: the outcome of all sections, then the results of each section."""
+    results = done["sections"]
     rows = [
         [sections[name].title, one["outcome"], f"{one['seconds']:.0f}", f"{one['at_most_s']:.0f}", len(one["errors"])]
-        for name, one in found.items()
+        for name, one in results.items()
     ]
     text = f"# GPU report\n\nMade with `{done['command']}`.\n\n"
     text += markdown(["section", "outcome", "seconds", "at most s", "errors"], rows)
-    device = found.get("environment", {}).get("found", {}).get("device", "unknown device")
-    for name, one in found.items():
+    device = results.get("environment", {}).get("found", {}).get("device", "unknown device")
+    for name, one in results.items():
         text += f"\n## {sections[name].title} ({device})\n"
         if one["found"]:
             text += "\n" + table_of(sections[name], one["found"])
@@ -179,7 +181,7 @@ def text_of(done: Mapping[str, Any], *, sections: Mapping[str, Section]) -> str:
 
 
 def table_of(section: Section, found: dict[str, Any]) -> str:
-    """A section's table; what was measured is told even where its table can't be made of it."""
+    """A section's table; if incomplete results make no table, a line that names the file with the numbers."""
     try:
         return section.table(found)
     except (LookupError, TypeError, ValueError) as error:
@@ -189,7 +191,7 @@ def table_of(section: Section, found: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argv)
     options.work = options.work or Path("outputs/gpu_report_work")
-    # a fresh interpreter for each: none has met the GPU before
+    # spawn: a fresh interpreter for each section, which has not used the GPU before
     done = report(
         options,
         sections={name: SECTIONS[name] for name in options.sections},

@@ -1,10 +1,10 @@
-"""Kills a training with SIGKILL again and again, resumes it, and compares it bit for bit with an undisturbed one.
+"""Kills a training with SIGKILL many times, resumes it each time, and compares it bit for bit with an undisturbed one.
 
     python scripts/kill_resume.py --kills 20
 
-Some kills come at a random time, the others at a chosen moment: in a step, in a save (half written, before and
-after the rename, while the oldest is removed), in validation, in a log row. A training that ends before its
-kill is compared and a new one begun, until all kills are spent. Needs fork, thus Linux or macOS.
+Some kills come at a random time, the others at a chosen moment: in a step, in a save (half written, before and after
+the rename, while the oldest is removed), in validation, in a log row. A training that finishes before its kill is
+compared, and a new one starts, until the number of kills is reached. The script needs fork (Linux or macOS).
 """
 
 import argparse
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._inductor  # every training imports it, and forked ones then need not
+import torch._inductor  # imported once here instead of in every forked training
 
 from sct import train
 from sct.errors import UserError
@@ -42,7 +42,7 @@ SETTINGS = (
     "trainer.clip_norm=1.0",
     "trainer.ema_decay=0.9",
 )
-# forked, a training starts at once: the packages are imported here
+# a forked training starts at once: this process has already imported the packages
 FORK = multiprocessing.get_context("fork")
 
 
@@ -51,7 +51,7 @@ def die() -> None:
 
 
 def at_call(owner: Any, name: str, *, number: int, do: Callable[..., None]) -> None:
-    """Replaces a function by one that, at its `number`-th call, does `do(original, *arguments)` and dies."""
+    """Replaces a function by one that calls `do(original, *arguments)` at its `number`-th call and then dies."""
     original, calls = getattr(owner, name), itertools.count(1)
 
     def replacement(*args: Any, **kwargs: Any) -> Any:
@@ -74,9 +74,9 @@ def call(original: Callable, *args: Any, **kwargs: Any) -> None:
 
 def write_half(original: Callable, state: Any, file: Any) -> None:
     """Dies when half of a checkpoint is on the disk."""
-    whole = io.BytesIO()
-    original(state, whole)
-    file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+    complete = io.BytesIO()
+    original(state, complete)
+    file.write(complete.getvalue()[: len(complete.getvalue()) // 2])
     file.flush()
 
 
@@ -88,7 +88,7 @@ def tear_row(original: Callable, log: RunLogger, values: dict[str, float], *, st
 
 @dataclass(frozen=True)
 class Moment:
-    """Where a training dies: at one of the first `most` calls of a function."""
+    """The moment at which a training dies: one of the first `most` calls of a function."""
 
     owner: Any
     function: str
@@ -109,7 +109,7 @@ BY_THE_CLOCK = "by the clock"
 
 
 def training(arguments: list[str], log: Path, moment: Moment | None, number: int) -> None:
-    """One training in a process of its own; its messages go to `log`."""
+    """Runs one training in this process, with its messages in `log`."""
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -123,7 +123,7 @@ def training(arguments: list[str], log: Path, moment: Moment | None, number: int
 def start(
     folder: Path, *, steps: int, moment: Moment | None = None, number: int = 0, delay: float | None = None
 ) -> bool:
-    """Trains in `folder`, from where it is; whether it was killed. UserError when it fails by itself."""
+    """Starts or resumes the training in `folder`; returns whether it was killed. UserError if it fails otherwise."""
     data = folder.parent / "data"
     places = [f"paths.data={data}", f"paths.cache={data}/cache", f"run_dir={folder}"]
     arguments = [*SETTINGS, f"trainer.max_steps={steps}", *places, "resume=auto"]
@@ -140,22 +140,22 @@ def start(
 
 
 def loadable(folder: Path) -> dict[str, int]:
-    """The checkpoints that can be read, by name, with their steps."""
-    found = {}
+    """The steps of all readable checkpoints, by name."""
+    steps = {}
     for path in sorted((folder / checkpoint.FOLDER).glob("*.pt")):
         try:
-            found[path.name] = checkpoint.load(path)["step"]
+            steps[path.name] = checkpoint.load(path)["step"]
         except UserError:
             continue
-    return found
+    return steps
 
 
-def last_step(found: dict[str, int]) -> int:
-    return max((step for name, step in found.items() if name != "best.pt"), default=0)
+def last_step(steps: dict[str, int]) -> int:
+    return max((step for name, step in steps.items() if name != "best.pt"), default=0)
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl but for their times, without a torn last one."""
+    """The rows of metrics.jsonl without times and memory, and without an incomplete last row."""
     result = []
     path = folder / "metrics.jsonl"
     for line in path.read_text().splitlines() if path.exists() else []:
@@ -168,21 +168,21 @@ def rows(folder: Path) -> list[dict[str, float]]:
 
 
 def faults_after_kill(folder: Path, before: dict[str, int], reference: Path) -> list[str]:
-    """What a kill has destroyed."""
-    found = loadable(folder)
+    """Losses of a run through a kill; `before`: its readable checkpoints before the kill."""
+    after = loadable(folder)
     faults = []
-    if last_step(found) < last_step(before):
+    if last_step(after) < last_step(before):
         faults.append(f"step {last_step(before)} lost")
-    if "best.pt" in before and found.get("best.pt", -1) < before["best.pt"]:
+    if "best.pt" in before and after.get("best.pt", -1) < before["best.pt"]:
         faults.append("best.pt lost")
-    safe = last_step(found)
+    safe = last_step(after)
     if [row for row in rows(folder) if row["step"] <= safe] != [row for row in rows(reference) if row["step"] <= safe]:
         faults.append(f"rows up to step {safe} differ")
     return faults
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equality to the bit of nested states."""
+    """Whether two nested states are equal bit for bit."""
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):
@@ -193,7 +193,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def faults_at_end(folder: Path, reference: Path) -> list[str]:
-    """In what a finished run differs from the undisturbed one."""
+    """Differences between a finished run and the undisturbed one."""
     faults = []
     for name in ("best.pt", checkpoint.step_files(reference)[0].name):
         if name not in loadable(folder):
@@ -211,16 +211,16 @@ def faults_at_end(folder: Path, reference: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=40, help="of every run")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
+    parser.add_argument("--steps", type=int, default=40, help="steps of every run")
+    parser.add_argument("--seed", type=int, default=0, help="seed for the moments of the kills")
+    parser.add_argument("--folder", type=Path, help="working folder; default: a temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         return attack(options.folder or Path(temporary), kills=options.kills, steps=options.steps, seed=options.seed)
 
 
 def attack(folder: Path, *, kills: int, steps: int, seed: int) -> int:
-    """Kills and resumes trainings in `folder`, tells of each, and returns the exit status."""
+    """Kills and resumes trainings in `folder`, prints a line for each start, and returns the exit status."""
     rng = random.Random(seed)
     reference = folder / "undisturbed"
     folder.mkdir(parents=True, exist_ok=True)
@@ -229,7 +229,7 @@ def attack(folder: Path, *, kills: int, steps: int, seed: int) -> int:
     seconds = time.perf_counter() - began
     print(f"undisturbed: {last_step(loadable(reference))} steps, {len(rows(reference))} rows, {seconds:.1f} s\n")
     print(f"{'run':>3} {'kill':>4}  {'moment':<32} {'call':>4} {'saved':>5} {'after':>5}  result")
-    # every moment comes before any comes again
+    # every moment is used once before any is repeated
     moments = itertools.cycle(rng.sample([*MOMENTS, *[BY_THE_CLOCK] * 3], k=len(MOMENTS) + 3))
     done, num_faults, run = 0, 0, 0
     while done < kills or run == 0:

@@ -1,14 +1,20 @@
-"""Where the time of one prediction goes, from NIfTI file to NIfTI file.
+"""Splits the time of one prediction into its stages, from NIfTI file to NIfTI file.
 
     python scripts/split_time.py ckpt=RUN input=CT.nii.gz output=/tmp/labels          # settings as for sct.predict
     python scripts/split_time.py ckpt=RUN input=CT.nii.gz output=/tmp/labels inferer=fast --repeats 5
 
-Medians over the repeats, after one that warms up. reading: file to preprocessed image; encoder, completion, decoder:
-of all windows, and where features are stitched the decoder's second stage of all chunks; stitching: windows cut out,
-logits or features weighted and added; argmax: which class wins on the network's grid; regridding: labels on the file's
-grid, without argmax; writing: the label file. Nothing runs beside anything else here, where sct.predict builds the
-network and, of several files, reads and writes meanwhile, and computes several batches at a time on processors without
-tiles (inferer.workers).
+The table has medians over the repeats, after a warm-up.
+
+stage                          what it includes
+reading                        from the file to the preprocessed image
+encoder, completion, decoder   all windows; if features are stitched, also the decoder's second stage for all chunks
+stitching                      cutting out windows; weighting and adding logits or features
+argmax                         the class of each voxel on the network's grid
+regridding                     labels on the file's grid, without argmax
+writing                        the label file
+
+The stages run one after another here. sct.predict is faster: it reads and writes files while it computes, and computes
+several batches at the same time on CPUs without tiles (inferer.workers).
 """
 
 import argparse
@@ -41,14 +47,14 @@ STAGES = ("reading", *PARTS, "stitching", "argmax", "regridding", "writing")
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="of sct.predict")
+    parser.add_argument("settings", nargs="+", metavar="KEY=VALUE", help="settings of sct.predict")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice if not given")
     return parser.parse_args(argv)
 
 
 class Clock:
-    """Seconds by stage."""
+    """Measures the seconds of each stage."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -64,14 +70,14 @@ class Clock:
         self.last = self.now()
 
     def stop(self, stage: str) -> None:
-        """What went by since the last start or stop is of `stage`."""
+        """Adds the time since the last start or stop to `stage`."""
         now = self.now()
         self.seconds[stage] += now - self.last
         self.last = now
 
 
 def watch(network: Segmenter, clock: Clock, *, in_stages: bool) -> None:
-    """The parts of a network tell the clock; before the first of them, windows are cut out.
+    """Makes the parts of a network stop the clock; the time before the encoder is for cutting out windows.
 
     in_stages: the stages of the decoder are called one by one.
     """
@@ -80,13 +86,13 @@ def watch(network: Segmenter, clock: Clock, *, in_stages: bool) -> None:
         getattr(network, part).register_forward_hook(lambda *_, part=part: clock.stop(part))
     if in_stages:
         decoder = network.decoder
-        # before its first stage comes the completion, before its second what was stitched is taken
+        # before the decoder's first stage the completion ran, before its second stage stitching
         for name, before in (("features", "completion"), ("voxels", "stitching")):
             setattr(decoder, name, timed(getattr(decoder, name), clock=clock, before=before))
 
 
 def timed(stage: Callable[..., Tensor], *, clock: Clock, before: str) -> Callable[..., Tensor]:
-    """A stage of the decoder that tells the clock."""
+    """A stage of the decoder that stops the clock; the time before it is added to the stage `before`."""
 
     def run(*inputs: Tensor) -> Tensor:
         clock.stop(before)
@@ -98,12 +104,12 @@ def timed(stage: Callable[..., Tensor], *, clock: Clock, before: str) -> Callabl
 
 
 def alone(inferer: Inferer) -> Inferer:
-    """The inferer with one batch at a time on all threads, whose parts have a time of their own."""
+    """The inferer with one batch at a time on all threads, so that each part can be timed."""
     return replace(inferer, workers=1) if isinstance(inferer, FastSlidingWindow) else inferer
 
 
 def find_case(cfg: DictConfig, *, data: SegmentationData) -> Case:
-    """The one image to predict; UserError where there are several, or where its labels would be written over it."""
+    """The image to predict; UserError if there are several, or if its label map would overwrite it."""
     cases = find_inputs(Path(cfg.input), file_format=data.format)
     check_output(cases, output=Path(cfg.output), file_format=data.format)
     if len(cases) > 1:
@@ -121,7 +127,7 @@ def once(
     output: Path,
     clock: Clock,
 ) -> None:
-    """One prediction, as `sct.predict` makes it."""
+    """Runs one prediction with the steps of `sct.predict`."""
     clock.start()
     volume = data.load_case(case)
     clock.stop("reading")
@@ -139,12 +145,12 @@ def once(
             clock.stop("regridding")
     data.format.save_labels(output / case.id, grid.labels, like=case.image)
     clock.stop("writing")
-    # it had to decide once more
+    # regridding also computed argmax, whose time is counted separately
     clock.seconds["regridding"] -= clock.seconds["argmax"]
 
 
 def table(rounds: Sequence[dict[str, float]]) -> str:
-    """Median seconds of every stage, and their shares."""
+    """Median seconds of all stages, and their shares."""
     middle = {stage: median(seconds.get(stage, 0.0) for seconds in rounds) for stage in STAGES}
     total = sum(middle.values())
     lines = [f"| {stage} | {seconds:.2f} | {100 * seconds / total:.1f} % |" for stage, seconds in middle.items()]
