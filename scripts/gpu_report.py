@@ -67,9 +67,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="tiny networks and volumes")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--output", type=Path, default=Path("outputs/gpu_report"), help="folder of the report")
-    parser.add_argument(
-        "--work", type=Path, help="folder for logs, phantoms and networks (default: outputs/gpu_report_work)"
-    )
+    parser.add_argument("--work", type=Path, help="folder for logs and networks (default: outputs/gpu_report_work)")
     return parser.parse_args(argv)
 
 

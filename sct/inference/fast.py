@@ -42,8 +42,9 @@ class FastSlidingWindow(Inferer):
         images and starts of windows are then multiples of the features' stride. logits: the windows' logits are
         blended, as in `SlidingWindow`. Other decoders and mirrored windows always use logits
     skip_below: a window is skipped if no voxel of it is above this preprocessed intensity in any channel; null skips
-        no window. Other windows alone decide the voxels that they share with a skipped window; voxels in skipped
-        windows only are background. A structure that is darker than this and larger than a window is never found
+        no window. Other windows alone decide the voxels that they share with a skipped window (blended features end at
+        the edges of these windows); voxels in skipped windows only are background. A structure that is darker than
+        this and larger than a window is never found
     accumulate: number format of the sums of windows: float32, float16 or bfloat16; the 16-bit formats take half the
         memory and, on a CPU, more time
     workers: batches that a CPU computes at the same time, at most the number of threads; the workers share the

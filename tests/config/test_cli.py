@@ -64,7 +64,7 @@ MISTAKES = {
     "unknown cache": (["data.cache=ram"], ["data.cache=ram", "memory"]),
     "run folder is a file": (["run_dir=/dev/null/x"], ["run folder", "run_dir"]),
     "checkpoint of another use": (["ckpt=/nowhere"], ["ckpt=/nowhere", "resume=RUN_FOLDER"]),
-    "resume from nothing": (["resume=/nowhere"], ["resume=/nowhere", "no run folder"]),
+    "resume from nothing": (["resume=/nowhere"], ["resume=/nowhere", "not a run folder"]),
 }
 FILE_MISTAKES = {
     "misspelt": ["trainer.max_stps", "experiment/misspelt.yaml", "Did you mean 'trainer.max_steps'?"],

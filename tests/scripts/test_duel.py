@@ -74,7 +74,7 @@ def test_the_interval_of_the_median(script):
     [
         (["--runs", "a=RUN", "--settings", "b=inferer=fast"], "--settings b=...: no contestant has this name"),
         (["--runs", "fast"], "--runs fast: give NAME=VALUE"),
-        (["--runs", "fast=RUN", "--contestants", "fast"], "both have a fast"),
+        (["--runs", "fast=RUN", "--contestants", "fast"], "both have the name fast"),
     ],
 )
 def test_mistakes_end_before_the_first_round(script, tmp_path, arguments, told):
