@@ -4,14 +4,16 @@ Letters: B crops of a batch, C channels, S spatial size (2 or 3 numbers).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
 
 from sct.errors import UserError
+
+Values = TypeVar("Values", torch.Tensor, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,14 @@ class Case:
 class LabelMap:
     """Names of the classes; the index of a name is its value in the label files.
 
+    has_ignored: the label files may also hold one value more, `ignored`: of voxels that count in no loss and no score.
+    The classes are the same with and without it, and so are two label maps.
+
     Raises `UserError` unless there are at least two different names and the first is `background`.
     """
 
     names: tuple[str, ...]
+    has_ignored: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.names) < 2 or len(set(self.names)) != len(self.names) or self.names[0] != "background":
@@ -55,6 +61,29 @@ class LabelMap:
     def foreground(self) -> tuple[str, ...]:
         """Names of all classes but the background, in the order of their values 1, 2, ..."""
         return self.names[1:]
+
+    @property
+    def ignored(self) -> int | None:
+        """The value of voxels to ignore, the first behind those of the classes; None where there are none."""
+        return len(self.names) if self.has_ignored else None
+
+    @property
+    def num_values(self) -> int:
+        """How many values the label files may hold."""
+        return len(self.names) + self.has_ignored
+
+    def known(self, labels: Values) -> Values | None:
+        """Which voxels of labels (*S) count: bool (*S); None, and no mask is made, where none is to be ignored."""
+        return cast(Values, labels != self.ignored) if self.has_ignored else None
+
+    def cleared(self, labels: Values) -> Values:
+        """The labels (*S) with background where they are to be ignored; the same object where there is nothing so."""
+        known = self.known(labels)
+        return labels if known is None else labels * known
+
+
+# in voxels: how far the grids of files that belong together may be apart at the corners
+TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -73,6 +102,14 @@ class Grid:
     def spacing(self) -> np.ndarray:
         """Voxel size along every axis in `unit`, (len(shape),)."""
         return np.linalg.norm(self.affine[:3, : len(self.shape)], axis=0)
+
+    def distance(self, other: "Grid") -> float:
+        """How far the same corner lies apart on another grid of this shape, at most, in `unit`."""
+        extent = np.zeros(3)
+        extent[: len(self.shape)] = np.array(self.shape) - 1
+        corners = np.array(np.meshgrid(*[(0.0, e) for e in extent])).reshape(3, -1)
+        difference = (other.affine - self.affine)[:3]
+        return float(np.linalg.norm(difference[:, :3] @ corners + difference[:, 3:], axis=0).max())
 
 
 def window_shape(window: Sequence[int], *, num_dims: int) -> tuple[int, ...]:

@@ -3,12 +3,13 @@
 import json
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from sct.data.cases import Case, Grid, LabelMap
+from sct.data.cases import TOLERANCE, Case, Grid, LabelMap
 from sct.data.formats.base import FileFormat
 from sct.data.loading.cache import describe, file_signature
 from sct.data.loading.transforms import Preprocess
@@ -22,7 +23,6 @@ _RULES = 2  # raise when the check finds more than before
 _MOST_VOXELS = 2**33  # after resampling
 _MOST_GROWTH = 1e5  # of the number of voxels by resampling, or of its inverse
 _LARGE = 1e6  # no scanner writes intensities beyond this
-_TOLERANCE = 0.1  # in voxels: how far the grids of image and label may be apart at the corners
 
 
 def check_cases(
@@ -43,7 +43,7 @@ def check_cases(
     expected = [_RULES, list(label_map.names), num_channels, describe(preprocess or file_format)]
     faults: list[str] = []
     good: list[str] = []
-    keys = {case: _key(case, expected) for case in cases}
+    keys = {case: _key(case, expected, file_format) for case in cases}
     new = [case for case in cases if keys[case] not in known]
     for case in counted(new, what="checked"):
         key = keys[case]
@@ -84,10 +84,11 @@ def find_faults(
     except UserError as error:
         faults.append(str(error))
     else:
-        raw = _image_faults(case.image, image=image, grid=image_grid, num_channels=num_channels)
+        files = _files_of_channels(case.image, num_channels=len(image), file_format=file_format)
+        raw = _image_faults(case.image, image=image, grid=image_grid, num_channels=num_channels, files=files)
         if preprocess is not None and not raw:
             raw = _size_faults(case.image, grid=image_grid, preprocess=preprocess)
-            raw = raw or _value_faults(case.image, image=image, preprocess=preprocess)
+            raw = raw or _value_faults(case.image, image=image, preprocess=preprocess, files=files)
         faults += raw
         del image
     if case.label is None:
@@ -104,15 +105,27 @@ def find_faults(
     return faults
 
 
-def _image_faults(path: Path, *, image: np.ndarray, grid: Grid, num_channels: int) -> list[str]:
+def _files_of_channels(image: Path, *, num_channels: int, file_format: FileFormat) -> list[Path]:
+    """The file that holds each channel of an image."""
+    files = file_format.files(image)
+    return files if len(files) == num_channels else [image] * num_channels
+
+
+def _image_faults(path: Path, *, image: np.ndarray, grid: Grid, num_channels: int, files: Sequence[Path]) -> list[str]:
     faults = []
     if grid.num_channels != num_channels:
         faults.append(
             f"{path}: has {grid.num_channels} channel(s), expected {num_channels}. Correct the file or data.channels."
         )
+    bad: Counter[Path] = Counter()
     if not np.isfinite(image).all():
-        bad = int((~np.isfinite(image)).sum())
-        faults.append(f"{path}: has {bad} intensities that are NaN or infinite. Replace them in the file.")
+        for file, channel in zip(files, image, strict=True):
+            bad[file] += int((~np.isfinite(channel)).sum())
+    faults += [
+        f"{file}: has {number} intensities that are NaN or infinite. Replace them in the file."
+        for file, number in bad.items()
+        if number
+    ]
     if not np.isfinite(grid.affine).all() or np.linalg.matrix_rank(grid.affine[:3, :3]) < 3:
         faults.append(
             f"{path}: has spacing {grid.spacing.tolist()}, not positive along every axis. Correct its affine."
@@ -139,7 +152,7 @@ def _times(numbers: Iterable[object]) -> str:
     return " x ".join(map(str, numbers))
 
 
-def _value_faults(path: Path, *, image: np.ndarray, preprocess: Preprocess) -> list[str]:
+def _value_faults(path: Path, *, image: np.ndarray, preprocess: Preprocess, files: Sequence[Path]) -> list[str]:
     """Whether an image whose voxels are finite is still so after normalisation, and still shows something."""
     usual = np.abs(image) <= _LARGE
     with np.errstate(all="ignore"):
@@ -151,7 +164,7 @@ def _value_faults(path: Path, *, image: np.ndarray, preprocess: Preprocess) -> l
         if kept.all() or not kept.any() or np.ptp(channel[kept]) == 0:
             continue
         if np.ptp(new[kept]) == 0:
-            return [f"{path}: channel {number} is one constant after normalisation (data.intensity): {values}"]
+            return [f"{files[number]}: channel {number} is one constant after normalisation (data.intensity): {values}"]
     return []
 
 
@@ -162,9 +175,10 @@ def _label_faults(path: Path, *, label: np.ndarray, label_map: LabelMap) -> list
         return [
             f"{path}: has label values that are no integers ({shown} ...). It was interpolated: restore the original."
         ]
-    unknown = [int(v) for v in values if not 0 <= v < len(label_map)]
+    unknown = [int(v) for v in values if not 0 <= v < label_map.num_values]
     if unknown:
-        names = ", ".join(f"{value} {name}" for value, name in enumerate(label_map.names))
+        more = ("(ignored)",) if label_map.has_ignored else ()
+        names = ", ".join(f"{value} {name}" for value, name in enumerate((*label_map.names, *more)))
         return [
             f"{path}: has unknown label value(s) {unknown[:10]}; known are {names}. Correct the file or data.labels."
         ]
@@ -176,12 +190,8 @@ def _grid_faults(path: Path, *, label: Grid, image: Grid) -> list[str]:
         return [
             f"{path}: the label has shape {label.shape}, but its image {image.shape}. Resample the label to the image."
         ]
-    extent = np.zeros(3)
-    extent[: len(image.shape)] = np.array(image.shape) - 1
-    corners = np.array(np.meshgrid(*[(0.0, e) for e in extent])).reshape(3, -1)
-    difference = (label.affine - image.affine)[:3]
-    distance = np.linalg.norm(difference[:, :3] @ corners + difference[:, 3:], axis=0).max()
-    if not distance <= _TOLERANCE * image.spacing.min():
+    distance = image.distance(label)
+    if not distance <= TOLERANCE * image.spacing.min():
         return [
             f"{path}: lies {distance:.2f} mm away from its image (spacing {label.spacing.round(3).tolist()} "
             f"against {image.spacing.round(3).tolist()} mm): the affines differ. Copy the image's affine if "
@@ -190,9 +200,9 @@ def _grid_faults(path: Path, *, label: Grid, image: Grid) -> list[str]:
     return []
 
 
-def _key(case: Case, expected: list) -> str | None:
+def _key(case: Case, expected: list, file_format: FileFormat) -> str | None:
     """What has to be unchanged for an old check to hold; None where a file is missing."""
-    files = [case.image] if case.label is None else [case.image, case.label]
+    files = file_format.files_of(case)
     if not all(path.exists() for path in files):
         return None
     return json.dumps([expected, [file_signature(path) for path in files]])

@@ -68,7 +68,8 @@ def find_inputs(path: Path, *, file_format: FileFormat) -> list[Case]:
     if not path.exists():
         raise UserError(f"input={path} does not exist. Give a {name} file or a folder of them.")
     files = [path] if path.is_file() else sorted(path.iterdir())
-    files = [file for file in files if file_format.is_image(file)]
+    # an image of several files is listed once
+    files = list(dict.fromkeys(file_format.files(file)[0] for file in files if file_format.is_image(file)))
     if not files:
         raise UserError(f"input={path} holds no {name} file ({suffixes}).")
     by_id: dict[str, Path] = {}
@@ -82,6 +83,6 @@ def find_inputs(path: Path, *, file_format: FileFormat) -> list[Case]:
 def check_output(cases: Sequence[Case], *, output: Path, file_format: FileFormat) -> None:
     """UserError where the label map of a case would be written over an image."""
     targets = {file_format.label_path(output / case.name).resolve() for case in cases}
-    taken = [case.image for case in cases if case.image.resolve() in targets]
+    taken = [file for case in cases for file in file_format.files(case.image) if file.resolve() in targets]
     if taken:
         raise UserError(f"output={output} would overwrite the input {taken[0]}; give another folder.")

@@ -122,8 +122,7 @@ def files_digest(data: SegmentationData) -> str:
     files = []
     for split in SPLITS:
         for case in data.cases(split):
-            paths = [case.image] if case.label is None else [case.image, case.label]
-            files.append([case.name, [path.stat().st_size for path in paths]])
+            files.append([case.name, [path.stat().st_size for path in data.format.files_of(case)]])
     return digest(files)
 
 

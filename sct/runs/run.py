@@ -112,7 +112,7 @@ class Run(Experiment):
             image,
             num_channels=data.num_channels,
             spatial_dims=data.spatial_dims,
-            files=data.format,
+            files=data.format.of_one_file,
             needs_spacing=data.spacing is not None,
             affine=affine,
             spacing=None if spacing is None else tuple(spacing),

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from sct.data.cases import Grid
+from sct.data.cases import Case, Grid
 from sct.data.formats.nifti import read_grid, read_voxels, save_label_map
 from sct.errors import UserError
 
@@ -24,6 +24,20 @@ class FileFormat(ABC):
     name: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
     label_suffix: ClassVar[str]
+
+    @property
+    def of_one_file(self) -> "FileFormat":
+        """What reads and writes a single file: the format itself, unless it makes an image of several files."""
+        return self
+
+    def files(self, image: Path) -> list[Path]:
+        """All files that an image consists of; `image` itself, the first of them, stands for all in a `Case`."""
+        return [image]
+
+    def files_of(self, case: Case) -> list[Path]:
+        """All files of a case, the label file last."""
+        images = self.files(case.image)
+        return images if case.label is None else [*images, case.label]
 
     @abstractmethod
     def read_grid(self, path: Path) -> Grid:

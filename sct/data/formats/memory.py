@@ -20,20 +20,20 @@ NAME = Path("the array")
 
 @dataclass(frozen=True, eq=False)
 class InMemory(FileFormat):
-    """voxels (C, *S) on `grid`; `files` is the format that the data set's own files have.
+    """voxels (C, *S) on `grid`; `own` is the format that the data set's own files have.
 
     Label maps are written as NIfTI, or as pictures for a data set of pictures.
     """
 
     voxels: np.ndarray
     grid: Grid
-    files: FileFormat
+    own: FileFormat
     name = "array"
     suffixes = ()
 
     @property
     def label_suffix(self) -> str:  # type: ignore[override]
-        return self.files.label_suffix if self._is_picture else Nifti.label_suffix
+        return self.own.label_suffix if self._is_picture else Nifti.label_suffix
 
     @property
     def _is_picture(self) -> bool:
@@ -52,8 +52,8 @@ class InMemory(FileFormat):
         raise AssertionError("an array to predict has no label")
 
     def write_labels(self, path: Path, labels: np.ndarray, *, like: Path) -> None:
-        if self._is_picture and not isinstance(self.files, Nifti):
-            self.files.write_labels(path, labels, like=like)
+        if self._is_picture and not isinstance(self.own, Nifti):
+            self.own.write_labels(path, labels, like=like)
         else:
             save_image(path, nib.Nifti1Image(labels, self.grid.affine))
 

@@ -130,7 +130,7 @@ class VolumeCache:
             )
 
     def _folder(self, case: Case) -> Path:
-        files = [case.image] if case.label is None else [case.image, case.label]
+        files = self.preprocess.file_format.files_of(case)
         key = json.dumps([self._settings, [file_signature(path) for path in files]])
         return self.directory / f"{case.name}-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
 
