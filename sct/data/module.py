@@ -107,7 +107,8 @@ class SegmentationData(ABC):
             )
         if self.num_workers != "auto" and self.num_workers < 0:
             raise UserError(f"data.num_workers={self.num_workers} must be auto, or 0 or more processes.")
-        if (self.folds is None) != (self.fold is None):
+        fold_alone = self.fold is not None and self.folds is None
+        if (fold_alone and not self.brings_folds) or (self.folds is not None and self.fold is None):
             raise UserError(
                 f"data.folds={self.folds} and data.fold={self.fold} go together: data.folds=4 data.fold=0, or -m "
                 "data.folds=4 data.fold=0,1,2,3 for all of them; or neither."
@@ -138,6 +139,23 @@ class SegmentationData(ABC):
         A training saves them with its run, which then needs the files no more; a run is only used with the same.
         """
         return {}
+
+    @property
+    def brings_folds(self) -> bool:
+        """Whether the data set comes with folds of its own, of which data.fold alone chooses one."""
+        return False
+
+    @property
+    def normalisation(self) -> DictTransform:
+        """What normalises a whole volume, key `image`."""
+        return self.intensity
+
+    def measure(self, cases: list[Case]) -> None:  # noqa: B027
+        """Learns what its normalisation takes from the training cases together; by default that is nothing.
+
+        Called once, when a training or an evaluation begins, before the files are checked: a file that can't be read is
+        left to the check. What is learnt belongs to `found`, and is not measured again where it is given.
+        """
 
     @property
     def format(self) -> FileFormat:
@@ -202,6 +220,7 @@ class SegmentationData(ABC):
                 raise UserError(f"The split data.split={self.split} has no case to {name} on. Give it at least one.")
         if self.patient_pattern is not None:
             warn_of_shared_patients(splits, pattern=self.patient_pattern)
+        self.measure(splits["train"])
         if self.check:
             self.check_files(sorted({case for part in splits.values() for case in part}, key=lambda case: case.name))
         self._splits = splits
@@ -298,11 +317,12 @@ class SegmentationData(ABC):
         return Preprocess(
             roi_size=self.roi_size,
             spacing=self.spacing,
-            intensity=self.intensity,
+            intensity=self.normalisation,
             crop_above=self.crop_above,
             zero_background=self.zero_background,
             file_format=self.format,
             resize_to=self.resize_to,
+            ignored=self.label_map.ignored,
         )
 
     @cached_property

@@ -6,16 +6,13 @@ Letters: B batch, Q channels of the logits, S spatial size (2 or 3 dims).
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from sct.data.cases import LabelMap
+from sct.data.cases import LabelMap, Values
 from sct.errors import UserError
-
-Values = TypeVar("Values", Tensor, np.ndarray)
 
 # by how much the background's logit wins where nothing was predicted
 CERTAIN = 10.0
@@ -134,12 +131,15 @@ class Regions(Outputs):
     [2, 3] and enhancing tumour [3], so give the labels 1, 2, 3 back. Scores are of painted maps: an enhancing tumour
     that is predicted outside the core is painted 3, and 3 counts in all three regions.
 
+    painted: where it is given, the regions are painted in their order instead, each with its value of these.
+
     Raises `UserError` where a region is empty, names an unknown value or the background, or where painting the
     regions of a label value gives other regions than its own.
     """
 
     label_map: LabelMap
     members: tuple[tuple[str, tuple[int, ...]], ...]
+    painted: tuple[int, ...] | None = None
     overlapping = True
 
     def __post_init__(self) -> None:
@@ -154,16 +154,29 @@ class Regions(Outputs):
         for value, label in enumerate(self.label_map.names):
             own, found = self._regions_of(value), self._regions_of(painted := self._painted(value))
             if found != own:
+                order = "the largest first" if self.painted is None else f"with the values {list(self.painted)}"
                 raise UserError(
                     f"data.regions: a voxel in {' and '.join(own)} is of label {value} ({label}), but painted region "
-                    f"by region, the largest first, it becomes {painted}, which is in {' and '.join(found)}. Let the "
-                    "regions be nested or disjoint."
+                    f"by region, {order}, it becomes {painted}, which is in {' and '.join(found) or 'no region'}. "
+                    + (
+                        "Let the regions be nested or disjoint."
+                        if self.painted is None
+                        else "Let the regions be nested or disjoint, and order regions_class_order as nnU-Net does: "
+                        "a region before those that lie in it, each with a value that is in no later one."
+                    )
                 )
 
     @classmethod
-    def from_settings(cls, label_map: LabelMap, regions: Mapping[str, Sequence[int | str]]) -> "Regions":
+    def from_settings(
+        cls,
+        label_map: LabelMap,
+        regions: Mapping[str, Sequence[int | str]],
+        *,
+        painted: Sequence[int] | None = None,
+    ) -> "Regions":
         """Regions by name, their members as label values or as names of the label map."""
-        return cls(label_map, tuple((name, _values(name, own, label_map)) for name, own in regions.items()))
+        members = tuple((name, _values(name, own, label_map)) for name, own in regions.items())
+        return cls(label_map, members, None if painted is None else tuple(painted))
 
     @property
     def num_channels(self) -> int:
@@ -203,6 +216,8 @@ class Regions(Outputs):
 
     def _paint(self) -> list[tuple[int, int]]:
         """Channels in the order in which they are painted, each with its value."""
+        if self.painted is not None:
+            return list(enumerate(self.painted))
         order = sorted(range(self.num_channels), key=lambda channel: -len(self.members[channel][1]))
         painted = []
         for place, channel in enumerate(order):

@@ -46,7 +46,7 @@ def survey_case(case: Case, *, split: str, data: SegmentationData, patch_size: i
     image, grid = data.format.read_image(case.image)
     assert case.label is not None
     label = data.format.read_label(case.label)[0]
-    values = np.rint(label).astype(np.int64)
+    values = data.label_map.cleared(np.rint(label).astype(np.int64))
     # a litre has 1000 ml of 1000 cubic mm
     voxel = float(np.prod(grid.spacing)) / 1000 if grid.unit == "mm" else 1.0
     counts = np.bincount(values.ravel(), minlength=len(data.label_map))

@@ -96,12 +96,13 @@ def evaluate_case(
     patch_size = patch_shape(network.encoder, num_dims=volume.label.ndim)
     depth, labels = patch_means(depths, patch_size=patch_size), grid.labels
     truth, file_grid = data.format.read_label(case.label)
+    shown = data.outputs.label_map.cleared(volume.label)
     if files is not None and files.labels:
         data.format.save_labels(files.folder / "predictions" / case.name, labels, like=case.image)
     if files is not None and files.picture:
         panel(
             volume.image.numpy(),
-            volume.label.numpy(),
+            shown.numpy(),
             drawn.numpy(),
             depth.numpy() if num_stages else None,
             names=data.outputs.legend,
@@ -119,6 +120,6 @@ def evaluate_case(
         unit=file_grid.unit,
         case_id=case.name,
     )
-    foreground = foreground_patches(volume.label.unsqueeze(0), patch_size=patch_size)
+    foreground = foreground_patches(shown.unsqueeze(0), patch_size=patch_size)
     shares = kept_shares(depth.unsqueeze(0), foreground, num_stages=num_stages)
     return rows, {**shares, **known_means(model.numbers)}

@@ -10,6 +10,8 @@ The policy on empty masks, the same in every function:
   diagonal of the image;
 * false positive (in the prediction, not in the truth): the same values.
 
+Voxels that the data set tells to ignore (`LabelMap.ignored`) are of neither mask and are not counted.
+
 No distance within an image reaches its diagonal, so leaving an organ out never pays. Accuracy and specificity by
 their counts alone would break that: they reward marking nothing where little is to be marked.
 
@@ -105,6 +107,9 @@ def score_case(
         raise ValueError(
             f"case {case_id}: prediction {pred_labels.shape} and truth {truth_labels.shape} differ in shape"
         )
+    known, num_voxels = outputs.label_map.known(truth_labels), truth_labels.size
+    if known is not None:
+        pred_labels, truth_labels, num_voxels = pred_labels * known, truth_labels * known, int(np.count_nonzero(known))
     largest = len(outputs.label_map) - 1
     boxes_pred = ndimage.find_objects(pred_labels, max_label=largest)
     boxes_truth = ndimage.find_objects(truth_labels, max_label=largest)
@@ -116,7 +121,7 @@ def score_case(
         if box_pred is not None and box_truth is not None:
             box = _join(box_pred, box_truth)
             pred, truth = any_of(pred_labels[box], values), any_of(truth_labels[box], values)
-            overlaps = _overlaps(pred, truth, num_voxels=truth_labels.size)
+            overlaps = _overlaps(pred, truth, num_voxels=num_voxels)
             distance = _surface_distance(pred, truth, spacing=spacing) if surface else math.nan
         elif box_pred is None and box_truth is None:
             overlaps, distance = (math.nan,) * len(OVERLAPS), math.nan
@@ -151,8 +156,11 @@ def _overlaps(pred: np.ndarray, truth: np.ndarray, *, num_voxels: int) -> tuple[
 
 def quick_dice(pred: torch.Tensor | np.ndarray, truth: torch.Tensor | np.ndarray, *, outputs: Outputs) -> np.ndarray:
     """Dice (R,) of two label maps (*S) in one pass on their own device; nan where absent."""
-    num_values = len(outputs.label_map)
-    joint = torch.as_tensor(truth).int().flatten() * num_values + torch.as_tensor(pred).int().flatten()
+    num_values, truth = len(outputs.label_map), torch.as_tensor(truth)
+    joint = truth.int().flatten() * num_values + torch.as_tensor(pred).int().flatten()
+    known = outputs.label_map.known(truth)
+    if known is not None:
+        joint = joint[known.flatten()]
     counts = torch.bincount(joint, minlength=num_values**2).reshape(num_values, num_values).cpu().numpy()
     sizes = counts.sum(axis=0) + counts.sum(axis=1)
     members = [list(values) for values in outputs.scored.values()]

@@ -118,7 +118,7 @@ class SourceGrid:
         self.outputs = outputs
         self.axes = make_axes(shape=shape, affine=affine, source_shape=source_shape, source_affine=source_affine)
         self.box = overlap_box(affine=affine, source_affine=source_affine, shape=shape, source_shape=source_shape)
-        self.labels = np.zeros(tuple(source_shape), dtype=np.uint8 if len(outputs.label_map) <= 256 else np.int16)
+        self.labels = np.zeros(tuple(source_shape), dtype=np.uint8 if outputs.label_map.num_values <= 256 else np.int16)
 
     @property
     def streams(self) -> bool:

@@ -15,10 +15,21 @@ class PixelLoss(nn.Module, ABC):
     overlapping: ClassVar[bool]
 
     @abstractmethod
-    def forward(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """logits (B, Q, *S) and `Outputs.targets` of the labels -> {"loss", and its parts}, scalars in float32."""
+    def forward(self, logits: Tensor, target: Tensor, known: Tensor | None = None) -> dict[str, Tensor]:
+        """logits (B, Q, *S) and `Outputs.targets` of the labels -> {"loss", and its parts}, scalars in float32.
+
+        known (B, *S) bool: which voxels count; the target has background in the others. None: all count.
+        """
 
     @staticmethod
     @abstractmethod
-    def divergence(logits: Tensor, teacher: Tensor) -> Tensor:
-        """KL divergence of the teacher's distribution from that of the logits, both (B, Q, *S), mean over voxels."""
+    def divergence(logits: Tensor, teacher: Tensor, known: Tensor | None = None) -> Tensor:
+        """KL divergence of the teacher's distribution from that of the logits, both (B, Q, *S), mean over `known`."""
+
+
+def known_mean(values: Tensor, known: Tensor | None) -> Tensor:
+    """Mean of `values` where `known`, bool, which is broadcast to their shape; 0 where nothing is. None: of all."""
+    if known is None:
+        return values.mean()
+    known = known.expand_as(values)
+    return (values * known).sum() / known.sum().clamp_min(1)

@@ -18,40 +18,40 @@ BLOCK_VOXELS = 2**15
 Terms = Callable[..., tuple[Tensor, ...]]
 
 
-def sum_over_blocks(terms: Terms, logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-    """Each of `terms(logits, target)`, sums over voxels; logits and target (B, ..., V).
+def sum_over_blocks(terms: Terms, logits: Tensor, *truth: Tensor) -> tuple[Tensor, ...]:
+    """Each of `terms(logits, *truth)`, sums over voxels; logits and truth (B, ..., V).
 
     No more than a block of voxels is computed at once, and once more in the backward pass, of the logits alone.
     """
-    return BlockSums.apply(terms, logits, target)
+    return BlockSums.apply(terms, logits, *truth)
 
 
 class BlockSums(torch.autograd.Function):
     """Forgets all but its inputs; the gradient of every block is written into its place of one tensor."""
 
     @staticmethod
-    def forward(ctx: Any, terms: Terms, logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, terms: Terms, logits: Tensor, *truth: Tensor) -> tuple[Tensor, ...]:
         ctx.terms = terms
-        ctx.save_for_backward(logits, target)
-        sums = [terms(*block) for block in blocks(logits, target)]
+        ctx.save_for_backward(logits, *truth)
+        sums = [terms(*block) for block in blocks(logits, *truth)]
         return tuple(torch.stack(parts).sum(dim=0) for parts in zip(*sums, strict=True))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
-        logits, target = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        logits, *truth = ctx.saved_tensors
         whole = torch.empty_like(logits)
-        for place, own, truth in blocks(whole, logits, target):
+        for place, own, *target in blocks(whole, logits, *truth):
             with torch.enable_grad():
                 own = own.detach().requires_grad_()
-                sums = ctx.terms(own, truth)
+                sums = ctx.terms(own, *target)
             # a sum of the target alone has no gradient
             outputs, seeds = zip(
                 *(pair for pair in zip(sums, gradients, strict=True) if pair[0].requires_grad), strict=True
             )
             (gradient,) = torch.autograd.grad(outputs, own, seeds)
             place.copy_(gradient)
-        return None, whole, None
+        return None, whole, *[None] * len(truth)
 
 
 def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

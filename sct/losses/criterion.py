@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sct.config.trust import Trust
 from sct.data.outputs import Outputs
 from sct.errors import UserError
-from sct.losses.base import PixelLoss
+from sct.losses.base import PixelLoss, known_mean
 from sct.models.grid import foreground_patches, resize
 from sct.models.tokens import HeadOutput, Prediction
 from sct.runs.run import open_run
@@ -29,6 +29,10 @@ class Criterion(nn.Module):
     (`Encoded.losses`) come weighted. `teacher`, a run folder or checkpoint of a trained network with the same outputs,
     adds `distill_weight` times the KL divergence of the distributions of every voxel from the teacher's; the
     teacher's code may be of the packages `plugins`, which only the command at hand gives.
+
+    Voxels that the data set tells to ignore count in none of them. The losses then get the labels with background
+    there, and with `known=` a mask of all other voxels. The gate judges a patch by its voxels that count; a patch
+    without one is not judged.
 
     Raises `UserError` where `pixel` or the teacher is for other outputs.
 
@@ -72,7 +76,10 @@ class Criterion(nn.Module):
 
     def forward(self, prediction: Prediction, target: Tensor, *, image: Tensor) -> dict[str, Tensor]:
         """Prediction for image (B, C, *S), labels (B, *S) -> {"loss": their weighted sum, and every part}."""
-        parts = self.judge(prediction.head, target, logits=prediction.logits)
+        known = self.outputs.label_map.known(target)
+        target = self.outputs.label_map.cleared(target)
+        mask = masked_by(known)
+        parts = self.judge(prediction.head, target, **mask, logits=prediction.logits)
         early = prediction.encoded.early
         heads = {
             "early": (self.early_weight, early.stages if early is not None else []),
@@ -80,39 +87,57 @@ class Criterion(nn.Module):
         }
         for name, (weight, outputs) in heads.items():
             if outputs:
-                parts[name] = torch.stack([self.judge(head, target)["loss"] for head in outputs]).sum()
+                parts[name] = torch.stack([self.judge(head, target, **mask)["loss"] for head in outputs]).sum()
                 parts["loss"] = parts["loss"] + weight * parts[name]
         if (gate := prediction.encoded.gate) is not None:
-            patch_size = target.shape[-1] // gate.shape[-1]
-            foreground = foreground_patches(target, patch_size=patch_size)
-            parts["gate"] = F.cross_entropy(gate.float(), foreground.long())
+            parts["gate"] = gate_loss(gate, target, known)
             parts["loss"] = parts["loss"] + self.gate_weight * parts["gate"]
         for name, value in prediction.encoded.losses.items():
             parts[name] = value
             parts["loss"] = parts["loss"] + value
         if self.teacher is not None:
-            parts["distill"] = self.pixel.divergence(prediction.logits, self.teach(image))
+            parts["distill"] = self.pixel.divergence(prediction.logits, self.teach(image), **mask)
             parts["loss"] = parts["loss"] + self.distill_weight * parts["distill"]
         return parts
 
-    def judge(self, head: HeadOutput | None, target: Tensor, *, logits: Tensor | None = None) -> dict[str, Tensor]:
+    def judge(
+        self, head: HeadOutput | None, target: Tensor, *, known: Tensor | None = None, logits: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Loss and parts of one head; `logits` (B, Q, *S) are its masks at the size of the target, if they exist.
 
         "pixel" is the loss of a head that classifies pixels: what methods with different terms have in common.
+        known (B, *S): voxels that count, None: all.
         """
+        mask = masked_by(known)
         if head is not None and head.classes is not None:
             assert self.query is not None, "a decoder of class queries refuses regions"
-            return self.query(head, target)
+            return self.query(head, target, **mask)
         if logits is None:
             assert head is not None
             logits = resize(head.masks, target.shape[1:])
-        parts = self.pixel(logits, self.outputs.targets(target))
+        parts = self.pixel(logits, self.outputs.targets(target), **mask)
         return {**parts, "pixel": parts["loss"]}
 
     @torch.no_grad()
     def teach(self, image: Tensor) -> Tensor:
         assert self.teacher is not None
         return self.teacher.eval()(image)
+
+
+def masked_by(known: Tensor | None) -> dict[str, Tensor]:
+    """The argument `known` for a loss, only where there is a mask: a user's loss without it serves other data sets."""
+    return {} if known is None else {"known": known}
+
+
+def gate_loss(gate: Tensor, target: Tensor, known: Tensor | None) -> Tensor:
+    """Cross-entropy of gate (B, 2, *grid) with "any foreground in the patch" of labels (B, *S), over patches that
+    hold a voxel which counts, known (B, *S)."""
+    patch_size = target.shape[-1] // gate.shape[-1]
+    foreground = foreground_patches(target, patch_size=patch_size).long()
+    if known is None:
+        return F.cross_entropy(gate.float(), foreground)
+    each = F.cross_entropy(gate.float(), foreground, reduction="none")
+    return known_mean(each, foreground_patches(known, patch_size=patch_size))
 
 
 def check_kind(pixel: PixelLoss, outputs: Outputs) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor
 
-from sct.losses.base import PixelLoss
+from sct.losses.base import PixelLoss, known_mean
 from sct.losses.blocks import sum_over_blocks
 from sct.losses.dice_ce import dice_loss
 
@@ -41,30 +41,35 @@ class DiceBCE(PixelLoss):
         self.dice_weight, self.bce_weight = dice_weight, bce_weight
         self.squared, self.batch, self.log = squared, batch, log
 
-    def forward(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """logits (B, Q, *S) and masks (B, Q, *S) -> {"loss", "dice", "bce"}, scalars in float32."""
+    def forward(self, logits: Tensor, target: Tensor, known: Tensor | None = None) -> dict[str, Tensor]:
+        """logits and masks (B, Q, *S), voxels that count (B, *S) -> {"loss", "dice", "bce"}, scalars in float32."""
         sums = partial(sigmoid_sums, squared=self.squared)
-        bce, overlap, sizes, truth = sum_over_blocks(sums, logits.flatten(2), target.flatten(2))
-        bce, dice = bce / target.numel(), dice_loss(overlap, sizes, truth, batch=self.batch, log=self.log)
+        counted = [] if known is None else [known.flatten(1).unsqueeze(1)]
+        bce, overlap, sizes, truth = sum_over_blocks(sums, logits.flatten(2), target.flatten(2), *counted)
+        num_voxels = target.numel() if known is None else logits.shape[1] * known.sum().clamp_min(1)
+        bce, dice = bce / num_voxels, dice_loss(overlap, sizes, truth, batch=self.batch, log=self.log)
         return {"loss": self.dice_weight * dice + self.bce_weight * bce, "dice": dice, "bce": bce}
 
     @staticmethod
-    def divergence(logits: Tensor, teacher: Tensor) -> Tensor:
+    def divergence(logits: Tensor, teacher: Tensor, known: Tensor | None = None) -> Tensor:
         """KL divergence of the Bernoulli distributions sigmoid(teacher) from sigmoid(logits), mean over regions too."""
         ours, theirs = logits.float(), teacher.float()
         inside = theirs.sigmoid() * (F.logsigmoid(theirs) - F.logsigmoid(ours))
         outside = (-theirs).sigmoid() * (F.logsigmoid(-theirs) - F.logsigmoid(-ours))
-        return (inside + outside).mean()
+        return known_mean(inside + outside, None if known is None else known.unsqueeze(1))
 
 
-def sigmoid_sums(logits: Tensor, target: Tensor, *, squared: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the loss sums over voxels, of logits and masks (B, Q, V).
+def sigmoid_sums(
+    logits: Tensor, target: Tensor, known: Tensor | None = None, *, squared: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the loss sums over voxels, of logits and masks (B, Q, V), and the voxels that count, bool (B, 1, V).
 
     Returns the binary cross-entropy (), and what Dice is made of, (B, Q) each, as `softmax_sums` of `dice_ce`.
     """
     logits, truth = logits.float(), target.float()
-    bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
-    probs = logits.sigmoid()
+    weight = None if known is None else known.float()
+    bce = F.binary_cross_entropy_with_logits(logits, truth, weight=weight, reduction="sum")
+    probs = logits.sigmoid() if weight is None else logits.sigmoid() * weight
     predicted = probs.square() if squared else probs
     voxels = truth.sum(dim=2)
     return bce, (probs * truth).sum(dim=2), predicted.sum(dim=2) + voxels, voxels

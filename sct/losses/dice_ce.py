@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sct.losses.base import PixelLoss
+from sct.losses.base import PixelLoss, known_mean
 from sct.losses.blocks import sum_over_blocks
 
 SMOOTH = 1e-5
@@ -41,33 +41,43 @@ class DiceCE(PixelLoss):
         self.dice_weight, self.ce_weight = dice_weight, ce_weight
         self.squared, self.batch, self.log = squared, batch, log
 
-    def forward(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """logits (B, Q, *S) and labels (B, *S) -> {"loss", "dice", "ce"}, scalars in float32."""
+    def forward(self, logits: Tensor, target: Tensor, known: Tensor | None = None) -> dict[str, Tensor]:
+        """logits (B, Q, *S), labels and voxels that count (B, *S) -> {"loss", "dice", "ce"}, scalars in float32."""
         sums = partial(softmax_sums, squared=self.squared)
-        ce, overlap, sizes, truth = sum_over_blocks(sums, logits.flatten(2), target.flatten(1))
-        ce, dice = ce / target.numel(), dice_loss(overlap, sizes, truth, batch=self.batch, log=self.log)
+        counted = [] if known is None else [known.flatten(1)]
+        ce, overlap, sizes, truth = sum_over_blocks(sums, logits.flatten(2), target.flatten(1), *counted)
+        num_voxels = target.numel() if known is None else known.sum().clamp_min(1)
+        ce, dice = ce / num_voxels, dice_loss(overlap, sizes, truth, batch=self.batch, log=self.log)
         return {"loss": self.dice_weight * dice + self.ce_weight * ce, "dice": dice, "ce": ce}
 
     @staticmethod
-    def divergence(logits: Tensor, teacher: Tensor) -> Tensor:
-        """KL divergence of softmax(teacher) from softmax(logits), both (B, Q, *S), mean over voxels."""
+    def divergence(logits: Tensor, teacher: Tensor, known: Tensor | None = None) -> Tensor:
+        """KL divergence of softmax(teacher) from softmax(logits), both (B, Q, *S), mean over voxels that count."""
         ours, theirs = logits.float().log_softmax(dim=1), teacher.float().log_softmax(dim=1)
-        return (theirs.exp() * (theirs - ours)).sum(dim=1).mean()
+        return known_mean((theirs.exp() * (theirs - ours)).sum(dim=1), known)
 
 
-def softmax_sums(logits: Tensor, labels: Tensor, *, squared: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What the loss sums over voxels, of logits (B, Q, V) and labels (B, V).
+def softmax_sums(
+    logits: Tensor, labels: Tensor, known: Tensor | None = None, *, squared: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the loss sums over voxels, of logits (B, Q, V), labels (B, V) and the voxels that count, bool (B, V).
 
     Returns the cross-entropy (), and of every image and class, (B, Q): probability on the truth; probability, squared
     or not, plus voxels of the truth; and voxels of the truth alone. There is no one-hot target.
     """
     log_probs = logits.float().log_softmax(dim=1)
-    ce = F.nll_loss(log_probs, labels, reduction="sum")
     probs = log_probs.exp()
+    if known is None:
+        ce = F.nll_loss(log_probs, labels, reduction="sum")
+        ones = torch.ones_like(log_probs[:, 0])
+    else:
+        ones = known.to(probs.dtype)
+        ce = (F.nll_loss(log_probs, labels, reduction="none") * ones).sum()
+        probs = probs * ones.unsqueeze(1)
     of_truth = probs.gather(1, labels.unsqueeze(1)).squeeze(1)
     zeros = probs.new_zeros(probs.shape[:2])
     overlap = zeros.scatter_add(1, labels, of_truth)
-    truth = zeros.scatter_add(1, labels, torch.ones_like(of_truth))
+    truth = zeros.scatter_add(1, labels, ones)
     predicted = (probs.square() if squared else probs).sum(dim=2)
     return ce, overlap, predicted + truth, truth
 

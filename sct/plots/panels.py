@@ -74,7 +74,8 @@ def panel_row(case: Case, *, run: Run, predictions: Sequence[np.ndarray], name: 
     scores = [
         float(np.nanmean(quick_dice(labels.astype(int), truth, outputs=run.data.outputs))) for labels in predictions
     ]
-    image = np.asarray(run.data.intensity({"image": torch.from_numpy(voxels)})["image"])
+    image = np.asarray(run.data.normalisation({"image": torch.from_numpy(voxels)})["image"])
+    truth = run.data.outputs.label_map.cleared(truth)
     arrays = [image, truth[None], *(labels[None] for labels in predictions)]
     spacing, slices_first = grid.spacing, truth.ndim > run.data.spatial_dims
     if truth.ndim == 3 and not slices_first:

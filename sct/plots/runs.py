@@ -53,5 +53,6 @@ def load_window(run: Run, case: Case) -> Window:
     """The window of a case around its foreground; the complete case if it is not larger than data.roi_size."""
     volume = run.data.load_case(case)
     assert volume.label is not None
-    image, label = foreground_window(volume.image, volume.label, size=run.data.roi_size)
+    truth = run.data.outputs.label_map.cleared(volume.label)
+    image, label = foreground_window(volume.image, truth, size=run.data.roi_size)
     return Window(image, label, volume.spacing[-run.data.spatial_dims :])

@@ -171,6 +171,7 @@ class Trainer:
             add_losses(row, losses, num_batches=len(batches))
         if self.is_logged(self.step + 1):
             patch_size = self.segmenter.encoder.spec.patch_size
+            label = self.data.outputs.label_map.cleared(label)
             row |= token_statistics(prediction, label, patch_size=patch_size)
         self.scaler.unscale_(self.optimizer)
         norms = self.gradient_norms()

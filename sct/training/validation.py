@@ -91,7 +91,8 @@ def sample_overlay(segmenter: Segmenter, *, data: SegmentationData, device: torc
     segmenter.eval()
     volume = data.load_case(data.cases("val")[0])
     assert volume.label is not None
-    image, label = foreground_window(volume.image, volume.label, size=data.roi_size)
+    truth = data.outputs.label_map.cleared(volume.label)
+    image, label = foreground_window(volume.image, truth, size=data.roi_size)
     prediction = segmenter.predict(image.unsqueeze(0).to(device))
     num_stages = prediction.encoded.num_depths
     depth = pruning_depth(prediction.encoded)[0].cpu().numpy() if num_stages else None

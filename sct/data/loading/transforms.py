@@ -23,7 +23,7 @@ DictTransform = Callable[[Mapping], Mapping]
 
 @dataclass(frozen=True)
 class Foreground:
-    """The voxels with a label above 0 as flat indices, int32, found once so that a crop can be centred on one.
+    """The voxels of classes other than the background as flat indices, int32, found once to centre crops on them.
 
     voxels (V,): in their order in memory · by_class (V,): of label 1 first, then of 2, ...
     sizes (number of labels,): how many have the label 0 (none), 1, 2, ...
@@ -34,9 +34,9 @@ class Foreground:
     sizes: np.ndarray
 
     @classmethod
-    def of(cls, label: np.ndarray) -> "Foreground":
-        """label (*S), whole numbers from 0."""
-        voxels = np.flatnonzero(label).astype(np.int32)
+    def of(cls, label: np.ndarray, *, ignored: int | None = None) -> "Foreground":
+        """label (*S), whole numbers from 0; the value `ignored` is of no class."""
+        voxels = np.flatnonzero(label if ignored is None else (label > 0) & (label != ignored)).astype(np.int32)
         values = label.reshape(-1)[voxels]
         return cls(voxels, voxels[np.argsort(values, kind="stable")], np.bincount(values))
 
@@ -52,7 +52,7 @@ class Foreground:
 class Prepared:
     """A case on the network's grid.
 
-    image (C, *S) float32 · label (*S) uint8, int32 above 255, or None · foreground: where the label is above 0, or None
+    image (C, *S) float32 · label (*S) uint8, int32 above 255, or None · foreground: where a class is, or None
     affine (4, 4) float64 of this grid · source: the grid of the image file
     """
 
@@ -95,6 +95,7 @@ class Preprocess:
     intensity: a MONAI dictionary transform on the key `image`, a tensor (C, *S)
     crop_above: keep the box of voxels in which any channel exceeds this *normalised* value; None keeps all
     zero_background: keep the box of voxels that are not 0 in every channel, before `intensity`, which leaves 0 at 0
+    ignored: label value that is of no class, see `LabelMap`
     Padding takes the minimum of each channel (air in CT), 0 with `zero_background`, and label 0, evenly on both sides.
     """
 
@@ -105,6 +106,7 @@ class Preprocess:
     file_format: FileFormat
     resize_to: Sequence[int] | None = None
     zero_background: bool = False
+    ignored: int | None = None
 
     def __call__(self, case: Case) -> Prepared:
         voxels, source = self.file_format.read_stored(case.image)
@@ -131,7 +133,7 @@ class Preprocess:
         foreground = None
         if label is not None:
             label = np.ascontiguousarray(np.pad(label[box], pads))
-            foreground = Foreground.of(label)
+            foreground = Foreground.of(label, ignored=self.ignored)
         return Prepared(image, label, foreground, affine, source)
 
     def normalised(self, image: np.ndarray) -> np.ndarray:
