@@ -123,6 +123,22 @@ def split_at_random(
     return collect(patients, parts)
 
 
+def split_in_two(
+    cases: Sequence[Case], *, val_share: float, seed: int, patient_pattern: str | None = None
+) -> dict[str, list[Case]]:
+    """A share of the patients validates, the others train, where it is known already which cases test."""
+    if not 0 < val_share < 1:
+        raise UserError(f"data.val_share={val_share} must lie between 0 and 1: it is the share of what doesn't test.")
+    patients = by_patient(cases, pattern=patient_pattern)
+    num_val = max(1, round(val_share * len(patients)))
+    if len(patients) < num_val + 1:
+        raise UserError(
+            f"{cases_and_patients(cases, patients)} are too few to train and validate on different ones. Add cases."
+        )
+    drawn = np.random.default_rng(seed).permutation(len(patients))
+    return collect(patients, {"val": drawn[:num_val], "train": drawn[num_val:], "test": []})
+
+
 def split_in_folds(
     cases: Sequence[Case], *, folds: int, fold: int, val_share: float, seed: int, patient_pattern: str | None = None
 ) -> dict[str, list[Case]]:
