@@ -1,5 +1,6 @@
 """A folder that looks like a user's: a trained demo, images, a data set of its own, data in nnU-Net's layout."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from doc_pages import DOCS, blocks
 from exported_runs import add_noise
-from shrunk import OWN_DATA, RUN, small, succeed
+from shrunk import NNUNET, OWN_DATA, RUN, small, succeed
 
 from sct import eval as evaluation
 from sct import profile, train
@@ -46,8 +47,14 @@ def write_nnunet(folder: Path) -> None:
             voxels = generator.normal(size=label.shape).astype(np.float32)
             volume(folder / f"imagesTr/{case}_{channel:04d}.nii.gz", voxels)
         volume(folder / f"labelsTr/{case}.nii.gz", label)
-    channels = '{"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0, "organ": 1}}'
-    (folder / "dataset.json").write_text(channels)
+    description = {
+        "channel_names": {"0": "T1", "1": "CT"},
+        "labels": {"background": 0, "organ": 1},
+        "numTraining": 6,
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(description))
+    (folder / "splits_final.json").write_text(json.dumps([{"train": ["a", "b", "c"], "val": ["d", "e", "f"]}]))
 
 
 @pytest.fixture(scope="session")
@@ -78,9 +85,7 @@ def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (config,) = blocks(DOCS / "getting-started/own-data.md", "yaml")
         Path("configs/data").mkdir(parents=True)
         Path("configs/data/mine.yaml").write_text(config.text)
-        write_nnunet(Path("nnUNet_raw/Dataset001_Mine"))
-        (conversion,) = blocks(DOCS / "getting-started/from-nnunet.md", "python")
-        exec(compile(conversion.text, conversion.place, "exec"), {})
+        write_nnunet(Path(NNUNET))
     return folder
 
 

@@ -25,6 +25,7 @@ MAINS = {
 }
 RUN = "outputs/demo/make"
 OWN_DATA = "data/Task99_Mine"
+NNUNET = "nnUNet_raw/Dataset001_Mine"
 # the settings of configs/debug that shrink a data set and its network, by the data set
 DEBUG = {"sct.data.sets.isic.ISIC": "smoke_isic", "sct.data.sets.synapse.Synapse": "smoke_synapse"}
 # what is made narrow besides, where a network has it
@@ -68,6 +69,12 @@ def small(overrides: Sequence[str], *, cfg: DictConfig) -> list[str]:
     flat = {f"{section}.{key}": value for section, part in sizes.items() for key, value in part.items()}
     flat |= {key: width for key, width in WIDTHS.items() if OmegaConf.select(cfg, key) is not None}
     phantoms = [f"data={debug.defaults[0]['override /data']}", "name=small"]
+    if cfg.data.get("root") == NNUNET:  # its own small files, in place of phantoms
+        phantoms = ["data=nnunet", f"data.root={NNUNET}", "name=small"]
+        del flat["data.root"]
+        flat = {
+            key: value for key, value in flat.items() if key.removeprefix("data.") in cfg.data or "data." not in key
+        }
     shrunk = [f"{key}={'null' if value is None else value}" for key, value in flat.items()]
     own = [override for override in overrides if not override.startswith(PLACES)]
     mode = ["hydra.mode=RUN"] if "hydra.mode=RUN" in overrides else []

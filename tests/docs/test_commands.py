@@ -120,8 +120,8 @@ def run_profile(arguments: list[str], *, number: int) -> None:
 
 
 def run_data(arguments: list[str], *, number: int) -> None:
-    own = ("--help" in arguments, "data=mine" in arguments, "data.root=data/Task01_Converted" in arguments)
-    if "data=msd" in arguments and not own[2]:
+    own = ("--help" in arguments, "data=mine" in arguments, "data=nnunet" in arguments)
+    if "data=msd" in arguments:
         arguments = [arguments[0], "data=msd", f"data.root={OWN_DATA}"]
     elif not any(own):
         arguments = [arguments[0], *small(arguments[1:], cfg=compose("train", arguments[1:]))]

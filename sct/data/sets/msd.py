@@ -49,8 +49,10 @@ class MSD(Described):
     def described_channels(self) -> list[str]:
         channels = self._description.get("channel_names", self._description.get("modality"))
         if not isinstance(channels, dict) or not channels:
-            state = "has neither `modality` nor `channel_names`" if channels is None else f"`modality` or `channel_names` is {channels}"
-            raise UserError(f'{self.file}: {state}; expected the name of each channel, as {{"0": "MRI"}}. Write it.')
+            raise UserError(
+                f"{self.file}: `modality` or `channel_names` is {channels}; expected the name of each channel, as "
+                '{"0": "MRI"}. Write it.'
+            )
         return [str(name) for name in channels.values()]
 
     def listed_cases(self) -> list[Case]:

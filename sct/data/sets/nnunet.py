@@ -30,15 +30,16 @@ _SHOWN = 5
 class NNUNet(Described):
     """A data set of nnU-Net; case ids are the names of the cases, such as la_003.
 
-    intensity: None normalises every channel by its name, see `ByChannelName`
+    Where there is a folder labelsTs, its cases are the test set of a training without folds and without `split`.
+
+    intensity: null normalises every channel by its name, see `ByChannelName`
     statistics: of each channel that is called CT the mean, standard deviation, 0.5 and 99.5 percentile of the
-        foreground voxels of the training cases, null for other channels; None measures them when a training begins. A
+        foreground voxels of the training cases, null for other channels; null measures them when a training begins. A
         trained run has them.
-    regions_class_order: label values that the regions are written with; None takes dataset.json's with its regions
-    file_ending: of every file; None takes dataset.json's, and a trained run has it
+    regions_class_order: label values that the regions are written with; null takes dataset.json's with its regions
+    file_ending: ending of every file, such as .nii.gz; null takes dataset.json's, and a trained run has it
     fold: without `folds`, number `fold` of splits_final.json: its list `val` tests, and `val_share` of its list `train`
         validates
-    Where there is a folder labelsTs, its cases are the test set of a training without folds and without `split`.
     """
 
     intensity: DictTransform | None = None  # type: ignore[assignment]
