@@ -310,7 +310,7 @@ class ReportConfig:
     runs: Any = MISSING
     split: str = "test"
     baseline: str | None = None
-    scores: list[str] = field(default_factory=lambda: ["dice", "hd95"])
+    scores: list[str] = field(default_factory=lambda: ["dice", "nsd", "hd95"])
     classes: bool = False
     papers: str | None = None
     plot: bool = False

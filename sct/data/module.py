@@ -1,5 +1,6 @@
 """`SegmentationData`: a data set as training, evaluation and prediction see it."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -55,6 +56,8 @@ class SegmentationData(ABC):
     test_share: share of the cases that tests a random split
     split_seed: seed of random splits and folds
     cache_dir: folder of the cache and of the results of the check
+    tolerance: of the normalised surface Dice, in mm, or in voxels where a file knows no spacing: one number, or one by
+        class or region, and 1 for the others
     """
 
     root: str
@@ -81,6 +84,7 @@ class SegmentationData(ABC):
     num_workers: int | Literal["auto"] = "auto"
     check: bool = True
     class_groups: dict[str, list[str]] = field(default_factory=dict)
+    tolerance: float | dict[str, float] = 1.0
     orientation: str = field(default="RAS", init=False)
     _splits: dict[str, list[Case]] | None = field(default=None, init=False, repr=False)
 
@@ -164,8 +168,25 @@ class SegmentationData(ABC):
 
     @property
     def scores(self) -> tuple[str, ...]:
-        """Columns of the table of an evaluation: of `sct.evaluation.metrics.OVERLAPS`, and hd95; its files hold all."""
-        return ("dice", "hd95")
+        """Columns of the table of an evaluation: of `sct.evaluation.metrics.SHARES`, and hd95; its files hold all."""
+        return ("dice", "nsd", "hd95")
+
+    def tolerances(self) -> dict[str, float]:
+        """Tolerance of the normalised surface Dice by what is scored, as far as it is given.
+
+        In mm, or in voxels where a file knows no spacing. UserError for other names and values.
+        """
+        names = self.outputs.names
+        found = self.tolerance if isinstance(self.tolerance, dict) else dict.fromkeys(names, self.tolerance)
+        if unknown := [name for name in found if name not in names]:
+            raise UserError(f"data.tolerance names {unknown}, but scored are {', '.join(names)}.")
+        for name, value in found.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise UserError(
+                    f"data.tolerance={self.tolerance} must be a number of mm from 0 on, or such numbers by class: "
+                    f"data.tolerance={{{name}: 1.0}}."
+                )
+        return {name: float(value) for name, value in found.items()}
 
     @property
     def outputs(self) -> Outputs:
@@ -214,7 +235,7 @@ class SegmentationData(ABC):
         cases = self.find_cases()
         check_ids(cases)
         splits = self.split_cases(cases)
-        self._check_groups()
+        self._check_scores()
         for name in SPLITS:
             if not splits[name]:
                 raise UserError(f"The split data.split={self.split} has no case to {name} on. Give it at least one.")
@@ -225,7 +246,9 @@ class SegmentationData(ABC):
             self.check_files(sorted({case for part in splits.values() for case in part}, key=lambda case: case.name))
         self._splits = splits
 
-    def _check_groups(self) -> None:
+    def _check_scores(self) -> None:
+        """UserError where `class_groups` or `tolerance` names what is not scored."""
+        self.tolerances()
         for group, members in self.class_groups.items():
             if unknown := [name for name in members if name not in self.outputs.names]:
                 raise UserError(

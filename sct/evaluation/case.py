@@ -119,6 +119,7 @@ def evaluate_case(
         spacing=list(file_grid.spacing),
         unit=file_grid.unit,
         case_id=case.name,
+        tolerance=data.tolerances(),
     )
     foreground = foreground_patches(shown.unsqueeze(0), patch_size=patch_size)
     shares = kept_shares(depth.unsqueeze(0), foreground, num_stages=num_stages)

@@ -1,4 +1,4 @@
-"""Overlap, accuracy and Hausdorff distance per case and class, and the means over them.
+"""Overlap, accuracy and the distance of surfaces per case and class, and the means over them.
 
 Legend: S spatial size (2 or 3 dims), R what is scored: classes without the background, or regions, which are unions of
 label values and may overlap. A class is a region of one value; "organ" below stands for either.
@@ -15,7 +15,8 @@ Voxels that the data set tells to ignore (`LabelMap.ignored`) are of neither mas
 No distance within an image reaches its diagonal, so leaving an organ out never pays. Accuracy and specificity by
 their counts alone would break that: they reward marking nothing where little is to be marked.
 
-HD95 is in mm where the spacing of the image is known and in voxels otherwise, under another name.
+HD95 is in mm where the spacing of the image is known and in voxels otherwise, under another name. So is the tolerance
+of the normalised surface Dice (NSD), which itself has no unit.
 """
 
 import functools
@@ -27,15 +28,16 @@ from typing import Literal
 import numpy as np
 import torch
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
 from sct.data.outputs import Outputs, any_of
-
-Box = tuple[slice, ...]
-
+from sct.evaluation.surfaces import Box, bounding_box, join, surface_scores
 
 OVERLAPS = ("dice", "iou", "accuracy", "sensitivity", "specificity")
+# scores from 0 to 1
+SHARES = (*OVERLAPS, "nsd")
 DISTANCES = ("hd95_mm", "hd95_voxel")
+# of NSD, in mm or voxels, where nothing else is said
+TOLERANCE = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,8 @@ class Row:
     """The scores of a class or region in a case; nan where there is nothing to measure. One of the distances is nan.
 
     Of the voxels of the class, against all others: dice 2 TP / (2 TP + FP + FN), iou TP / (TP + FP + FN),
-    accuracy (TP + TN) / all, sensitivity TP / (TP + FN), specificity TN / (TN + FP), 1 if the class fills the image
+    accuracy (TP + TN) / all, sensitivity TP / (TP + FN), specificity TN / (TN + FP), 1 if the class fills the image.
+    Of its surfaces: nsd the share within the tolerance, hd95 the 95 % Hausdorff distance, see `surface_scores`.
     """
 
     case_id: str
@@ -55,6 +58,7 @@ class Row:
     accuracy: float = math.nan
     sensitivity: float = math.nan
     specificity: float = math.nan
+    nsd: float = math.nan
     hd95_mm: float = math.nan
     hd95_voxel: float = math.nan
 
@@ -70,18 +74,16 @@ def dice(pred: np.ndarray, truth: np.ndarray) -> float:
 
 
 def hd95(pred: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float]) -> float:
-    """95 % Hausdorff distance of two masks (*S) in the unit of `spacing`; empty masks as the policy says.
+    """95 % Hausdorff distance of two masks (*S) in the unit of `spacing`; empty masks as the policy says."""
+    return _of_surfaces(pred, truth, spacing=spacing, tolerance=0)[0]
 
-    MONAI's definition: the surface is the mask without its erosion by the 4- or 6-neighbourhood, what lies
-    beyond the image's border counts as outside; the larger of the two directions' 95th percentiles.
+
+def nsd(pred: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float], tolerance: float) -> float:
+    """Normalised surface Dice of two masks (*S): the share of both surfaces no farther than `tolerance` from the other.
+
+    tolerance: in the unit of `spacing`; empty masks as the policy says
     """
-    box_pred, box_truth = _bounding_box(pred), _bounding_box(truth)
-    if box_pred is None and box_truth is None:
-        return math.nan
-    if box_pred is None or box_truth is None:
-        return diagonal(pred.shape, spacing=spacing)
-    box = _join(box_pred, box_truth)
-    return _surface_distance(pred[box], truth[box], spacing=spacing)
+    return _of_surfaces(pred, truth, spacing=spacing, tolerance=tolerance)[1]
 
 
 def diagonal(shape: Sequence[int], *, spacing: Sequence[float]) -> float:
@@ -98,33 +100,39 @@ def score_case(
     case_id: str,
     unit: Literal["mm", "voxel"] = "mm",
     surface: bool = True,
+    tolerance: Mapping[str, float] | None = None,
 ) -> list[Row]:
     """Score what `outputs` names in two label maps (*S), spacing in `unit`.
 
-    `surface=False` saves the time of HD95 and leaves it nan. Raises ValueError if the shapes differ.
+    tolerance: of NSD in `unit` by name, `TOLERANCE` where it has none. `surface=False` saves the time of HD95 and NSD
+    and leaves them nan. Raises ValueError if the shapes differ.
     """
     if pred_labels.shape != truth_labels.shape:
         raise ValueError(
             f"case {case_id}: prediction {pred_labels.shape} and truth {truth_labels.shape} differ in shape"
         )
+    tolerance = tolerance or {}
+    worst = (0.0, diagonal(pred_labels.shape, spacing=spacing)) if surface else (math.nan, math.nan)
     known, num_voxels = outputs.label_map.known(truth_labels), truth_labels.size
     if known is not None:
         pred_labels, truth_labels, num_voxels = pred_labels * known, truth_labels * known, int(np.count_nonzero(known))
+    pred_labels, truth_labels = _foreground(pred_labels, truth_labels)
     largest = len(outputs.label_map) - 1
     boxes_pred = ndimage.find_objects(pred_labels, max_label=largest)
     boxes_truth = ndimage.find_objects(truth_labels, max_label=largest)
-    worst = diagonal(pred_labels.shape, spacing=spacing) if surface else math.nan
     rows = []
     for name, values in outputs.scored.items():
         box_pred, box_truth = (_box_of(values, boxes) for boxes in (boxes_pred, boxes_truth))
-        overlaps, distance = (0.0,) * len(OVERLAPS), worst
+        overlaps, (share, distance) = (0.0,) * len(OVERLAPS), worst
         if box_pred is not None and box_truth is not None:
-            box = _join(box_pred, box_truth)
+            box = join(box_pred, box_truth)
             pred, truth = any_of(pred_labels[box], values), any_of(truth_labels[box], values)
             overlaps = _overlaps(pred, truth, num_voxels=num_voxels)
-            distance = _surface_distance(pred, truth, spacing=spacing) if surface else math.nan
+            if surface:
+                limit = tolerance.get(name, TOLERANCE)
+                distance, share = surface_scores(pred, truth, spacing=spacing, tolerance=limit)
         elif box_pred is None and box_truth is None:
-            overlaps, distance = (math.nan,) * len(OVERLAPS), math.nan
+            overlaps, share, distance = (math.nan,) * len(OVERLAPS), math.nan, math.nan
         missed = box_truth is not None and box_pred is None
         false_positive = box_truth is None and box_pred is not None
         rows.append(
@@ -134,6 +142,7 @@ def score_case(
                 missed=missed,
                 false_positive=false_positive,
                 **dict(zip(OVERLAPS, overlaps, strict=True)),
+                nsd=share,
                 **{f"hd95_{unit}": distance},
             )
         )
@@ -181,8 +190,8 @@ def summarize(rows: Iterable[Row], *, groups: Mapping[str, Sequence[str]] | None
     """Means and counts of rows, doubles removed: over the cases of a class first, then over classes.
 
     `groups` asks for further means over named lists of classes. A mean of nothing is None (null in JSON).
-    HD95 is there in the units that the rows have, in mm if they have none. Raises ValueError if a group names an
-    unknown class.
+    HD95 is there in the units that the rows have, in mm if they have none; other scores than overlaps where a row has
+    them. Raises ValueError if a group names an unknown class.
     """
     rows = unique_rows(rows)
     by_class: dict[str, list[Row]] = {}
@@ -201,9 +210,11 @@ def summarize(rows: Iterable[Row], *, groups: Mapping[str, Sequence[str]] | None
             "groups": {group: _mean(per_class[name] for name in members) for group, members in groups.items()},
         }
 
-    distances = [name for name in DISTANCES if any(not math.isnan(getattr(row, name)) for row in rows)]
+    def known(names: Sequence[str]) -> list[str]:
+        return [name for name in names if any(not math.isnan(getattr(row, name)) for row in rows)]
+
     return {
-        **{name: means(name) for name in (*OVERLAPS, *(distances or DISTANCES[:1]))},
+        **{name: means(name) for name in (*OVERLAPS, *known(("nsd",)), *(known(DISTANCES) or DISTANCES[:1]))},
         **_counts(rows),
         "counts_per_class": {name: _counts(own) for name, own in by_class.items()},
     }
@@ -223,30 +234,28 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
-def _bounding_box(mask: np.ndarray) -> Box | None:
-    boxes = ndimage.find_objects(np.asarray(mask, dtype=bool).astype(np.uint8), max_label=1)
-    return boxes[0]
+def _foreground(pred: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two label maps (*S) cut to the box round both of their foregrounds, in the same order of memory."""
+    boxes = [box for labels in (pred, truth) if (box := bounding_box(labels != 0)) is not None]
+    box = functools.reduce(join, boxes) if boxes else (slice(0, 1),) * pred.ndim
+    return np.ascontiguousarray(pred[box]), np.ascontiguousarray(truth[box])
 
 
 def _box_of(values: Sequence[int], boxes: Sequence[Box | None]) -> Box | None:
     """The box round all `values`, given those of the values 1, 2, ..."""
     found = [box for value in values if (box := boxes[value - 1]) is not None]
-    return functools.reduce(_join, found) if found else None
+    return functools.reduce(join, found) if found else None
 
 
-def _join(first: Box, second: Box) -> Box:
-    return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
-
-
-def _surface_points(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    return np.argwhere(mask & ~ndimage.binary_erosion(mask)) * np.asarray(spacing, dtype=np.float64)
-
-
-def _surface_distance(pred: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float]) -> float:
-    # A tree over the surface points gives the same distances as a distance transform of the box, and a stray
-    # voxel far away does not make it pay for all the space between.
-    pred_points = _surface_points(np.asarray(pred, dtype=bool), spacing)
-    truth_points = _surface_points(np.asarray(truth, dtype=bool), spacing)
-    there, _ = cKDTree(truth_points).query(pred_points)
-    back, _ = cKDTree(pred_points).query(truth_points)
-    return float(max(np.percentile(there, 95), np.percentile(back, 95)))
+def _of_surfaces(
+    pred: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float], tolerance: float
+) -> tuple[float, float]:
+    """HD95 and NSD of two masks (*S) of which each may be empty."""
+    pred, truth = (np.asarray(mask, dtype=bool) for mask in (pred, truth))
+    box_pred, box_truth = bounding_box(pred), bounding_box(truth)
+    if box_pred is None and box_truth is None:
+        return math.nan, math.nan
+    if box_pred is None or box_truth is None:
+        return diagonal(pred.shape, spacing=spacing), 0.0
+    box = join(box_pred, box_truth)
+    return surface_scores(pred[box], truth[box], spacing=spacing, tolerance=tolerance)

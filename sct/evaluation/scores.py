@@ -8,17 +8,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sct.errors import UserError
-from sct.evaluation.metrics import DISTANCES, OVERLAPS, Row, summarize, unique_rows
+from sct.evaluation.metrics import DISTANCES, SHARES, Row, summarize, unique_rows
 from sct.runtime.files import write_text
 
-SCORES = (*OVERLAPS, *DISTANCES)
+SCORES = (*SHARES, *DISTANCES)
 COLUMNS = ("case_id", "class", *SCORES, "missed", "false_positive")
+# what earlier versions did not measure
+NEW = ("nsd",)
+# columns of a table where nobody chooses them
+SHOWN = ("dice", "nsd", "hd95")
 HEADS = {
     "dice": "Dice",
     "iou": "IoU",
     "accuracy": "accuracy",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
+    "nsd": "NSD",
     "hd95_mm": "HD95 (mm)",
     "hd95_voxel": "HD95 (voxels)",
 }
@@ -26,8 +31,9 @@ HEADS = {
 POLICY = (
     "A missed organ counts with the worst value of every score: 0, and for HD95 the diagonal of the image; so does an "
     "organ predicted where there is none (false positive). An organ in neither map (absent) is left out. Scores are of "
-    "the original grid, HD95 in mm where its spacing is known and in voxels where it is not. Means are over the cases "
-    "of a class first, then over classes."
+    "the original grid, HD95 in mm where its spacing is known and in voxels where it is not. NSD is the share of both "
+    "surfaces that is within the tolerance of the other one, in mm or voxels likewise. Means are over the cases of a "
+    "class first, then over classes."
 )
 
 
@@ -53,7 +59,7 @@ def write_report(
     title: str,
     meta: Mapping[str, object] | None = None,
     groups: Mapping[str, Sequence[str]] | None = None,
-    scores: Sequence[str] = ("dice", "hd95"),
+    scores: Sequence[str] = SHOWN,
 ) -> dict:
     """Write cases.csv, summary.json and table.md into `folder`, and return the summary, see `summary_of`.
 
@@ -69,10 +75,13 @@ def write_report(
 
 
 def read_cases_csv(path: Path) -> list[Row]:
-    """Rows of a cases.csv; an empty field is nan. UserError where a column is missing."""
+    """Rows of a cases.csv; an empty field is nan, and so is a score that earlier versions did not measure.
+
+    UserError where another column is missing.
+    """
     with path.open(newline="", encoding="utf-8") as file:
         lines = csv.DictReader(file)
-        absent = [name for name in COLUMNS if name not in (lines.fieldnames or ())]
+        absent = [name for name in COLUMNS if name not in (*(lines.fieldnames or ()), *NEW)]
         if absent:
             raise UserError(
                 f"{path}: lacks the column(s) {', '.join(absent)}. It is of an older version: run sct.eval again."
@@ -83,16 +92,16 @@ def read_cases_csv(path: Path) -> list[Row]:
                 class_name=line["class"],
                 missed=line["missed"] == "1",
                 false_positive=line["false_positive"] == "1",
-                **{name: float(line[name] or "nan") for name in SCORES},
+                **{name: float(line.get(name) or "nan") for name in SCORES},
             )
             for line in lines
         ]
 
 
-def markdown_table(summary: Mapping, *, scores: Sequence[str] = ("dice", "hd95")) -> str:
+def markdown_table(summary: Mapping, *, scores: Sequence[str] = SHOWN) -> str:
     """The summary as an aligned markdown table, a line per class and per mean, for a file or a terminal.
 
-    scores: columns, of `OVERLAPS` and `hd95`, which is every unit that the summary has it in
+    scores: columns, of `SHARES` and `hd95`, which is every unit that the summary has it in
     """
     columns = [name for name in SCORES if name in summary and (name in scores or name.split("_")[0] in scores)]
     header = ("class", *(HEADS[name] for name in columns), "cases", "missed", "false pos.", "absent")
@@ -126,7 +135,7 @@ def _cases_csv(rows: Sequence[Row]) -> str:
 
 
 def _number(value: float | None, *, of: str) -> str:
-    return "-" if value is None else f"{value:.4f}" if of in OVERLAPS else f"{value:.2f}"
+    return "-" if value is None else f"{value:.4f}" if of in SHARES else f"{value:.2f}"
 
 
 def _counts(counts: Mapping) -> tuple[str, ...]:

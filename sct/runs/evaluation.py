@@ -80,7 +80,8 @@ def evaluate(run: Run, *, split: str, folder: Path | None, save_predictions: boo
         token_rows.append(case_tokens)
     rows = unique_rows(rows)
     settings = {"split": split, **run.settings}
-    about = {"ckpt": str(run.source), **settings, "root": data.root, "seed": run.config.seed, **known_means(token_rows)}
+    about = {"ckpt": str(run.source), **settings, "root": data.root, "seed": run.config.seed}
+    about |= {"tolerance": data.tolerance, **known_means(token_rows)}
     title = f"{run.config.name}: {split}"
     if folder is None:
         summary = summary_of(rows, title=title, meta=about, groups=data.class_groups)

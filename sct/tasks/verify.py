@@ -98,11 +98,17 @@ def compare(recorded: Mapping[str, Any], repeated: Mapping[str, Any], *, toleran
     if repeated["weights"] != recorded["weights"]:
         faults.append(f"weights: {repeated['weights'][:12]}..., on the card {recorded['weights'][:12]}...")
     known = dict(numbers(recorded["scores"]))
-    for name, value in numbers(repeated["scores"]):
+    for name, value in numbers(on_card(repeated["scores"], recorded=recorded["scores"])):
         other = known.pop(name, math.nan)
         if not abs(value - other) <= tolerance:
             faults.append(f"{name}: {value}, on the card {other}")
     return faults + [f"{name}: missing, on the card {value}" for name, value in known.items()]
+
+
+def on_card(scores: Mapping[str, Any], *, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores without the measures and settings that an older card does not have."""
+    meta = {name: value for name, value in scores["meta"].items() if name in recorded["meta"]}
+    return {name: value for name, value in {**scores, "meta": meta}.items() if name in recorded}
 
 
 def numbers(node: Mapping[str, Any], *, key: str = "") -> list[tuple[str, float]]:

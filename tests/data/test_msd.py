@@ -159,6 +159,17 @@ def test_groups_are_of_what_is_scored(make_msd: Callable) -> None:
         make_msd(BASE, regions={"all": [1, 2]}, class_groups={"both": ["tumour"]}).prepare()
 
 
+def test_the_tolerance_is_a_number_or_one_by_name(make_msd: Callable) -> None:
+    assert make_msd(BASE).tolerances() == {"edema": 1.0, "tumour": 1.0}
+    assert make_msd(BASE, tolerance={"tumour": 2}).tolerances() == {"tumour": 2.0}
+    assert make_msd(BASE, regions={"all": [1, 2]}, tolerance=3).tolerances() == {"all": 3.0}
+    with pytest.raises(UserError, match=r"data\.tolerance names \['oedema'\], but scored are edema, tumour"):
+        make_msd(BASE, tolerance={"oedema": 2.0}).prepare()
+    for wrong in (-1, float("nan"), float("inf"), "2 mm", True, {"edema": None}):
+        with pytest.raises(UserError, match="must be a number of mm from 0 on"):
+            make_msd(BASE, tolerance=wrong).prepare()
+
+
 @pytest.mark.parametrize(("name", "enhancing"), [("brats", 3), ("brats_paper_regions", 2)])
 def test_both_readings_of_brats(name: str, enhancing: int, real_data: Callable, tmp_path: Path) -> None:
     root = real_data("Task01_BrainTumour_2mm")

@@ -4,80 +4,28 @@ import math
 
 import numpy as np
 import pytest
+from brute_force import brute_counts, brute_dice, brute_surfaces, random_mask
 
 from sct.data.cases import LabelMap
 from sct.data.outputs import Classes, numbered
-from sct.evaluation.metrics import OVERLAPS, Row, diagonal, dice, hd95, quick_dice, score_case, summarize, unique_rows
+from sct.evaluation.metrics import (
+    SHARES,
+    Row,
+    diagonal,
+    dice,
+    hd95,
+    nsd,
+    quick_dice,
+    score_case,
+    summarize,
+    unique_rows,
+)
 
 OUTPUTS = Classes(LabelMap(("background", "liver", "spleen", "aorta")))
 
 
 def row(case_id, class_name, dice, hd95_mm, *, missed=False):
     return Row(case_id=case_id, class_name=class_name, dice=dice, hd95_mm=hd95_mm, missed=missed, false_positive=False)
-
-
-def brute_surface(mask):
-    """Voxels with a face neighbour outside the mask or outside the image."""
-    found = []
-    for voxel in np.argwhere(mask):
-        for axis in range(mask.ndim):
-            for step in (-1, 1):
-                other = voxel.copy()
-                other[axis] += step
-                inside = 0 <= other[axis] < mask.shape[axis] and mask[tuple(other)]
-                if not inside:
-                    found.append(tuple(voxel))
-    return np.array(sorted(set(found)))
-
-
-def brute_hd95(pred, truth, spacing):
-    if not pred.any() and not truth.any():
-        return math.nan
-    if not pred.any() or not truth.any():
-        return math.sqrt(sum((n * s) ** 2 for n, s in zip(pred.shape, spacing, strict=True)))
-    a, b = brute_surface(pred) * np.array(spacing), brute_surface(truth) * np.array(spacing)
-    pairs = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
-    return max(np.percentile(pairs.min(1), 95), np.percentile(pairs.min(0), 95))
-
-
-def brute_dice(pred, truth):
-    a, b = {tuple(v) for v in np.argwhere(pred)}, {tuple(v) for v in np.argwhere(truth)}
-    return 2 * len(a & b) / (len(a) + len(b)) if a or b else math.nan
-
-
-def brute_counts(pred, truth):
-    """The policy and the confusion counts, voxel by voxel."""
-    if not pred.any() and not truth.any():
-        return dict.fromkeys(OVERLAPS, math.nan)
-    if not pred.any() or not truth.any():
-        return dict.fromkeys(OVERLAPS, 0.0)
-    pairs = list(zip(pred.ravel().tolist(), truth.ravel().tolist(), strict=True))
-    tp, tn = pairs.count((True, True)), pairs.count((False, False))
-    fp, fn = pairs.count((True, False)), pairs.count((False, True))
-    return {
-        "dice": 2 * tp / (2 * tp + fp + fn),
-        "iou": tp / (tp + fp + fn),
-        "accuracy": (tp + tn) / len(pairs),
-        "sensitivity": tp / (tp + fn),
-        "specificity": tn / (tn + fp) if tn + fp else 1.0,
-    }
-
-
-def random_mask(rng, shape):
-    kind = rng.integers(5)
-    if kind == 0:
-        return np.zeros(shape, bool)
-    if kind == 1:
-        return np.ones(shape, bool)
-    if kind == 2:
-        mask = np.zeros(shape, bool)
-        mask[tuple(rng.integers(n) for n in shape)] = True
-        return mask
-    if kind == 3:
-        grid = np.indices(shape)
-        centre = [rng.uniform(0, n) for n in shape]
-        return sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) < rng.uniform(1, 4) ** 2
-    return rng.random(shape) < rng.uniform(0.05, 0.9)
 
 
 def test_equal_to_brute_force_on_1000_random_masks():
@@ -89,7 +37,8 @@ def test_equal_to_brute_force_on_1000_random_masks():
         pred, truth = random_mask(rng, shape), random_mask(rng, shape)
         seen.add((bool(pred.any()), bool(truth.any())))
         assert dice(pred, truth) == pytest.approx(brute_dice(pred, truth), abs=1e-12, nan_ok=True)
-        want = brute_hd95(pred, truth, spacing)
+        tolerance = float(rng.uniform(0, 6))
+        want, share = brute_surfaces(pred, truth, spacing, tolerance)
         assert hd95(pred, truth, spacing=spacing) == pytest.approx(want, abs=1e-9, nan_ok=True)
         row = score_case(
             pred.astype(np.uint8),
@@ -97,11 +46,14 @@ def test_equal_to_brute_force_on_1000_random_masks():
             spacing=spacing,
             outputs=numbered(2),
             case_id="a",
+            tolerance={"1": tolerance},
         )[0]
         assert row.dice == pytest.approx(brute_dice(pred, truth), abs=1e-12, nan_ok=True)
         for name, value in brute_counts(pred, truth).items():
             assert getattr(row, name) == pytest.approx(value, abs=1e-12, nan_ok=True), name
         assert row.hd95_mm == pytest.approx(want, abs=1e-9, nan_ok=True)
+        assert row.nsd == pytest.approx(share, abs=1e-12, nan_ok=True)
+        assert nsd(pred, truth, spacing=spacing, tolerance=tolerance) == pytest.approx(share, abs=1e-12, nan_ok=True)
         assert math.isnan(row.hd95_voxel)
         assert row.missed == (truth.any() and not pred.any())
         assert row.false_positive == (pred.any() and not truth.any())
@@ -139,13 +91,13 @@ def test_deleting_an_organ_never_improves_anything():
             fewer_rows, after = scores()
             num_deleted += 1
             for old, new in zip(rows, fewer_rows, strict=True):
-                for name in OVERLAPS:
+                for name in SHARES:
                     assert not getattr(new, name) > getattr(old, name), name
                 assert not new.hd95_mm < old.hd95_mm
             assert after["n_missed"] == before["n_missed"] + 1
             for old, new in (
-                *((before[name]["mean"], after[name]["mean"]) for name in OVERLAPS),
-                *((before[name]["groups"]["pair"], after[name]["groups"]["pair"]) for name in OVERLAPS),
+                *((before[name]["mean"], after[name]["mean"]) for name in SHARES),
+                *((before[name]["groups"]["pair"], after[name]["groups"]["pair"]) for name in SHARES),
                 (after["hd95_mm"]["mean"], before["hd95_mm"]["mean"]),
                 (after["hd95_mm"]["groups"]["pair"], before["hd95_mm"]["groups"]["pair"]),
             ):
@@ -168,6 +120,7 @@ def test_flips_and_axis_order_change_nothing():
         for old, new in zip(rows, turned, strict=True):
             assert new.dice == pytest.approx(old.dice, nan_ok=True)
             assert new.hd95_mm == pytest.approx(old.hd95_mm, nan_ok=True)
+            assert new.nsd == pytest.approx(old.nsd, nan_ok=True)
             assert (new.missed, new.false_positive) == (old.missed, old.false_positive)
 
 
@@ -192,7 +145,7 @@ def test_the_cheap_dice_equals_the_true_one():
         pred, truth = random_labels(rng), random_labels(rng)
         rows = score_case(pred, truth, spacing=(1, 1, 1), outputs=OUTPUTS, case_id="a", surface=False)
         np.testing.assert_allclose(quick_dice(pred, truth, outputs=OUTPUTS), [row.dice for row in rows])
-        assert all(math.isnan(row.hd95_mm) for row in rows)
+        assert all(math.isnan(row.hd95_mm) and math.isnan(row.nsd) for row in rows)
 
 
 def test_summary_means_over_cases_first_and_drops_doubles():
@@ -229,6 +182,30 @@ def test_a_distance_in_voxels_never_stands_under_mm():
     assert "hd95_mm" not in summary
     mixed = summarize([*rows, row("b", "x", 0.5, 7.5)])
     assert (mixed["hd95_voxel"]["mean"], mixed["hd95_mm"]["mean"]) == (3.0, 7.5)
+
+
+def test_the_tolerance_is_of_a_class():
+    truth = np.zeros((12, 12), np.uint8)
+    truth[2:5, 2:5], truth[7:10, 7:10] = 1, 2
+    pred = np.roll(truth, 1, axis=0)
+    rows = score_case(
+        pred, truth, spacing=(2, 2), outputs=numbered(3), case_id="a", tolerance={"2": 2.0}
+    )  # the first class has the usual tolerance of 1, below the shift
+    want = [brute_surfaces(pred == value, truth == value, (2, 2), tol)[1] for value, tol in ((1, 1.0), (2, 2.0))]
+    assert [row.nsd for row in rows] == pytest.approx(want)
+    assert rows[1].nsd == 1.0
+    assert rows[0].nsd < 1.0
+    summary = summarize(rows)
+    assert summary["nsd"]["per_class"] == {"1": pytest.approx(want[0]), "2": 1.0}
+
+
+def test_maps_in_any_order_of_memory_score_alike():
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        pred, truth = random_labels(rng), random_labels(rng)
+        turned = np.asfortranarray(truth)
+        settings = {"spacing": (1, 2, 3), "outputs": OUTPUTS, "case_id": "a"}
+        assert repr(score_case(pred, turned, **settings)) == repr(score_case(pred, truth, **settings))
 
 
 def test_the_diagonal_is_physical():

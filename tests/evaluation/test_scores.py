@@ -81,6 +81,28 @@ def test_a_data_set_chooses_the_columns():
     assert "mm" not in usual
 
 
+def test_nsd_stands_between_dice_and_hd95():
+    rows = [row("a", "liver", dice=0.5, nsd=0.25, hd95_mm=3.0), row("b", "liver", dice=0.0, nsd=0.0, hd95_mm=9.0)]
+    lines = markdown_table(summarize(rows)).splitlines()
+    assert [head.strip() for head in lines[0].split("|")[2:5]] == ["Dice", "NSD", "HD95 (mm)"]
+    assert lines[2].replace(" ", "") == "|liver|0.2500|0.1250|6.00|2|0|0|0|"
+
+
+def test_a_score_that_is_new_is_read_as_not_measured(tmp_path):
+    """A report of evaluations of earlier versions loses nothing."""
+    rows = [row("a", "liver", dice=0.5, nsd=0.25, hd95_mm=3.0)]
+    write_report(tmp_path, rows, title="t")
+    path = tmp_path / "cases.csv"
+    assert read_cases_csv(path)[0].nsd == 0.25
+    with path.open(newline="") as file:
+        lines = list(csv.reader(file))
+    column = lines[0].index("nsd")
+    path.write_text("".join(",".join(line[:column] + line[column + 1 :]) + "\n" for line in lines))
+    (back,) = read_cases_csv(path)
+    assert (back.dice, back.hd95_mm) == (0.5, 3.0)
+    assert math.isnan(back.nsd)
+
+
 def test_a_table_of_an_older_version_is_told(tmp_path):
     path = tmp_path / "cases.csv"
     path.write_text("case_id,class,dice,hd95_mm,missed,false_positive\n1,liver,0.5,1.0,0,0\n")

@@ -121,6 +121,16 @@ def test_rows_of_different_data_sets_share_a_table(runs, tmp_path):
     assert r"EPM\_large" in latex(table)
 
 
+def test_runs_of_earlier_versions_have_a_dash_for_a_new_score(runs, tmp_path):
+    rows = [Row(case_id="1", class_name="liver", dice=0.9, nsd=0.75, hd95_mm=3.0, missed=False, false_positive=False)]
+    other = make_run(tmp_path / "other", "name=new", dice=0.9)
+    write_report(other / "eval/test", rows, title="t")
+    found = settings(find_runs([str(runs / "half"), str(other)], split="test")[0])
+    table = build_table(found, baseline=None, scores=["dice", "nsd", "hd95"], classes=True, papers={})
+    assert [table[number]["NSD"] for number in (0, 1)] == [Cell(None), Cell(0.75, digits=4)]
+    assert table[1]["NSD liver"].text() == "0.7500"
+
+
 def test_the_same_run_twice_is_refused(runs):
     make_run(runs / "again", "pruning.ratio=0.5", "seed=0", dice=0.75)
     found, _ = find_runs([str(runs)], split="test")

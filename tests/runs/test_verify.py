@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from commands import run_command
+from commands import assert_one_message, run_command
 from omegaconf import OmegaConf
 
 from sct import eval as evaluation
@@ -50,6 +50,20 @@ def test_a_run_is_confirmed_by_scoring_it_again(evaluated):
     outcome = run_command(verify.main, f"ckpt={evaluated}")
     assert outcome.status == 0, outcome.err
     assert "confirmed: scores are those on" in outcome.out
+
+
+def test_a_card_from_before_a_score_is_confirmed(evaluated, tmp_path):
+    run = copied(evaluated, tmp_path)
+    path = run / "eval/test/card.json"
+    content = json.loads(path.read_text())
+    del content["scores"]["nsd"], content["scores"]["meta"]["tolerance"]
+    path.write_text(json.dumps(content))
+    outcome = run_command(verify.main, f"ckpt={run}")
+    assert outcome.status == 0, outcome.err
+    # what is on the card must be found
+    content["scores"]["hd99_mm"] = {"mean": 3.0}
+    path.write_text(json.dumps(content))
+    assert_one_message(run_command(verify.main, f"ckpt={run}"), "hd99_mm.mean: missing, on the card 3.0")
 
 
 def test_a_run_is_repeated_from_its_card_alone(evaluated, tmp_path):
@@ -154,7 +168,7 @@ def test_an_evaluation_of_other_data_goes_elsewhere(evaluated, tmp_path):
 
 def test_what_auto_chooses_makes_no_other_evaluation(evaluated):
     config = OmegaConf.create({"trainer": {"precision": "bf16"}})
-    data = SimpleNamespace(root="", cases=lambda split: [SimpleNamespace(id=name) for name in ids])
+    data = SimpleNamespace(root="", cases=lambda split: [SimpleNamespace(name=name) for name in ids])
     run = SimpleNamespace(config=config, data=data, folder=evaluated)
     ids = card.read_card(evaluated)["split"]["test"]
     for precision in (None, "auto", "bf16"):
