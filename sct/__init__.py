@@ -25,6 +25,7 @@ def load(
     device: str = "auto",
     precision: str | None = None,
     backend: str | None = None,
+    postprocess: str = "chosen",
     overrides: Sequence[str] = (),
     plugins: Sequence[str] = (),
 ) -> Run:
@@ -35,6 +36,7 @@ def load(
     device: auto, cpu, cuda or cuda:1
     precision: auto, fp32, bf16 or fp16; None: as in training
     backend: torch, onnx or openvino: the network that `sct.export` wrote to the run's folder predicts
+    postprocess: `chosen`: the post-processing that was chosen for the run, if any; `none`: the labels as predicted
     overrides: settings of prediction and data, as on the command line: ["inferer=fast", "data.root=/data/BTCV"]
     plugins: packages of your own whose code the run may name: ["mypkg"]
 
@@ -48,6 +50,7 @@ def load(
         device=device,
         precision=precision,
         backend=backend,
+        postprocess=postprocess,
         overrides=overrides,
         plugins=plugins,
     )

@@ -1,5 +1,6 @@
 """The schema of a command's config: every key that may stand outside a group, with its type and default."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -195,6 +196,7 @@ class InferenceConfig:
     inferer: another inferer (inferer=fast), or single settings of it (inferer.overlap=0.25); the others are as in the
         run
     plugins: packages of your own whose code the run may name, such as [mypkg]; see docs/how-to/own-code.md
+    postprocess: chosen, the post-processing that was chosen for the run, if any; none, the labels as predicted
     """
 
     ckpt: str = MISSING
@@ -203,11 +205,17 @@ class InferenceConfig:
     precision: str | None = None
     inferer: dict[str, Any] = field(default_factory=dict)
     plugins: list[str] = field(default_factory=list)
+    postprocess: str = "chosen"
 
     def __post_init__(self) -> None:
         check_plugins(self.plugins)
         if self.precision is not None:
             check_precision(self.precision, key="precision")
+        self.check_postprocess()
+
+    def check_postprocess(self) -> None:
+        """UserError for what this command does not do."""
+        check_postprocess(self.postprocess, choices=("chosen", "none"))
 
 
 @dataclass
@@ -219,6 +227,8 @@ class EvalConfig(InferenceConfig):
     data: single settings of the data, such as data.root=PATH; the others are as in the run
     save_predictions: write the label maps
     figures: number of cases that are drawn, the first of the split
+    lesions: also count the connected parts of every class, found, missed and false
+    postprocess: chosen, none, or choose: first chooses the post-processing of the run, on its validation cases
     """
 
     split: str = "test"
@@ -226,6 +236,10 @@ class EvalConfig(InferenceConfig):
     data: dict[str, Any] = field(default_factory=dict)
     save_predictions: bool = True
     figures: int = 3
+    lesions: bool = False
+
+    def check_postprocess(self) -> None:
+        check_postprocess(self.postprocess, choices=("chosen", "none", "choose"))
 
 
 @dataclass
@@ -299,7 +313,7 @@ class ReportConfig:
     runs: run folders, folders of runs, or patterns in quotes; a list in brackets
     split: split of the evaluations: val or test
     baseline: row that the others are compared with: its label, or a part that no other label has; null: none
-    scores: columns: any of dice, iou, accuracy, sensitivity, specificity, hd95
+    scores: columns: any of dice, iou, accuracy, sensitivity, specificity, nsd, hd95, and lesion for lesion-wise ones
     classes: also a column for every class
     papers: a YAML file {label: {column: figure}} with figures of papers, which get columns of their own
     plot: also draw Dice against cost
@@ -345,6 +359,13 @@ class VerifyConfig:
             raise UserError("Give ckpt=RUN, or card=FILE with retrain=true.")
         if self.card is not None and not self.retrain:
             raise UserError(f"card={self.card} alone has no weights to score: set retrain=true, or give ckpt=RUN.")
+
+
+def check_postprocess(name: str, *, choices: Sequence[str]) -> None:
+    """UserError for what is none of the choices."""
+    if name not in choices:
+        hint = " A run chooses with  python -m sct.eval ckpt=RUN postprocess=choose" if name == "choose" else ""
+        raise UserError(f"postprocess={name} must be one of {', '.join(choices)}.{hint}")
 
 
 def check_precision(name: str, *, key: str = "trainer.precision") -> None:

@@ -17,6 +17,7 @@ from sct.evaluation.pictures import panel
 from sct.evaluation.tokens import kept_shares, known_means, method_numbers
 from sct.inference import Chunk, Inferer, MemoryNotice, logits_for, source_grid
 from sct.inference.depth import NOT_SEEN, patch_means, patch_shape, spread
+from sct.inference.postprocess import Postprocessing
 from sct.models.grid import foreground_patches, pruning_depth
 from sct.models.segmenter import Segmenter
 from sct.runtime.precision import autocast
@@ -61,8 +62,10 @@ def evaluate_case(
     dtype: torch.dtype,
     files: CaseFiles | None,
     notice: MemoryNotice | None = None,
+    postprocessing: Postprocessing | None = None,
+    lesions: bool = False,
 ) -> tuple[list[Row], dict[str, float]]:
-    """Predicts one case on its own grid and scores it; writes `files`, and nothing where that is None.
+    """Predicts one case on its own grid, post-processes and scores it; writes `files`, and nothing where that is None.
 
     Returns the rows, and by name: the shares of tokens and of patches with foreground that every pruning stage kept,
     and the pruning method's own numbers, mean over windows.
@@ -95,6 +98,8 @@ def evaluate_case(
     num_stages = network.encoder.spec.num_depths
     patch_size = patch_shape(network.encoder, num_dims=volume.label.ndim)
     depth, labels = patch_means(depths, patch_size=patch_size), grid.labels
+    if postprocessing is not None:
+        labels = postprocessing.apply(labels, affine=volume.source_affine)
     truth, file_grid = data.format.read_label(case.label)
     shown = data.outputs.label_map.cleared(volume.label)
     if files is not None and files.labels:
@@ -120,6 +125,7 @@ def evaluate_case(
         unit=file_grid.unit,
         case_id=case.name,
         tolerance=data.tolerances(),
+        lesions=lesions,
     )
     foreground = foreground_patches(shown.unsqueeze(0), patch_size=patch_size)
     shares = kept_shares(depth.unsqueeze(0), foreground, num_stages=num_stages)

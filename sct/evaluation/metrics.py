@@ -30,12 +30,16 @@ import torch
 from scipy import ndimage
 
 from sct.data.outputs import Outputs, any_of
+from sct.evaluation.lesions import Lesions, count_lesions, pooled
 from sct.evaluation.surfaces import Box, bounding_box, join, surface_scores
 
 OVERLAPS = ("dice", "iou", "accuracy", "sensitivity", "specificity")
 # scores from 0 to 1
 SHARES = (*OVERLAPS, "nsd")
 DISTANCES = ("hd95_mm", "hd95_voxel")
+# of the lesions of a class, where they are asked for
+LESION_SHARES = ("lesion_sensitivity", "lesion_precision", "lesion_f1")
+LESION_COUNTS = ("lesions_found", "lesions_missed", "lesions_false")
 # of NSD, in mm or voxels, where nothing else is said
 TOLERANCE = 1.0
 
@@ -47,6 +51,7 @@ class Row:
     Of the voxels of the class, against all others: dice 2 TP / (2 TP + FP + FN), iou TP / (TP + FP + FN),
     accuracy (TP + TN) / all, sensitivity TP / (TP + FN), specificity TN / (TN + FP), 1 if the class fills the image.
     Of its surfaces: nsd the share within the tolerance, hd95 the 95 % Hausdorff distance, see `surface_scores`.
+    Of its connected parts, where asked: how many are found, missed and false, see `sct.evaluation.lesions`.
     """
 
     case_id: str
@@ -61,10 +66,22 @@ class Row:
     nsd: float = math.nan
     hd95_mm: float = math.nan
     hd95_voxel: float = math.nan
+    lesion_sensitivity: float = math.nan
+    lesion_precision: float = math.nan
+    lesion_f1: float = math.nan
+    lesions_found: float = math.nan
+    lesions_missed: float = math.nan
+    lesions_false: float = math.nan
 
     @property
     def absent(self) -> bool:
         return math.isnan(self.dice)
+
+    @property
+    def lesions(self) -> Lesions | None:
+        """The lesions of the class; None where nobody counted."""
+        counts = [getattr(self, name) for name in LESION_COUNTS]
+        return None if any(map(math.isnan, counts)) else Lesions(*map(int, counts))
 
 
 def dice(pred: np.ndarray, truth: np.ndarray) -> float:
@@ -101,11 +118,12 @@ def score_case(
     unit: Literal["mm", "voxel"] = "mm",
     surface: bool = True,
     tolerance: Mapping[str, float] | None = None,
+    lesions: bool = False,
 ) -> list[Row]:
     """Score what `outputs` names in two label maps (*S), spacing in `unit`.
 
     tolerance: of NSD in `unit` by name, `TOLERANCE` where it has none. `surface=False` saves the time of HD95 and NSD
-    and leaves them nan. Raises ValueError if the shapes differ.
+    and leaves them nan. `lesions` counts these too. Raises ValueError if the shapes differ.
     """
     if pred_labels.shape != truth_labels.shape:
         raise ValueError(
@@ -133,6 +151,7 @@ def score_case(
                 distance, share = surface_scores(pred, truth, spacing=spacing, tolerance=limit)
         elif box_pred is None and box_truth is None:
             overlaps, share, distance = (math.nan,) * len(OVERLAPS), math.nan, math.nan
+        counted = _lesion_fields(pred_labels, truth_labels, values, box_pred, box_truth) if lesions else {}
         missed = box_truth is not None and box_pred is None
         false_positive = box_truth is None and box_pred is not None
         rows.append(
@@ -144,6 +163,7 @@ def score_case(
                 **dict(zip(OVERLAPS, overlaps, strict=True)),
                 nsd=share,
                 **{f"hd95_{unit}": distance},
+                **counted,
             )
         )
     return rows
@@ -161,6 +181,18 @@ def _overlaps(pred: np.ndarray, truth: np.ndarray, *, num_voxels: int) -> tuple[
         hit / (hit + lost),
         rest / (rest + wrong) if rest + wrong else 1.0,
     )
+
+
+def _lesion_fields(
+    pred: np.ndarray, truth: np.ndarray, values: Sequence[int], box_pred: Box | None, box_truth: Box | None
+) -> dict[str, float]:
+    """Counts and shares of the lesions of some values in two label maps (*S), given the boxes round them."""
+    boxes = [box for box in (box_pred, box_truth) if box is not None]
+    box = functools.reduce(join, boxes) if boxes else (slice(0, 0),) * pred.ndim
+    lesions = count_lesions(any_of(pred[box], values), any_of(truth[box], values))
+    shares = (lesions.sensitivity, lesions.precision, lesions.f1)
+    counts = (float(lesions.found), float(lesions.missed), float(lesions.false))
+    return dict(zip((*LESION_SHARES, *LESION_COUNTS), (*shares, *counts), strict=True))
 
 
 def quick_dice(pred: torch.Tensor | np.ndarray, truth: torch.Tensor | np.ndarray, *, outputs: Outputs) -> np.ndarray:
@@ -191,7 +223,8 @@ def summarize(rows: Iterable[Row], *, groups: Mapping[str, Sequence[str]] | None
 
     `groups` asks for further means over named lists of classes. A mean of nothing is None (null in JSON).
     HD95 is there in the units that the rows have, in mm if they have none; other scores than overlaps where a row has
-    them. Raises ValueError if a group names an unknown class.
+    them, and `lesions`, sums over the cases of a class, where they were counted. Raises ValueError if a group names an
+    unknown class.
     """
     rows = unique_rows(rows)
     by_class: dict[str, list[Row]] = {}
@@ -213,10 +246,19 @@ def summarize(rows: Iterable[Row], *, groups: Mapping[str, Sequence[str]] | None
     def known(names: Sequence[str]) -> list[str]:
         return [name for name in names if any(not math.isnan(getattr(row, name)) for row in rows)]
 
+    counted = {
+        name: pooled(lesions)
+        for name, own in by_class.items()
+        if (lesions := [row.lesions for row in own if row.lesions is not None])
+    }
     return {
-        **{name: means(name) for name in (*OVERLAPS, *known(("nsd",)), *(known(DISTANCES) or DISTANCES[:1]))},
+        **{
+            name: means(name)
+            for name in (*OVERLAPS, *known(("nsd",)), *(known(DISTANCES) or DISTANCES[:1]), *known(LESION_SHARES))
+        },
         **_counts(rows),
         "counts_per_class": {name: _counts(own) for name, own in by_class.items()},
+        **({"lesions": counted} if counted else {}),
     }
 
 

@@ -8,11 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sct.errors import UserError
-from sct.evaluation.metrics import DISTANCES, SHARES, Row, summarize, unique_rows
+from sct.evaluation.lesions import RULE, aligned, lesion_table
+from sct.evaluation.metrics import DISTANCES, LESION_COUNTS, LESION_SHARES, SHARES, Row, summarize, unique_rows
 from sct.runtime.files import write_text
 
-SCORES = (*SHARES, *DISTANCES)
-COLUMNS = ("case_id", "class", *SCORES, "missed", "false_positive")
+SCORES = (*SHARES, *DISTANCES, *LESION_SHARES)
+COLUMNS = ("case_id", "class", *SHARES, *DISTANCES, "missed", "false_positive")
+# where they were asked for
+LESIONS = (*LESION_SHARES, *LESION_COUNTS)
 # what earlier versions did not measure
 NEW = ("nsd",)
 # columns of a table where nobody chooses them
@@ -26,6 +29,9 @@ HEADS = {
     "nsd": "NSD",
     "hd95_mm": "HD95 (mm)",
     "hd95_voxel": "HD95 (voxels)",
+    "lesion_sensitivity": "lesion sensitivity",
+    "lesion_precision": "lesion precision",
+    "lesion_f1": "lesion F1",
 }
 
 POLICY = (
@@ -70,7 +76,10 @@ def write_report(
     write_text(folder / "cases.csv", _cases_csv(rows))
     write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     about = "".join(f"- {key}: {value}\n" for key, value in summary["meta"].items())
-    write_text(folder / "table.md", f"# {title}\n\n{about}\n{markdown_table(summary, scores=scores)}\n{POLICY}\n")
+    text = f"# {title}\n\n{about}\n{markdown_table(summary, scores=scores)}\n{POLICY}\n"
+    if "lesions" in summary:
+        text += f"\n{lesion_table(summary['lesions'])}\n{RULE}\n"
+    write_text(folder / "table.md", text)
     return summary
 
 
@@ -92,7 +101,7 @@ def read_cases_csv(path: Path) -> list[Row]:
                 class_name=line["class"],
                 missed=line["missed"] == "1",
                 false_positive=line["false_positive"] == "1",
-                **{name: float(line.get(name) or "nan") for name in SCORES},
+                **{name: float(line.get(name) or "nan") for name in (*SHARES, *DISTANCES, *LESIONS)},
             )
             for line in lines
         ]
@@ -114,28 +123,27 @@ def markdown_table(summary: Mapping, *, scores: Sequence[str] = SHOWN) -> str:
         lines.append((f"mean {group}", *own, "", "", "", ""))
     means = [_number(summary[column]["mean"], of=column) for column in columns]
     lines.append(("**mean**", *(f"**{value}**" for value in means), *_counts(summary)))
-    widths = [max(len(line[column]) for line in (header, *lines)) for column in range(len(header))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "".join(
-        "| " + " | ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) + " |\n"
-        for line in (header, rule, *lines)
-    )
+    return aligned([header, *lines])
 
 
 def _cases_csv(rows: Sequence[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    lesions = LESIONS if any(row.lesions is not None for row in rows) else ()
+    writer.writerow((*COLUMNS, *lesions))
     for row in rows:
-        # repr keeps every digit: what is read back is what was measured
-        values = [float(getattr(row, name)) for name in SCORES]
-        numbers = ("" if math.isnan(value) else repr(value) for value in values)
-        writer.writerow((row.case_id, row.class_name, *numbers, int(row.missed), int(row.false_positive)))
+        numbers, more = ([_exact(getattr(row, name)) for name in names] for names in ((*SHARES, *DISTANCES), lesions))
+        writer.writerow((row.case_id, row.class_name, *numbers, int(row.missed), int(row.false_positive), *more))
     return text.getvalue()
 
 
+def _exact(value: float) -> str:
+    # repr keeps every digit: what is read back is what was measured
+    return "" if math.isnan(value) else repr(float(value))
+
+
 def _number(value: float | None, *, of: str) -> str:
-    return "-" if value is None else f"{value:.4f}" if of in SHARES else f"{value:.2f}"
+    return "-" if value is None else f"{value:.4f}" if of in (*SHARES, *LESION_SHARES) else f"{value:.2f}"
 
 
 def _counts(counts: Mapping) -> tuple[str, ...]:

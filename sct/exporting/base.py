@@ -9,10 +9,10 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from omegaconf import DictConfig
@@ -31,7 +31,7 @@ class Source:
     """What a format needs of a trained run: the network in evaluation mode on the CPU, its data set and its config.
 
     batch: windows in one call, None for any number; half: store weights in 16 bits if the format can; authors: names
-    for formats that name the authors.
+    for formats that name the authors; postprocessing: steps by class, which follow the network.
     """
 
     network: Segmenter
@@ -40,6 +40,7 @@ class Source:
     batch: int | None = None
     half: bool = False
     authors: str = "not named"
+    postprocessing: dict[str, Any] = field(default_factory=dict)
 
     @property
     def window(self) -> tuple[int, ...]:

@@ -78,6 +78,7 @@ def inference_config(source: Source) -> dict[str, Any]:
             "inferer": "@inferer",
             "output": "@output_dir",
             "device": "@device",
+            "postprocessing": source.postprocessing,
         },
         "run": ["$@evaluator.run()"],
     }

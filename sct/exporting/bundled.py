@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from sct.data.cases import Case
 from sct.data.module import SegmentationData
 from sct.inference import Inferer
 from sct.inference.cases import find_inputs, predict_cases
+from sct.inference.postprocess import from_settings
 from sct.runtime import checkpoint
 
 
@@ -44,10 +46,20 @@ class Predictor:
     """Writes a label map for every image; images are never overwritten."""
 
     def __init__(
-        self, *, network: nn.Module, dataset: Volumes, inferer: Inferer, output: str, device: torch.device | str
+        self,
+        *,
+        network: nn.Module,
+        dataset: Volumes,
+        inferer: Inferer,
+        output: str,
+        device: torch.device | str,
+        postprocessing: dict[str, Any] | None = None,
     ) -> None:
         self.network, self.dataset, self.inferer = network, dataset, inferer
         self.output, self.device = Path(output), torch.device(device)
+        self.postprocessing = from_settings(
+            postprocessing, outputs=dataset.data.outputs, source="evaluator#postprocessing of this bundle"
+        )
 
     def run(self) -> list[Path]:
         """Predicts all images; returns the written files."""
@@ -58,4 +70,5 @@ class Predictor:
             inferer=self.inferer,
             device=self.device,
             output=self.output,
+            postprocessing=self.postprocessing,
         )

@@ -1,7 +1,7 @@
 """The file `export.json` beside every exported network: how to run it, its origin, and how it was checked."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class Manifest:
     config: the run's config, with the preprocessing in its section `data`; weights: digest of the exported weights;
     checkpoint, step: their file and training step; card: the run's card; versions: packages that wrote the export.
     check: agreement with the original network, and whether it was enough (`passed`).
+    postprocessing: steps for label maps that the run has chosen, by class; empty in exports of earlier versions.
     """
 
     format: str
@@ -44,6 +45,7 @@ class Manifest:
     versions: dict[str, str]
     check: dict[str, Any]
     layout: int = LAYOUT
+    postprocessing: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         write_text(folder / FILE, json.dumps(asdict(self), indent=1) + "\n")

@@ -12,6 +12,7 @@ from sct.data.formats.base import FileFormat
 from sct.data.module import SegmentationData
 from sct.errors import UserError
 from sct.inference.base import Inferer, Model
+from sct.inference.postprocess import Postprocessing
 from sct.inference.volume import MemoryNotice, predict_volume
 from sct.runtime.overlap import overlapped
 from sct.runtime.precision import autocast
@@ -31,6 +32,7 @@ def predict_cases(
     inferer: Inferer,
     device: torch.device,
     output: Path,
+    postprocessing: Postprocessing | None = None,
 ) -> list[Path]:
     """Writes a label map of every case into a folder, never over an image; reads and writes while it computes.
 
@@ -51,6 +53,7 @@ def predict_cases(
                 outputs=data.outputs,
                 device=device,
                 notice=notice,
+                postprocessing=postprocessing,
             )
 
     def write(case: Case, labels: np.ndarray) -> None:

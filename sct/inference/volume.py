@@ -13,6 +13,7 @@ from torch import Tensor
 from sct.data.cases import Volume
 from sct.data.outputs import Outputs
 from sct.inference.base import Chunk, Inferer, Model
+from sct.inference.postprocess import Postprocessing
 from sct.inference.regrid import SourceGrid
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ def predict_volume(
     outputs: Outputs,
     device: torch.device,
     notice: MemoryNotice | None = None,
+    postprocessing: Postprocessing | None = None,
 ) -> np.ndarray:
     """Label map of a preprocessed volume on the grid of its source file.
 
@@ -63,7 +65,7 @@ def predict_volume(
     ):
         grid.add(chunk)
         del chunk  # frees memory before the next chunk is computed
-    return grid.labels
+    return grid.labels if postprocessing is None else postprocessing.apply(grid.labels, affine=volume.source_affine)
 
 
 def source_grid(volume: Volume, *, outputs: Outputs) -> SourceGrid:

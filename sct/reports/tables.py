@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from sct.evaluation.scores import HEADS, SCORES, SHARES
+from sct.evaluation.scores import DISTANCES, HEADS, SCORES
 from sct.reports.collect import Setting, paired_p_value, spread
 
 
@@ -76,7 +76,7 @@ def build_table(
 
 def score_cells(setting: Setting, name: str, *, classes: bool) -> dict[str, str | Cell]:
     """Mean of a score over classes and runs, with its standard deviation over runs; `classes`: also for each class."""
-    digits = 4 if name in SHARES else 2
+    digits = 2 if name in DISTANCES else 4
     return {
         HEADS[name] if part == "mean" else f"{HEADS[name]} {part}": Cell(
             fmean(values) if values else None, spread(values), digits=digits

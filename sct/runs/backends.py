@@ -17,9 +17,11 @@ from sct.exporting import manifest as manifests
 from sct.exporting.manifest import Manifest, read_manifest
 from sct.inference import Model
 from sct.inference.parallel import threads_shared
+from sct.inference.postprocess import Postprocessing, from_settings
 from sct.models.selfcheck import inference_precision
 from sct.runs import card
 from sct.runs.build import build_segmenter, with_data
+from sct.runs.postprocessing import read_choice
 from sct.runtime import checkpoint
 from sct.runtime.precision import NumberFormat
 
@@ -44,7 +46,7 @@ class Trained:
     """A trained network that is found but not loaded, so that images can be read while it is loaded.
 
     config: config of the run with the user's changes; source: checkpoint file or exported folder; folder: the run's
-    folder; trust: packages whose code the config may name.
+    folder; trust: packages whose code the config may name; postprocessing: steps for its label maps.
     """
 
     config: DictConfig
@@ -53,6 +55,7 @@ class Trained:
     folder: Path
     trust: Trust
     load: Callable[[], Loaded]
+    postprocessing: Postprocessing
 
 
 def find_trained(
@@ -64,17 +67,26 @@ def find_trained(
     changes: dict[str, Any],
     device: torch.device,
     trust: Trust,
+    postprocess: bool = True,
 ) -> Trained:
     """Finds the network of `ckpt`, with its config and data set.
 
     ckpt: a run or an exported folder; backend: use the run's export in this format instead of the run's network;
     precision: None for the precision of the training, or of the check of the export; changes: settings that replace
     settings of the run, such as {"data": {"root": ...}}; trust: only its plugins count, since the config is a saved
-    one.
+    one; postprocess: whether the steps that the run has chosen are applied.
     """
     folder = find_export(ckpt, weights=weights, backend=backend)
     if folder is None:
-        return find_checkpoint(ckpt, weights=weights, precision=precision, changes=changes, device=device, trust=trust)
+        return find_checkpoint(
+            ckpt,
+            weights=weights,
+            precision=precision,
+            changes=changes,
+            device=device,
+            trust=trust,
+            postprocess=postprocess,
+        )
     manifest = read_manifest(folder)
     form = FORMATS[manifest.format]
     form.require()
@@ -94,11 +106,20 @@ def find_trained(
         # the graph itself contains its number format
         return Loaded(model, NumberFormat("fp32", f"as format={manifest.format} takes and gives it"))
 
-    return Trained(config, data, folder, folder, trust, load)
+    steps = manifest.postprocessing if postprocess else None
+    postprocessing = from_settings(steps, outputs=data.outputs, source=str(folder / manifests.FILE))
+    return Trained(config, data, folder, folder, trust, load, postprocessing)
 
 
 def find_checkpoint(
-    ckpt: str, *, weights: str, precision: str | None, changes: dict[str, Any], device: torch.device, trust: Trust
+    ckpt: str,
+    *,
+    weights: str,
+    precision: str | None,
+    changes: dict[str, Any],
+    device: torch.device,
+    trust: Trust,
+    postprocess: bool,
 ) -> Trained:
     """`find_trained` for the checkpoint of a run."""
     path = checkpoint.find(ckpt, weights=weights)
@@ -120,7 +141,9 @@ def find_checkpoint(
             chosen.log()
             return Loaded(network, chosen)
 
-    return Trained(config, data, path, checkpoint.folder_of(path), trust, load)
+    folder = checkpoint.folder_of(path)
+    postprocessing = read_choice(folder, weights=tensors, outputs=data.outputs) if postprocess else Postprocessing()
+    return Trained(config, data, path, folder, trust, load, postprocessing)
 
 
 def find_export(ckpt: str, *, weights: str, backend: str | None) -> Path | None:

@@ -60,11 +60,16 @@ def result_card(
     data: SegmentationData,
     device: torch.device,
     chosen: NumberFormat,
+    postprocessing: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The card of an evaluation: its settings and circumstances, digest of the weights, scores, the training's card."""
+    """The card of an evaluation: its settings and circumstances, digest of the weights, scores, the training's card.
+
+    postprocessing: steps for label maps, by class
+    """
     return {
         "format": FORMAT,
         "evaluation": dict(evaluation),
+        "postprocessing": dict(postprocessing),
         "weights": weights,
         "scores": dict(summary),
         **circumstances(data, device=device, chosen=chosen),

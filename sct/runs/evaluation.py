@@ -12,6 +12,7 @@ import torch
 
 from sct.errors import UserError
 from sct.evaluation.case import CaseFiles, evaluate_case
+from sct.evaluation.lesions import lesion_table
 from sct.evaluation.metrics import Row, unique_rows
 from sct.evaluation.scores import markdown_table, summary_of, write_report
 from sct.evaluation.tokens import known_means
@@ -40,12 +41,15 @@ class Evaluation:
     columns: tuple[str, ...]
 
     def table(self) -> str:
-        """The summary as a markdown table with one line for each class and mean."""
-        return markdown_table(self.summary, scores=self.columns)
+        """The summary as a markdown table with one line for each class and mean; below it the lesions, if counted."""
+        lesions = f"\n{lesion_table(self.summary['lesions'])}" if "lesions" in self.summary else ""
+        return markdown_table(self.summary, scores=self.columns) + lesions
 
 
-def evaluate(run: Run, *, split: str, folder: Path | None, save_predictions: bool, figures: int) -> Evaluation:
-    """Predicts and scores every case of a split.
+def evaluate(
+    run: Run, *, split: str, folder: Path | None, save_predictions: bool, figures: int, lesions: bool
+) -> Evaluation:
+    """Predicts and scores every case of a split; `lesions`: also counts connected parts of each class.
 
     Writes cases.csv, summary.json, table.md, predictions, figures and the card into `folder`; nothing if it is None.
     """
@@ -71,6 +75,8 @@ def evaluate(run: Run, *, split: str, folder: Path | None, save_predictions: boo
             dtype=run.number_format.dtype,
             files=files,
             notice=notice,
+            postprocessing=run.postprocessing,
+            lesions=lesions,
         )
         pace.advance()
         scores = [row.dice for row in case_rows if not row.absent]
@@ -79,9 +85,10 @@ def evaluate(run: Run, *, split: str, folder: Path | None, save_predictions: boo
         rows += case_rows
         token_rows.append(case_tokens)
     rows = unique_rows(rows)
-    settings = {"split": split, **run.settings}
+    steps = run.postprocessing.settings(data.outputs)
+    settings = {"split": split, **run.settings, "postprocess": "chosen" if steps else "none", "lesions": lesions}
     about = {"ckpt": str(run.source), **settings, "root": data.root, "seed": run.config.seed}
-    about |= {"tolerance": data.tolerance, **known_means(token_rows)}
+    about |= {"tolerance": data.tolerance, "postprocessing": steps, **known_means(token_rows)}
     title = f"{run.config.name}: {split}"
     if folder is None:
         summary = summary_of(rows, title=title, meta=about, groups=data.class_groups)
@@ -96,6 +103,7 @@ def evaluate(run: Run, *, split: str, folder: Path | None, save_predictions: boo
             data=data,
             device=device,
             chosen=run.number_format,
+            postprocessing=steps,
         )
         card.write_card(folder, written)
     return Evaluation(rows, summary, data.scores)

@@ -17,6 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sct.config.command import compose_checked, open_overrides
+from sct.config.schema import check_postprocess
 from sct.config.trust import SHIPPED_ALONE, Trust
 from sct.data.cases import Case, Volume
 from sct.data.check import check_cases
@@ -26,11 +27,13 @@ from sct.errors import UserError
 from sct.inference import Model
 from sct.inference.cases import find_inputs, predict_cases
 from sct.inference.depth import depth_map
+from sct.inference.postprocess import Postprocessing
 from sct.inference.segmentation import Segmentation
 from sct.inference.volume import predict_volume
 from sct.models.segmenter import Segmenter
 from sct.runs.backends import Loaded, Trained, find_trained
 from sct.runs.experiment import Experiment
+from sct.runs.postprocessing import choose
 from sct.runtime.distributed import pick_device
 from sct.runtime.memory import keep_large_blocks
 from sct.runtime.precision import NumberFormat, autocast
@@ -46,12 +49,13 @@ class Run(Experiment):
     """A trained network with its config, data set and inferer.
 
     source: checkpoint file or exported folder with the weights; folder: the run's folder; settings: the arguments that
-    opened the run, for cards.
+    opened the run, for cards; postprocessing: steps for every label map.
     """
 
     def __init__(self, trained: Trained, *, device: torch.device, settings: dict[str, Any]) -> None:
         super().__init__(trained.config, data=trained.data, device=device, trust=trained.trust)
         self.source, self.folder, self.settings = trained.source, trained.folder, settings
+        self.postprocessing = trained.postprocessing
         self._trained: Trained | None = trained
         self._loaded: Loaded | None = None
         self._lock = Lock()
@@ -136,7 +140,13 @@ class Run(Experiment):
         encoder = self.network.encoder if return_depth else None
         with torch.no_grad(), autocast(device, self.number_format.dtype):
             labels = predict_volume(
-                self.model, volume, self.inferer, roi_size=data.roi_size, outputs=data.outputs, device=device
+                self.model,
+                volume,
+                self.inferer,
+                roi_size=data.roi_size,
+                outputs=data.outputs,
+                device=device,
+                postprocessing=self.postprocessing,
             )
             depth = depth_map(encoder, volume, self.inferer, data=data, device=device) if encoder is not None else None
         return Segmentation(
@@ -169,7 +179,16 @@ class Run(Experiment):
                 inferer=self.inferer,
                 device=self.device,
                 output=Path(output),
+                postprocessing=self.postprocessing,
             )
+
+    def choose_postprocessing(self) -> Postprocessing:
+        """Finds the steps that raise the mean Dice of the validation cases, and uses them from now on.
+
+        Writes them to `postprocessing.json` in the run's folder: wherever the run is opened again, they are used.
+        """
+        self.postprocessing = choose(self)
+        return self.postprocessing
 
     def evaluate(
         self,
@@ -178,11 +197,13 @@ class Run(Experiment):
         output: str | Path | None = None,
         save_predictions: bool = True,
         figures: int = 3,
+        lesions: bool = False,
     ) -> Evaluation:
         """Scores of the cases of a split, `val` or `test`, on the grids of their files.
 
         output: a folder for the files of `sct.eval`: tables, label maps (with `save_predictions`), pictures of the
         first `figures` cases, and the card. Without `output` nothing is written.
+        lesions: also count connected parts of each class: found, missed and false ones.
         """
         from sct.runs.evaluation import evaluate
 
@@ -192,6 +213,7 @@ class Run(Experiment):
             folder=None if output is None else Path(output),
             save_predictions=save_predictions,
             figures=figures,
+            lesions=lesions,
         )
 
 
@@ -204,8 +226,13 @@ def open_run(
     backend: str | None = None,
     changes: dict[str, Any] | None = None,
     trust: Trust = SHIPPED_ALONE,
+    postprocess: str = "chosen",
 ) -> Run:
-    """Opens the run of `ckpt`, which is a run folder, a checkpoint file or an exported folder; see `find_trained`."""
+    """Opens the run of `ckpt`, which is a run folder, a checkpoint file or an exported folder; see `find_trained`.
+
+    postprocess: `chosen` for the steps that the run has chosen, or `none`
+    """
+    check_postprocess(postprocess, choices=("chosen", "none"))
     chosen = pick_device(device)
     changes = {key: plain(settings) for key, settings in (changes or {}).items()}
     trained = find_trained(
@@ -216,6 +243,7 @@ def open_run(
         changes=changes,
         device=chosen,
         trust=trust,
+        postprocess=postprocess == "chosen",
     )
     settings = {"weights": weights, "device": device, "precision": precision, "inferer": {}, "data": {}, **changes}
     return Run(trained, device=chosen, settings=settings)
@@ -233,6 +261,7 @@ def load(
     device: str,
     precision: str | None,
     backend: str | None,
+    postprocess: str,
     overrides: Sequence[str],
     plugins: Sequence[str],
 ) -> Run:
@@ -249,4 +278,5 @@ def load(
         backend=backend,
         changes={"inferer": config.inferer, "data": config.data},
         trust=Trust.of_command(config),
+        postprocess=postprocess,
     )

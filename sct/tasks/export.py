@@ -49,7 +49,15 @@ def export(config: DictConfig) -> None:
         trust=Trust.of_command(cfg),
     )
     network, data = run.network, run.data
-    source = Source(network, data, run.config, batch=cfg.batch, half=cfg.half, authors=cfg.authors)
+    source = Source(
+        network,
+        data,
+        run.config,
+        batch=cfg.batch,
+        half=cfg.half,
+        authors=cfg.authors,
+        postprocessing=run.postprocessing.settings(data.outputs),
+    )
     check_graph(form, encoder=network.encoder)
     windows = real_windows(cfg, data=data)
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,4 +147,5 @@ def make_manifest(cfg: ExportConfig, *, run: Run, source: Source, agreement: Agr
         card=card.read_card(run.folder) if (run.folder / card.FILE).exists() else None,
         versions=card.versions(FORMATS[cfg.format].packages),
         check={**asdict(agreement), "wanted": cfg.agreement, "passed": passed},
+        postprocessing=run.postprocessing.settings(outputs),
     )

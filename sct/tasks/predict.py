@@ -19,5 +19,6 @@ def predict(cfg: DictConfig) -> None:
         backend=cfg.backend,
         changes={"inferer": cfg.inferer},
         trust=Trust.of_command(cfg),
+        postprocess=cfg.postprocess,
     )
     run.predict_files(cfg.input, output=cfg.output)

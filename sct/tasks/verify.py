@@ -16,6 +16,7 @@ from sct.data.splits import SPLITS
 from sct.errors import UserError
 from sct.runs import card
 from sct.runs.folder import log_to
+from sct.runs.postprocessing import write_choice
 from sct.runtime.checkpoint import shortened
 from sct.tasks.eval import evaluate
 from sct.tasks.train import train
@@ -70,11 +71,19 @@ def retrain(recorded: Mapping[str, Any], folder: Path, *, trust: Trust) -> None:
     torch.set_num_threads(training["hardware"]["threads"])
     cfg = OmegaConf.create({**training["config"], "resume": None, "run_dir": str(folder)})
     train(cfg, overrides=training["command"][3:], trust=trust)
+    if recorded.get("postprocessing"):
+        write_choice(folder, {"steps": recorded["postprocessing"]})
 
 
 def rescored(recorded: Mapping[str, Any], run: Path, folder: Path, *, plugins: list[str]) -> dict[str, Any]:
     """Evaluates a run again with the settings of a card; returns the new card."""
-    settings: Any = {**recorded["evaluation"], "ckpt": str(run), "output": str(folder), "plugins": plugins}
+    settings: Any = {
+        "postprocess": "none",  # cards of earlier versions do not have it
+        **recorded["evaluation"],
+        "ckpt": str(run),
+        "output": str(folder),
+        "plugins": plugins,
+    }
     cfg = OmegaConf.merge(OmegaConf.structured(EvalConfig), settings, {"save_predictions": False, "figures": 0})
     assert isinstance(cfg, DictConfig)
     evaluate(cfg)
@@ -95,6 +104,8 @@ def compare(recorded: Mapping[str, Any], repeated: Mapping[str, Any], *, toleran
     # cards of earlier versions do not have them
     if first and first_on_card:
         faults += [f"first weights, {difference}" for difference in card.differences(first, first_on_card)]
+    steps = [{"postprocessing": of.get("postprocessing", {})} for of in (repeated, recorded)]
+    faults += card.differences(*steps)
     if repeated["weights"] != recorded["weights"]:
         faults.append(f"weights: {repeated['weights'][:12]}..., on the card {recorded['weights'][:12]}...")
     known = dict(numbers(recorded["scores"]))

@@ -14,7 +14,9 @@ from commands import own_settings, run_command
 from exported_runs import exported, trained
 
 from sct import predict
+from sct.data.phantoms.phantom import ORGANS
 from sct.exporting.bundle import INFERENCE, METADATA
+from sct.runs.postprocessing import write_choice
 
 pytest.importorskip("fire", reason="monai.bundle's commands need the extra bundle: fire is not installed")
 pytest.importorskip("jsonschema", reason="verify_metadata needs the extra bundle: jsonschema is not installed")
@@ -59,7 +61,9 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 def run(workplace: Path, smoke: list[str]) -> Path:
-    return trained(workplace / "bundled_run", *smoke, "encoder.depth=2", "decoder=thin", "pruning.blocks=[1]")
+    folder = trained(workplace / "bundled_run", *smoke, "encoder.depth=2", "decoder=thin", "pruning.blocks=[1]")
+    write_choice(folder, {"steps": {organ.name: {"largest": True} for organ in ORGANS}})
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +119,6 @@ def test_run_writes_the_labels_of_the_run(bundle: Path, run: Path, workplace: Pa
     own, labels = (np.asarray(nib.load(path).dataobj) for path in (tmp_path / "own" / image.name, theirs))
     np.testing.assert_array_equal(labels, own)
     assert len(np.unique(own)) > 2
+    raw = run_command(predict.main, f"ckpt={run}", f"input={image}", f"output={tmp_path}/raw", "postprocess=none")
+    assert raw.status == 0, raw
+    assert (np.asarray(nib.load(tmp_path / "raw" / image.name).dataobj) != own).any()

@@ -13,7 +13,9 @@ from exported_runs import GRAPHS, PACKAGES, exported, needs, trained
 from PIL import Image
 
 from sct import predict
+from sct.data.phantoms.phantom import ORGANS
 from sct.profiling.windows import sample_windows
+from sct.runs.postprocessing import write_choice
 from sct.runs.run import open_run
 
 CPU = torch.device("cpu")
@@ -25,13 +27,17 @@ NETWORK = (
     "decoder=patchwise",
     "decoder.skip_above=0.5",
 )
+# post-processing that changes a map of random weights
+STEPS = {organ.name: {"largest": True} for organ in ORGANS}
 PICTURES = ("+experiment=demo", "+debug=smoke_isic", "trainer.tensorboard=false", "encoder.depth=2")
 
 
 @pytest.fixture(scope="module")
 def run(workplace: Path, smoke: list[str]) -> Path:
     # a draw in which some tokens are sure of background
-    return trained(workplace / "exported_run", *smoke, *NETWORK, seed=7)
+    folder = trained(workplace / "exported_run", *smoke, *NETWORK, seed=7)
+    write_choice(folder, {"steps": STEPS})
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +112,14 @@ def test_an_exported_folder_needs_neither_run_nor_data(
     note["config"]["data"]["root"] = str(tmp_path / "nowhere")
     (folder / "export.json").write_text(json.dumps(note))
     np.testing.assert_array_equal(predicted(tmp_path / "out", image, f"ckpt={folder}"), own)
+    # the run's post-processing is in it
+    assert note["postprocessing"] == STEPS
+    raw = predicted(tmp_path / "raw", image, f"ckpt={folder}", "postprocess=none")
+    assert (raw != own).any()
+    # an earlier export knows none
+    del note["postprocessing"]
+    (folder / "export.json").write_text(json.dumps(note))
+    np.testing.assert_array_equal(predicted(tmp_path / "before", image, f"ckpt={folder}"), raw)
 
 
 def test_pictures(workplace: Path, tmp_path: Path) -> None:
