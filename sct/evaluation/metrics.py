@@ -90,9 +90,23 @@ def dice(pred: np.ndarray, truth: np.ndarray) -> float:
     return 2.0 * int(np.count_nonzero(np.logical_and(pred, truth))) / total if total else math.nan
 
 
+def surface_pair(
+    pred: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float], tolerance: float
+) -> tuple[float, float]:
+    """HD95 and NSD of two masks (*S) from one pass, in the unit of `spacing`; empty masks as the policy says."""
+    pred, truth = (np.asarray(mask, dtype=bool) for mask in (pred, truth))
+    box_pred, box_truth = bounding_box(pred), bounding_box(truth)
+    if box_pred is None and box_truth is None:
+        return math.nan, math.nan
+    if box_pred is None or box_truth is None:
+        return diagonal(pred.shape, spacing=spacing), 0.0
+    box = join(box_pred, box_truth)
+    return surface_scores(pred[box], truth[box], spacing=spacing, tolerance=tolerance)
+
+
 def hd95(pred: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float]) -> float:
     """95 % Hausdorff distance of two masks (*S) in the unit of `spacing`; empty masks as the policy says."""
-    return _of_surfaces(pred, truth, spacing=spacing, tolerance=0)[0]
+    return surface_pair(pred, truth, spacing=spacing, tolerance=0)[0]
 
 
 def nsd(pred: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float], tolerance: float) -> float:
@@ -100,7 +114,7 @@ def nsd(pred: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float], tolera
 
     tolerance: in the unit of `spacing`; empty masks as the policy says
     """
-    return _of_surfaces(pred, truth, spacing=spacing, tolerance=tolerance)[1]
+    return surface_pair(pred, truth, spacing=spacing, tolerance=tolerance)[1]
 
 
 def diagonal(shape: Sequence[int], *, spacing: Sequence[float]) -> float:
@@ -287,17 +301,3 @@ def _box_of(values: Sequence[int], boxes: Sequence[Box | None]) -> Box | None:
     """The box round all `values`, given those of the values 1, 2, ..."""
     found = [box for value in values if (box := boxes[value - 1]) is not None]
     return functools.reduce(join, found) if found else None
-
-
-def _of_surfaces(
-    pred: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float], tolerance: float
-) -> tuple[float, float]:
-    """HD95 and NSD of two masks (*S) of which each may be empty."""
-    pred, truth = (np.asarray(mask, dtype=bool) for mask in (pred, truth))
-    box_pred, box_truth = bounding_box(pred), bounding_box(truth)
-    if box_pred is None and box_truth is None:
-        return math.nan, math.nan
-    if box_pred is None or box_truth is None:
-        return diagonal(pred.shape, spacing=spacing), 0.0
-    box = join(box_pred, box_truth)
-    return surface_scores(pred[box], truth[box], spacing=spacing, tolerance=tolerance)
