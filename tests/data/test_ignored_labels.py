@@ -14,6 +14,7 @@ from sct.data.loading.transforms import Foreground
 from sct.data.sets.msd import MSD
 from sct.data.survey import survey_case
 from sct.errors import UserError
+from sct.models.grid import foreground_patches
 
 
 @pytest.fixture
@@ -43,7 +44,9 @@ def test_it_is_no_class(make: Callable) -> None:
     assert data.found() == {"labels": ["background", "outer", "inner", "ignore"], "channels": ["MRI"]}
     facts = survey_case(data.cases("val")[0], split="val", data=data, patch_size=8)
     assert set(facts.volumes) == {"outer", "inner"}
-    assert 0 < facts.patches < 1, "a patch that is ignored alone holds no foreground"
+    label = data.load_case(data.cases("val")[0]).label
+    patches = foreground_patches((label % 3).unsqueeze(0), patch_size=8)
+    assert facts.patches == pytest.approx(patches.float().mean().item()), "a patch that is ignored holds no foreground"
 
 
 def test_no_crop_is_centred_on_it(make: Callable) -> None:

@@ -17,6 +17,7 @@ from sct.config.command import compose_config
 from sct.data.sets.msd import MSD
 from sct.data.sets.nnunet import NNUNet
 from sct.errors import UserError
+from sct.runs.card import files_digest
 
 REGIONS = {"background": 0, "whole": [1, 2], "inner": [2]}
 SPLITS = ("train", "val", "test")
@@ -300,3 +301,18 @@ def test_another_ending_than_the_runs(make: Callable) -> None:
 def test_the_decathlons_reader_says_which_layout_it_is(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nnU-Net's layout.*data=nnunet"):
         MSD(root=str(root), cache_dir=str(tmp_path), roi_size=[8, 8, 8], intensity=scale()).prepare()
+
+
+def test_caches_and_cards_see_every_file(make: Callable, root: Path, tmp_path: Path) -> None:
+    def volume() -> tuple[NNUNet, np.ndarray]:
+        data = make(cache="disk", intensity=scale())
+        return data, data.load_case(data.cases("test")[0]).image.numpy()
+
+    data, before = volume()
+    digest, path = files_digest(data), data.format.files(data.cases("test")[0].image)[1]
+    image = nib.load(path)
+    save(path, np.zeros(image.shape, np.float32), affine=image.affine)
+    data, after = volume()
+    assert before[1].any()
+    assert not after[1].any()
+    assert files_digest(data) != digest
