@@ -53,7 +53,7 @@ def attention_matrices(encoder: Encoder, image: Tensor, *, layer: int, head: int
     """
     blocks = list(encoder.blocks) if isinstance(encoder, ViTEncoder) else []
     if not blocks or not all(isinstance(block.attn, AdaptiveAttention) for block in blocks):
-        raise UserError("The encoder.attention of this network does not prune. Give a run such as encoder=apformer.")
+        raise UserError("This network has no encoder.attention that prunes. Give a run such as encoder=apformer.")
     if not 1 <= layer <= encoder.depth:
         raise UserError(f"--layer {layer}: this network has blocks 1 to {encoder.depth}.")
     attention = blocks[layer - 1].attn

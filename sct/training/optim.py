@@ -21,12 +21,12 @@ def adamw(
     eps: float = 1e-8,
     reducer_eps: float = 1e-16,
 ) -> torch.optim.AdamW:
-    """AdamW whose groups carry `lr_scale`, the share of the learning rate that the schedule gives them.
+    """AdamW with parameter groups that have `lr_scale`, their factor of the scheduled learning rate.
 
-    The encoder's layer i of L gets lr * layer_decay^(L + 1 - i), everything after it the full rate. Vectors
+    Layer i of L in the encoder gets lr * layer_decay^(L + 1 - i), all parts after the encoder the full rate. Vectors
     (biases, norms) get no weight decay, nor do the parameters that a module names in `no_weight_decay` (positions,
-    learned tokens). Modules that say `small_gradients` get `reducer_eps`: gradients of STP's scorers are near 1e-12,
-    which an eps of 1e-8 would silence.
+    learned tokens). Modules with `small_gradients` get `reducer_eps`: gradients of STP's scorers are near 1e-12, and
+    an eps of 1e-8 would suppress their updates.
 
     lr: largest learning rate
     betas: AdamW's decay of the means of gradients and of their squares
@@ -58,10 +58,10 @@ def adamw(
 
 
 def marked_parameters(network: nn.Module) -> tuple[set[str], set[str]]:
-    """Names of the parameters of modules that say `small_gradients`, and of those that a module wants no decay for.
+    """Names of the parameters with small gradients, and of the parameters without weight decay.
 
-    A module says so by attributes: `small_gradients = True` is for all parameters in it; `no_weight_decay` lists
-    parameters or parts of the module by their names.
+    A module marks them by attributes: `small_gradients = True` marks all parameters of the module; `no_weight_decay`
+    lists names of its parameters or of its parts.
     """
     small, spared = set(), set()
     for prefix, module in network.named_modules():

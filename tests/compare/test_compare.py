@@ -18,7 +18,7 @@ def test_a_run_that_was_asked_for_otherwise_is_not_taken(tmp_path):
     record = ["+experiment=demo", "decoder=fcn", "encoder=stp", "seed=0", "name=fcn_stp"]
     (tmp_path / "overrides.json").write_text(json.dumps(record))
     check_same(cell, overrides=["+experiment=demo"])
-    with pytest.raises(UserError, match=r"differ in: trainer.max_steps=5"):
+    with pytest.raises(UserError, match=r"other settings: trainer.max_steps=5"):
         check_same(cell, overrides=["+experiment=demo", "trainer.max_steps=5"])
 
 

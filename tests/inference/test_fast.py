@@ -321,4 +321,4 @@ def test_memory_is_said_once_and_again_where_it_is_much_more(caplog):
     with caplog.at_level(logging.INFO):
         for size in (100, 100, 120, 40, 126, 130, 200):
             notice.tell({"image": size * 2**20, "weights": 0})
-    assert [message.split(":")[0].split()[-2] for message in caplog.messages] == ["100", "126", "200"]
+    assert [message.split("at most ")[1].split()[0] for message in caplog.messages] == ["100", "126", "200"]
