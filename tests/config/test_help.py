@@ -62,7 +62,7 @@ def test_values_are_those_of_the_choices():
     lines = [" ".join(line.split()) for line in outcome.out.splitlines()]
     for line in (
         "encoder.reducer.p0=0.75 confidence from which tokens exit; 1: no token exits",
-        "encoder.reducer.head=atm kind of the head after every pruning block: atm or fcn",
+        "encoder.reducer.head=atm kind of the head after each pruning block: atm or fcn",
         "data.root=${paths.data}/phantom folder of the data set",
         "optimizer.betas=[0.9, 0.95] AdamW's decay of the means of gradients and of their squares",
         "data.intensity=ScaleIntensityRanged MONAI dictionary transform that normalises the whole volume, key image",
