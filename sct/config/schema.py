@@ -33,7 +33,7 @@ class PruningConfig:
     """What every pruning method shares, so that swapping the encoder keeps places and ratio.
 
     blocks: blocks after which tokens are pruned, counted from 1; 0 is the embedding
-    ratio: share of the alive tokens that is pruned at every such block, 0 to below 1
+    ratio: share of the tokens alive that is pruned at each pruning block, 0 to below 1
     """
 
     blocks: list[int] = field(default_factory=lambda: [3, 6, 9])
