@@ -227,7 +227,7 @@ def test_tensorboard_has_what_a_run_measures(smoke: list[str], tmp_path: Path) -
         "train/grad_norm_reducer",
         "time/data_s",
     }
-    wanted |= {"memory/peak_mb", "tokens/alive_1", "tokens/foreground_kept_1", "tokens/random_kept_1", "val/dice/mean"}
+    wanted |= {"memory/peak_mb", "tokens/alive_1", "tokens/foreground_kept_1", "tokens/kept_1", "val/dice/mean"}
     assert wanted <= set(tags["scalars"])
     assert "val/overlay" in tags["images"]
     assert any(tag.startswith("config") for tag in tags["tensors"])

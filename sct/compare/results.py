@@ -56,7 +56,7 @@ def table(cells: Sequence[Cell], times: dict[Cell, dict[str, float]]) -> list[di
             for name in summaries[0]
             if isinstance(summaries[0][name], dict) and "mean" in summaries[0][name]
         }
-        shares = [pair for summary in summaries if (pair := last_kept(summary["meta"])) is not None]
+        shares = [share for summary in summaries if (share := last_kept(summary["meta"])) is not None]
         row: dict[str, Any] = {
             "decoder": decoder,
             "method": method,
@@ -65,8 +65,9 @@ def table(cells: Sequence[Cell], times: dict[Cell, dict[str, float]]) -> list[di
             "scores": {name: mean(values) for name, values in scores.items()},
             "scores_std": {name: stdev(values) for name, values in scores.items() if len(values) > 1},
             "missed": sum(summary["n_missed"] for summary in summaries),
-            "foreground_kept": mean(pair[0] for pair in shares) if shares else None,
-            "tokens_kept": mean(pair[1] for pair in shares) if shares else None,
+            "foreground_kept": mean(share.foreground for share in shares) if shares else None,
+            "patches_kept": mean(share.patches for share in shares) if shares else None,
+            "tokens_kept": mean(share.tokens for share in shares) if shares else None,
             "macs_g": mean(profile["macs"]["total"] for profile in profiles) / 1e9,
             "encoder_macs_g": mean(profile["macs"]["encoder"] for profile in profiles) / 1e9,
         }
@@ -83,15 +84,16 @@ def markdown(rows: list[dict[str, Any]], *, scores: Sequence[str]) -> str:
     measured = rows[0]["scores"]
     names = [name for score in scores for name in measured if name == score or name.startswith(f"{score}_")]
     head = (
-        "decoder", "method", "training", *names, "missed", "fg kept", "kept",
+        "decoder", "method", "training", *names, "missed", "tokens kept", "foreground kept", "patches kept",
         "MACs G", "encoder G", "inference x", "training x",
     )  # fmt: skip
     lines = [head, tuple("---" for _ in head)]
     for row in rows:
         lines.append((
             row["decoder"], row["method"], row["training"], *(shown(row, name) for name in names), str(row["missed"]),
-            percent(row["foreground_kept"]), percent(row["tokens_kept"]), f"{row['macs_g']:.3f}",
-            f"{row['encoder_macs_g']:.3f}", f"{row['inference_speed']:.2f}", f"{row['training_speed']:.2f}",
+            percent(row["tokens_kept"]), percent(row["foreground_kept"]), percent(row["patches_kept"]),
+            f"{row['macs_g']:.3f}", f"{row['encoder_macs_g']:.3f}",
+            f"{row['inference_speed']:.2f}", f"{row['training_speed']:.2f}",
         ))  # fmt: skip
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 

@@ -14,7 +14,7 @@ from sct.data.cases import Case
 from sct.data.module import SegmentationData
 from sct.evaluation.metrics import Row, score_case
 from sct.evaluation.pictures import panel
-from sct.evaluation.tokens import kept_shares, known_means, method_numbers
+from sct.evaluation.tokens import alive_tokens, kept_shares, known_means, method_numbers
 from sct.inference import Chunk, Inferer, MemoryNotice, logits_for, source_grid
 from sct.inference.depth import NOT_SEEN, patch_means, patch_shape, spread
 from sct.inference.postprocess import Postprocessing
@@ -36,7 +36,7 @@ class WithDepth:
     def __call__(self, image: Tensor) -> Tensor:
         """image (B, C, *S) -> logits and depth (B, Q + 1, *S)."""
         prediction = self.segmenter.predict(image)
-        self.numbers.append(method_numbers(prediction))
+        self.numbers.append({**alive_tokens(prediction), **method_numbers(prediction)})
         depth = spread(pruning_depth(prediction.encoded), size=image.shape[2:])
         return torch.cat([prediction.logits, depth.to(prediction.logits.dtype)], dim=1)
 
@@ -128,5 +128,5 @@ def evaluate_case(
         lesions=lesions,
     )
     foreground = foreground_patches(shown.unsqueeze(0), patch_size=patch_size)
-    shares = kept_shares(depth.unsqueeze(0), foreground, num_stages=num_stages)
+    shares = kept_shares(depth.unsqueeze(0), foreground, num_stages=num_stages, unit="patches")
     return rows, {**shares, **known_means(model.numbers)}

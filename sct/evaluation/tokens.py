@@ -27,7 +27,7 @@ def token_statistics(prediction: Prediction, label: Tensor, *, patch_size: int) 
         return numbers
     foreground = foreground_patches(label, patch_size=patch_size)
     shares = kept_shares(pruning_depth(encoded), foreground, num_stages=encoded.num_depths)
-    row = {**shares, **alive_spread(encoded.alive[: encoded.num_depths])}
+    row = {**shares, **alive_tokens(prediction), **alive_spread(encoded.alive[: encoded.num_depths])}
     if len(encoded.alive) > encoded.num_depths:
         row["tokens/alive_reentered"] = encoded.alive[-1].mean().item()
     return {**row, **numbers}
@@ -55,17 +55,28 @@ def alive_spread(alive: list[Tensor]) -> dict[str, float]:
     return row
 
 
-def kept_shares(depth: Tensor, foreground: Tensor, *, num_stages: int) -> dict[str, float]:
-    """Per stage: tokens alive, their share (what random choice keeps of anything), share of foreground patches kept.
+def kept_shares(depth: Tensor, foreground: Tensor, *, num_stages: int, unit: str = "tokens") -> dict[str, float]:
+    """Shares of all patches and of foreground patches that each pruning stage keeps.
 
-    depth, foreground (B, *grid); depth is the number of stages that a token survived. The last is left out where
-    there is no foreground.
+    depth, foreground (B, *grid); depth is the number of stages that a patch survived. unit: first part of the names,
+    `tokens` of a window and `patches` of a whole image. The share of foreground patches is left out where there is no
+    foreground. A random choice keeps the same share of both.
     """
     row = {}
     for stage in range(1, num_stages + 1):
         alive = depth >= stage
-        row[f"tokens/alive_{stage}"] = alive.sum().item() / len(depth)
-        row[f"tokens/random_kept_{stage}"] = alive.float().mean().item()
+        row[f"{unit}/kept_{stage}"] = alive.float().mean().item()
         if foreground.any():
-            row[f"tokens/foreground_kept_{stage}"] = (alive & foreground).sum().item() / foreground.sum().item()
+            row[f"{unit}/foreground_kept_{stage}"] = (alive & foreground).sum().item() / foreground.sum().item()
+    return row
+
+
+def alive_tokens(prediction: Prediction) -> dict[str, float]:
+    """Tokens of a window that are alive after each pruning stage: number and share, means over the batch."""
+    depth = pruning_depth(prediction.encoded)
+    row = {}
+    for stage in range(1, prediction.encoded.num_depths + 1):
+        alive = (depth >= stage).float()
+        row[f"tokens/alive_{stage}"] = alive.sum().item() / len(depth)
+        row[f"tokens/kept_{stage}"] = alive.mean().item()
     return row

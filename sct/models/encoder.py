@@ -18,7 +18,7 @@ from sct.models.base import Encoder
 from sct.models.blocks.convolutions import PATCH_EMBEDDING
 from sct.models.blocks.layers import FULL, AttentionStats, Block, Layout, init_weights, make_dropout, sincos_positions
 from sct.models.grid import join, split, survival, token_grid, unmerge, whole_grid
-from sct.models.placement import check_pruning, check_stages, tap_blocks
+from sct.models.placement import check_partition, check_pruning, check_stages, tap_blocks
 from sct.models.reducers.base import Reducer
 from sct.models.stems.base import Stem
 from sct.models.tokens import Encoded, FeatureSpec, Tokens
@@ -155,6 +155,8 @@ class ViTEncoder(Encoder):
             prunes_rows=gate is not None,
         )
         self.reducer = reducer(spec=self.spec) if reducer is not None else None
+        # pruning stages whose sets of tokens were looked at once, in the first step of a training
+        self.checked_stages: set[int] = set()
         if self.reducer is not None:
             check_stages(self.reducer, depth=depth, class_token=class_token)
             self.spec = replace(self.spec, num_stages=len(self.reducer.blocks), restored=self.reducer.restores)
@@ -281,7 +283,11 @@ class ViTEncoder(Encoder):
         """Prunes at block `number` -> the new sequence and its token set; the rest goes to `encoded` and `parents`."""
         prefix, patches = split(x, tokens, num_prefix=self.num_prefix)
         stats = stats.map_tokens(lambda values: split(values, tokens, num_prefix=self.num_prefix)[1])
-        reduction = reducer(replace(tokens, x=patches), stage=reducer.blocks.index(number), stats=stats)
+        stage = reducer.blocks.index(number)
+        reduction = reducer(replace(tokens, x=patches), stage=stage, stats=stats)
+        if self.training and stage not in self.checked_stages and not torch.compiler.is_compiling():
+            check_partition(tokens, reduction, num_tokens=self.spec.num_tokens)
+            self.checked_stages.add(stage)
         encoded.dropped.append(reduction.dropped)
         encoded.alive.append(reduction.live.count())
         if reduction.early_output is not None:

@@ -2,11 +2,17 @@
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import nn
 
 from sct.errors import UserError
-from sct.models.reducers.base import Reducer
+from sct.models.grid import presence
+from sct.models.reducers.base import Reducer, Reduction
 from sct.models.stems.base import Stem
+from sct.models.tokens import Tokens
+
+# masks of a token over the sets sum to 1, up to rounding
+PRESENCE_TOLERANCE = 1e-3
 
 
 def tap_blocks(taps: int | Sequence[int], *, depth: int) -> tuple[int, ...]:
@@ -43,13 +49,29 @@ def check_pruning(
         raise UserError("encoder.attention works on patch tokens only; set encoder.class_token=false.")
 
 
+@torch.no_grad()
+def check_partition(tokens: Tokens, reduction: Reduction, *, num_tokens: int) -> None:
+    """UserError unless every token that was alive is in exactly one of the two sets of a reduction."""
+    before, live, dropped = (
+        presence(part, num_tokens=num_tokens) for part in (tokens, reduction.live, reduction.dropped)
+    )
+    wrong = int(((live + dropped - before).abs() > PRESENCE_TOLERANCE).any(dim=0).sum())
+    if wrong:
+        raise UserError(
+            f"The reducer puts the tokens of {wrong} place(s) of the grid into both sets or into none: each token that "
+            "it gets must be in Reduction.live or in Reduction.dropped (docs/how-to/add-a-method.md)."
+        )
+
+
 def check_stages(reducer: Reducer, *, depth: int, class_token: bool) -> None:
     """UserError where this encoder cannot use the reducer."""
     blocks, first = list(reducer.blocks), int(reducer.inside_block or bool(reducer.wants))
     if sorted(set(blocks)) != blocks or not blocks or not first <= blocks[0] <= blocks[-1] <= depth:
         raise UserError(
             f"encoder.reducer.blocks={blocks} must be ascending block numbers between {first} and "
-            f"encoder.depth={depth}" + (": this method acts inside a block." if first else " (0: the embedding).")
+            f"encoder.depth={depth}"
+            + (": this method acts inside a block." if first else " (0: the embedding).")
+            + " Set pruning.blocks."
         )
     reentry = reducer.reenter_before
     if reentry is not None and not blocks[-1] < reentry <= depth:

@@ -88,7 +88,7 @@ def stage_shares(depth: Depth, label: Tensor, *, patch_size: int) -> list[tuple[
     foreground = foreground_patches(label.unsqueeze(0), patch_size=patch_size)
     shares = kept_shares(torch.from_numpy(depth.stages).unsqueeze(0), foreground, num_stages=depth.num_stages)
     stages = range(1, depth.num_stages + 1)
-    return [(shares.get(f"tokens/foreground_kept_{s}"), shares[f"tokens/random_kept_{s}"]) for s in stages]
+    return [(shares.get(f"tokens/foreground_kept_{s}"), shares[f"tokens/kept_{s}"]) for s in stages]
 
 
 def views_of(image: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float], planes: Sequence[str]) -> list[View]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import wilcoxon
@@ -30,6 +30,17 @@ REPEATS = ("seed", "data.fold")
 PLACES = ("name", "run_dir", "data.root", "data.cache_dir", "paths")
 # keys that name an earlier run: only whether they are set is part of the setting, since the run may depend on the seed
 SOURCES = ("init", "loss.teacher")
+
+
+class Kept(NamedTuple):
+    """Shares that are left after the last pruning stage.
+
+    foreground, patches: of the patches of whole images, those with foreground and all; tokens: of a window's tokens
+    """
+
+    foreground: float
+    patches: float
+    tokens: float
 
 
 @dataclass(frozen=True)
@@ -84,11 +95,11 @@ class Setting:
         known = [value for value in values if value is not None]
         return fmean(known) if known else None
 
-    def kept(self) -> tuple[float, float] | None:
-        """Shares of foreground patches and of all patches that the last pruning stage keeps; None without pruning."""
+    def kept(self) -> Kept | None:
+        """Shares that the last pruning stage keeps, mean over the runs; None without pruning."""
         shares = [last_kept(run.summary["meta"]) for run in self.runs]
         known = [share for share in shares if share is not None]
-        return (fmean(s[0] for s in known), fmean(s[1] for s in known)) if known else None
+        return Kept(*(fmean(values) for values in zip(*known, strict=True))) if known else None
 
     def by_case(self) -> dict[str, float]:
         """Dice of each case: the mean over its classes, then over the runs that were evaluated on the case."""
@@ -194,13 +205,20 @@ def spread(values: Sequence[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
-def last_kept(meta: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Shares of foreground patches and of all patches that the last stage keeps, from an evaluation's `meta`."""
-    stages = [int(name.rsplit("_", 1)[1]) for name in meta if name.startswith("tokens/foreground_kept_")]
-    if not stages:
-        return None
-    last = max(stages)
-    return meta[f"tokens/foreground_kept_{last}"], meta[f"tokens/random_kept_{last}"]
+def last_kept(meta: Mapping[str, Any]) -> Kept | None:
+    """Shares that the last stage keeps, from an evaluation's `meta`; None without pruning.
+
+    Earlier versions wrote shares of patches alone, and called them shares of tokens.
+    """
+    for foreground, patches, tokens in (
+        ("patches/foreground_kept", "patches/kept", "tokens/kept"),
+        ("tokens/foreground_kept", "tokens/random_kept", "tokens/random_kept"),
+    ):
+        stages = [int(name.rsplit("_", 1)[1]) for name in meta if name.startswith(f"{foreground}_")]
+        if stages:
+            last = max(stages)
+            return Kept(*(meta[f"{name}_{last}"] for name in (foreground, patches, tokens)))
+    return None
 
 
 def lookup(node: Any, keys: Iterable[str]) -> Any:

@@ -63,8 +63,9 @@ def build_table(
             p_value = None if setting is baseline else paired_p_value(setting, baseline)
             row["p"] = Cell(p_value, digits=3, is_probability=True)
         shares = setting.kept()
-        row["foreground kept"] = Cell(shares[0] if shares else None, digits=0, percent=True)
-        row["tokens kept"] = Cell(shares[1] if shares else None, digits=0, percent=True)
+        row["tokens kept"] = Cell(shares.tokens if shares else None, digits=0, percent=True)
+        row["foreground kept"] = Cell(shares.foreground if shares else None, digits=0, percent=True)
+        row["patches kept"] = Cell(shares.patches if shares else None, digits=0, percent=True)
         row |= cost_cells(setting, baseline)
         for head in heads:
             row[f"{head} (paper, not ours)"] = Cell(papers.get(setting.label, {}).get(head), digits=4)

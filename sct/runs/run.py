@@ -5,6 +5,7 @@ Letters: C channels of the image, S spatial size.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,7 +23,7 @@ from sct.config.trust import SHIPPED_ALONE, Trust
 from sct.data.cases import Case, Volume
 from sct.data.check import check_cases
 from sct.data.formats.base import FileFormat
-from sct.data.formats.memory import NAME, in_memory
+from sct.data.formats.memory import NAME, in_memory, oriented_affine
 from sct.errors import UserError
 from sct.inference import Model
 from sct.inference.cases import find_inputs, predict_cases
@@ -43,6 +44,8 @@ if TYPE_CHECKING:  # the import takes time, and a prediction needs no scores and
 
 # replaces the path, which may have characters with a special meaning on a command line
 SHOWN = "RUN"
+
+logger = logging.getLogger(__name__)
 
 
 class Run(Experiment):
@@ -93,12 +96,15 @@ class Run(Experiment):
         *,
         affine: np.ndarray | None = None,
         spacing: Sequence[float] | None = None,
+        orientation: str | None = None,
         return_depth: bool = False,
     ) -> Segmentation:
         """Labels of one image on the grid of the image.
 
         image: a file of the run's format, or an array (C, *S), or (*S) with one channel. For an array, give `affine`
-        (4, 4) from voxels to mm, or `spacing` in mm if the axes point to the right, to the front and up (RAS+).
+        (4, 4) from voxels to mm, or `spacing` in mm and `orientation`, where the axes of a volume lead: "LPS" for the
+        left, the back (posterior) and up (superior). Without `orientation` a volume is taken as RAS, with a warning: a
+        wrong guess mirrors the image, and left and right organs are confused.
         return_depth: also return the number of pruning stages that each voxel's patch survived, see
         `Segmentation.depth`.
 
@@ -106,12 +112,21 @@ class Run(Experiment):
         without affine and spacing although the network needs one of them.
         """
         if isinstance(image, str | Path):
-            if affine is not None or spacing is not None:
-                raise UserError("affine and spacing are for arrays: a file contains them. Leave them out.")
+            if affine is not None or spacing is not None or orientation is not None:
+                raise UserError("affine, spacing and orientation are for arrays: a file contains them. Leave them out.")
             (case,) = find_inputs(Path(image), file_format=self.data.format)
             self.data.check_files([case], remember=False)
             return self.segment(case, self.data.load_case(case), form=self.data.format, return_depth=return_depth)
         data = self.data
+        if orientation is not None and spacing is None:
+            raise UserError("orientation goes with spacing; an affine already contains it. Leave orientation out.")
+        if spacing is not None and affine is None and data.spatial_dims == 3:
+            if orientation is None:
+                logger.warning(
+                    "the array has a spacing and no orientation: its axes are taken as RAS (to the right, to the "
+                    "front, up). Give affine=, or orientation='RAS', 'LPS', ..."
+                )
+            affine, spacing = oriented_affine(spacing, orientation or "RAS"), None
         form = in_memory(
             image,
             num_channels=data.num_channels,

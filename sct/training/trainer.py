@@ -87,7 +87,7 @@ class Trainer:
 
     def fit(self, run_dir: Path) -> dict[str, float]:
         """Trains from the current step to `max_steps`; returns the best validation row."""
-        settings, parts = self.settings, {"data": 0.0, "step": 0.0}
+        settings, parts, logged = self.settings, {"data": 0.0, "step": 0.0}, self.step
         self.run_dir, self.log = run_dir, self.open_log(run_dir)
         steps = self.batches()  # fills the cache before the time of steps is measured
         pace = Pace(settings.max_steps, unit="step", done=self.step)
@@ -103,7 +103,8 @@ class Trainer:
             last = self.step == settings.max_steps
             if self.is_logged(self.step):
                 row = known_means(self.processes.gather(row))
-                self.log.log({**row, **self.speed(parts)}, step=self.step)
+                self.log.log({**row, **self.speed(parts, num_steps=self.step - logged)}, step=self.step)
+                logged = self.step
             if pace.is_due(wanted=self.is_logged(self.step)):
                 self.log.tell(f"step {self.step}/{settings.max_steps}  {short(row)}  {pace.text()}")
             if self.step % settings.validate_every == 0 or last:
@@ -229,9 +230,9 @@ class Trainer:
             norms["grad_norm_reducer"] = get_total_norm(reducers)
         return norms
 
-    def speed(self, parts: dict[str, float]) -> dict[str, float]:
-        """Seconds since the last call for each part (`time/...`) and peak memory in MiB (`memory/peak_mb`)."""
-        row = {f"time/{name}_s": seconds for name, seconds in parts.items()}
+    def speed(self, parts: dict[str, float], *, num_steps: int) -> dict[str, float]:
+        """Seconds a step for each part (`time/...`), of `parts` in all, and peak memory in MiB (`memory/peak_mb`)."""
+        row = {f"time/{name}_s": seconds / num_steps for name, seconds in parts.items()}
         for name in parts:
             parts[name] = 0.0
         if self.device.type == "cuda":

@@ -86,9 +86,9 @@ def test_a_volume_is_evaluated_slice_by_slice(data, cfg, tmp_path):
         alone = inferer(segmenter, plane, **settings).argmax(dim=0).float()
         whole = inferer(segmenter, volume.image, **settings)[:, index].argmax(dim=0).float()
         torch.testing.assert_close(whole, alone)
-    assert kept["tokens/alive_1"] == pytest.approx(
-        SHAPE[0] * 8
-    )  # of 16 patches a slice, at the demo's ratio of one half
+    # of 16 patches of a slice, at the demo's ratio of one half
+    assert kept["tokens/alive_1"] == pytest.approx(8)
+    assert kept["tokens/kept_1"] == kept["patches/kept_1"] == pytest.approx(0.5)
     assert Image.open(tmp_path / "eval" / "figures" / f"{case.id}.png").width > 400
     write_report(tmp_path / "eval", rows, title="slices", scores=data.scores)
     with (tmp_path / "eval" / "cases.csv").open() as file:

@@ -238,3 +238,18 @@ def test_a_spread_of_nothing_is_refused():
 def test_a_window_of_another_size_is_refused(shape):
     with pytest.raises(UserError, match=r"takes windows \(B, 2, 16, 24\)"):
         little_encoder()(torch.zeros(shape))
+
+
+class Twice(STP):
+    """A reducer that returns the kept tokens as dropped too, and loses the others."""
+
+    def forward(self, tokens, *, stage, stats):
+        reduction = super().forward(tokens, stage=stage, stats=stats)
+        reduction.dropped = reduction.live
+        return reduction
+
+
+def test_a_reducer_that_loses_tokens_is_refused_in_the_first_step():
+    encoder = little_encoder(reducer=partial(Twice, blocks=(2,), ratio=0.5)).train()
+    with pytest.raises(UserError, match="of 24 place"):
+        encoder(torch.zeros(2, 2, 16, 24))

@@ -41,7 +41,7 @@ def test_a_file_is_predicted_as_by_the_command(run, finished_run, image, tmp_pat
     np.testing.assert_array_equal(np.asarray(found), found.labels)
 
 
-def test_an_array_with_its_affine_is_predicted_as_its_file(run, image, tmp_path):
+def test_an_array_with_its_affine_is_predicted_as_its_file(run, image, tmp_path, caplog):
     source = nib.load(image)
     voxels = np.asarray(source.dataobj)
     expected = run.predict(str(image)).labels
@@ -51,11 +51,16 @@ def test_an_array_with_its_affine_is_predicted_as_its_file(run, image, tmp_path)
     saved = nib.load(found.save(tmp_path / "labels.nii.gz"))
     np.testing.assert_array_equal(saved.affine, source.affine)
     np.testing.assert_array_equal(np.asarray(saved.dataobj), expected)
-    # with a spacing alone, the axes are those of RAS
+    # with a spacing alone, the axes are those of RAS, and a warning says so
     spaced = run.predict(voxels, spacing=(1.0, 2.0, 3.0))
     same = run.predict(voxels, affine=np.diag([1.0, 2.0, 3.0, 1.0]))
     assert spaced.spacing == (1.0, 2.0, 3.0)
     np.testing.assert_array_equal(spaced.labels, same.labels)
+    assert "taken as RAS" in caplog.text
+    # the phantoms lie as scanners store them
+    lps = run.predict(voxels, spacing=source.header.get_zooms(), orientation="LPS")
+    np.testing.assert_array_equal(lps.labels, expected)
+    assert nib.aff2axcodes(lps.affine) == ("L", "P", "S")
 
 
 @pytest.mark.parametrize(
@@ -68,6 +73,8 @@ def test_an_array_with_its_affine_is_predicted_as_its_file(run, image, tmp_path)
         ((8, 8, 8), {"spacing": (1, 1)}, "expected 3 positive numbers"),
         ((8, 8, 8), {"spacing": (1, 0, 1)}, "expected 3 positive numbers"),
         ((8, 8, 8), {"affine": np.eye(3)}, "expected (4, 4)"),
+        ((8, 8, 8), {"spacing": (1, 1, 1), "orientation": "LPX"}, "orientation=LPX"),
+        ((8, 8, 8), {"affine": np.eye(4), "orientation": "LPS"}, "orientation goes with spacing"),
         ((8, 8, 8), {"affine": np.eye(4), "spacing": (1, 1, 1)}, "give one of them"),
         ((8, 8, 8), {"affine": np.zeros((4, 4))}, "not positive along every axis"),
     ],

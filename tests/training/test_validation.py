@@ -32,7 +32,7 @@ def test_token_statistics_by_hand():
     row = token_statistics(prediction, label, patch_size=2)
     assert row == {
         "tokens/alive_1": 1.5,
-        "tokens/random_kept_1": 3 / 8,
+        "tokens/kept_1": 3 / 8,
         "tokens/foreground_kept_1": pytest.approx(2 / 3),
         "tokens/fewest_1": 1,
         "tokens/most_1": 2,

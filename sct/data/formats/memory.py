@@ -3,6 +3,7 @@
 Letters: C channels, S spatial size (2 or 3 numbers).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,3 +102,17 @@ def in_memory(
             "must be known: give spacing=(x, y, z) in mm, or affine=(4, 4)."
         )
     return InMemory(array, Grid(shape, num_channels, np.eye(4), unit="voxel"), files)
+
+
+def oriented_affine(spacing: Sequence[float], orientation: str) -> np.ndarray:
+    """Affine (4, 4) of voxels of `spacing` in mm, with axes that lead where `orientation` says, such as RAS or LPS.
+
+    Raises UserError for an orientation that is none, and for a spacing of another number of axes.
+    """
+    letters = orientation.upper()
+    if len(letters) != 3 or not all(set(letters) & set(pair) for pair in ("RL", "AP", "SI")):
+        raise UserError(f"orientation={orientation}: give three letters such as RAS, LPS or LAS.")
+    if len(spacing) != 3 or not all(0 < edge < np.inf for edge in spacing):
+        raise UserError(f"spacing={tuple(spacing)}: expected 3 positive numbers of mm, one an axis.")
+    turn = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(letters), (1, 1, 1))
+    return turn @ np.diag([*spacing, 1.0])
