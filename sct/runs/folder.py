@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 # keys that may differ between two starts of the same run
 NOT_IDENTITY = ("resume", "run_dir", "ckpt", "profile", "plugins", "found")
+# settings of the data that only scores depend on
+SCORING = ("tolerance",)
 FINISHED = "finished"
 # overrides that are not part of the label of a sweep's job, by the first part of their key
 NOT_IN_LABEL = (*NOT_IDENTITY, "name", "paths", "sweep", "debug")
@@ -149,7 +151,9 @@ def saved_config(folder: Path) -> dict[str, Any]:
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """The resolved config without the keys that may differ between two starts of one run; the name is only a label."""
-    return {key: value for key, value in config.items() if key not in (*NOT_IDENTITY, "name")}
+    kept = {key: value for key, value in config.items() if key not in (*NOT_IDENTITY, "name")}
+    data = kept.get("data")
+    return {**kept, "data": {key: data[key] for key in data if key not in SCORING}} if data else kept
 
 
 def resumed_config(folder: Path) -> tuple[dict[str, Any], list[str]]:

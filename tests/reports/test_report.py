@@ -20,6 +20,7 @@ from sct.evaluation.metrics import Row
 from sct.evaluation.scores import write_report
 from sct.reports.collect import EvaluatedRun, find_runs, labels, paired_p_value, settings
 from sct.reports.tables import Cell, build_table, latex
+from sct.runs.folder import identity
 
 NAMES = ("liver", "spleen")
 
@@ -119,6 +120,12 @@ def test_rows_of_different_data_sets_share_a_table(runs, tmp_path):
     assert table[0]["Dice lesion"] == Cell(None)
     assert table[1]["HD95 (voxels)"].value == 3.0
     assert r"EPM\_large" in latex(table)
+
+
+def test_the_tolerance_of_a_score_is_no_part_of_a_setting():
+    config = {"data": {"root": "a", "tolerance": 1.0}, "seed": 0}
+    assert identity(config) == identity({"data": {"root": "a"}, "seed": 0})
+    assert identity(config) != identity({"data": {"root": "b"}, "seed": 0})
 
 
 def test_runs_of_earlier_versions_have_a_dash_for_a_new_score(runs, tmp_path):
