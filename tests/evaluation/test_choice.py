@@ -95,6 +95,9 @@ def random_case(rng):
 def test_scores_of_candidates_are_those_of_an_evaluation():
     rng = np.random.default_rng(0)
     cases = [random_case(rng) for _ in range(4)]
+    # a class that is in neither map, and one that is in one of them alone
+    cases.append(tuple(np.where(labels == 3, 0, labels) for labels in random_case(rng)))
+    cases[1] = (cases[1][0], np.where(cases[1][1] == 1, 0, cases[1][1]))
     trial = Trial(OUTPUTS)
     for pred, truth in cases:
         trial.add(pred, truth, affine=AFFINE)
