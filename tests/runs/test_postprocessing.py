@@ -64,7 +64,7 @@ def test_every_command_uses_what_was_chosen(finished_run, by_hand, image, tmp_pa
     confirmed = run_command(verify.main, f"ckpt={by_hand}")
     assert confirmed.status == 0, confirmed.err
     write_choice(by_hand, {"steps": {}})
-    assert_one_message(run_command(verify.main, f"ckpt={by_hand}"), "postprocessing.", "on the card")
+    assert_one_message(run_command(verify.main, f"ckpt={by_hand}"), "\n  postprocessing.", "on the card")
     # without them it is another evaluation
     write_choice(by_hand, {"steps": STEPS})
     outcome = run_command(evaluation.main, f"ckpt={by_hand}", "postprocess=none")
