@@ -96,7 +96,7 @@ def test_values_that_are_not_finite_are_refused(run):
 
 
 def test_a_file_takes_no_affine(run, image):
-    with pytest.raises(UserError, match="affine and spacing are for arrays"):
+    with pytest.raises(UserError, match="spacing and orientation are for arrays"):
         run.predict(image, spacing=(1, 1, 1))
 
 
