@@ -305,7 +305,7 @@ def duel(options: argparse.Namespace) -> None:
     records = enter(options, volume=volume)
     run_rounds(records, rounds=options.rounds, folder=folder, threads=options.threads)
     stem = Nifti(3).stem(volume)
-    labels = {name: read_labels(Nifti(3).label_path(folder / name / "labels" / stem)) for name in records}
+    labels = {name: read_labels(Nifti(3).label_path(folder / name / "labels" / stem, like=volume)) for name in records}
     quality = judge(labels, truth=truth)
     text = table(records, quality)
     environment = {

@@ -247,13 +247,18 @@ class PredictConfig(InferenceConfig):
     """What `sct.predict` reads and writes.
 
     ckpt: a run folder, a checkpoint file, or a folder or file that sct.export wrote
-    input: a file of the data set's format, or a folder of such files
+    input: a file of the data set's format, a folder of such files, or a DICOM series (its folder or zip file)
     output: folder of the label maps; each has the name of its input
+    format: kind of the label maps: nifti, nrrd, mha or dicom-seg (DICOM SEG beside a NIfTI file); null: that of the
+        input
+    series: UID of the DICOM series to predict where input holds several
     backend: torch, onnx or openvino: predict with the export in RUN/export/BACKEND; null: with the run's own network
     """
 
     input: str = MISSING
     output: str = MISSING
+    format: str | None = None
+    series: str | None = None
     backend: str | None = None
 
 

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from sct.data.cases import Batch, Case, LabelMap, Volume
 from sct.data.check import check_cases
-from sct.data.formats.base import FileFormat, Nifti
+from sct.data.formats.base import FileFormat
+from sct.data.formats.volumes import Volumes, Written
 from sct.data.identity import check_ids
 from sct.data.loading.cache import KINDS, VolumeCache
 from sct.data.loading.loader import CropDataset, StepSampler, make_loader
@@ -58,6 +59,8 @@ class SegmentationData(ABC):
     cache_dir: folder of the cache and of the results of the check
     tolerance: of the normalised surface Dice, in mm, or in voxels where a file knows no spacing: one number, or one by
         class or region, and 1 for the others
+    series: UID of the DICOM series to predict where a folder or zip file holds several; null: it holds one
+    label_format: kind of the label maps that are written: nifti, nrrd, mha or dicom-seg; null: that of the image
     """
 
     root: str
@@ -85,10 +88,19 @@ class SegmentationData(ABC):
     check: bool = True
     class_groups: dict[str, list[str]] = field(default_factory=dict)
     tolerance: float | dict[str, float] = 1.0
+    series: str | None = None
+    label_format: str | None = None
+    # whether its files are medical images of any kind, see `Volumes`
+    reads_volumes: ClassVar[bool] = True
     orientation: str = field(default="RAS", init=False)
     _splits: dict[str, list[Case]] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not self.reads_volumes and (self.series, self.label_format) != (None, None):
+            raise UserError(
+                f"series={self.series} (data.series) and format={self.label_format} (data.label_format) are for "
+                f"medical images; {type(self).__name__} has files of its own. Leave them out."
+            )
         if self.cache not in KINDS:
             raise UserError(f"data.cache={self.cache} is unknown: choose one of {', '.join(KINDS)}.")
         if len(self.roi_size) not in (2, 3) or min(self.roi_size) < 1:
@@ -164,7 +176,7 @@ class SegmentationData(ABC):
     @property
     def format(self) -> FileFormat:
         """How its files are read, and predictions written."""
-        return Nifti(self.spatial_dims)
+        return Volumes(self.spatial_dims, self.series, Written(self.label_format, self.label_map.names))
 
     @property
     def scores(self) -> tuple[str, ...]:

@@ -66,17 +66,27 @@ def predict_cases(
 
 
 def find_inputs(path: Path, *, file_format: FileFormat) -> list[Case]:
-    """The file, or all of a folder that are of this format, as cases without label."""
+    """The file, or all of a folder that are of this format, as cases without label.
+
+    A folder that is itself one image (the slices of a DICOM series) is one case.
+    """
     name, suffixes = file_format.name, " or ".join(file_format.suffixes)
     if not path.exists():
         raise UserError(f"input={path} does not exist. Give a {name} file or a folder of them.")
-    files = [path] if path.is_file() else sorted(path.iterdir())
+    listed = [] if path.is_file() else [file for file in sorted(path.iterdir()) if file_format.is_image(file)]
     # an image of several files is listed once
-    files = list(dict.fromkeys(file_format.files(file)[0] for file in files if file_format.is_image(file)))
-    if not files:
+    within = list(dict.fromkeys(map(file_format.image_of, listed)))
+    if file_format.is_image(path):
+        if within:
+            raise UserError(
+                f"input={path} is one image of several files, and holds other images such as {within[0].name}. Give "
+                "each a folder of its own."
+            )
+        within = [file_format.image_of(path)]
+    if not within:
         raise UserError(f"input={path} holds no {name} file ({suffixes}).")
     by_id: dict[str, Path] = {}
-    for file in files:
+    for file in within:
         other = by_id.setdefault(file_format.stem(file), file)
         if other != file:
             raise UserError(f"input={path} holds both {other.name} and {file.name}; remove one of them.")
@@ -85,7 +95,9 @@ def find_inputs(path: Path, *, file_format: FileFormat) -> list[Case]:
 
 def check_output(cases: Sequence[Case], *, output: Path, file_format: FileFormat) -> None:
     """UserError where the label map of a case would be written over an image."""
-    targets = {file_format.label_path(output / case.name).resolve() for case in cases}
-    taken = [file for case in cases for file in file_format.files(case.image) if file.resolve() in targets]
+    targets = {file_format.label_path(output / case.name, like=case.image).resolve() for case in cases}
+    places = {*targets, output.resolve()}
+    files = [file for case in cases for file in (case.image, *file_format.files(case.image))]
+    taken = [file for file in files if file.resolve() in places]
     if taken:
-        raise UserError(f"output={output} would overwrite the input {taken[0]}; give another folder.")
+        raise UserError(f"output={output} would overwrite the input {taken[0]}, or lie in it; give another folder.")

@@ -16,14 +16,14 @@ class Segmentation:
     """Labels of one image on the grid of the image.
 
     labels (*S): the class of every voxel, an index into `names` · affine (4, 4): from voxels to mm, or the identity
-    if the image has no spacing · suffix: ending of the files that `save` writes
+    if the image has no spacing · endings: of the files that `save` writes, the usual one first
     depth (*S) uint8 or None: number of pruning stages that a voxel's patch survived; 0 outside the network's input
     """
 
     labels: np.ndarray
     affine: np.ndarray
     names: tuple[str, ...]
-    suffix: str
+    endings: tuple[str, ...]
     depth: np.ndarray | None = None
     writer: Writer = field(repr=False, kw_only=True)
 
@@ -33,10 +33,13 @@ class Segmentation:
         return tuple(np.linalg.norm(self.affine[:3, : self.labels.ndim], axis=0).tolist())
 
     def save(self, path: str | Path) -> Path:
-        """Writes the label map in the format of its image; returns the path, with `suffix` added if it is missing."""
+        """Writes the label map in the kind of file that the path's ending says, one of `endings`; returns the path.
+
+        A path with none of them gets the first, which is that of the image.
+        """
         path = Path(path)
-        if not path.name.lower().endswith(self.suffix):
-            path = path.with_name(path.name + self.suffix)
+        if not path.name.lower().endswith(self.endings):
+            path = path.with_name(path.name + self.endings[0])
         self.writer(path, self.labels)
         return path
 

@@ -46,7 +46,7 @@ def prediction_of(run: Run, case: Case, *, fresh: bool) -> np.ndarray:
     fresh: always predict.
     """
     for split in ("test", "val"):
-        path = run.data.format.label_path(run.folder / "eval" / split / "predictions" / case.name)
+        path = run.data.format.label_path(run.folder / "eval" / split / "predictions" / case.name, like=case.image)
         if path.exists() and not fresh:
             logger.info("%s: using the prediction %s", run.source, path)
             return run.data.format.read_written(path)

@@ -168,7 +168,7 @@ class Run(Experiment):
             labels,
             volume.source_affine,
             tuple(data.outputs.legend),
-            form.label_suffix,
+            form.label_endings(like=case.image),
             depth,
             writer=lambda path, values: form.write_labels(path, values, like=case.image),
         )

@@ -15,7 +15,7 @@ from sct.runs.run import Run, open_run
 logger = logging.getLogger(__name__)
 
 # settings of the data set that do not change its images: where files are, and how they are read
-PLACES = ("root", "cache", "cache_dir", "num_workers", "check")
+PLACES = ("root", "cache", "cache_dir", "num_workers", "check", "label_format")
 
 
 def evaluate(cfg: DictConfig) -> None:

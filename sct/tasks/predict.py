@@ -17,8 +17,14 @@ def predict(cfg: DictConfig) -> None:
         device=cfg.device,
         precision=cfg.precision,
         backend=cfg.backend,
-        changes={"inferer": cfg.inferer},
+        changes={"inferer": cfg.inferer, "data": reading(cfg)},
         trust=Trust.of_command(cfg),
         postprocess=cfg.postprocess,
     )
     run.predict_files(cfg.input, output=cfg.output)
+
+
+def reading(cfg: DictConfig) -> dict[str, str]:
+    """What the command says about files, as settings of the data; what it does not say stays as it is in the run."""
+    settings = {"series": cfg.series, "label_format": cfg.format}
+    return {key: value for key, value in settings.items() if value is not None}

@@ -63,7 +63,7 @@ def test_names() -> None:
     assert FORMAT.stem(Path("a/case0001.npy.h5")) == FORMAT.stem(Path("case0001.h5")) == "case0001"
     assert FORMAT.stem(Path("case0005_slice000.npz")) == "case0005_slice000"
     assert not FORMAT.is_image(Path("case0001.nii.gz"))
-    assert FORMAT.label_path(Path("out/case0001")) == Path("out/case0001.nii.gz")
+    assert FORMAT.label_path(Path("out/case0001"), like=Path("case0001.npz")) == Path("out/case0001.nii.gz")
 
 
 def test_label_maps_lie_in_the_patient(h5: Path, tmp_path: Path) -> None:

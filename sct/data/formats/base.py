@@ -1,4 +1,4 @@
-"""How the files of a data set are read and predictions written: `FileFormat`, and NIfTI as the usual one.
+"""How the files of a data set are read and predictions written: `FileFormat`, and NIfTI.
 
 Letters: C channels, S spatial size of a file (2 or 3 numbers), in its own axis order.
 """
@@ -39,6 +39,14 @@ class FileFormat(ABC):
         images = self.files(case.image)
         return images if case.label is None else [*images, case.label]
 
+    def image_of(self, path: Path) -> Path:
+        """The path that stands for the image which a file of a folder belongs to."""
+        return path
+
+    def remark(self, image: Path) -> str | None:
+        """How the file of an image is read, where users may not expect it: a line for the log, without a name."""
+        return None
+
     @abstractmethod
     def read_grid(self, path: Path) -> Grid:
         """Grid of an image from its header."""
@@ -60,8 +68,8 @@ class FileFormat(ABC):
         """Write class indices (*S) on the grid of the image `like`, whole or not at all."""
 
     def save_labels(self, stem: Path, labels: np.ndarray, *, like: Path) -> Path:
-        """Write class indices (*S) of the image `like` to the returned path, which is `stem` and a suffix."""
-        path = self.label_path(stem)
+        """Write class indices (*S) of the image `like` to the returned path, which is `stem` and an ending."""
+        path = self.label_path(stem, like=like)
         self.write_labels(path, labels, like=like)
         return path
 
@@ -69,12 +77,16 @@ class FileFormat(ABC):
         """Class indices (*S) of a file that `save_labels` wrote, in the axes of its image."""
         return self.read_label(path)[0]
 
-    def label_path(self, stem: Path) -> Path:
+    def label_endings(self, *, like: Path) -> tuple[str, ...]:
+        """Endings that `write_labels` knows for a label map of the image `like`, the usual one first."""
+        return (self.label_suffix,)
+
+    def label_path(self, stem: Path, *, like: Path) -> Path:
         """Where `save_labels` writes."""
-        return stem.with_name(stem.name + self.label_suffix)
+        return stem.with_name(stem.name + self.label_endings(like=like)[0])
 
     def is_image(self, path: Path) -> bool:
-        """Whether a file of a folder is an image to predict, by its name."""
+        """Whether a file, or a folder that is one image, is an image to predict."""
         return path.name.lower().endswith(self.suffixes) and not path.name.startswith(".")
 
     def stem(self, path: Path) -> str:

@@ -12,9 +12,13 @@ import numpy as np
 from PIL import Image
 
 from sct.data.cases import TOLERANCE, Grid
-from sct.data.formats.base import FileFormat, Nifti
+from sct.data.formats.base import FileFormat
 from sct.data.formats.pictures import Pictures
+from sct.data.formats.volumes import Volumes
 from sct.errors import UserError
+
+# of volumes that are one file a channel
+ENDINGS = tuple(ending for ending in Volumes.suffixes if ending != ".zip")
 
 
 class Listed:
@@ -59,6 +63,12 @@ class Channels(FileFormat):
     def of_one_file(self) -> FileFormat:
         return self.one
 
+    def image_of(self, path: Path) -> Path:
+        return self.files(path)[0]
+
+    def remark(self, image: Path) -> str | None:
+        return self.one.remark(self.files(image)[0])
+
     def files(self, image: Path) -> list[Path]:
         if image in self.listed.files:
             return list(self.listed.files[image])
@@ -84,6 +94,10 @@ class Channels(FileFormat):
 
     def read_label(self, path: Path) -> tuple[np.ndarray, Grid]:
         return self.one.read_label(path)
+
+    def label_endings(self, *, like: Path) -> tuple[str, ...]:
+        own = self.one.label_endings(like=self.files(like)[0])
+        return own if own[0] == self.ending else (self.ending, *(ending for ending in own if ending != self.ending))
 
     def write_labels(self, path: Path, labels: np.ndarray, *, like: Path) -> None:
         self.one.write_labels(path, labels, like=self.files(like)[0])
@@ -158,10 +172,10 @@ def _stored_channels(path: Path) -> int:
 
 def one_file(ending: str, *, spatial_dims: int, setting: str) -> FileFormat:
     """The format of single files by their ending; `setting` is what names the ending, for the message."""
-    if ending in Nifti.suffixes:
-        return Nifti(spatial_dims)
+    if ending in ENDINGS:
+        return Volumes(spatial_dims)
     if ending == ".png" and spatial_dims == 2:
         return IndexedPictures(num_classes=256)
     if ending == ".png":
         raise UserError(f"{setting} is {ending}, pictures of 2 axes: give data.roi_size 2 numbers, as [256, 256].")
-    raise UserError(f"{setting} is {ending}, which is not read; known are {', '.join(Nifti.suffixes)} and .png.")
+    raise UserError(f"{setting} is {ending}, which is not read; known are {', '.join(ENDINGS)} and .png.")

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from sct.data.cases import Grid
-from sct.data.formats.base import FileFormat, Nifti
-from sct.data.formats.nifti import save_image
+from sct.data.formats.base import FileFormat
+from sct.data.formats.volumes import Volumes, save_on_grid
 from sct.errors import UserError
 
 # how messages call it, in place of a path
@@ -34,11 +33,15 @@ class InMemory(FileFormat):
 
     @property
     def label_suffix(self) -> str:  # type: ignore[override]
-        return self.own.label_suffix if self._is_picture else Nifti.label_suffix
+        return self._written_by.label_suffix
+
+    def label_endings(self, *, like: Path) -> tuple[str, ...]:
+        return self._written_by.label_endings(like=like)
 
     @property
-    def _is_picture(self) -> bool:
-        return len(self.grid.shape) == 2
+    def _written_by(self) -> FileFormat:
+        is_volume = len(self.grid.shape) == 3 or isinstance(self.own, Volumes)
+        return Volumes(len(self.grid.shape)) if is_volume else self.own
 
     def read_grid(self, path: Path) -> Grid:
         return self.grid
@@ -53,10 +56,10 @@ class InMemory(FileFormat):
         raise AssertionError("an array to predict has no label")
 
     def write_labels(self, path: Path, labels: np.ndarray, *, like: Path) -> None:
-        if self._is_picture and not isinstance(self.own, Nifti):
-            self.own.write_labels(path, labels, like=like)
+        if isinstance(self._written_by, Volumes):
+            save_on_grid(path, labels, grid=self.grid)
         else:
-            save_image(path, nib.Nifti1Image(labels, self.grid.affine))
+            self.own.write_labels(path, labels, like=like)
 
 
 def in_memory(

@@ -1,7 +1,7 @@
 """NIfTI files: header or voxels, in file order or turned to RAS, with errors that name the file; label maps."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,28 +52,37 @@ def _open(path: Path) -> SpatialImage:
 
 
 def _grid(image: SpatialImage, path: Path, *, spatial_dims: int) -> Grid:
+    shape, num_channels = spatial_shape(image.shape, path=path, spatial_dims=spatial_dims)
+    check_numbers(image.get_data_dtype(), path=path)
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3] *= _unit_in_mm(image, path)
+    return Grid(shape, num_channels, affine)
+
+
+def spatial_shape(shape: Sequence[int], *, path: Path, spatial_dims: int) -> tuple[tuple[int, ...], int]:
+    """The shape (*S) and the number of channels of an image file with axes `shape`; UserError for other axes."""
     # Trailing axes of length 1 are common (x, y, z, 1); what is left after the space is the channel axis.
-    shape = list(image.shape)
-    while len(shape) > spatial_dims and shape[-1] == 1:
-        shape.pop()
-    if not spatial_dims <= len(shape) <= spatial_dims + 1:
+    axes = list(shape)
+    while len(axes) > spatial_dims and axes[-1] == 1:
+        axes.pop()
+    if not spatial_dims <= len(axes) <= spatial_dims + 1:
         raise UserError(
-            f"{path}: has shape {tuple(image.shape)}, but a {spatial_dims}-D image with an optional last "
+            f"{path}: has shape {tuple(shape)}, but a {spatial_dims}-D image with an optional last "
             "axis of channels is expected. Remove the file or give data.roi_size the right number of axes."
         )
-    if min(shape, default=0) < 1:
-        raise UserError(f"{path}: has shape {tuple(image.shape)}, so no voxel in it. Convert the image again.")
-    kind = image.get_data_dtype()
+    if min(axes, default=0) < 1:
+        raise UserError(f"{path}: has shape {tuple(shape)}, so no voxel in it. Convert the image again.")
+    return tuple(axes[:spatial_dims]), axes[spatial_dims] if len(axes) > spatial_dims else 1
+
+
+def check_numbers(kind: np.dtype, *, path: Path) -> None:
+    """UserError where a voxel is not one real number for each channel."""
     if kind.kind not in "iufb":
         what = "colours (RGB)" if kind.names else "complex numbers" if kind.kind == "c" else str(kind)
         raise UserError(
             f"{path}: its voxels hold {what}, not one number each. Convert it to one volume for each channel, such as "
             "the magnitude of a complex image."
         )
-    affine = np.array(image.affine, dtype=np.float64)
-    affine[:3] *= _unit_in_mm(image, path)
-    num_channels = shape[spatial_dims] if len(shape) > spatial_dims else 1
-    return Grid(tuple(shape[:spatial_dims]), num_channels, affine)
 
 
 def _unit_in_mm(image: SpatialImage, path: Path) -> float:

@@ -23,7 +23,7 @@ from sct.runtime.progress import counted
 logger = logging.getLogger(__name__)
 
 KINDS = ("none", "memory", "disk")
-_LAYOUT = 3  # raise when the stored files or the preprocessing code change their meaning
+_LAYOUT = 4  # raise when the stored files or the preprocessing code change their meaning
 _USABLE = 0.8  # share of the free memory or disk that a cache may take
 
 

@@ -9,6 +9,7 @@ TransUNet's repository.
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from sct.data.cases import Case, LabelMap
 from sct.data.formats.base import FileFormat
@@ -33,6 +34,7 @@ class Synapse(SegmentationData):
     """
 
     val_patients: list[str] | None = field(default_factory=lambda: ["0006", "0024"])
+    reads_volumes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,155 @@
+"""NRRD and MHA files, read and written by SimpleITK (extra `itk`).
+
+Letters: C channels, S spatial size (2 or 3 numbers), in the file's own axis order. ITK's world runs to the left and the
+back of the patient (LPS), a `Grid`'s to the right and the front (RAS): two rows of the affine change sign.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from sct.data.cases import Grid
+from sct.data.formats.base import FileFormat
+from sct.data.formats.nifti import check_numbers, spatial_shape
+from sct.errors import UserError
+from sct.runtime.files import atomic
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+INSTALL = "pip install -c constraints.txt -e '.[itk]'"
+# what may lie beside a header that has its voxels in another file
+RAW_ENDINGS = (".raw", ".zraw", ".raw.gz", ".img", ".img.gz")
+
+
+def to_world(affine: np.ndarray) -> np.ndarray:
+    """An affine (4, 4) to LPS as one to RAS, in single precision, which a NIfTI file of the image would have.
+
+    Resampling then computes the same of both: it places the new grid by the last digits of axes that are oblique.
+    """
+    return (LPS_TO_RAS @ affine).astype(np.float32).astype(np.float64)
+
+
+def simpleitk(path: Path) -> ModuleType:
+    """The package, or UserError that says how to install it for the file `path`."""
+    try:
+        import SimpleITK
+    except ImportError as error:
+        raise UserError(
+            f"{path}: NRRD, MHA and DICOM need the package SimpleITK, which is not installed. Install it with: "
+            f"{INSTALL}"
+        ) from error
+    # what it warns of is told in one message of our own, or is no fault
+    SimpleITK.ProcessObject.GlobalWarningDisplayOff()
+    return SimpleITK
+
+
+@contextmanager
+def readable(path: Path, *, kind: str) -> Iterator[None]:
+    """SimpleITK's errors become one message that names the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
+        if not path.exists():
+            raise UserError(f"{path}: the file does not exist. Restore it or take the case out.") from None
+        reason = " ".join(str(error).rpartition("ERROR: ")[2].split())
+        raise UserError(
+            f"{path}: cannot be read as {kind} ({reason}). It is empty, truncated, damaged or of another format: copy "
+            "or download it again."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Itk(FileFormat):
+    """One of ITK's own kinds of file: 2 or 3 axes; channels are components of a voxel, or a last axis.
+
+    name: of the kind · image_io: ITK's name of what reads it · label_suffix: ending of its label maps
+    """
+
+    spatial_dims: int
+    name: str  # type: ignore[misc]
+    suffixes: tuple[str, ...]  # type: ignore[misc]
+    label_suffix: str  # type: ignore[misc]
+    image_io: str
+
+    def files(self, image: Path) -> list[Path]:
+        if image.suffix.lower() == self.label_suffix:
+            return [image]
+        beside = [image.with_name(self.stem(image) + ending) for ending in RAW_ENDINGS]
+        return [image, *(path for path in beside if path.exists())]
+
+    def read_grid(self, path: Path) -> Grid:
+        with readable(path, kind=self.name):
+            return self._grid(self._header(path), path)
+
+    def read_image(self, path: Path) -> tuple[np.ndarray, Grid]:
+        voxels, grid = self.read_stored(path)
+        return voxels.astype(np.float32, copy=False), grid
+
+    def read_stored(self, path: Path) -> tuple[np.ndarray, Grid]:
+        with readable(path, kind=self.name):
+            header = self._header(path)
+            grid = self._grid(header, path)
+            image = header.Execute()
+            voxels = np.array(simpleitk(path).GetArrayViewFromImage(image))
+        # ITK has the first axis last, and behind it the components
+        dims = image.GetDimension()
+        voxels = voxels.transpose(*range(dims)[::-1], *range(dims, voxels.ndim)).reshape(*grid.shape, grid.num_channels)
+        voxels = voxels if voxels.dtype.kind in "iu" else voxels.astype(np.float32, copy=False)
+        return np.moveaxis(voxels, -1, 0), grid
+
+    def read_label(self, path: Path) -> tuple[np.ndarray, Grid]:
+        voxels, grid = self.read_image(path)
+        if grid.num_channels != 1:
+            raise UserError(f"{path}: is a label with {grid.num_channels} channels. Store one volume of class values.")
+        return voxels[0], grid
+
+    def write_labels(self, path: Path, labels: np.ndarray, *, like: Path) -> None:
+        save_itk(path, labels, grid=self.read_grid(like))
+
+    def _header(self, path: Path) -> Any:
+        """A reader that knows size, type and grid of a file."""
+        reader = simpleitk(path).ImageFileReader()
+        reader.SetImageIO(self.image_io)
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+        return reader
+
+    def _grid(self, header: Any, path: Path) -> Grid:
+        components = header.GetNumberOfComponents()
+        is_complex = "complex" in simpleitk(path).GetPixelIDValueAsString(header.GetPixelID())
+        check_numbers(np.dtype(np.complex64 if is_complex else np.float32), path=path)
+        axes = [*header.GetSize(), *([components] if components > 1 else [])]
+        shape, num_channels = spatial_shape(axes, path=path, spatial_dims=self.spatial_dims)
+        dims = header.GetDimension()
+        places = np.array(header.GetDirection()).reshape(dims, dims) * np.array(header.GetSpacing())
+        affine, space = np.eye(4), min(dims, 3)
+        affine[:space, :space] = places[:space, :space]
+        affine[:space, 3] = header.GetOrigin()[:space]
+        return Grid(shape, num_channels, to_world(affine))
+
+
+def nrrd(spatial_dims: int) -> Itk:
+    return Itk(spatial_dims, "NRRD", (".nrrd", ".nhdr"), ".nrrd", "NrrdImageIO")
+
+
+def mha(spatial_dims: int) -> Itk:
+    return Itk(spatial_dims, "MHA", (".mha", ".mhd"), ".mha", "MetaImageIO")
+
+
+def save_itk(path: Path, labels: np.ndarray, *, grid: Grid) -> None:
+    """Write labels (*S) on a grid, packed, whole or not at all; a picture becomes a volume of one slice."""
+    package = simpleitk(path)
+    affine = LPS_TO_RAS @ grid.affine
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    image = package.GetImageFromArray(np.ascontiguousarray(labels.reshape(*labels.shape, *[1] * (3 - labels.ndim)).T))
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    with atomic(path) as temporary:
+        package.WriteImage(image, str(temporary), True)
