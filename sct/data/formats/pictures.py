@@ -1,7 +1,7 @@
-"""Pictures: RGB photographs as JPEG or PNG, with masks as grey PNG.
+"""Pictures: RGB photographs as JPEG, PNG or TIFF, with masks as grey PNG.
 
-Legend: H, W rows and columns; a picture is (3, H, W), a mask (H, W). What a camera wrote about its orientation
-(EXIF) is not read: image and mask belong together pixel by pixel as they are stored.
+Legend: H, W rows and columns; a picture is (3, H, W), a mask (H, W). What a camera wrote about its orientation (EXIF)
+is applied, to pictures and masks: H and W are those of the upright picture, on which its mask is drawn.
 """
 
 from collections.abc import Iterator
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from sct.data.cases import Grid
 from sct.data.formats.base import FileFormat
 from sct.errors import UserError
 from sct.runtime.files import atomic
 
+UPRIGHT = 1
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
@@ -30,30 +31,36 @@ class Pictures(FileFormat):
 
     num_classes: int
     name = "picture"
-    suffixes = (".jpg", ".jpeg", ".png")
+    suffixes = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
     label_suffix = "_segmentation.png"
 
+    def remark(self, image: Path) -> str | None:
+        with Image.open(image) as picture:
+            if orientation(picture) == UPRIGHT:
+                return None
+        return "turned upright as the camera says (EXIF orientation); the mask must be drawn on the upright picture"
+
     def read_grid(self, path: Path) -> Grid:
-        with _opened(path) as image:
-            return _grid(image, num_channels=3)
+        with opened(path) as image:
+            return grid_of(image, num_channels=3)
 
     def read_image(self, path: Path) -> tuple[np.ndarray, Grid]:
-        with _opened(path) as image:
+        with opened(path) as image:
             opaque = image.mode != "RGBA" or image.getextrema()[-1] == (255, 255)
             if image.mode not in ("RGB", "L", "RGBA") or not opaque:
                 kind = f"mode {image.mode}" if opaque else "transparent pixels"
                 raise UserError(f"{path}: is a picture with {kind}; expected RGB or grey, 8 bit. Convert it to RGB.")
             pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-            return np.ascontiguousarray(pixels.transpose(2, 0, 1)), _grid(image, num_channels=3)
+            return np.ascontiguousarray(pixels.transpose(2, 0, 1)), grid_of(image, num_channels=3)
 
     def read_label(self, path: Path) -> tuple[np.ndarray, Grid]:
-        with _opened(path) as image:
+        with opened(path) as image:
             if image.mode not in ("1", "L"):
                 raise UserError(
                     f"{path}: is a mask of mode {image.mode}; expected one grey channel of 8 bit. Convert it."
                 )
             mask = np.asarray(image.convert("L"))
-            grid = _grid(image, num_channels=1)
+            grid = grid_of(image, num_channels=1)
         if self.num_classes == 2:
             levels = np.unique(mask)
             if not (set(levels) <= {0, 255} or set(levels) <= {0, 1}):
@@ -73,11 +80,21 @@ class Pictures(FileFormat):
         return super().is_image(path) and not path.stem.endswith(("_superpixels", "_segmentation"))
 
 
+def orientation(image: Image.Image) -> int:
+    """What a camera wrote about how it was held, 1 to 8; `UPRIGHT` where it wrote nothing that makes sense."""
+    found = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+    return found if found in range(1, 9) else UPRIGHT
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
-            yield image
+            # a photograph of a phone may hold a smaller copy of itself, which is no page
+            pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+            if pages > 1:
+                raise UserError(f"{path}: holds {pages} pictures. Store each in a file of its own.")
+            yield ImageOps.exif_transpose(image) if orientation(image) != UPRIGHT else image
     except UserError:
         raise
     except FileNotFoundError:
@@ -89,5 +106,5 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         ) from error
 
 
-def _grid(image: Image.Image, *, num_channels: int) -> Grid:
+def grid_of(image: Image.Image, *, num_channels: int) -> Grid:
     return Grid((image.height, image.width), num_channels, np.eye(4), unit="voxel")
