@@ -87,6 +87,7 @@ def replaced(words: Sequence[str], *, number: int) -> list[str]:
     fixed = {
         "ID": "0004",
         "input=FOLDER": "input=scans",
+        "input=SERIES": "input=series",
         "runs=outputs/hippocampus": "runs=outputs/runs",
         "runs=outputs/mine": "runs=outputs/runs",
         "baseline=identity": "baseline=dense",

@@ -17,8 +17,11 @@ from itertools import dropwhile
 from pathlib import Path
 from typing import Any, NoReturn
 
+import nibabel as nib
+import numpy as np
 import pytest
 from commands import own_settings
+from dicom_files import needs_dicom, write_series
 from doc_pages import ROOT, SHELL, blocks, commands, inline_code, makes_files, pages
 from exported_runs import needs
 from omegaconf import DictConfig, OmegaConf
@@ -42,6 +45,7 @@ NOT_RUN = {
     "pretrained=vit_small.safetensors": "published weights",
     "pretrained=timm:vit_small_patch16_224": "published weights",
     "data.split=split.json": "a file of the user's",
+    "data=pictures": "pictures of the user's; tests/test_picture_set_end_to_end.py trains on some",
     "attention": "a run of APFormer; tests/plots draws this figure",
     "gate": "a run of APFormer; tests/plots draws this figure",
 }
@@ -136,6 +140,10 @@ def run_export(arguments: list[str], *, number: int) -> None:
 
 
 def run_predict(arguments: list[str], *, number: int) -> None:
+    if "input=series" in arguments and not Path("series").exists():
+        needs_dicom()
+        image = nib.load("scan.nii.gz")
+        write_series(Path("series"), np.asarray(image.dataobj), affine=image.affine)
     backend = next((a.partition("=")[2] for a in arguments if a.startswith("backend=")), None)
     if backend:
         needs(backend)
