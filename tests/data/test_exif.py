@@ -60,6 +60,7 @@ def test_orientations_without_sense_are_left_out(tmp_path):
     exif[0x0112] = 0
     image.save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(Pictures(2).read_image(tmp_path / "a.png")[0], UPRIGHT.transpose(2, 0, 1))
+    assert Pictures(2).remark(tmp_path / "a.png") is None
 
 
 def check(folder: Path, masks: dict[str, tuple[int, int]]) -> None:
