@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 
@@ -90,8 +90,6 @@ class SegmentationData(ABC):
     tolerance: float | dict[str, float] = 1.0
     series: str | None = None
     label_format: str | None = None
-    # whether its files are medical images of any kind, see `Volumes`
-    reads_volumes: ClassVar[bool] = True
     orientation: str = field(default="RAS", init=False)
     _splits: dict[str, list[Case]] | None = field(default=None, init=False, repr=False)
 
@@ -155,6 +153,11 @@ class SegmentationData(ABC):
         A training saves them with its run, which then needs the files no more; a run is only used with the same.
         """
         return {}
+
+    @property
+    def reads_volumes(self) -> bool:
+        """Whether each image is one medical image of any kind, see `Volumes`."""
+        return True
 
     @property
     def brings_folds(self) -> bool:

@@ -127,7 +127,9 @@ def test_pictures_keep_their_channels(tmp_path: Path) -> None:
 
 
 def test_endings_that_are_not_read() -> None:
-    with pytest.raises(UserError, match=r"x is \.tif, which is not read; known are \.nii\.gz, \.nii and \.png"):
+    with pytest.raises(
+        UserError, match=r"x is \.tif, which is not read; known are \.nii\.gz, .*, \.mha, \.mhd and \.png"
+    ):
         one_file(".tif", spatial_dims=2, setting="x")
     with pytest.raises(UserError, match=r"data\.roi_size 2 numbers"):
         one_file(".png", spatial_dims=3, setting="x")

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from sct.data.cases import Case, LabelMap
 from sct.data.formats.base import FileFormat
@@ -19,7 +18,10 @@ class ISIC(SegmentationData):
     """2,594 RGB pictures with one lesion each; case ids are the file names without suffix."""
 
     split: str | None = "isic2018_1815_261_518"
-    reads_volumes: ClassVar[bool] = False
+
+    @property
+    def reads_volumes(self) -> bool:
+        return False
 
     @property
     def label_map(self) -> LabelMap:

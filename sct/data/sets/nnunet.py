@@ -56,6 +56,10 @@ class NNUNet(Described):
             )
 
     @property
+    def reads_volumes(self) -> bool:
+        return False
+
+    @property
     def brings_folds(self) -> bool:
         return True
 

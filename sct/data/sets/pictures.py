@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from sct.data.cases import Case, LabelMap
 from sct.data.formats.base import FileFormat
@@ -32,7 +32,6 @@ class PictureSet(SegmentationData):
     masks: str = "masks"
     mask_suffix: str = ""
     palette: list[str] | None = None
-    reads_volumes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,6 +44,10 @@ class PictureSet(SegmentationData):
         """The values by class, background first."""
         black: int | str = "#000000" if any(isinstance(value, str) for value in self.values.values()) else 0
         return {BACKGROUND: black, **self.values}
+
+    @property
+    def reads_volumes(self) -> bool:
+        return False
 
     @property
     def label_map(self) -> LabelMap:

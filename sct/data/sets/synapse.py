@@ -9,7 +9,6 @@ TransUNet's repository.
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 from sct.data.cases import Case, LabelMap
 from sct.data.formats.base import FileFormat
@@ -34,7 +33,6 @@ class Synapse(SegmentationData):
     """
 
     val_patients: list[str] | None = field(default_factory=lambda: ["0006", "0024"])
-    reads_volumes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,6 +40,10 @@ class Synapse(SegmentationData):
             raise UserError(f"data.roi_size={self.roi_size} must be 2 numbers: Synapse's training cases are slices.")
         if self.folds is not None:
             raise UserError("data.folds is not for data=synapse, which has slices to train and volumes to test on.")
+
+    @property
+    def reads_volumes(self) -> bool:
+        return False
 
     @property
     def label_map(self) -> LabelMap:
