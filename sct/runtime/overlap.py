@@ -1,7 +1,7 @@
 """Reads, computes and writes different items at the same time."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 def overlapped(
-    items: Sequence[Item],
+    items: Iterable[Item],
     *,
     read: Callable[[Item], Read],
     compute: Callable[[Read], Result],
@@ -22,16 +22,25 @@ def overlapped(
     """Calls write(item, compute(read(item))) for every item in order; reads the next and writes the last meanwhile.
 
     This thread computes, a second one reads and a third one writes. Each is at most one item ahead or behind: two read
-    items and two results are in memory at once. An exception of a thread is raised here, at the latest with the next
-    item. If the next item fails too, its exception is raised and the lost writing is logged.
+    items and two results are in memory at once. `items` are asked for one by one, each where it is read. An exception
+    of a thread is raised here, at the latest with the next item. If the next item fails too, its exception is raised
+    and the lost writing is logged.
     """
+    iterator = iter(items)
+
+    def following() -> tuple[Item, Read] | None:
+        for item in iterator:
+            return item, read(item)
+        return None
+
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        ahead: Future[Read] | None = None
         written: Future[None] | None = None
-        for number, item in enumerate(items, start=1):
-            # this thread reads the first item: it has no other work, and its helper threads for parallel loops exist
-            data = read(item) if ahead is None else ahead.result()
-            ahead = reader.submit(read, items[number]) if number < len(items) else None
+        # this thread reads the first item: it has no other work, and its helper threads for parallel loops exist
+        entry = following()
+        while entry is not None:
+            item, data = entry
+            del entry
+            ahead = reader.submit(following)
             try:
                 result = compute(data)
             except Exception:  # raised again below; a failed writing is logged in addition
@@ -43,5 +52,7 @@ def overlapped(
                 written.result()
             written = writer.submit(write, item, result)
             del result
+            entry = ahead.result()
+            del ahead
         if written is not None:
             written.result()
