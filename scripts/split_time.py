@@ -35,7 +35,7 @@ from sct.data.cases import Case
 from sct.data.module import SegmentationData
 from sct.errors import UserError
 from sct.inference import FastSlidingWindow, Inferer, logits_for, source_grid
-from sct.inference.cases import check_output, find_inputs
+from sct.inference.inputs import find_inputs, label_paths
 from sct.models.segmenter import Segmenter
 from sct.runs.run import open_run
 from sct.runtime.memory import keep_large_blocks, tune_allocator
@@ -111,7 +111,7 @@ def alone(inferer: Inferer) -> Inferer:
 def find_case(cfg: DictConfig, *, data: SegmentationData) -> Case:
     """The image to predict; UserError if there are several, or if its label map would overwrite it."""
     cases = find_inputs(Path(cfg.input), file_format=data.format)
-    check_output(cases, output=Path(cfg.output), file_format=data.format)
+    label_paths(cases, output=Path(cfg.output), file_format=data.format)
     if len(cases) > 1:
         raise UserError(f"input={cfg.input} holds {len(cases)} images; give one of them.")
     return cases[0]

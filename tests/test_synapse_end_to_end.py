@@ -112,7 +112,7 @@ def test_prediction_of_volumes_and_slices(run: Path, evaluated: Path, volume: Pa
         np.savez(inputs / "slice.npz", image=file["image"][4])  # of no label is asked
     outcome = run_command(predict.main, f"ckpt={run}", f"input={inputs}", f"output={tmp_path}/out")
     assert outcome.status == 0, outcome
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case0004.nii.gz", "slice.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["case0004.nii.gz", "slice.nii.gz"]
     predicted = np.asarray(nib.load(tmp_path / "out" / "case0004.nii.gz").dataobj)
     scored = np.asarray(nib.load(evaluated / "predictions" / "case0004.nii.gz").dataobj)
     np.testing.assert_array_equal(predicted, scored)

@@ -29,6 +29,7 @@ from sct.config.check import GROUPS, check_composed, nearest
 from sct.config.folders import CONFIG_DIR, hidden_files, options, own_folders, register_folders
 from sct.config.help import Page, help_text
 from sct.config.naming import run_name
+from sct.config.paths import quoted, text_overrides, unquoted, whole_nodes
 from sct.config.schema import Config, register_schemas
 from sct.config.trust import trust_working_directory
 from sct.errors import UserError
@@ -87,7 +88,9 @@ def is_saved(override: str) -> bool:
 
 def resumed_arguments(arguments: list[str]) -> list[str]:
     """A command line behind the overrides of the run that its `resume=PATH` means: their keys are then known."""
-    folder = Path(next((a.removeprefix("resume=") for a in arguments if a.startswith("resume=")), ""))
+    arguments = text_overrides(arguments)
+    resumed = next((a.removeprefix("resume=") for a in arguments if a.startswith("resume=")), "")
+    folder = Path(unquoted(resumed) or resumed)
     if not (folder / "overrides.json").exists():
         return arguments
     given = {key_of(argument) for argument in arguments}
@@ -116,7 +119,7 @@ def run(task: str, *, config_name: str, page: Page, open_groups: Sequence[str] =
     The keys of `open_groups` are those of a trained run, unknown here: the task checks them. `--help` prints `page`.
     """
     tune_allocator()
-    sys.argv[1:] = open_overrides(sys.argv[1:], groups=open_groups)
+    sys.argv[1:] = whole_nodes(text_overrides(open_overrides(sys.argv[1:], groups=open_groups)))
     # Hydra then raises instead of printing its own reports and exiting
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     register_schemas()
@@ -214,9 +217,11 @@ def explain(error: Exception, *, config_name: str) -> str:
     if isinstance(error, YAMLError):
         return f"A config file is not valid YAML: {text}"
     if isinstance(error, OverrideParseException):
+        name, equals, value = str(error.override).partition("=")
+        example = f""" A value that is text takes two pairs of quotes: "{name}={quoted(value)}".""" if equals else ""
         return (
             f"{error.override!r} on the command line can't be read as KEY=VALUE ({chain[1]}). Quote lists and "
-            "special characters: 'key=[1,2]'."
+            f"special characters: 'key=[1,2]'.{example}"
         )
     if match := re.search(r"Multiple values for (\w+)", text):
         return f"{match[1]} is chosen twice. Give it once, without a plus sign: {match[1]}=NAME."
@@ -255,6 +260,11 @@ def unknown_key(key: str, *, config_name: str, place: str) -> str:
     swept = any(argument.startswith("+sweep=") for argument in sys.argv[1:])
     where = f"in {place}" if place else "on the command line" + (" or in hydra.sweeper.params" if swept else "")
     known = [*known_keys(config_name, without=key), *(f"+{name}" for name in APPENDED)]
+    if key in known and not place:
+        return (
+            f"{key}={{...}} {where} changes single settings of {key}, and has one that is not there. Correct its name, "
+            f"add it with +{key}.NAME=VALUE, or replace all of {key} by a dict that has a _target_."
+        )
     named = any("_target_=" in argument for argument in sys.argv[1:])
     added = f" A setting that only your own class has is added with a plus sign: +{key}=VALUE." if named else ""
     return f"Unknown key {key} {where}. {nearest_key(key, known)}{added}"
@@ -300,7 +310,7 @@ def all_keys(node: Any, *, prefix: str = "") -> Iterator[str]:
 def compose_checked(config_name: str, *, overrides: Sequence[str]) -> DictConfig:
     """As `compose_config`; UserError for a mistake in the overrides or in a config file."""
     try:
-        config = compose_config(config_name, overrides=list(overrides))
+        config = compose_config(config_name, overrides=whole_nodes(text_overrides(overrides)))
         check_composed(config)
     except CONFIG_ERRORS as error:
         raise UserError(explain(error, config_name=config_name)) from error

@@ -229,6 +229,8 @@ class EvalConfig(InferenceConfig):
     figures: number of cases that are drawn, the first of the split
     lesions: also count the connected parts of every class, found, missed and false
     postprocess: chosen, none, or choose: first chooses the post-processing of the run, on its validation cases
+    shard: i/n, part i of n of the cases, counted from 0; the tables are written when the last part ends; null: all, or
+        the part of a process of torchrun, srun or a Slurm array
     """
 
     split: str = "test"
@@ -237,6 +239,7 @@ class EvalConfig(InferenceConfig):
     save_predictions: bool = True
     figures: int = 3
     lesions: bool = False
+    shard: str | None = None
 
     def check_postprocess(self) -> None:
         check_postprocess(self.postprocess, choices=("chosen", "none", "choose"))
@@ -247,11 +250,15 @@ class PredictConfig(InferenceConfig):
     """What `sct.predict` reads and writes.
 
     ckpt: a run folder, a checkpoint file, or a folder or file that sct.export wrote
-    input: a file of the data set's format, a folder of such files, or a DICOM series (its folder or zip file)
-    output: folder of the label maps; each has the name of its input
+    input: an image of the data set's format (a DICOM series is a folder or a zip file), a folder of images, or a .txt
+        file with the path of one on every line
+    output: folder of the label maps, each with the name of its input; or a file, where one image is predicted
     format: kind of the label maps: nifti, nrrd, mha or dicom-seg (DICOM SEG beside a NIfTI file); null: that of the
         input
     series: UID of the DICOM series to predict where input holds several
+    recursive: also images in the folders below a folder
+    shard: i/n, part i of n of the cases, counted from 0; null: all, or the part of a process of torchrun, srun or a
+        Slurm array
     backend: torch, onnx or openvino: predict with the export in RUN/export/BACKEND; null: with the run's own network
     """
 
@@ -259,6 +266,8 @@ class PredictConfig(InferenceConfig):
     output: str = MISSING
     format: str | None = None
     series: str | None = None
+    recursive: bool = False
+    shard: str | None = None
     backend: str | None = None
 
 

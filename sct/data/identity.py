@@ -1,5 +1,6 @@
 """Who a case is: ids from file names, unique in a data set."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,10 +36,9 @@ def name_cases(pairs: Sequence[Pair], *, root: Path, stem: Callable[[Path], str]
 
 def relative_name(path: Path, *, root: Path, stem: Callable[[Path], str]) -> str:
     """The path below `root`, or the whole path of a file elsewhere, with slashes and without suffix."""
-    try:
-        place = path.resolve().relative_to(root.resolve())
-    except ValueError:
-        place = path.resolve().relative_to(path.resolve().anchor)
+    # a link is called as it is called here, wherever its file lies
+    absolute, top = (Path(os.path.abspath(place)) for place in (path, root))
+    place = absolute.relative_to(top if absolute.is_relative_to(top) else absolute.anchor)
     return (place.parent / stem(path)).as_posix()
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from sct.data.cases import Batch, Case, LabelMap, Volume
-from sct.data.check import check_cases
+from sct.data.check import check_cases, find_faults
 from sct.data.formats.base import FileFormat
 from sct.data.formats.volumes import Volumes, Written
 from sct.data.identity import check_ids
@@ -20,7 +20,15 @@ from sct.data.loading.loader import CropDataset, StepSampler, make_loader
 from sct.data.loading.transforms import DictTransform, Preprocess, TrainingCrops
 from sct.data.loading.workers import decide_loading
 from sct.data.outputs import Classes, Outputs
-from sct.data.splits import SPLITS, split_at_random, split_by_file, split_in_folds, warn_of_shared_patients
+from sct.data.splits import (
+    SPLITS,
+    split_at_random,
+    split_by_file,
+    split_in_folds,
+    warn_of_shared_patients,
+    warn_of_trained_on,
+    without_excluded,
+)
 from sct.errors import UserError
 
 CPU = torch.device("cpu")
@@ -37,7 +45,7 @@ class SegmentationData(ABC):
     intensity: MONAI dictionary transform that normalises the whole volume, key image
     crop_above: crop to the voxels above this normalised value; null keeps the volume
     zero_background: voxels that are 0 in every channel of the file are no tissue: crop to the others, pad with 0
-    augment: named MONAI dictionary transforms of a crop, keys image and label; a null is skipped
+    augment: named MONAI dictionary transforms of a crop, keys image and label; a null is skipped; null: none at all
     batch_size: volumes of one micro-batch and process; each gives crops_per_volume crops
     positive_share: probability that a crop is centred on a foreground voxel
     crop_centre: which foreground voxel. class: a class of the case is drawn first, and a voxel of it second, so that
@@ -57,6 +65,8 @@ class SegmentationData(ABC):
     test_share: share of the cases that tests a random split
     split_seed: seed of random splits and folds
     cache_dir: folder of the cache and of the results of the check
+    exclude: ids of cases to leave out of training, evaluation and check; the others stay in the parts that they are in
+        without; null: none
     tolerance: of the normalised surface Dice, in mm, or in voxels where a file knows no spacing: one number, or one by
         class or region, and 1 for the others
     series: UID of the DICOM series to predict where a folder or zip file holds several; null: it holds one
@@ -71,7 +81,7 @@ class SegmentationData(ABC):
     resize_to: list[int] | None = None
     crop_above: float | None = None
     zero_background: bool = False
-    augment: dict[str, DictTransform | None] = field(default_factory=dict)
+    augment: dict[str, DictTransform | None] | None = None
     batch_size: int = 2
     crops_per_volume: int = 1
     positive_share: float = 0.5
@@ -87,10 +97,14 @@ class SegmentationData(ABC):
     num_workers: int | Literal["auto"] = "auto"
     check: bool = True
     class_groups: dict[str, list[str]] = field(default_factory=dict)
+    exclude: list[str] | None = None
     tolerance: float | dict[str, float] = 1.0
     series: str | None = None
     label_format: str | None = None
     orientation: str = field(default="RAS", init=False)
+    # parts that must have cases, and whether none of the cases is one that the run at hand was trained on
+    needed: tuple[str, ...] = field(default=SPLITS, init=False)
+    is_other_set: bool = field(default=False, init=False)
     _splits: dict[str, list[Case]] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -250,12 +264,16 @@ class SegmentationData(ABC):
         cases = self.find_cases()
         check_ids(cases)
         splits = self.split_cases(cases)
+        if self.exclude:
+            splits = without_excluded(splits, exclude=self.exclude)
         self._check_scores()
-        for name in SPLITS:
+        for name in self.needed:
             if not splits[name]:
                 raise UserError(f"The split data.split={self.split} has no case to {name} on. Give it at least one.")
-        if self.patient_pattern is not None:
-            warn_of_shared_patients(splits, pattern=self.patient_pattern)
+        if not self.is_other_set:
+            warn_of_trained_on(splits, split=self.split)
+            if self.patient_pattern is not None:
+                warn_of_shared_patients(splits, pattern=self.patient_pattern)
         self.measure(splits["train"])
         if self.check:
             self.check_files(sorted({case for part in splits.values() for case in part}, key=lambda case: case.name))
@@ -282,6 +300,16 @@ class SegmentationData(ABC):
             file_format=self.format,
             preprocess=self.preprocess,
             memory=Path(self.cache_dir) / "checked.json" if remember else None,
+        )
+
+    def find_faults(self, case: Case) -> list[str]:
+        """What is wrong with the files of one case, also of a new one to predict, a line for each fault."""
+        return find_faults(
+            case,
+            label_map=self.label_map,
+            num_channels=self.num_channels,
+            file_format=self.format,
+            preprocess=self.preprocess,
         )
 
     def cases(self, split: str) -> list[Case]:
@@ -316,7 +344,7 @@ class SegmentationData(ABC):
             num_crops=self.crops_per_volume,
             positive_share=self.positive_share,
             by_class=self.crop_centre == "class",
-            augment=[transform for transform in self.augment.values() if transform is not None],
+            augment=[transform for transform in (self.augment or {}).values() if transform is not None],
         )
         sampler = StepSampler(
             start_step=start_step,

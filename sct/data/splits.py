@@ -1,9 +1,11 @@
 """Which cases train, select and test: shipped or own split files, a seeded random split, or folds.
 
-A split file is JSON with the keys `train`, `val`, `test`, each a list of case ids or the word "all".
+A split file is JSON with the keys `train`, `val`, `test`, each a list of case ids or the word "all"; a key that is left
+out has no cases.
 What is drawn is shared out by patient, and follows from the seed and the ids alone.
 """
 
+import difflib
 import json
 import logging
 import re
@@ -51,8 +53,6 @@ def split_by_file(cases: Sequence[Case], *, split: str) -> dict[str, list[Case]]
     unused = sorted(by_id.keys() - {i for ids in named.values() for i in ids})
     if unused:
         logger.warning("split %s leaves %d case(s) of the folder out: %s", path.stem, len(unused), _some(unused))
-    if set(named["train"]) & {*named["val"], *named["test"]}:
-        logger.warning("split %s validates or tests on cases it trains on: its figures mean nothing", path.stem)
     return {name: [case for i in ids for case in by_id[i]] for name, ids in named.items()}
 
 
@@ -66,13 +66,15 @@ def _read_split(path: Path) -> dict[str, list[str] | str]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"data.split: {path} is not JSON ({error}).") from error
     lists = content if isinstance(content, dict) else {}
-    wrong = [name for name in SPLITS if lists.get(name) != "all" and not isinstance(lists.get(name), list)]
-    if wrong:
+    given = [name for name in SPLITS if name in lists]
+    wrong = [name for name in given if lists[name] != "all" and not isinstance(lists[name], list)]
+    if wrong or not given:
+        fault = f"a wrong {', '.join(wrong)}" if wrong else "none of train, val and test"
         raise UserError(
-            f"data.split: {path} lacks {', '.join(wrong)}: it must have the keys train, val and test, each a "
-            'list of case ids or "all".'
+            f"data.split: {path} has {fault}: these keys must be there, each a list of case ids or "
+            '"all"; a set that only tests needs test alone.'
         )
-    return {name: lists[name] for name in SPLITS}
+    return {name: lists.get(name, []) for name in SPLITS}
 
 
 def by_patient(cases: Sequence[Case], *, pattern: str | None) -> list[list[Case]]:
@@ -174,6 +176,31 @@ def cases_and_patients(cases: Sequence[Case], patients: Sequence[Sequence[Case]]
 def collect(patients: Sequence[Sequence[Case]], parts: Mapping[str, Iterable[int]]) -> dict[str, list[Case]]:
     """The cases of the numbered patients of every part, in order."""
     return {name: [case for i in sorted(parts[name]) for case in patients[i]] for name in SPLITS}
+
+
+def without_excluded(splits: Mapping[str, Sequence[Case]], *, exclude: Sequence[str]) -> dict[str, list[Case]]:
+    """The parts without some cases, by their ids or names; UserError for what is none.
+
+    The others stay in their parts: what is drawn is drawn with all.
+    """
+    cases = {case for part in splits.values() for case in part}
+    known = {case.id for case in cases} | {case.name for case in cases}
+    if unknown := [name for name in exclude if name not in known]:
+        close = difflib.get_close_matches(unknown[0], sorted(known), n=1, cutoff=0.5)
+        hint = f"Did you mean {close[0]!r}?" if close else f"The data set has {_some(sorted(known))}."
+        raise UserError(f"data.exclude names {_some(unknown)}, which no case of the data set is called. {hint}")
+    return {
+        name: [case for case in part if case.id not in exclude and case.name not in exclude]
+        for name, part in splits.items()
+    }
+
+
+def warn_of_trained_on(splits: Mapping[str, Sequence[Case]], *, split: str | None) -> None:
+    """A warning where the cases that train also validate or test."""
+    if set(splits["train"]) & {*splits["val"], *splits["test"]}:
+        logger.warning(
+            "split %s validates or tests on cases it trains on: its figures mean nothing", Path(split or "").stem
+        )
 
 
 def warn_of_shared_patients(splits: Mapping[str, Sequence[Case]], *, pattern: str) -> None:

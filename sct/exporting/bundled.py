@@ -10,7 +10,8 @@ from torch import nn
 from sct.data.cases import Case
 from sct.data.module import SegmentationData
 from sct.inference import Inferer
-from sct.inference.cases import find_inputs, predict_cases
+from sct.inference.cases import Turn, predict_cases
+from sct.inference.inputs import find_inputs, label_paths
 from sct.inference.postprocess import from_settings
 from sct.runtime import checkpoint
 
@@ -63,12 +64,13 @@ class Predictor:
 
     def run(self) -> list[Path]:
         """Predicts all images; returns the written files."""
+        paths = label_paths(self.dataset, output=self.output, file_format=self.dataset.data.format)
         return predict_cases(
-            self.dataset,
+            [Turn(case, paths[case.name]) for case in self.dataset],
+            total=len(self.dataset),
             data=self.dataset.data,
             load=lambda: (self.network, torch.float32),
             inferer=self.inferer,
             device=self.device,
-            output=self.output,
             postprocessing=self.postprocessing,
         )

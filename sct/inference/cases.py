@@ -1,19 +1,22 @@
-"""Label maps of many images: what is predicted, and the loop that reads, computes and writes."""
+"""Label maps of many images: the loop that reads, computes and writes."""
 
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from sct.data.cases import Case, Volume
-from sct.data.formats.base import FileFormat
 from sct.data.module import SegmentationData
 from sct.errors import UserError
 from sct.inference.base import Inferer, Model
 from sct.inference.postprocess import Postprocessing
 from sct.inference.volume import MemoryNotice, predict_volume
+from sct.runtime.ledger import Claim
 from sct.runtime.overlap import overlapped
 from sct.runtime.precision import autocast
 from sct.runtime.progress import Pace
@@ -22,82 +25,104 @@ logger = logging.getLogger(__name__)
 
 # windows (B, C, *S) -> logits (B, Q, *S), and the type of its mixed precision
 Loader = Callable[[], tuple[Model, torch.dtype]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """A case whose turn has come, and where its label map goes.
+
+    claim: keeps other processes from the case, and records how it ended; None where no other process is at work, and
+    the first case that fails ends all.
+    """
+
+    case: Case
+    path: Path
+    claim: Claim | None = None
+
+    def attempt(self, step: Callable[[], T]) -> T | None:
+        """What a step gives; None where it fails and that is recorded."""
+        if self.claim is None:
+            return step()
+        try:
+            return step()
+        except UserError as error:
+            message = str(error)
+        except Exception as error:  # whatever one image causes must not end the others
+            logger.exception("%s: failed", self.case.name)
+            message = f"{self.case.image}: {type(error).__name__}: {error}"
+        logger.error("%s failed: %s", self.case.name, message)
+        self.claim.fail(message)
+        return None
 
 
 def predict_cases(
-    cases: Sequence[Case],
+    turns: Iterable[Turn],
     *,
+    total: int,
     data: SegmentationData,
     load: Loader,
     inferer: Inferer,
     device: torch.device,
-    output: Path,
     postprocessing: Postprocessing | None = None,
+    ended: Callable[[], int] | None = None,
 ) -> list[Path]:
-    """Writes a label map of every case into a folder, never over an image; reads and writes while it computes.
+    """Writes the label map of every case whose turn comes; reads and writes while it computes.
 
+    total: number of cases, with those that get no turn here; ended: how many of them have ended, whether here or not
     `load` gives the network and the type of its mixed precision; asked for when the first case is read.
     """
-    check_output(cases, output=output, file_format=data.format)
-    written = []
-    pace, notice = Pace(len(cases), unit="case"), MemoryNotice()
+    written: list[Path] = []
+    pace, notice = Pace(total, unit="case"), MemoryNotice()
 
-    def compute(volume: Volume) -> np.ndarray:
+    def read(turn: Turn) -> tuple[Turn, Volume | None]:
+        return turn, turn.attempt(lambda: read_volume(turn, data=data))
+
+    def compute(entry: tuple[Turn, Volume | None]) -> np.ndarray | None:
+        turn, volume = entry
+        if volume is None:
+            return None
         model, dtype = load()
-        with autocast(device, dtype):
-            return predict_volume(
-                model,
-                volume,
-                inferer,
-                roi_size=data.roi_size,
-                outputs=data.outputs,
-                device=device,
-                notice=notice,
-                postprocessing=postprocessing,
-            )
 
-    def write(case: Case, labels: np.ndarray) -> None:
-        written.append(data.format.save_labels(output / case.name, labels, like=case.image))
+        def predict() -> np.ndarray:
+            with autocast(device, dtype):
+                return predict_volume(
+                    model,
+                    volume,
+                    inferer,
+                    roi_size=data.roi_size,
+                    outputs=data.outputs,
+                    device=device,
+                    notice=notice,
+                    postprocessing=postprocessing,
+                )
+
+        return turn.attempt(predict)
+
+    def write(turn: Turn, labels: np.ndarray | None) -> None:
+        if labels is None:
+            return
+        if turn.claim is None:
+            data.format.write_labels(turn.path, labels, like=turn.case.image)
+        else:
+            place = turn.claim.place(turn.path.name)
+            data.format.write_labels(place, labels, like=turn.case.image)
+            turn.claim.finish(written=place)
+        written.append(turn.path)
         pace.advance()
-        logger.info("%s  %s -> %s  %s", pace.place(), case.image, written[-1], pace.text())
+        pace.done = len(written) if ended is None else ended()
+        logger.info("%s  %s -> %s  %s", pace.place(), turn.case.image, turn.path, pace.text())
 
-    overlapped(cases, read=data.load_case, compute=compute, write=write)
+    overlapped(turns, read=read, compute=compute, write=write)
     return written
 
 
-def find_inputs(path: Path, *, file_format: FileFormat) -> list[Case]:
-    """The file, or all of a folder that are of this format, as cases without label.
-
-    A folder that is itself one image (the slices of a DICOM series) is one case.
-    """
-    name, suffixes = file_format.name, " or ".join(file_format.suffixes)
-    if not path.exists():
-        raise UserError(f"input={path} does not exist. Give a {name} file or a folder of them.")
-    listed = [] if path.is_file() else [file for file in sorted(path.iterdir()) if file_format.is_image(file)]
-    # an image of several files is listed once
-    within = list(dict.fromkeys(map(file_format.image_of, listed)))
-    if file_format.is_image(path):
-        if within:
-            raise UserError(
-                f"input={path} is one image of several files, and holds other images such as {within[0].name}. Give "
-                "each a folder of its own."
-            )
-        within = [file_format.image_of(path)]
-    if not within:
-        raise UserError(f"input={path} holds no {name} file ({suffixes}).")
-    by_id: dict[str, Path] = {}
-    for file in within:
-        other = by_id.setdefault(file_format.stem(file), file)
-        if other != file:
-            raise UserError(f"input={path} holds both {other.name} and {file.name}; remove one of them.")
-    return [Case(id=stem, image=file, label=None) for stem, file in by_id.items()]
-
-
-def check_output(cases: Sequence[Case], *, output: Path, file_format: FileFormat) -> None:
-    """UserError where the label map of a case would be written over an image."""
-    targets = {file_format.label_path(output / case.name, like=case.image).resolve() for case in cases}
-    places = {*targets, output.resolve()}
-    files = [file for case in cases for file in (case.image, *file_format.files(case.image))]
-    taken = [file for file in files if file.resolve() in places]
-    if taken:
-        raise UserError(f"output={output} would overwrite the input {taken[0]}, or lie in it; give another folder.")
+def read_volume(turn: Turn, *, data: SegmentationData) -> Volume:
+    """The image of a case, checked where that has not been done for all cases before."""
+    case = turn.case
+    if turn.claim is not None:
+        if turn.path.exists() and case.image.exists() and os.path.samefile(turn.path, case.image):
+            raise UserError(f"{case.image}: its label map would be written over it. Give another output.")
+        if faults := data.find_faults(case):
+            raise UserError("\n".join(faults))
+    return data.load_case(case)

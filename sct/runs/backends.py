@@ -46,7 +46,8 @@ class Trained:
     """A trained network that is found but not loaded, so that images can be read while it is loaded.
 
     config: config of the run with the user's changes; source: checkpoint file or exported folder; folder: the run's
-    folder; trust: packages whose code the config may name; postprocessing: steps for its label maps.
+    folder; trust: packages whose code the config may name; postprocessing: steps for its label maps; root: the
+    training's data.root; weights: digest of the weights in an export, None of a run.
     """
 
     config: DictConfig
@@ -56,6 +57,8 @@ class Trained:
     trust: Trust
     load: Callable[[], Loaded]
     postprocessing: Postprocessing
+    root: str
+    weights: str | None = None
 
 
 def find_trained(
@@ -108,7 +111,8 @@ def find_trained(
 
     steps = manifest.postprocessing if postprocess else None
     postprocessing = from_settings(steps, outputs=data.outputs, source=str(folder / manifests.FILE))
-    return Trained(config, data, folder, folder, trust, load, postprocessing)
+    root = str(manifest.config["data"]["root"])
+    return Trained(config, data, folder, folder, trust, load, postprocessing, root, weights=manifest.weights)
 
 
 def find_checkpoint(
@@ -141,9 +145,9 @@ def find_checkpoint(
             chosen.log()
             return Loaded(network, chosen)
 
-    folder = checkpoint.folder_of(path)
+    folder, root = checkpoint.folder_of(path), str(state["config"]["data"]["root"])
     postprocessing = read_choice(folder, weights=tensors, outputs=data.outputs) if postprocess else Postprocessing()
-    return Trained(config, data, path, folder, trust, load, postprocessing)
+    return Trained(config, data, path, folder, trust, load, postprocessing, root)
 
 
 def find_export(ckpt: str, *, weights: str, backend: str | None) -> Path | None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sct.data.cases import Case
 from sct.data.module import SegmentationData
 from sct.data.splits import SPLITS
 from sct.errors import UserError
@@ -124,11 +125,26 @@ def digest(value: object) -> str:
 
 def files_digest(data: SegmentationData) -> str:
     """A digest of the names of cases and the sizes of their files; the contents are not read."""
-    files = []
-    for split in SPLITS:
-        for case in data.cases(split):
-            files.append([case.name, [path.stat().st_size for path in data.format.files_of(case)]])
-    return digest(files)
+    return digest([sizes(case, data=data) for split in SPLITS for case in data.cases(split)])
+
+
+def has_recorded_files(card: Mapping[str, Any], cases: Sequence[Case], *, data: SegmentationData) -> bool:
+    """Whether `cases` are those on a training's card, with files of the same sizes: its data set, maybe elsewhere."""
+    # a split file may name some cases alone; what is drawn is drawn of all
+    left_out = any(card["config"]["data"].get(key) for key in ("split", "exclude"))
+    by_name = {case.name: case for case in cases}
+    names = [name for split in SPLITS for name in card["split"][split]]
+    if not (set(names) <= by_name.keys() if left_out else set(names) == by_name.keys()):
+        return False
+    try:
+        return digest([sizes(by_name[name], data=data) for name in names]) == card["split"].get("files")
+    except OSError:
+        return False
+
+
+def sizes(case: Case, *, data: SegmentationData) -> list[Any]:
+    """The name of a case and the sizes of its files."""
+    return [case.name, [path.stat().st_size for path in data.format.files_of(case)]]
 
 
 def versions(more: Sequence[str] = ()) -> dict[str, str]:

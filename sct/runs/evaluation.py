@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sct.data.cases import Case
 from sct.errors import UserError
 from sct.evaluation.case import CaseFiles, evaluate_case
 from sct.evaluation.lesions import lesion_table
@@ -18,6 +19,7 @@ from sct.evaluation.scores import markdown_table, summary_of, write_report
 from sct.evaluation.tokens import known_means
 from sct.inference import MemoryNotice
 from sct.runs import card
+from sct.runs.meeting import prepare_to_score
 from sct.runtime.progress import Pace
 
 if TYPE_CHECKING:  # `Run` imports this module
@@ -53,30 +55,19 @@ def evaluate(
 
     Writes cases.csv, summary.json, table.md, predictions, figures and the card into `folder`; nothing if it is None.
     """
-    if split not in SPLITS:
-        raise UserError(f"split={split} must be val or test.")
-    data, device, network = run.data, run.device, run.network
-    torch.backends.cudnn.benchmark = True  # all windows have one size: searching the fastest kernel once pays off
-    data.prepare()
+    cases = begin(run, split=split)
     rows: list[Row] = []
     token_rows: list[dict[str, float]] = []
-    cases = data.cases(split)
     pace, notice = Pace(len(cases), unit="case"), MemoryNotice()
     for number, case in enumerate(cases):
-        files = None
-        if folder is not None:
-            files = CaseFiles(folder, labels=save_predictions, picture=number < figures, title=run.config.name)
-        case_rows, case_tokens = evaluate_case(
+        case_rows, case_tokens = score(
+            run,
             case,
-            data=data,
-            network=network,
-            inferer=run.inferer,
-            device=device,
-            dtype=run.number_format.dtype,
-            files=files,
-            notice=notice,
-            postprocessing=run.postprocessing,
+            folder=folder,
+            save_predictions=save_predictions,
+            picture=number < figures,
             lesions=lesions,
+            notice=notice,
         )
         pace.advance()
         scores = [row.dice for row in case_rows if not row.absent]
@@ -84,6 +75,57 @@ def evaluate(
         logger.info("%s  %s  mean Dice %.4f  %s", pace.place(), case.name, dice, pace.text())
         rows += case_rows
         token_rows.append(case_tokens)
+    return report(run, rows, token_rows, split=split, folder=folder, lesions=lesions)
+
+
+def begin(run: Run, *, split: str) -> list[Case]:
+    """The cases of a split, found and, unless that is left out, checked."""
+    if split not in SPLITS:
+        raise UserError(f"split={split} must be val or test.")
+    torch.backends.cudnn.benchmark = True  # all windows have one size: searching the fastest kernel once pays off
+    prepare_to_score(run, split=split)
+    return run.data.cases(split)
+
+
+def score(
+    run: Run,
+    case: Case,
+    *,
+    folder: Path | None,
+    save_predictions: bool,
+    picture: bool,
+    lesions: bool,
+    notice: MemoryNotice,
+) -> tuple[list[Row], dict[str, float]]:
+    """The rows of a case and the shares of tokens kept in it; its label map and picture are written below `folder`."""
+    files = None
+    if folder is not None:
+        files = CaseFiles(folder, labels=save_predictions, picture=picture, title=run.config.name)
+    return evaluate_case(
+        case,
+        data=run.data,
+        network=run.network,
+        inferer=run.inferer,
+        device=run.device,
+        dtype=run.number_format.dtype,
+        files=files,
+        notice=notice,
+        postprocessing=run.postprocessing,
+        lesions=lesions,
+    )
+
+
+def report(
+    run: Run,
+    rows: Sequence[Row],
+    token_rows: Sequence[dict[str, float]],
+    *,
+    split: str,
+    folder: Path | None,
+    lesions: bool,
+) -> Evaluation:
+    """The scores of all cases as an evaluation; tables and card are written into `folder`."""
+    data, network = run.data, run.network
     rows = unique_rows(rows)
     steps = run.postprocessing.settings(data.outputs)
     settings = {"split": split, **run.settings, "postprocess": "chosen" if steps else "none", "lesions": lesions}
@@ -101,7 +143,7 @@ def evaluate(
             weights=card.weights_digest(network.state_dict()),
             summary=summary,
             data=data,
-            device=device,
+            device=run.device,
             chosen=run.number_format,
             postprocessing=steps,
         )

@@ -163,10 +163,11 @@ def resumed_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
     change.
     """
     saved, before = saved_config(folder), saved_overrides(folder)
-    added = [override for override in task_overrides() if override not in before]
+    # of a key that has several, as a node that is replaced, all or none
+    replaced = {key_of(override) for override in task_overrides() if override not in before}
+    added = [override for override in task_overrides() if key_of(override) in replaced]
     if not added:
         return saved, before
-    replaced = {key_of(override) for override in added}
     after = [override for override in before if key_of(override) not in replaced] + added
     old, new = (to_dict(compose_config("train", overrides=overrides)) for overrides in (before, after))
     config = changed_like(saved, old=old, new=new)

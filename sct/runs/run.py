@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -26,18 +26,19 @@ from sct.data.formats.base import FileFormat
 from sct.data.formats.memory import NAME, in_memory, oriented_affine
 from sct.errors import UserError
 from sct.inference import Model
-from sct.inference.cases import find_inputs, predict_cases
 from sct.inference.depth import depth_map
+from sct.inference.inputs import find_inputs
 from sct.inference.postprocess import Postprocessing
 from sct.inference.segmentation import Segmentation
 from sct.inference.volume import predict_volume
 from sct.models.segmenter import Segmenter
 from sct.runs.backends import Loaded, Trained, find_trained
+from sct.runs.card import weights_digest
 from sct.runs.experiment import Experiment
 from sct.runs.postprocessing import choose
 from sct.runtime.distributed import pick_device
-from sct.runtime.memory import keep_large_blocks
 from sct.runtime.precision import NumberFormat, autocast
+from sct.runtime.shards import parse_shard
 
 if TYPE_CHECKING:  # the import takes time, and a prediction needs no scores and pictures
     from sct.runs.evaluation import Evaluation
@@ -59,6 +60,9 @@ class Run(Experiment):
         super().__init__(trained.config, data=trained.data, device=device, trust=trained.trust)
         self.source, self.folder, self.settings = trained.source, trained.folder, settings
         self.postprocessing = trained.postprocessing
+        self.trained_root = trained.root
+        # known without loading, where a network is an exported graph
+        self._exported_weights = trained.weights
         self._trained: Trained | None = trained
         self._loaded: Loaded | None = None
         self._lock = Lock()
@@ -173,29 +177,38 @@ class Run(Experiment):
             writer=lambda path, values: form.write_labels(path, values, like=case.image),
         )
 
-    def predict_files(self, inputs: str | Path, *, output: str | Path) -> list[Path]:
-        """Writes the label map of a file, or of every image in a folder, into the folder `output`; returns the paths.
+    def predict_files(
+        self, inputs: str | Path, *, output: str | Path, recursive: bool = False, shard: str | None = None
+    ) -> list[Path]:
+        """Writes the label map of a file, of every image of a folder, or of a list; returns the paths, also of those
+        that were there already.
 
-        Reads the next image and writes the last result while it computes. Images are never overwritten.
+        inputs: a file, a folder, or a .txt file with one path a line; output: a folder, or a file for a single image
+        recursive: also images in folders below the folder; shard: `i/n`, part i of n alone, counted from 0
+
+        Reads the next image and writes the last one while it computes. Never writes over an image. Of a folder or a
+        list, label maps of the same image, weights and settings are not made again, and an image that fails leaves the
+        others alone: UserError at the end that lists all that failed.
         """
-        cases = find_inputs(Path(inputs), file_format=self.data.format)
-        self.data.check_files(cases, remember=False)
-        torch.backends.cudnn.benchmark = True  # all windows have one size: searching the fastest kernel once pays off
-        if len(cases) == 1:
-            keep_large_blocks()
-        # this thread fixes its number of helper threads at the first call: now, before loading changes it for a while
-        torch.get_num_threads()
-        with ThreadPoolExecutor(1) as pool:
-            loaded = pool.submit(self.load)
-            return predict_cases(
-                cases,
-                data=self.data,
-                load=lambda: (loaded.result().model, loaded.result().number_format.dtype),
-                inferer=self.inferer,
-                device=self.device,
-                output=Path(output),
-                postprocessing=self.postprocessing,
-            )
+        from sct.runs.prediction import predict_files
+
+        return predict_files(
+            self,
+            Path(inputs),
+            output=Path(output),
+            recursive=recursive,
+            shard=None if shard is None else parse_shard(shard),
+        )
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether the network is a graph that was exported from a run."""
+        return self._exported_weights is not None
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """Equal for equal weights, whatever device they are on."""
+        return self._exported_weights or weights_digest(self.network.state_dict())
 
     def choose_postprocessing(self) -> Postprocessing:
         """Finds the steps that raise the mean Dice of the validation cases, and uses them from now on.
@@ -242,13 +255,15 @@ def open_run(
     changes: dict[str, Any] | None = None,
     trust: Trust = SHIPPED_ALONE,
     postprocess: str = "chosen",
+    local_rank: int = 0,
 ) -> Run:
     """Opens the run of `ckpt`, which is a run folder, a checkpoint file or an exported folder; see `find_trained`.
 
-    postprocess: `chosen` for the steps that the run has chosen, or `none`
+    postprocess: `chosen` for the steps that the run has chosen, or `none`; local_rank: number of this process among
+    those of its machine, each of which has a GPU of its own
     """
     check_postprocess(postprocess, choices=("chosen", "none"))
-    chosen = pick_device(device)
+    chosen = pick_device(device, local_rank=local_rank)
     changes = {key: plain(settings) for key, settings in (changes or {}).items()}
     trained = find_trained(
         ckpt,

@@ -1,6 +1,8 @@
 """Evaluation: scores of a trained segmenter on cases that it was not trained on."""
 
 import logging
+import os
+from contextlib import nullcontext
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -8,9 +10,15 @@ from omegaconf import DictConfig, OmegaConf
 from sct.config.trust import Trust
 from sct.errors import UserError
 from sct.runs import card
+from sct.runs.evaluation import Evaluation
+from sct.runs.evaluation import evaluate as score_all
 from sct.runs.folder import log_to
+from sct.runs.meeting import prepare_to_score
+from sct.runs.parts import evaluate_part
 from sct.runs.postprocessing import FILE
 from sct.runs.run import Run, open_run
+from sct.runtime.shards import local_rank
+from sct.tasks.parts import all_end_together, shard_of_command
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +30,7 @@ def evaluate(cfg: DictConfig) -> None:
     """Writes cases.csv, summary.json, table.md, predictions, figures and the card of one split."""
     log_to(None)
     OmegaConf.to_object(cfg)  # the schema refuses an unknown number format
+    shard = shard_of_command(cfg.shard)
     run = open_run(
         cfg.ckpt,
         weights=cfg.weights,
@@ -30,16 +39,24 @@ def evaluate(cfg: DictConfig) -> None:
         changes={"inferer": cfg.inferer, "data": cfg.data},
         trust=Trust.of_command(cfg),
         postprocess="none" if cfg.postprocess == "choose" else cfg.postprocess,
+        local_rank=local_rank(os.environ),
     )
     run.load()
     if cfg.postprocess == "choose":
         check_choice(cfg, run=run)
         run.choose_postprocessing()
+    if shard is not None:
+        run.data.check = False  # by each process for its own part
     folder = Path(cfg.output) if cfg.output else default_folder(cfg, run=run)
-    scores = run.evaluate(
-        cfg.split, output=folder, save_predictions=cfg.save_predictions, figures=cfg.figures, lesions=cfg.lesions
-    )
-    logger.info("\n%s\nWritten to %s", scores.table(), folder)
+    settings = {name: cfg[name] for name in ("split", "save_predictions", "figures", "lesions")}
+    scores: Evaluation | None
+    with all_end_together() if shard is not None else nullcontext():
+        if shard is None:
+            scores = score_all(run, folder=folder, **settings)
+        else:
+            scores = evaluate_part(run, folder=folder, **settings, shard=shard)
+    if scores is not None:
+        logger.info("\n%s\nWritten to %s", scores.table(), folder)
 
 
 def default_folder(cfg: DictConfig, *, run: Run) -> Path:
@@ -73,6 +90,7 @@ def other_data(cfg: DictConfig, *, run: Run, split: str) -> list[str]:
     changed = [f"data.{key}" for key in cfg.data if key not in PLACES]
     if (run.folder / card.FILE).exists() and split in ("val", "test"):
         recorded = card.read_card(run.folder)["split"][split]
+        prepare_to_score(run, split=split)
         found = [case.name for case in run.data.cases(split)]
-        changed += [f"the cases below data.root={run.data.root}"] * (recorded != found)
+        changed += [f"the cases below data.root={run.data.root}"] * (recorded != found or run.data.is_other_set)
     return changed

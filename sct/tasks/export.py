@@ -20,7 +20,7 @@ from sct.exporting import FORMATS, Format, Source
 from sct.exporting.agreement import Agreement, compare
 from sct.exporting.base import INPUT, OUTPUT
 from sct.exporting.manifest import Manifest
-from sct.inference.cases import find_inputs
+from sct.inference.inputs import find_inputs
 from sct.models.base import Encoder
 from sct.profiling.windows import sample_windows
 from sct.runs import card

@@ -1,16 +1,23 @@
 """Prediction: label maps of new images, by a run's network or by an export of it."""
 
+import os
+from pathlib import Path
+
 from omegaconf import DictConfig, OmegaConf
 
 from sct.config.trust import Trust
 from sct.runs.folder import log_to
+from sct.runs.prediction import predict_files
 from sct.runs.run import open_run
+from sct.runtime.shards import local_rank
+from sct.tasks.parts import all_end_together, shard_of_command
 
 
 def predict(cfg: DictConfig) -> None:
     """Writes one label map for each input, on the grid and in the format of the input; inputs are never overwritten."""
     log_to(None)
     OmegaConf.to_object(cfg)  # the schema refuses an unknown number format
+    shard = shard_of_command(cfg.shard)
     run = open_run(
         cfg.ckpt,
         weights=cfg.weights,
@@ -20,8 +27,10 @@ def predict(cfg: DictConfig) -> None:
         changes={"inferer": cfg.inferer, "data": reading(cfg)},
         trust=Trust.of_command(cfg),
         postprocess=cfg.postprocess,
+        local_rank=local_rank(os.environ),
     )
-    run.predict_files(cfg.input, output=cfg.output)
+    with all_end_together():
+        predict_files(run, Path(cfg.input), output=Path(cfg.output), recursive=cfg.recursive, shard=shard)
 
 
 def reading(cfg: DictConfig) -> dict[str, str]:

@@ -37,7 +37,7 @@ def test_test_cases_are_the_papers() -> None:
 
 
 def test_every_shipped_split_is_listed() -> None:
-    assert shipped_splits() == ["btcv_18_12", "btcv_monai_24_6", "isic2018_1815_261_518", "same"]
+    assert shipped_splits() == ["btcv_18_12", "btcv_monai_24_6", "isic2018_1815_261_518", "same", "tests"]
 
 
 def test_the_isic_split_shares_out_2594_images_and_is_drawn_from_the_seed() -> None:
@@ -82,7 +82,13 @@ def test_own_file(make_btcv: Callable, tmp_path: Path) -> None:
     data = make_btcv(split=str(own))
     assert ids(data.cases("train")) == ["0001", "0002"]
     own.write_text(json.dumps({"train": ["0001"], "val": ["0003"]}))
-    with pytest.raises(UserError, match="lacks test"):
+    with pytest.raises(UserError, match="no case to test"):
+        make_btcv(split=str(own)).prepare()
+    own.write_text(json.dumps({"training": ["0001"], "tests": ["0003"]}))
+    with pytest.raises(UserError, match="none of train, val and test"):
+        make_btcv(split=str(own)).prepare()
+    own.write_text(json.dumps({"train": "0001", "test": ["0003"]}))
+    with pytest.raises(UserError, match="a wrong train"):
         make_btcv(split=str(own)).prepare()
     own.write_text(json.dumps({"train": ["0001"], "val": [], "test": ["0002"]}))
     with pytest.raises(UserError, match="no case to val"):

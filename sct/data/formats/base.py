@@ -104,6 +104,9 @@ class Nifti(FileFormat):
     suffixes = (".nii.gz", ".nii")
     label_suffix = ".nii.gz"
 
+    def label_endings(self, *, like: Path) -> tuple[str, ...]:
+        return self.suffixes
+
     def read_grid(self, path: Path) -> Grid:
         return read_grid(path, spatial_dims=self.spatial_dims)
 

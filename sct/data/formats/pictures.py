@@ -40,6 +40,9 @@ class Pictures(FileFormat):
                 return None
         return "turned upright as the camera says (EXIF orientation); the mask must be drawn on the upright picture"
 
+    def label_endings(self, *, like: Path) -> tuple[str, ...]:
+        return (self.label_suffix, ".png")  # without loss
+
     def read_grid(self, path: Path) -> Grid:
         with opened(path) as image:
             return grid_of(image, num_channels=3)
