@@ -24,7 +24,7 @@ from sct.data.outputs import Classes
 from sct.data.phantoms.phantom import ORGANS
 from sct.evaluation.metrics import score_case
 from sct.runs import backends
-from sct.runs import run as prediction
+from sct.runs import prediction
 
 NAMES = ("background", *(organ.name for organ in ORGANS))
 
