@@ -23,8 +23,7 @@ from sct.data.cases import LabelMap
 from sct.data.outputs import Classes
 from sct.data.phantoms.phantom import ORGANS
 from sct.evaluation.metrics import score_case
-from sct.runs import backends
-from sct.runs import prediction
+from sct.runs import backends, prediction
 
 NAMES = ("background", *(organ.name for organ in ORGANS))
 
