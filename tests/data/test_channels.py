@@ -13,7 +13,7 @@ from sct.data.formats.base import Nifti
 from sct.data.formats.channels import Channels, Listed, one_file
 from sct.data.loading.cache import describe
 from sct.errors import UserError
-from sct.inference.cases import check_output, find_inputs
+from sct.inference.inputs import find_inputs, label_paths
 
 AFFINE = np.diag([-2.0, -2.0, 3.0, 1.0])
 FORMAT = Channels(Nifti(3), ".nii.gz", 2)
@@ -67,7 +67,7 @@ def test_predictions_have_the_name_of_the_case_and_the_grid_of_its_image(folder:
     np.testing.assert_array_equal(nib.load(path).affine, AFFINE)
     clash = Case("b_0001", case.image, None)
     with pytest.raises(UserError, match=r"overwrite the input .*b_0001\.nii\.gz"):
-        check_output([clash], output=folder, file_format=FORMAT)
+        label_paths([clash], output=folder, file_format=FORMAT)
 
 
 @pytest.mark.parametrize(

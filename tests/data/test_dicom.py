@@ -10,7 +10,7 @@ from dicom_files import at_places, needs_dicom, oblique, places, write_series
 
 from sct.data.formats.volumes import Volumes, Written
 from sct.errors import UserError
-from sct.inference.cases import check_output, find_inputs
+from sct.inference.inputs import find_inputs, label_paths
 
 needs_dicom()
 import highdicom  # noqa: E402
@@ -201,7 +201,7 @@ def test_inputs_are_series_folders_zip_files_and_files(tmp_path, voxels):
     (case,) = find_inputs(folder, file_format=form)
     assert (case.id, case.image) == ("scan.1", folder)
     with pytest.raises(UserError, match=r"would overwrite the input .*, or lie in it"):
-        check_output([case], output=folder, file_format=form)
+        label_paths([case], output=folder, file_format=form)
     (folder / "d.nii.gz").touch()
     with pytest.raises(UserError, match=r"several files, and holds other images such as d\.nii\.gz"):
         find_inputs(folder, file_format=form)

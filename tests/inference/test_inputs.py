@@ -110,5 +110,5 @@ def test_what_can_not_be_written_is_told_before(tmp_path):
     with pytest.raises(UserError, match="overwrite the input"):
         label_paths(two, output=tmp_path / "link", file_format=NIFTI)
     pictures = find_inputs(touch(tmp_path / "p", "a.jpg") / "a.jpg", file_format=Pictures(2))
-    with pytest.raises(UserError, match=r"end in \.png"):
+    with pytest.raises(UserError, match=r"end in _segmentation\.png or \.png"):
         label_paths(pictures, output=tmp_path / "mask.jpg", file_format=Pictures(2))
