@@ -63,7 +63,7 @@ def test_methods_that_keep_another_number_of_every_image_have_no_graph(
     run = trained(tmp_path / "run", *smoke, *settings)
     outcome = run_command(export.main, f"ckpt={run}", "format=torch")
     who = "encoder.gate" if encoder == "apformer" else "encoder.reducer="
-    assert_one_message(outcome, who, "every image", "format=bundle", "encoder=stp")
+    assert_one_message(outcome, who, "each image", "format=bundle", "encoder=stp")
     assert not (run / "export").exists()
     folder = exported(run, "bundle")
     assert json.loads((folder / "export.json").read_text())["check"]["equal_labels"] == 1.0
@@ -109,7 +109,7 @@ def test_predict_refuses(run: Path, image: Path, tmp_path: Path) -> None:
 
     told(f"ckpt={run}", "backend=tflite", ["backend=tflite", "torch, onnx, openvino"])
     told(f"ckpt={run}", "backend=openvino", ["no export", f"sct.export ckpt={run} format=openvino"])
-    told(f"ckpt={run}/export/torch", "backend=onnx", ["backend=onnx", "of format torch"])
+    told(f"ckpt={run}/export/torch", "backend=onnx", ["backend=onnx", "has format torch"])
     told(f"ckpt={run}", "backend=torch", "precision=bf16", ["precision=bf16", "openvino"])
     told(f"ckpt={run}", "backend=torch", "precision=auto", ["precision=auto", "Leave precision out", "fp32"])
     bundle = exported(run, "bundle", output=tmp_path / "bundle")

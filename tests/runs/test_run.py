@@ -185,7 +185,7 @@ def test_a_folder_is_trained_in_by_one_process_only(smoke, run_copy):
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         before = files_of(run_copy)
-        assert_one_message(run_command(train.main, f"resume={run_copy}"), str(run_copy), "another process")
+        assert_one_message(run_command(train.main, f"resume={run_copy}"), str(run_copy), "Another process")
         assert files_of(run_copy) == before
         other.kill()
     assert run_command(train.main, f"resume={run_copy}").status == 0
@@ -199,7 +199,7 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
     with locked(tmp_path):
         assert "can't be locked" in caplog.text
     monkeypatch.undo()
-    with locked(tmp_path), pytest.raises(UserError, match="another process"), locked(tmp_path):
+    with locked(tmp_path), pytest.raises(UserError, match="Another process"), locked(tmp_path):
         pass
 
 
