@@ -14,7 +14,15 @@ from sct.config.folders import options
 from sct.config.meanings import Key, description, keys_of
 
 PAGE = Path(__file__).parents[1] / "docs/reference/config.md"
-COMMANDS = ("eval", "predict", "export", "report", "verify")
+# root config -> what is called
+COMMANDS = {
+    "eval": "eval",
+    "predict": "predict",
+    "export": "export",
+    "report": "report",
+    "verify": "verify",
+    "plan": "data plan",
+}
 HEAD = """# Config keys
 
 Written by `python scripts/write_reference.py` from the docstrings of the code; do not edit it by hand.
@@ -31,8 +39,8 @@ def page() -> str:
     train = list(keys_of(compose_config("train", overrides=[])))
     shared = [key for key in train if key.name.split(".")[0] not in GROUPS]
     parts = [HEAD, "## `python -m sct.train` and `sct.profile`\n", table(shared)]
-    for command in COMMANDS:
-        parts += [f"## `python -m sct.{command}`\n", table(list(keys_of(compose_config(command, overrides=[]))))]
+    for root, command in COMMANDS.items():
+        parts += [f"## `python -m sct.{command}`\n", table(list(keys_of(compose_config(root, overrides=[]))))]
     for group in GROUPS:
         parts += [f"## {group}\n", files(group), *group_tables(group)]
     for group in APPENDED:

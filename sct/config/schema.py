@@ -186,6 +186,39 @@ class Config:
 
 
 @dataclass
+class PlanConfig:
+    """What `sct.data plan` reads and writes.
+
+    name: the files configs/data/NAME.yaml and configs/experiment/NAME.yaml of the working directory are written
+    data: the data set: a layout and its settings; data.KEY=VALUE on the command line is kept as it is
+    device: what will train: auto (a GPU where there is one), cpu or cuda
+    memory: GiB of the GPU, or of the main memory of a processor; null: what is here
+    cores: cores of the processor; null: those here
+    overwrite: replace the files of an earlier plan of this name
+    paths: folders for data, outputs and caches
+    plugins: packages of your own whose code the data set may name, such as [mypkg]; see docs/how-to/own-code.md
+    """
+
+    name: str = "mine"
+    data: dict[str, Any] = MISSING
+    device: str = "auto"
+    memory: float | None = None
+    cores: int | None = None
+    overwrite: bool = False
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    plugins: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_plugins(self.plugins)
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise UserError(f"device={self.device} must be auto, cpu or cuda: what will train.")
+        if self.memory is not None and self.memory < 1:
+            raise UserError(f"memory={self.memory} must be at least 1 GiB, or null for what is here.")
+        if self.cores is not None and self.cores < 1:
+            raise UserError(f"cores={self.cores} must be at least 1, or null for those here.")
+
+
+@dataclass
 class InferenceConfig:
     """What evaluation and prediction share; `null` keeps what the run was trained with.
 
@@ -392,6 +425,7 @@ def register_schemas() -> None:
     """Makes the schemas known to Hydra; the root configs name them in their defaults lists."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=Config)
+    store.store(name="plan_schema", node=PlanConfig)
     store.store(name="eval_schema", node=EvalConfig)
     store.store(name="predict_schema", node=PredictConfig)
     store.store(name="export_schema", node=ExportConfig)

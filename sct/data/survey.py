@@ -4,6 +4,7 @@ Letters: C channels, S spatial size of a file.
 """
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sct.data.cases import Case, window_shape
+from sct.data.cases import Case, Grid, window_shape
 from sct.data.module import SegmentationData
 from sct.models.grid import foreground_patches
 
@@ -40,15 +41,37 @@ class CaseFacts:
     patches: float
     digest: str
 
+    @property
+    def voxel(self) -> float:
+        """Size of a voxel, in the unit of `volumes`."""
+        return voxel_size(self.spacing, unit=self.unit)
+
 
 def survey_case(case: Case, *, split: str, data: SegmentationData, patch_size: int) -> CaseFacts:
     """Reads image and label of one case."""
+    image, grid, values = read_case(case, data=data)
+    return facts_of(case, image, grid, values, split=split, data=data, patch_size=patch_size)
+
+
+def read_case(case: Case, *, data: SegmentationData) -> tuple[np.ndarray, Grid, np.ndarray]:
+    """Image (C, *S) as in the file, its grid, and label values (*S) int64."""
     image, grid = data.format.read_image(case.image)
     assert case.label is not None
-    label = data.format.read_label(case.label)[0]
-    values = data.label_map.cleared(np.rint(label).astype(np.int64))
-    # a litre has 1000 ml of 1000 cubic mm
-    voxel = float(np.prod(grid.spacing)) / 1000 if grid.unit == "mm" else 1.0
+    return image, grid, data.label_map.cleared(np.rint(data.format.read_label(case.label)[0]).astype(np.int64))
+
+
+def facts_of(
+    case: Case,
+    image: np.ndarray,
+    grid: Grid,
+    values: np.ndarray,
+    *,
+    split: str,
+    data: SegmentationData,
+    patch_size: int,
+) -> CaseFacts:
+    """The facts about image (C, *S) and label values (*S) of one case."""
+    voxel = voxel_size(grid.spacing, unit=grid.unit)
     counts = np.bincount(values.ravel(), minlength=len(data.label_map))
     patch = window_shape([patch_size] * data.spatial_dims, num_dims=values.ndim)
     patches = foreground_patches(torch.from_numpy(values).unsqueeze(0), patch_size=patch)
@@ -64,6 +87,12 @@ def survey_case(case: Case, *, split: str, data: SegmentationData, patch_size: i
         patches=patches.float().mean().item(),
         digest=hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).hexdigest(),
     )
+
+
+def voxel_size(spacing: Sequence[float], *, unit: str) -> float:
+    """In ml where the unit is mm, else 1 voxel."""
+    # a litre has 1000 ml of 1000 cubic mm
+    return math.prod(map(float, spacing)) / 1000 if unit == "mm" else 1.0
 
 
 def set_faults(facts: Sequence[CaseFacts], *, resampled: bool) -> list[str]:

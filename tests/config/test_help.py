@@ -91,7 +91,7 @@ def test_a_command_lists_its_keys(command):
 def test_the_data_command_has_a_page(arguments):
     told = run_command(data.main, *arguments)
     assert told.status == 0
-    assert told.out.startswith("`python -m sct.data check|describe")
+    assert told.out.startswith("`python -m sct.data check|describe|plan")
     assert ("data.num_train" in told.out) == ("data=isic" not in arguments)
     assert "encoder" not in told.out
 

@@ -34,6 +34,7 @@ PAGES = {
     "sct.train --help": "btcv_dense_unetr",
     "sct.eval --help": "cases to score: val or test",
     "sct.data check --help": "cases to train on",
+    "sct.data plan --help": "replace the files of an earlier plan",
     "sct.train +experiment=btcv_stp_mta -c job": "max_steps: 45000",
 }
 MISTAKES = {
@@ -43,6 +44,7 @@ MISTAKES = {
     "sct.train encoder.dim=abc": "encoder.dim=abc must be a whole number.",
     "sct.train data.root=???": "data.root is not set",
     "sct.profile encoder.reducer.rounding=up": "encoder.reducer.rounding=up must be one of nearest, floor",
+    "sct.data plan device=gpu": "device=gpu must be auto, cpu or cuda",
     "sct.data check data.batch_size=two": "data.batch_size=two must be a whole number",
     "sct.eval": "ckpt is not set",
     "sct.predict ckpt=run input=x output=y precision=fp8": "precision=fp8 must be one of",
@@ -81,7 +83,7 @@ def test_the_answer_comes_before_anything_heavy_is_imported(command, results):
 def test_the_task_of_every_command_is_there():
     files = [PACKAGE / f"{name}.py" for name in COMMANDS] + [PACKAGE / "data" / "__main__.py"]
     named = [name for file in files for name in re.findall(r'"(sct\.tasks\.\w+:\w+)"', Path(file).read_text())]
-    assert len(named) == len(COMMANDS) + 2
+    assert len(named) == len(COMMANDS) + 3
     for name in named:
         module, function = name.split(":")
         assert callable(getattr(import_module(module), function))

@@ -145,4 +145,4 @@ def test_spacings_may_differ_where_all_are_resampled(root):
 
 
 def test_an_unknown_action_is_told(root):
-    assert "'chek' is neither" in command("chek", root).err
+    assert "'chek' is none of them" in command("chek", root).err
