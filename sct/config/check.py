@@ -12,7 +12,7 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from sct.config.folders import options_text
 from sct.config.hints import fits, in_words
-from sct.config.schema import Config
+from sct.config.schema import Config, PlanConfig
 from sct.config.signatures import Signature, from_source, object_signature
 from sct.config.trust import LIBRARIES, SHIPPED_ALONE, Trust
 from sct.errors import UserError
@@ -68,6 +68,8 @@ def check_composed(cfg: DictConfig) -> None:
     check_section(cfg)
     if OmegaConf.get_type(cfg) is Config and trains_anew(cfg):
         check_config(cfg, read=read_source, trust=Trust())
+    if OmegaConf.get_type(cfg) is PlanConfig:
+        check_node(cfg.data, key="data", read=read_source, trust=Trust())
     # the sections of the schema refuse values of their own
     OmegaConf.to_object(cfg)
 

@@ -71,7 +71,7 @@ def facts_of(
     patch_size: int,
 ) -> CaseFacts:
     """The facts about image (C, *S) and label values (*S) of one case."""
-    voxel = voxel_size(grid.spacing, unit=grid.unit)
+    voxel = voxel_size(grid.spacing.tolist(), unit=grid.unit)
     counts = np.bincount(values.ravel(), minlength=len(data.label_map))
     patch = window_shape([patch_size] * data.spatial_dims, num_dims=values.ndim)
     patches = foreground_patches(torch.from_numpy(values).unsqueeze(0), patch_size=patch)
@@ -92,7 +92,7 @@ def facts_of(
 def voxel_size(spacing: Sequence[float], *, unit: str) -> float:
     """In ml where the unit is mm, else 1 voxel."""
     # a litre has 1000 ml of 1000 cubic mm
-    return math.prod(map(float, spacing)) / 1000 if unit == "mm" else 1.0
+    return math.prod(spacing) / 1000 if unit == "mm" else 1.0
 
 
 def set_faults(facts: Sequence[CaseFacts], *, resampled: bool) -> list[str]:

@@ -37,6 +37,7 @@ class SetFacts:
     shapes, spacings (M, D): along the axes of the network (RAS in 3-D), in voxels and in `unit`
     channels: names of the channels, empty where the data set has none
     classes: typical number of voxels of every class where it is present, by name; 0: never present
+    by_name: the data set normalises each channel by its name, unless the config says how
     foreground: of every channel · lowest: typical darkest intensity (percentile 0.5) of the first channel
     zeros: typical share of voxels that are 0 in every channel · patches: mean share of patches with any foreground
     """
@@ -49,6 +50,7 @@ class SetFacts:
     classes: dict[str, float]
     overlapping: bool
     pictures: bool
+    by_name: bool
     foreground: tuple[Foreground, ...]
     lowest: float
     zeros: float
@@ -94,6 +96,7 @@ def collect(data: SegmentationData, *, train: Sequence[Case], num_cached: int) -
         classes=typical_sizes(facts),
         overlapping=data.outputs.overlapping,
         pictures=isinstance(data.format, Pictures),
+        by_name=data.intensity is None,
         foreground=tuple(statistics(channel) for channel in pooled),
         lowest=float(np.median([case.intensities[0][0] for case in facts])),
         zeros=float(np.median(zeros)),

@@ -12,6 +12,8 @@ Kind = Literal["ct", "picture", "other"]
 AIR = -500.0
 # the body without the air around it
 BODY = -300.0
+# names of channels for which nnU-Net has a normalisation of its own
+NAMED = {"ct", "nonorm", "rescale_to_0_1", "rgb_to_0_1"}
 # where less of a set's images is not 0, they were cut out of their background (skull stripping)
 CUT_OUT = 0.25
 
@@ -30,8 +32,12 @@ def intensity_choices(facts: SetFacts, *, given: Mapping[str, Any]) -> list[Choi
     kind = kind_of(facts)
     crop_above, crop_reason = None, "nothing is cut away: what is background can't be told from the intensities"
     zero_background, zero_reason = False, "0 is an intensity as any other"
-    if kind == "picture":
-        node: dict[str, Any] = ranged(0.0, 255.0, b_min=-1.0, b_max=1.0)
+    node: dict[str, Any] | None
+    if facts.by_name and NAMED & {name.strip().lower() for name in facts.channels}:
+        node, reason = None, "each channel by its name, as nnU-Net does"
+        crop_above = hounsfield(facts.foreground)[1] if kind == "ct" else None
+    elif kind == "picture":
+        node = ranged(0.0, 255.0, b_min=-1.0, b_max=1.0)
         reason = "pictures: 8 bits become -1 to 1"
     elif kind == "ct":
         node, crop_above = hounsfield(facts.foreground)
@@ -39,8 +45,6 @@ def intensity_choices(facts: SetFacts, *, given: Mapping[str, Any]) -> list[Choi
             f"CT: clipped to the percentiles 0.5 and 99.5 of all voxels with a label in the training cases "
             f"({node['a_min']:g} to {node['a_max']:g}), then mean 0 and standard deviation 1 of these voxels"
         )
-        if crop_above is not None:
-            crop_reason = "the air around the body is cut away, at the normalised value of -300 HU or of the lower clip"
     elif facts.zeros > CUT_OUT:
         node = {**normalised(), "nonzero": True}
         reason = "each channel of each case gets mean 0 and standard deviation 1, of the voxels that are not 0"
@@ -52,6 +56,8 @@ def intensity_choices(facts: SetFacts, *, given: Mapping[str, Any]) -> list[Choi
             "each channel of each case is clipped to its percentiles 0.5 and 99.5 (single bright voxels), then gets "
             "mean 0 and standard deviation 1: scanners have no common scale"
         )
+    if crop_above is not None:
+        crop_reason = "the air around the body is cut away, at the normalised value of -300 HU or of the lower clip"
     return [
         choose("intensity", node, reason, given=given),
         choose("crop_above", crop_above, crop_reason, given=given),

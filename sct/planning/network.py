@@ -61,13 +61,16 @@ def size_for(machine: Machine, *, num_cases: int) -> Size:
 def window_budget(machine: Machine, *, spatial_dims: int) -> float:
     """Voxels that a window may have: what a step's fewest windows leave memory and time for."""
     by_memory = memory_voxels(machine) / WINDOWS[machine.device, spatial_dims][0]
+    return min(by_memory, most_voxels(machine, spatial_dims=spatial_dims))
+
+
+def most_voxels(machine: Machine, *, spatial_dims: int) -> float:
+    """Voxels of a window that a machine computes in reasonable time."""
+    if machine.device == "cuda":
+        return GPU_VOXELS if spatial_dims == 3 else GPU_PIXELS
     if spatial_dims == 2:
-        by_time = PROCESSOR_PIXELS if machine.device == "cpu" else GPU_PIXELS
-    elif machine.device == "cpu":
-        by_time = min(PROCESSOR_VOXELS * max(1.0, machine.cores / 4), MOST_PROCESSOR_VOXELS)
-    else:
-        by_time = GPU_VOXELS
-    return min(by_memory, by_time)
+        return PROCESSOR_PIXELS
+    return min(PROCESSOR_VOXELS * max(1.0, machine.cores / 4), MOST_PROCESSOR_VOXELS)
 
 
 def memory_voxels(machine: Machine) -> float:

@@ -41,7 +41,7 @@ def plan_data(cfg: DictConfig) -> None:
         logger.warning("%s", fault)
     plan = make_plan(facts, machine=machine, given=given)
     plan = replace(plan, data=(split, *plan.data))
-    node = {**OmegaConf.to_container(cfg.data, resolve=False), **data.found()}
+    node = {**plain(cfg.data), **data.found()}
     # what the classes refuse shows before anything is written
     planned = copy.deepcopy(cfg)
     planned.data = {**node, **{choice.key: choice.value for choice in plan.data}}

@@ -14,6 +14,7 @@ from shrunk import NNUNET, OWN_DATA, RUN, small, succeed
 from sct import eval as evaluation
 from sct import profile, train
 from sct.config.command import compose_config
+from sct.data import __main__ as data
 from sct.runtime import checkpoint
 
 DESCRIPTION = '{{"{channels}": {{"0": "CT"}}, "labels": {{"background": 0, "organ": 1}}, "training": [{cases}]}}'
@@ -84,7 +85,8 @@ def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_decathlon(Path(OWN_DATA))
         (config,) = blocks(DOCS / "getting-started/own-data.md", "yaml")
         Path("configs/data").mkdir(parents=True)
-        Path("configs/data/mine.yaml").write_text(config.text)
+        Path("configs/data/by_hand.yaml").write_text(config.text)
+        succeed(data.main, "plan", f"data.root={OWN_DATA}", "name=mine")
         write_nnunet(Path(NNUNET))
     return folder
 

@@ -134,7 +134,7 @@ def test_every_planned_line_has_its_reason(tmp_path):
     plan(*mri(tmp_path / "set"))
     lines = Path("configs/experiment/mine.yaml").read_text().splitlines()
     bare = [line for i, line in enumerate(lines) if ": " in line and "#" not in line and "#" not in lines[i - 1]]
-    assert bare == ["name: mine"]
+    assert bare == ["  - override /data: mine", "name: mine"]
     text = Path("configs/data/mine.yaml").read_text()
     planned, _, rest = text.partition("# All that follows is as in data=msd")
     keys = [line for line in planned.splitlines() if line[:1].isalpha() and not line.startswith(("_target_", "root"))]

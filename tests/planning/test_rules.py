@@ -38,6 +38,7 @@ FACTS = SetFacts(
     classes={"organ": 5000.0},
     overlapping=False,
     pictures=False,
+    by_name=False,
     foreground=(TISSUE,),
     lowest=0.0,
     zeros=0.0,
@@ -165,6 +166,15 @@ def test_images_of_other_kinds_are_standardised_one_by_one():
     assert cut_out["intensity"]["nonzero"]
     picture = values(intensity_choices(replace(FACTS, pictures=True), given={}))
     assert (picture["intensity"]["a_max"], picture["intensity"]["b_min"]) == (255, -1)
+
+
+def test_a_data_set_that_normalises_by_names_goes_on_doing_so():
+    ct = values(intensity_choices(replace(FACTS, by_name=True, channels=("CT",)), given={}))
+    assert (ct["intensity"], ct["crop_above"]) == (None, -4)
+    mixed = values(intensity_choices(replace(FACTS, by_name=True, channels=("CT", "PET"), zeros=0.5), given={}))
+    assert (mixed["intensity"], mixed["crop_above"], mixed["zero_background"]) == (None, None, False)
+    # what every other name means to nnU-Net, the rules do with regard to the background
+    assert values(intensity_choices(replace(FACTS, by_name=True, zeros=0.5), given={}))["intensity"]["nonzero"]
 
 
 # augmentation
