@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sct.data.cases import Case, Grid
+from sct.data.cases import Grid
 from sct.data.formats.nifti import to_ras
 from sct.data.formats.pictures import Pictures
 from sct.data.module import SegmentationData
@@ -39,6 +39,7 @@ class SetFacts:
     classes: typical number of voxels of every class where it is present, by name; 0: never present
     by_name: the data set normalises each channel by its name, unless the config says how
     foreground: of every channel · lowest: typical darkest intensity (percentile 0.5) of the first channel
+    num_cached: cases that a training keeps prepared
     zeros: typical share of voxels that are 0 in every channel · patches: mean share of patches with any foreground
     """
 
@@ -76,10 +77,10 @@ class SetFacts:
         return min((size for size in self.classes.values() if size), default=0.0)
 
 
-def collect(data: SegmentationData, *, train: Sequence[Case], num_cached: int) -> tuple[SetFacts, list[CaseFacts]]:
-    """Reads the training cases; num_cached: cases that a training keeps in memory."""
+def collect(data: SegmentationData) -> tuple[SetFacts, list[CaseFacts]]:
+    """Reads the training cases."""
     facts, samples, zeros, grids = [], [], [], []
-    for case in train:
+    for case in data.cases("train"):
         image, grid, label = read_case(case, data=data)
         facts.append(facts_of(case, image, grid, label, split="train", data=data, patch_size=PATCH_SIZE))
         samples.append(spread(image[:, label > 0] if (label > 0).any() else image.reshape(len(image), -1)))
@@ -101,7 +102,7 @@ def collect(data: SegmentationData, *, train: Sequence[Case], num_cached: int) -
         lowest=float(np.median([case.intensities[0][0] for case in facts])),
         zeros=float(np.median(zeros)),
         patches=float(np.mean([case.patches for case in facts])),
-        num_cached=num_cached,
+        num_cached=len({*data.cases("train"), *data.cases("val")}),
     ), facts
 
 

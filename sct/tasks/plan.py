@@ -11,12 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from sct.config.check import build
 from sct.config.command import by_key
 from sct.config.trust import Trust
-from sct.data.identity import check_ids
 from sct.data.survey import set_faults
 from sct.planning.facts import collect
 from sct.planning.machine import find_machine
 from sct.planning.plan import make_plan
-from sct.planning.shares import num_cached, share_out
+from sct.planning.shares import choose_split
 from sct.planning.write import data_text, experiment_text, own_folder, planned_files, write_plan
 from sct.runs.folder import log_to
 
@@ -30,18 +29,17 @@ def plan_data(cfg: DictConfig) -> None:
     trust = Trust.of_command(cfg)
     machine = find_machine(device=cfg.device, memory=cfg.memory, cores=cfg.cores)
     data = build(cfg.data, key="data", trust=trust)
-    cases = data.find_cases()
-    check_ids(cases)
     given = given_settings(cfg)
-    parts, split = share_out(data, cases, given=given)
-    if data.check:
-        data.check_files(sorted({case for part in parts.values() for case in part}, key=lambda case: case.name))
-    facts, each = collect(data, train=parts["train"], num_cached=num_cached(parts))
+    split = choose_split(data, given=given)
+    # before statistics are measured: those belong to the cases of a training, whose folds may be others
+    found = data.found()
+    data.prepare()
+    facts, each = collect(data)
     for fault in set_faults(each, resampled=True):
         logger.warning("%s", fault)
     plan = make_plan(facts, machine=machine, given=given)
     plan = replace(plan, data=(split, *plan.data))
-    node = {**plain(cfg.data), **data.found()}
+    node = {**plain(cfg.data), **found}
     # what the classes refuse shows before anything is written
     planned = copy.deepcopy(cfg)
     planned.data = {**node, **{choice.key: choice.value for choice in plan.data}}

@@ -79,4 +79,24 @@ def pictures(folder: Path) -> list[str]:
     return ["data=isic", f"data.root={folder}"]
 
 
-SETS = {"mri": mri, "regions": regions, "one_ct": one_ct, "pictures": pictures}
+def nnunet(folder: Path) -> list[str]:
+    """nnU-Net's layout: CT and PET, two regions, a slab to ignore."""
+    rng = np.random.default_rng(0)
+    for case in range(6):
+        label = label_map()
+        label[:, :, -2:] = 3
+        for channel in range(2):
+            save(folder / f"imagesTr/c{case}_{channel:04d}.nii.gz", rng.normal(50 * label, 5).astype(np.float32))
+        save(folder / f"labelsTr/c{case}.nii.gz", label)
+    described = {
+        "channel_names": {"0": "CT", "1": "PET"},
+        "labels": {"background": 0, "both": [1, 2], "lesion": [2], "ignore": 3},
+        "regions_class_order": [1, 2],
+        "numTraining": 6,
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(described))
+    return ["data=nnunet", f"data.root={folder}"]
+
+
+SETS = {"mri": mri, "regions": regions, "one_ct": one_ct, "pictures": pictures, "nnunet": nnunet}

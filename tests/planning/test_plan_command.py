@@ -111,6 +111,13 @@ def test_pictures(tmp_path):
     assert list(cfg.inferer.mirror_axes) == [0, 1]
 
 
+def test_what_nnunet_says_of_its_channels_and_regions_is_kept(tmp_path):
+    cfg = plan(*SETS["nnunet"](tmp_path / "set"))
+    assert cfg.data.intensity is None
+    assert cfg.loss.pixel._target_ == "sct.losses.dice_bce.DiceBCE"
+    assert (list(cfg.data.channels), dict(cfg.data.regions)) == (["CT", "PET"], {"both": [1, 2], "lesion": [2]})
+
+
 def test_what_the_command_says_is_kept_and_the_rest_follows_it(tmp_path):
     cfg = plan(
         *mri(tmp_path / "set"), "data.spacing=[2,2,2]", "data.val_share=0.3", "data.augment={}", "data.batch_size=1"
@@ -175,6 +182,7 @@ def test_in_a_checkout_shipped_files_are_safe(tmp_path, monkeypatch):
         (["device=gpu"], ["device=gpu must be auto, cpu or cuda"]),
         (["memory=0"], ["memory=0", "at least 1"]),
         (["data.split=nowhere.json"], ["data.split=nowhere.json"]),
+        (["data.patient_pattern=nobody"], ["data.patient_pattern=nobody has no group"]),
         (["data.spacing=[1,1]"], ["data.spacing=[1, 1]"]),
         (["overwrit=true"], ["Did you mean 'overwrite'?"]),
     ],
