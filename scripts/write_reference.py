@@ -15,14 +15,8 @@ from sct.config.meanings import Key, description, keys_of
 
 PAGE = Path(__file__).parents[1] / "docs/reference/config.md"
 # root config -> what is called
-COMMANDS = {
-    "eval": "eval",
-    "predict": "predict",
-    "export": "export",
-    "report": "report",
-    "verify": "verify",
-    "plan": "data plan",
-}
+COMMANDS = {name: f"python -m sct.{name}" for name in ("eval", "predict", "export", "report", "verify")}
+COMMANDS["plan"] = "sct.data plan"
 HEAD = """# Config keys
 
 Written by `python scripts/write_reference.py` from the docstrings of the code; do not edit it by hand.
@@ -40,7 +34,7 @@ def page() -> str:
     shared = [key for key in train if key.name.split(".")[0] not in GROUPS]
     parts = [HEAD, "## `python -m sct.train` and `sct.profile`\n", table(shared)]
     for root, command in COMMANDS.items():
-        parts += [f"## `python -m sct.{command}`\n", table(list(keys_of(compose_config(root, overrides=[]))))]
+        parts += [f"## `{command}`\n", table(list(keys_of(compose_config(root, overrides=[]))))]
     for group in GROUPS:
         parts += [f"## {group}\n", files(group), *group_tables(group)]
     for group in APPENDED:

@@ -313,6 +313,15 @@ def test_labels_in_air_are_never_skipped():
     assert "inferer.skip_below" not in values(make_plan(tissue, machine=PROCESSOR, given={}).settings)
 
 
+def test_classes_of_one_side_are_never_mirrored():
+    plan = make_plan(replace(FACTS, classes={"left_kidney": 900.0, "liver": 9000.0}), machine=PROCESSOR, given={})
+    assert "flip_x" not in values(plan.data)["augment"]
+    assert values(plan.settings)["inferer.mirror_axes"] == []
+    plan = make_plan(FACTS, machine=PROCESSOR, given={})
+    assert "flip_x" in values(plan.data)["augment"]
+    assert values(plan.settings)["inferer.mirror_axes"] == [0]
+
+
 def test_rules_follow_what_the_user_gave():
     given = {"spacing": [4, 4, 4], "augment": {"flip": {"_target_": "monai.transforms.RandFlipd", "spatial_axis": 1}}}
     plan = make_plan(FACTS, machine=PROCESSOR, given=given)
