@@ -12,7 +12,8 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from sct.config.folders import options_text
 from sct.config.hints import fits, in_words
-from sct.config.schema import Config, PlanConfig
+from sct.config.requests import PlanConfig
+from sct.config.schema import Config
 from sct.config.signatures import Signature, from_source, object_signature
 from sct.config.trust import LIBRARIES, SHIPPED_ALONE, Trust
 from sct.errors import UserError

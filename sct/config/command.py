@@ -30,7 +30,8 @@ from sct.config.folders import CONFIG_DIR, hidden_files, options, own_folders, r
 from sct.config.help import Page, help_text
 from sct.config.naming import run_name
 from sct.config.paths import quoted, text_overrides, unquoted, whole_nodes
-from sct.config.schema import Config, register_schemas
+from sct.config.requests import register_schemas
+from sct.config.schema import Config
 from sct.config.trust import trust_working_directory
 from sct.errors import UserError
 from sct.runtime.memory import tune_allocator

@@ -1,6 +1,5 @@
 """`SegmentationData`: a data set as training, evaluation and prediction see it."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,11 +14,12 @@ from sct.data.check import check_cases, find_faults
 from sct.data.formats.base import FileFormat
 from sct.data.formats.volumes import Volumes, Written
 from sct.data.identity import check_ids
-from sct.data.loading.cache import KINDS, VolumeCache
+from sct.data.loading.cache import VolumeCache
 from sct.data.loading.loader import CropDataset, StepSampler, make_loader
 from sct.data.loading.transforms import DictTransform, Preprocess, TrainingCrops
 from sct.data.loading.workers import decide_loading
 from sct.data.outputs import Classes, Outputs
+from sct.data.settings import check_scored_names, check_settings, tolerances_of
 from sct.data.splits import (
     SPLITS,
     split_at_random,
@@ -108,44 +108,7 @@ class SegmentationData(ABC):
     _splits: dict[str, list[Case]] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.reads_volumes and (self.series, self.label_format) != (None, None):
-            raise UserError(
-                f"series={self.series} (data.series) and format={self.label_format} (data.label_format) are for "
-                f"medical images; {type(self).__name__} has files of its own. Leave them out."
-            )
-        if self.cache not in KINDS:
-            raise UserError(f"data.cache={self.cache} is unknown: choose one of {', '.join(KINDS)}.")
-        if len(self.roi_size) not in (2, 3) or min(self.roi_size) < 1:
-            raise UserError(f"data.roi_size={self.roi_size} must be 2 or 3 positive numbers of voxels.")
-        if self.spacing is not None and (len(self.spacing) != len(self.roi_size) or min(self.spacing) <= 0):
-            raise UserError(
-                f"data.spacing={self.spacing} must be {len(self.roi_size)} positive numbers in mm, or null."
-            )
-        if self.resize_to is not None and (
-            self.spacing is not None or (len(self.resize_to), len(self.roi_size)) != (2, 2) or min(self.resize_to) < 1
-        ):
-            raise UserError(
-                f"data.resize_to={self.resize_to} must be 2 positive numbers of voxels for pictures or slices "
-                f"(data.roi_size={self.roi_size}) without data.spacing ({self.spacing}), or null."
-            )
-        if self.batch_size < 1 or self.crops_per_volume < 1 or not 0 <= self.positive_share <= 1:
-            raise UserError(
-                f"data.batch_size={self.batch_size} and data.crops_per_volume={self.crops_per_volume} must "
-                f"be at least 1, and data.positive_share={self.positive_share} must lie in [0, 1]."
-            )
-        if self.num_workers != "auto" and self.num_workers < 0:
-            raise UserError(f"data.num_workers={self.num_workers} must be auto, or 0 or more processes.")
-        fold_alone = self.fold is not None and self.folds is None
-        if (fold_alone and not self.brings_folds) or (self.folds is not None and self.fold is None):
-            raise UserError(
-                f"data.folds={self.folds} and data.fold={self.fold} go together: data.folds=4 data.fold=0, or -m "
-                "data.folds=4 data.fold=0,1,2,3 for all of them; or neither."
-            )
-        if self.folds is not None and self.split is not None:
-            raise UserError(
-                f"data.split={self.split} and data.folds={self.folds} both say what is tested on. Set data.split=null "
-                "for cross-validation, or leave data.folds out."
-            )
+        check_settings(self)
 
     @property
     @abstractmethod
@@ -201,21 +164,8 @@ class SegmentationData(ABC):
         return ("dice", "nsd", "hd95")
 
     def tolerances(self) -> dict[str, float]:
-        """Tolerance of the normalised surface Dice by what is scored, as far as it is given.
-
-        In mm, or in voxels where a file knows no spacing. UserError for other names and values.
-        """
-        names = self.outputs.names
-        found = self.tolerance if isinstance(self.tolerance, dict) else dict.fromkeys(names, self.tolerance)
-        if unknown := [name for name in found if name not in names]:
-            raise UserError(f"data.tolerance names {unknown}, but scored are {', '.join(names)}.")
-        for name, value in found.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-                raise UserError(
-                    f"data.tolerance={self.tolerance} must be a number of mm from 0 on, or such numbers by class: "
-                    f"data.tolerance={{{name}: 1.0}}."
-                )
-        return {name: float(value) for name, value in found.items()}
+        """Tolerance of the normalised surface Dice by what is scored; UserError for other names and values."""
+        return tolerances_of(self.tolerance, names=self.outputs.names)
 
     @property
     def outputs(self) -> Outputs:
@@ -266,7 +216,7 @@ class SegmentationData(ABC):
         splits = self.split_cases(cases)
         if self.exclude:
             splits = without_excluded(splits, exclude=self.exclude)
-        self._check_scores()
+        check_scored_names(self)
         for name in self.needed:
             if not splits[name]:
                 raise UserError(f"The split data.split={self.split} has no case to {name} on. Give it at least one.")
@@ -278,15 +228,6 @@ class SegmentationData(ABC):
         if self.check:
             self.check_files(sorted({case for part in splits.values() for case in part}, key=lambda case: case.name))
         self._splits = splits
-
-    def _check_scores(self) -> None:
-        """UserError where `class_groups` or `tolerance` names what is not scored."""
-        self.tolerances()
-        for group, members in self.class_groups.items():
-            if unknown := [name for name in members if name not in self.outputs.names]:
-                raise UserError(
-                    f"data.class_groups.{group} names {unknown}, but scored are {', '.join(self.outputs.names)}."
-                )
 
     def check_files(self, cases: list[Case], *, remember: bool = True) -> None:
         """Read every file of `cases` (also new ones to predict, without label) unless known to be good.

@@ -18,7 +18,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from sct.config.command import compose_checked, open_overrides
-from sct.config.schema import check_postprocess
+from sct.config.requests import check_postprocess
 from sct.config.trust import SHIPPED_ALONE, Trust
 from sct.data.cases import Case, Volume
 from sct.data.check import check_cases

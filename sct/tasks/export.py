@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from sct.config.check import to_dict
-from sct.config.schema import ExportConfig
+from sct.config.requests import ExportConfig
 from sct.config.trust import Trust
 from sct.data.module import SegmentationData
 from sct.errors import UserError

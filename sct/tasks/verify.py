@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from sct.config.schema import EvalConfig
+from sct.config.requests import EvalConfig
 from sct.config.trust import Trust
 from sct.data.splits import SPLITS
 from sct.errors import UserError

@@ -12,7 +12,7 @@ from torch import Tensor
 from sct import export, predict
 from sct.config.check import build
 from sct.config.command import compose_config
-from sct.config.schema import ExportConfig
+from sct.config.requests import ExportConfig
 from sct.errors import UserError
 from sct.exporting.torch import TorchExport
 from sct.tasks.export import real_windows

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from sct import eval as evaluation
 from sct import train, verify
-from sct.config.schema import EvalConfig
+from sct.config.requests import EvalConfig
 from sct.runs import card
 from sct.runtime import checkpoint
 from sct.tasks.eval import default_folder
