@@ -46,7 +46,7 @@ KEEPING: set[str] = {"setr", "ap_setr", "transunet", "ap_transunet", "apformer"}
 # the kind of token sets that completion and decoder get, where it is not the same number of tokens of every image
 KINDS: dict[str, str] = {"asvit": "packed", "dtop": "early exits", "dynamicvit": "masked"}
 # decoder -> why it refuses an encoder
-REASONS = {"unet": r"decoder=unet joins the pyramid.*this encoder has none: take encoder="}
+REASONS = {"unet": r"decoder=unet needs the pyramid.*this encoder has none\. Choose encoder="}
 
 
 def meetings(which: Combination) -> list[tuple[object, ...]]:
