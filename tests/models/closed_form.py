@@ -6,6 +6,7 @@ Letters: N tokens of the grid, n tokens alive, P prefix tokens, L = P + n, C enc
 import math
 from collections.abc import Callable
 
+from closed_form_stems import AFFINE_NORM, BATCH_NORM, BILINEAR, PLAIN_NORM, conv_bn, resnet_stem, unet_stem
 from torch import nn
 
 from sct.models.adaptive.attention import AdaptiveAttention
@@ -31,10 +32,6 @@ from sct.models.reducers.tome import ToMe
 from sct.models.segmenter import Segmenter
 from sct.models.stems.resnet import ResNetStem
 from sct.models.stems.unet import UNetStem
-from sct.models.tokens import FeatureSpec
-
-# fvcore's operations an element
-AFFINE_NORM, PLAIN_NORM, BATCH_NORM, BILINEAR = 5, 4, 2, 4
 
 
 def closed_form(segmenter: Segmenter) -> dict[str, int]:
@@ -67,34 +64,6 @@ def vit(encoder: ViTEncoder) -> int:
 def block(L: int, C: int) -> int:
     """Query, key, value and output; both attention products; an MLP four times as wide; two norms."""
     return 4 * L * C**2 + 2 * L**2 * C + 8 * L * C**2 + 2 * AFFINE_NORM * L * C
-
-
-def unet_stem(stem: UNetStem, spec: FeatureSpec) -> int:
-    d, voxels, above, macs = spec.spatial_dims, math.prod(spec.image_size), spec.in_channels, 0
-    for width in (*stem.pyramid_channels, stem.out_channels):
-        macs += conv_bn(voxels, d, above, width) + conv_bn(voxels, d, width, width)
-        above, voxels = width, voxels // 2**d
-    return macs
-
-
-def resnet_stem(stem: ResNetStem, spec: FeatureSpec) -> int:
-    """Root of 7^d; bottlenecks of 1^d, 3^d and 1^d, the first of a stage with a shortcut of 1^d; norms."""
-    d, voxels, width = spec.spatial_dims, math.prod(spec.image_size) // 2**spec.spatial_dims, stem.pyramid_channels[0]
-
-    def conv(places: int, kernel: int, cin: int, cout: int) -> int:
-        return places * (kernel**d * cin * cout + AFFINE_NORM * cout)
-
-    macs, above, voxels = conv(voxels, 7, spec.in_channels, width), width, voxels // 2**d
-    for stage, blocks in enumerate(stem.stages):
-        mid = width * 2**stage
-        for number in range(len(blocks)):
-            before = voxels
-            if stage and not number:
-                voxels //= 2**d
-            macs += conv(before, 1, above, mid) + conv(voxels, 3, mid, mid) + conv(voxels, 1, mid, 4 * mid)
-            macs += 0 if number else conv(voxels, 1, above, 4 * mid)
-            above = 4 * mid
-    return macs
 
 
 def stp(reducer: STP, n: int, C: int) -> tuple[int, int]:
@@ -285,11 +254,6 @@ def thin(decoder: Thin, segmenter: Segmenter) -> int:
     few = decoder.whole.up.out_channels
     products = widths[0] + 3**d * spec.in_channels + 3 ** (d - 1) * few + 3 * 2 * few
     return macs + voxels * (products * few + head)
-
-
-def conv_bn(voxels: int, d: int, cin: int, cout: int) -> int:
-    """A convolution of 3^d and a batch norm."""
-    return voxels * (3**d * cin * cout + BATCH_NORM * cout)
 
 
 def cup(decoder: CUP, segmenter: Segmenter) -> int:
