@@ -64,9 +64,11 @@ def check_cases(
     if faults:
         listed = "\n  ".join(faults[:_MAX_TOLD])
         more = f"\n  ... and {len(faults) - _MAX_TOLD} more" if len(faults) > _MAX_TOLD else ""
+        labelled = any(case.label is not None for case in cases)
+        remedy = "take these cases out (data.exclude=[ID, ...])" if labelled else "leave these images out"
         raise UserError(
             f"The data check found {len(faults)} fault(s) in {len(cases)} cases:\n  {listed}{more}\n"
-            "Mend the files, or take these cases out of the data set or the split (data.split)."
+            f"Mend the files, or {remedy}."
         )
 
 
