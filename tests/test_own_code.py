@@ -22,7 +22,7 @@ from sct.data import __main__ as data
 from sct.errors import UserError
 from sct.exporting.manifest import Manifest
 from sct.models.segmenter import Segmenter
-from sct.plots import command
+from sct.plots.commands import base as command
 from sct.plots.runs import open_run
 from sct.runs.run import open_run as load_run
 
@@ -222,7 +222,7 @@ def test_figures_have_an_option_of_their_own(own_run, home, monkeypatch):
     assert not (home / MARK).exists()
     monkeypatch.syspath_prepend(home)
     options.plugins = command.package_names(PACKAGE)
-    assert isinstance(open_run("run", options=options).segmenter, Segmenter)
+    assert isinstance(open_run("run", options=options).network, Segmenter)
     with pytest.raises(ArgumentTypeError, match="'os' is no package of your own"):
         command.package_names("mypkg,os")
 

@@ -108,6 +108,7 @@ def predict_cases(
             place = turn.claim.place(turn.path.name)
             data.format.write_labels(place, labels, like=turn.case.image)
             turn.claim.finish(written=place)
+        data.format.write_beside(turn.path, labels, like=turn.case.image)
         written.append(turn.path)
         pace.advance()
         pace.done = len(written) if ended is None else ended()

@@ -1,6 +1,7 @@
 """Config folders of the user: where they are searched, and what their files can do."""
 
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -75,8 +76,10 @@ def test_own_sweeps_run(home, seen):
 
 def test_the_help_lists_own_files_and_messages_know_them(home):
     page = run_command(train.main, "--help").out
-    assert all(any(line.startswith(f"{group}: ") and "mine" in line for line in page.splitlines())
-               for group in ("encoder", "experiment", "sweep"))  # fmt: skip
+    # below the line of its group, each choice has a line of its own
+    groups = dict(zip(*[iter(re.split(r"(?m)^(\S+)=NAME.*\n", page)[1:])] * 2, strict=True))
+    for group in ("encoder", "+experiment", "+sweep"):
+        assert re.search(r"(?m)^  mine\b", groups[group])
     outcome = run_command(train.main, "encoder=mien")
     assert_one_message(outcome, "no encoder=mien", "Did you mean 'mine'?", home / "configs", CONFIG_DIR)
     outcome = run_command(train.main, "+experiment=mine", "encoder.dimm=3")

@@ -116,6 +116,7 @@ def test_a_data_set_in_folds(make_btcv: Callable):
 @pytest.mark.parametrize("name", [name for name in options("data") if "synapse" not in name])
 def test_every_data_set_has_the_keys(name: str):
     settings = ["data.split=null", "data.folds=4", "data.fold=1", "data.patient_pattern='^(..)'", "data.root=nowhere"]
+    settings += ["data.values={mole: 255}"] * (name == "pictures")
     cfg = compose_config("train", overrides=[f"data={name}", *settings])
     check_config(cfg)
     data = build(cfg.data, key="data")

@@ -79,7 +79,7 @@ def test_classes_with_ignore(tmp_path: Path) -> None:
     shutil.rmtree(root)
     outcome = run_command(predict.main, f"ckpt={run}", f"input={inputs}", f"output={tmp_path}/out", "device=cpu")
     assert outcome.status == 0, outcome
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "b.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["a.nii.gz", "b.nii.gz"]
     first = nib.load(tmp_path / "out" / "a.nii.gz")
     assert set(np.unique(first.get_fdata())) <= {0, 1, 2}
     outcome = run_command(

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from sct import eval as evaluation
 from sct import train, verify
 from sct.config.requests import EvalConfig
 from sct.runs import card
+from sct.runs.run import open_run
 from sct.runtime import checkpoint
 from sct.tasks.eval import default_folder
 from sct.tasks.verify import numbers
@@ -167,10 +167,8 @@ def test_an_evaluation_of_other_data_goes_elsewhere(evaluated, tmp_path):
 
 
 def test_what_auto_chooses_makes_no_other_evaluation(evaluated):
-    config = OmegaConf.create({"trainer": {"precision": "bf16"}})
-    data = SimpleNamespace(root="", cases=lambda split: [SimpleNamespace(name=name) for name in ids])
-    run = SimpleNamespace(config=config, data=data, folder=evaluated)
-    ids = card.read_card(evaluated)["split"]["test"]
+    run = open_run(str(evaluated), device="cpu")
+    run.config.trainer.precision = "bf16"
     for precision in (None, "auto", "bf16"):
         cfg = OmegaConf.structured(EvalConfig(ckpt=str(evaluated), precision=precision))
         assert default_folder(cfg, run=run) == evaluated / "eval/test"

@@ -71,7 +71,11 @@ class FileFormat(ABC):
         """Write class indices (*S) of the image `like` to the returned path, which is `stem` and an ending."""
         path = self.label_path(stem, like=like)
         self.write_labels(path, labels, like=like)
+        self.write_beside(path, labels, like=like)
         return path
+
+    def write_beside(self, path: Path, labels: np.ndarray, *, like: Path) -> None:  # noqa: B027
+        """Write the same labels in further kinds of file beside the label map `path`; most formats have none."""
 
     def read_written(self, path: Path) -> np.ndarray:
         """Class indices (*S) of a file that `save_labels` wrote, in the axes of its image."""

@@ -110,18 +110,17 @@ class Volumes(FileFormat):
         known = (*NIFTI_ENDINGS, *ITK_ENDINGS, *((SEG_ENDING,) if is_series else ()))
         return (first, *(ending for ending in known if ending != first))
 
-    def save_labels(self, stem: Path, labels: np.ndarray, *, like: Path) -> Path:
-        """As the base class; beside the label map of a DICOM series a DICOM SEG, where its kind is not another's."""
-        path = super().save_labels(stem, labels, like=like)
+    def write_beside(self, path: Path, labels: np.ndarray, *, like: Path) -> None:
+        """A DICOM SEG beside the label map of a DICOM series, unless the user has chosen another kind."""
         can = self.written.kind is None and len(self.written.names) > 1 and find_spec("highdicom") is not None
         if (can or self.written.kind == DICOM_SEG) and isinstance(self.kind_of(like), Dicom):
+            ending = next((e for e in (*NIFTI_ENDINGS, *ITK_ENDINGS) if path.name.lower().endswith(e)), "")
             try:
-                self.write_labels(stem.with_name(stem.name + SEG_ENDING), labels, like=like)
+                self.write_labels(path.with_name(path.name.removesuffix(ending) + SEG_ENDING), labels, like=like)
             except UserError as error:
                 if self.written.kind == DICOM_SEG:
                     raise
                 logger.warning("%s", error)
-        return path
 
     def write_labels(self, path: Path, labels: np.ndarray, *, like: Path) -> None:
         """Write labels (*S) on the grid of `like`, in the kind of file that the ending of `path` says."""
