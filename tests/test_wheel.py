@@ -50,3 +50,6 @@ def test_the_wheel_trains_evaluates_and_predicts_with_own_code_elsewhere(scripts
     run(scripts, "sct-predict", "ckpt=run", f"input={image}", "output=labels", "plugins=[mypkg]", home=tmp_path)
     assert (tmp_path / "labels" / image.name).is_file()
     assert (tmp_path / "run/eval/test/table.md").is_file()
+    case = image.name.removeprefix("img").removesuffix(".nii.gz")
+    run(scripts, "sct-plot", "depth", "run", "--case", case, "--plugins", "mypkg", "--output", "figure", home=tmp_path)
+    assert (tmp_path / "figure.png").is_file()

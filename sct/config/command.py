@@ -34,6 +34,7 @@ from sct.config.requests import register_schemas
 from sct.config.schema import Config
 from sct.config.trust import trust_working_directory
 from sct.errors import UserError
+from sct.runtime.extras import install_command
 from sct.runtime.memory import tune_allocator
 from sct.runtime.migration import overrides_of_today
 from sct.runtime.slurm import num_tasks, process_rank
@@ -234,7 +235,7 @@ def explain(error: Exception, *, config_name: str) -> str:
         if group.startswith("hydra/"):
             return (
                 f"There is no {group}={name} here. Optuna and Slurm (hydra/sweeper=optuna, hydra/launcher=slurm) come "
-                "with  pip install -e '.[sweep]'."
+                f"with  {install_command('sweep')}"
             )
         return (
             f"There is no {group}={name}. {nearest(name, options(group))} Choices: {', '.join(options(group))}. "

@@ -22,6 +22,7 @@ from sct.data.module import SegmentationData
 from sct.errors import UserError
 from sct.inference import Model
 from sct.models.segmenter import Segmenter
+from sct.runtime.extras import install_command
 
 INPUT, OUTPUT = "image", "logits"
 
@@ -84,7 +85,7 @@ class Format(ABC):
                 raise
             raise UserError(
                 f"{self.name} needs the package {name}, which is not installed. Install it with: "
-                f"pip install -c constraints.txt -e '.[{self.name}]'"
+                f"{install_command(self.name)}"
             ) from error
 
 

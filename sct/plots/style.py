@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from sct.errors import UserError
 from sct.evaluation.pictures import PALETTE, shade_of
+from sct.runtime.extras import install_command
 from sct.runtime.files import atomic
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def matplotlib() -> ModuleType:
     except ImportError as error:
         raise UserError(
             "Figures need the package matplotlib, which is not installed. Install it with: "
-            "pip install -c constraints.txt -e '.[figures]'"
+            + install_command("figures")
         ) from error
     return matplotlib
 

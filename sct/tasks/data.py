@@ -16,6 +16,7 @@ from sct.errors import UserError
 from sct.plots import style
 from sct.plots.survey import draw_survey
 from sct.runs.folder import log_to
+from sct.runtime.extras import install_command
 from sct.runtime.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def describe_data(cfg: DictConfig) -> None:
     if style.is_installed():
         style.save(draw_survey(facts, patch_size=patch_size, title=Path(data.root).name), folder / "describe")
     else:
-        logger.info("No picture: it needs matplotlib. Install it with: pip install -c constraints.txt -e '.[figures]'")
+        logger.info("No picture: it needs matplotlib. Install it with: %s", install_command("figures"))
     logger.info("\n%s\nWritten to %s", text, folder)
 
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from sct.data.formats.dicom_series import Series
 from sct.errors import UserError
+from sct.runtime.extras import install_command
 from sct.runtime.files import atomic
 from sct.runtime.version import __version__
 
-INSTALL = "pip install -c constraints.txt -e '.[dicom]'"
+INSTALL = install_command("dicom")
 SEG_ENDING = ".dcm"
 MAKER, MODEL = "sct", "sparse completion transformer"
 # SNOMED CT codes, as (code, meaning), of what the shipped data sets name; the label of a segment says which side

@@ -17,10 +17,11 @@ from sct.data.cases import Grid
 from sct.data.formats.base import FileFormat
 from sct.data.formats.nifti import check_numbers, spatial_shape
 from sct.errors import UserError
+from sct.runtime.extras import install_command
 from sct.runtime.files import atomic
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-INSTALL = "pip install -c constraints.txt -e '.[itk]'"
+INSTALL = install_command("itk")
 # what may lie beside a header that has its voxels in another file
 RAW_ENDINGS = (".raw", ".zraw", ".raw.gz", ".img", ".img.gz")
 

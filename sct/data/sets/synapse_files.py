@@ -20,6 +20,7 @@ from numpy.lib.npyio import NpzFile
 from sct.data.cases import Grid
 from sct.data.formats.base import FileFormat
 from sct.errors import UserError
+from sct.runtime.extras import install_command
 from sct.runtime.files import atomic
 
 _UNREADABLE = (OSError, EOFError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
@@ -190,6 +191,6 @@ def _h5py() -> ModuleType:
     except ImportError as error:
         raise UserError(
             "Volumes of Synapse (.h5) need the package h5py, which is not installed. Install it with: "
-            "pip install -c constraints.txt -e '.[synapse]'"
+            + install_command("synapse")
         ) from error
     return h5py

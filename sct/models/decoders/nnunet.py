@@ -3,6 +3,7 @@
 Letters: B batch, Q classes, S spatial size.
 """
 
+import sys
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -32,7 +33,8 @@ class NnUNet(Decoder):
         except ImportError as error:
             raise UserError(
                 "model=nnunet needs the package dynamic-network-architectures: "
-                "pip install --no-deps dynamic-network-architectures  (its plain U-Net needs nothing else)."
+                f"{sys.executable} -m pip install --no-deps dynamic-network-architectures  (its plain "
+                "U-Net needs nothing else)."
             ) from error
         stages, multiple = len(features), 2 ** (len(features) - 1)
         if any(size % multiple for size in spec.image_size):

@@ -15,6 +15,7 @@ from sct.models.encoder import ViTEncoder
 from sct.models.weights.published import Report, map_weights
 from sct.runtime import checkpoint
 from sct.runtime.checkpoint import shortened
+from sct.runtime.extras import install_command
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def timm_weights(source: str) -> dict[str, Tensor]:
     except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision was built for another torch
         raise UserError(
             f"pretrained={source} needs the package timm, which can't be imported ({error}). Install it with  "
-            "pip install -c constraints.txt -e '.[timm]'  beside the torchvision made for your torch, or give a file."
+            f"{install_command('timm')}  beside the torchvision made for your torch, or give a file."
         ) from error
     try:
         return find_weights(timm.create_model(source.removeprefix(TIMM), pretrained=True).state_dict())
