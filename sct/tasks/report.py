@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 
 POLICY = (
     "Means over runs (seeds or folds) with their standard deviation. Scores of a run are means over cases first, then "
-    "over classes; missed organs count. p: Wilcoxon's signed-rank test over cases against the baseline, from 6 common cases on. "
+    "over classes; missed organs count. p: Wilcoxon's signed-rank test over cases against the baseline, from 6 common "
+    "cases on. "
     "Costs are "
     "from `python -m sct.profile ckpt=RUN`; compare speeds only if they were measured side by side."
 )
