@@ -59,7 +59,9 @@ def own_run(home, small) -> Path:
     """A training with an own reducer from an own config file, an own loss from the command line, and its evaluation."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        trained = run_command(train.main, "+experiment=mine", "+debug=smoke", *LOSS, *small, PLUGIN, "run_dir=run")
+        trained = run_command(
+            train.main, "+experiment=my_largest", "+debug=smoke", *LOSS, *small, PLUGIN, "run_dir=run"
+        )
         assert trained.status == 0, trained
         scored = run_command(evaluation.main, "ckpt=run", PLUGIN, "figures=0")
         assert scored.status == 0, scored
@@ -130,7 +132,7 @@ def test_what_a_run_has_found_is_no_code(own_run, small, tmp_path):
     cfg = OmegaConf.load(run / "config.yaml")
     cfg.found = {"augment": {"flip": {"_target_": "yourpkg.Flip"}}}
     OmegaConf.save(cfg, run / "config.yaml")
-    command = ["+experiment=mine", "+debug=smoke", *LOSS, *small, f"run_dir={run}", "resume=auto"]
+    command = ["+experiment=my_largest", "+debug=smoke", *LOSS, *small, f"run_dir={run}", "resume=auto"]
     assert_one_message(run_command(train.main, *command), "found.augment.flip._target_=yourpkg.Flip", "no code")
 
 
@@ -211,7 +213,7 @@ def test_the_python_interface_takes_plugins(own_run, home, monkeypatch):
     run = sct.load("run", plugins=[PACKAGE])
     assert type(run.network.encoder.reducer).__name__ == "Largest"
     assert type(run.criterion.pixel).__name__ == "SharpDiceCE"
-    untrained = sct.build("mine", overrides=["encoder.dim=24", "encoder.num_heads=2"])
+    untrained = sct.build("my_largest", overrides=["encoder.dim=24", "encoder.num_heads=2"])
     assert type(untrained.network.encoder.reducer).__name__ == "Largest"
 
 
@@ -256,7 +258,7 @@ def test_an_own_data_set_is_checked_and_trains(home, small, own_run, workplace, 
     ],
 )
 def test_mistakes_in_own_code_are_named(setting, words, home, small, tmp_path):
-    outcome = run_command(train.main, "+experiment=mine", *small, f"run_dir={tmp_path}/run", setting)
+    outcome = run_command(train.main, "+experiment=my_largest", *small, f"run_dir={tmp_path}/run", setting)
     assert_one_message(outcome, *words)
 
 

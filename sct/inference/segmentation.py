@@ -7,11 +7,32 @@ from typing import Any
 
 import numpy as np
 
+from sct.errors import UserError
+
 # writes labels to a path, on the grid of their image
 Writer = Callable[[Path, np.ndarray], None]
 
 
-@dataclass(frozen=True)
+# endings that name a kind of file; any other last part of a name, such as the 5 of "case.5", belongs to the name
+OTHER_KINDS = (
+    ".png",
+    ".jpg",
+    ".tif",
+    ".tiff",
+    ".txt",
+    ".csv",
+    ".json",
+    ".npy",
+    ".npz",
+    ".nii",
+    ".gz",
+    ".nrrd",
+    ".mha",
+    ".dcm",
+)
+
+
+@dataclass(frozen=True, repr=False)
 class Segmentation:
     """Labels of one image on the grid of the image.
 
@@ -35,13 +56,22 @@ class Segmentation:
     def save(self, path: str | Path) -> Path:
         """Writes the label map in the kind of file that the path's ending says, one of `endings`; returns the path.
 
-        A path with none of them gets the first, which is that of the image.
+        A path without an ending gets the first, which is that of the image; UserError for an ending of another kind.
         """
         path = Path(path)
         if not path.name.lower().endswith(self.endings):
+            if path.suffix.lower() in OTHER_KINDS:
+                raise UserError(
+                    f"{path}: this label map can be saved as {' or '.join(self.endings)}. Give one of these."
+                )
             path = path.with_name(path.name + self.endings[0])
         self.writer(path, self.labels)
         return path
+
+    def __repr__(self) -> str:
+        shape, spacing = (" x ".join(f"{size:g}" for size in sizes) for sizes in (self.labels.shape, self.spacing))
+        depth = "" if self.depth is None else ", with depth"
+        return f"Segmentation({shape} voxels of {spacing} mm, labels {', '.join(self.names)}{depth})"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.labels, dtype=dtype, copy=copy)

@@ -122,6 +122,8 @@ class Run(Experiment):
             self.data.check_files([case], remember=False)
             return self.segment(case, self.data.load_case(case), form=self.data.format, return_depth=return_depth)
         data = self.data
+        if spacing is not None and np.ndim(spacing) != 1:
+            raise UserError(f"spacing={spacing}: give one number of mm for each axis, such as (2.0, 2.0, 3.0).")
         if orientation is not None and spacing is None:
             raise UserError("orientation goes with spacing; an affine already contains it. Leave orientation out.")
         if spacing is not None and affine is None and data.spatial_dims == 3:

@@ -80,6 +80,9 @@ def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image, label = (sorted((raw / kind).glob("*.nii.gz"))[-1] for kind in ("img", "label"))
         Path("scans").mkdir()
         shutil.copyfile(image, "scan.nii.gz")
+        # the case of the whole demo that the README names
+        shutil.copyfile(image, raw / "img/img0029.nii.gz")
+        shutil.copyfile(label, raw / "label/label0029.nii.gz")
         shutil.copyfile(image, "scans/scan.nii.gz")
         shutil.copyfile(label, "labels.nii.gz")
         write_decathlon(Path(OWN_DATA))

@@ -18,7 +18,12 @@ GENERATED = ("docs/reference/config.md",)
 KEY = re.compile(r"'?\+?([a-z_]+(?:\.[a-z_0-9]+)+)(=.*)?")
 PATH = re.compile(r"(configs|docs|scripts|sct|tests)/[a-z_0-9/.-]+")
 # files that a user writes
-OF_THE_USER = ("configs/data/mine.yaml", "configs/data/by_hand.yaml", "configs/experiment/mine.yaml")
+OF_THE_USER = (
+    "configs/data/mine.yaml",
+    "configs/data/by_hand.yaml",
+    "configs/experiment/mine.yaml",
+    "configs/experiment/my_largest.yaml",
+)
 # shown as what a message is about
 MISSPELT = ("encoder.reducer.rato",)
 FILE = re.compile(r".*\.(json|jsonl|yaml|md|csv|pt|pt2|onnx|xml|bin|png|py|log)$")

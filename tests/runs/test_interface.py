@@ -95,6 +95,18 @@ def test_values_that_are_not_finite_are_refused(run):
         run.predict(np.zeros((8, 8, 8), dtype=complex), spacing=(1, 1, 1))
 
 
+def test_what_is_no_array_or_no_label_map_is_refused(run, image, tmp_path):
+    with pytest.raises(UserError, match=r"image.get_fdata\(\) with affine=image.affine"):
+        run.predict(nib.load(image))
+    with pytest.raises(UserError, match="one number of mm for each axis"):
+        run.predict(np.zeros((8, 8, 8)), spacing=2.0)
+    found = run.predict(image)
+    with pytest.raises(UserError, match=r"can be saved as \.nii\.gz"):
+        found.save(tmp_path / "labels.png")
+    assert found.save(tmp_path / "case.5").name == "case.5.nii.gz"
+    assert repr(found).startswith("Segmentation(24 x 24 x 16 voxels of 5 x 5 x 8 mm, labels background, ")
+
+
 def test_a_file_takes_no_affine(run, image):
     with pytest.raises(UserError, match="spacing and orientation are for arrays"):
         run.predict(image, spacing=(1, 1, 1))

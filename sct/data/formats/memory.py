@@ -79,6 +79,10 @@ def in_memory(
     UserError for an array of another number of axes or channels, an affine or spacing of another shape, and where
     neither is given though the network needs to know the size of a voxel.
     """
+    if not isinstance(array, np.ndarray) and hasattr(array, "dataobj"):
+        raise UserError(
+            "This is an image of nibabel: give its file's path, or image.get_fdata() with affine=image.affine."
+        )
     array = np.asarray(array)
     if array.dtype.kind not in "iufb":
         raise UserError(f"The array holds {array.dtype}; give real numbers.")
