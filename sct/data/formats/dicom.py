@@ -28,7 +28,8 @@ from sct.data.formats.itk import readable, simpleitk, to_world
 from sct.data.formats.nifti import spatial_shape
 from sct.errors import UserError
 
-_BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
+# RuntimeError is how zipfile refuses what is encrypted or packed in a way that it does not know
+_BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 
 
 @dataclass(frozen=True)
