@@ -121,8 +121,10 @@ def _files_of_channels(image: Path, *, num_channels: int, file_format: FileForma
 def _image_faults(path: Path, *, image: np.ndarray, grid: Grid, num_channels: int, files: Sequence[Path]) -> list[str]:
     faults = []
     if grid.num_channels != num_channels:
+        volume = " A volume of slices is read with data.slices=axial." if len(grid.shape) == 2 else ""
         faults.append(
             f"{path}: has {grid.num_channels} channel(s), expected {num_channels}. Correct the file or data.channels."
+            f"{volume}"
         )
     bad: Counter[Path] = Counter()
     if not np.isfinite(image).all():

@@ -12,6 +12,7 @@ import torch
 from sct.data.cases import Batch, Case, LabelMap, Volume
 from sct.data.check import check_cases, find_faults
 from sct.data.formats.base import FileFormat
+from sct.data.formats.nifti import SLICE_AXES
 from sct.data.formats.volumes import Volumes, Written
 from sct.data.identity import check_ids
 from sct.data.loading.cache import VolumeCache
@@ -70,6 +71,7 @@ class SegmentationData(ABC):
     tolerance: of the normalised surface Dice, in mm, or in voxels where a file knows no spacing: one number, or one by
         class or region, and 1 for the others
     series: UID of the DICOM series to predict where a folder or zip file holds several; null: it holds one
+    slices: axial, coronal or sagittal: the slices of volumes that roi_size, of 2 numbers, is for; null: none
     label_format: kind of the label maps that are written: nifti, nrrd, mha or dicom-seg; null: that of the image
     """
 
@@ -101,7 +103,7 @@ class SegmentationData(ABC):
     tolerance: float | dict[str, float] = 1.0
     series: str | None = None
     label_format: str | None = None
-    orientation: str = field(default="RAS", init=False)
+    slices: Literal["axial", "coronal", "sagittal"] | None = None
     # parts that must have cases, and whether none of the cases is one that the run at hand was trained on
     needed: tuple[str, ...] = field(default=SPLITS, init=False)
     is_other_set: bool = field(default=False, init=False)
@@ -156,7 +158,7 @@ class SegmentationData(ABC):
     @property
     def format(self) -> FileFormat:
         """How its files are read, and predictions written."""
-        return Volumes(self.spatial_dims, self.series, Written(self.label_format, self.label_map.names))
+        return Volumes(self.file_dims, self.series, Written(self.label_format, self.label_map.names))
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -181,6 +183,16 @@ class SegmentationData(ABC):
     def spatial_dims(self) -> int:
         """Axes of the network's window, 2 or 3; a volume before a window of 2 is seen as slices of its first axis."""
         return len(self.roi_size)
+
+    @property
+    def file_dims(self) -> int:
+        """Axes of an image file, beside one of channels."""
+        return 3 if self.slices is not None else self.spatial_dims
+
+    @property
+    def axes(self) -> str | None:
+        """Where the axes of a volume lead once it is turned; None: images stay as their files have them."""
+        return "RAS" if self.spatial_dims == 3 else SLICE_AXES.get(self.slices)
 
     def split_cases(self, cases: list[Case]) -> dict[str, list[Case]]:
         """Share `cases` out over train, val and test."""
@@ -234,24 +246,21 @@ class SegmentationData(ABC):
 
         remember: leave in `cache_dir` which files are good.
         """
-        check_cases(
-            cases,
-            label_map=self.label_map,
-            num_channels=self.num_channels,
-            file_format=self.format,
-            preprocess=self.preprocess,
-            memory=Path(self.cache_dir) / "checked.json" if remember else None,
-        )
+        check_cases(cases, memory=Path(self.cache_dir) / "checked.json" if remember else None, **self._expected)
 
     def find_faults(self, case: Case) -> list[str]:
         """What is wrong with the files of one case, also of a new one to predict, a line for each fault."""
-        return find_faults(
-            case,
-            label_map=self.label_map,
-            num_channels=self.num_channels,
-            file_format=self.format,
-            preprocess=self.preprocess,
-        )
+        return find_faults(case, **self._expected)
+
+    @property
+    def _expected(self) -> dict[str, Any]:
+        """What the check compares the files of a case with."""
+        return {
+            "label_map": self.label_map,
+            "num_channels": self.num_channels,
+            "file_format": self.format,
+            "preprocess": self.preprocess,
+        }
 
     def cases(self, split: str) -> list[Case]:
         """The cases of `train`, `val` or `test`."""
@@ -330,6 +339,7 @@ class SegmentationData(ABC):
             file_format=self.format,
             resize_to=self.resize_to,
             ignored=self.label_map.ignored,
+            axes=self.axes,
         )
 
     @cached_property

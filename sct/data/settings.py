@@ -24,6 +24,11 @@ def check_settings(data: SegmentationData) -> None:
         raise UserError(f"data.cache={data.cache} is unknown: choose one of {', '.join(KINDS)}.")
     if len(data.roi_size) not in (2, 3) or min(data.roi_size) < 1:
         raise UserError(f"data.roi_size={data.roi_size} must be 2 or 3 positive numbers of voxels.")
+    if data.slices is not None and (len(data.roi_size) != 2 or not data.reads_volumes):
+        raise UserError(
+            f"data.slices={data.slices} is for medical volumes with a data.roi_size of 2 numbers, and this is "
+            f"{data.roi_size} of {type(data).__name__}. Set data.slices=null, or data.roi_size=[224,224]."
+        )
     if data.spacing is not None and (len(data.spacing) != len(data.roi_size) or min(data.spacing) <= 0):
         raise UserError(f"data.spacing={data.spacing} must be {len(data.roi_size)} positive numbers in mm, or null.")
     if data.resize_to is not None and (

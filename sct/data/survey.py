@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from sct.data.cases import Case, Grid, window_shape
+from sct.data.formats.nifti import turned
 from sct.data.module import SegmentationData
 from sct.models.grid import foreground_patches
 
@@ -74,7 +75,8 @@ def facts_of(
     voxel = voxel_size(grid.spacing.tolist(), unit=grid.unit)
     counts = np.bincount(values.ravel(), minlength=len(data.label_map))
     patch = window_shape([patch_size] * data.spatial_dims, num_dims=values.ndim)
-    patches = foreground_patches(torch.from_numpy(values).unsqueeze(0), patch_size=patch)
+    lying = values if data.axes is None else turned(values[None], affine=grid.affine, axes=data.axes)[0][0]
+    patches = foreground_patches(torch.from_numpy(np.ascontiguousarray(lying)).unsqueeze(0), patch_size=patch)
     step = max(1, image[0].size // SAMPLED)
     return CaseFacts(
         id=case.name,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sct.data.cases import Grid
-from sct.data.formats.nifti import to_ras
+from sct.data.formats.nifti import turned
 from sct.data.formats.pictures import Pictures
 from sct.data.module import SegmentationData
 from sct.data.survey import CaseFacts, facts_of, read_case
@@ -85,7 +85,7 @@ def collect(data: SegmentationData) -> tuple[SetFacts, list[CaseFacts]]:
         facts.append(facts_of(case, image, grid, label, split="train", data=data, patch_size=PATCH_SIZE))
         samples.append(spread(image[:, label > 0] if (label > 0).any() else image.reshape(len(image), -1)))
         zeros.append(float((image == 0).all(axis=0).mean()))
-        grids.append(axes_of_network(grid, spatial_dims=data.spatial_dims))
+        grids.append(axes_of_network(grid, axes=data.axes, num_dims=data.spatial_dims))
     pooled = np.concatenate(samples, axis=1)
     found = data.found()
     return SetFacts(
@@ -118,12 +118,13 @@ def statistics(values: np.ndarray) -> Foreground:
     return Foreground(float(low), float(high), float(inside.mean()), float(inside.std()))
 
 
-def axes_of_network(grid: Grid, *, spatial_dims: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Shape and spacing of a file along the axes of the network's window: of RAS, or of a slice."""
-    if spatial_dims == 3:
-        turned, affine = to_ras(np.empty((1, *grid.shape), dtype=np.bool_), affine=grid.affine)
-        return turned.shape[1:], rounded(np.linalg.norm(affine[:3, :3], axis=0))
-    return grid.shape[-spatial_dims:], rounded(grid.spacing[-spatial_dims:])
+def axes_of_network(grid: Grid, *, axes: str | None, num_dims: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Shape and spacing of a file along the `num_dims` axes of a network's window, a turned volume or a slice."""
+    shape, spacing = grid.shape, grid.spacing
+    if axes is not None:
+        view, affine = turned(np.empty((1, *shape), dtype=np.bool_), affine=grid.affine, axes=axes)
+        shape, spacing = view.shape[1:], np.linalg.norm(affine[:3, :3], axis=0)
+    return shape[-num_dims:], rounded(spacing[-num_dims:])
 
 
 def rounded(spacing: np.ndarray) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from sct.data.cases import Case
-from sct.data.formats.nifti import to_ras
+from sct.data.formats.nifti import turned
 from sct.errors import UserError
 from sct.evaluation.metrics import quick_dice
 from sct.inference import predict_volume
@@ -77,10 +77,10 @@ def panel_row(case: Case, *, run: Run, predictions: Sequence[np.ndarray], name: 
     image = np.asarray(run.data.normalisation({"image": torch.from_numpy(voxels)})["image"])
     truth = run.data.outputs.label_map.cleared(truth)
     arrays = [image, truth[None], *(labels[None] for labels in predictions)]
-    spacing, slices_first = grid.spacing, truth.ndim > run.data.spatial_dims
+    spacing, slices_first = grid.spacing, truth.ndim > run.data.file_dims
     if truth.ndim == 3 and not slices_first:
-        turned = [to_ras(array, affine=grid.affine) for array in arrays]
-        arrays, spacing = [array for array, _ in turned], np.linalg.norm(turned[0][1][:3, :3], axis=0)
+        views = [turned(array, affine=grid.affine) for array in arrays]
+        arrays, spacing = [array for array, _ in views], np.linalg.norm(views[0][1][:3, :3], axis=0)
     image, truth, *labels = arrays[0], *(array[0].astype(int) for array in arrays[1:])
     shown = truth if truth.any() else labels[0]
     where = view(image, shown, spacing=spacing.tolist(), slices_first=slices_first)

@@ -126,7 +126,7 @@ class Run(Experiment):
             raise UserError(f"spacing={spacing}: give one number of mm for each axis, such as (2.0, 2.0, 3.0).")
         if orientation is not None and spacing is None:
             raise UserError("orientation goes with spacing; an affine already contains it. Leave orientation out.")
-        if spacing is not None and affine is None and data.spatial_dims == 3:
+        if spacing is not None and affine is None and data.axes is not None:
             if orientation is None:
                 logger.warning(
                     "the array has a spacing and no orientation: its axes are taken as RAS (to the right, to the "
@@ -136,7 +136,7 @@ class Run(Experiment):
         form = in_memory(
             image,
             num_channels=data.num_channels,
-            spatial_dims=data.spatial_dims,
+            spatial_dims=data.file_dims,
             files=data.format.of_one_file,
             needs_spacing=data.spacing is not None,
             affine=affine,

@@ -15,7 +15,7 @@ from sct.errors import UserError
 
 def preprocess(**settings):
     settings = {"roi_size": [4, 4, 4], "spacing": None, "intensity": scale(), "crop_above": None, **settings}
-    return Preprocess(file_format=Nifti(3), **settings)
+    return Preprocess(file_format=Nifti(3), axes="RAS", **settings)
 
 
 def faults(path, **settings):

@@ -121,8 +121,8 @@ def test_axes_are_those_of_the_network():
     affine = np.zeros((4, 4))
     affine[2, 0], affine[0, 1], affine[1, 2], affine[3, 3] = 5.0, -1.0, 2.0, 1.0
     grid = Grid((10, 20, 30), 1, affine)
-    assert axes_of_network(grid, spatial_dims=3) == ((20, 30, 10), (1.0, 2.0, 5.0))
-    assert axes_of_network(Grid((4, 20, 30), 1, np.eye(4)), spatial_dims=2) == ((20, 30), (1.0, 1.0))
+    assert axes_of_network(grid, axes="RAS", num_dims=3) == ((20, 30, 10), (1.0, 2.0, 5.0))
+    assert axes_of_network(Grid((4, 20, 30), 1, np.eye(4)), axes=None, num_dims=2) == ((20, 30), (1.0, 1.0))
 
 
 def test_statistics_are_of_the_clipped_foreground():

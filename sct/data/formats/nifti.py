@@ -25,6 +25,9 @@ UNREADABLE: tuple[type[Exception], ...] = (
     *(MemoryError, IndexError, ZeroDivisionError, np.linalg.LinAlgError),
     *gzipped.ERRORS,
 )
+# Where the axes of a volume lead whose slices are seen: from slice to slice, down the rows, along the columns. The
+# patient's right or front is on the left, as radiologists look at slices.
+SLICE_AXES: dict[str | None, str] = {"axial": "SPL", "coronal": "AIL", "sagittal": "RIP"}
 # mm in a unit of length of a header; a header without one means mm
 UNITS = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 
@@ -68,7 +71,8 @@ def spatial_shape(shape: Sequence[int], *, path: Path, spatial_dims: int) -> tup
     if not spatial_dims <= len(axes) <= spatial_dims + 1:
         raise UserError(
             f"{path}: has shape {tuple(shape)}, but a {spatial_dims}-D image with an optional last "
-            "axis of channels is expected. Remove the file or give data.roi_size the right number of axes."
+            "axis of channels is expected. Remove the file or give data.roi_size the right number of axes; slices of "
+            "volumes are seen with two numbers and data.slices=axial."
         )
     if min(axes, default=0) < 1:
         raise UserError(f"{path}: has shape {tuple(shape)}, so no voxel in it. Convert the image again.")
@@ -130,12 +134,17 @@ def _voxels(image: SpatialImage, path: Path, *, dtype: type[np.float32] | None) 
     return voxels
 
 
-def to_ras(voxels: np.ndarray, *, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Turn voxels (C, X, Y, Z) to the closest RAS orientation; returns a view of them with its affine (4, 4)."""
-    orientation = nib.orientations.io_orientation(affine)
-    turned = nib.orientations.apply_orientation(np.moveaxis(voxels, 0, -1), orientation)
-    inverse = nib.orientations.inv_ornt_aff(orientation, voxels.shape[1:])
-    return np.moveaxis(turned, -1, 0), affine @ inverse
+def turned(voxels: np.ndarray, *, affine: np.ndarray, axes: str = "RAS") -> tuple[np.ndarray, np.ndarray]:
+    """Turn voxels (C, X, Y, Z) so that their axes lead, as closely as whole turns can, where the letters `axes` say.
+
+    axes: of R and L (right, left), A and P (front, back), S and I (up, down) one each, such as RAS
+    Returns a view of the voxels with its affine (4, 4).
+    """
+    found, wanted = nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(axes)
+    turns = nib.orientations.ornt_transform(found, wanted)
+    view = nib.orientations.apply_orientation(np.moveaxis(voxels, 0, -1), turns)
+    inverse = nib.orientations.inv_ornt_aff(turns, voxels.shape[1:])
+    return np.moveaxis(view, -1, 0), affine @ inverse
 
 
 def save_label_map(path: Path, labels: np.ndarray, *, like: Path) -> None:

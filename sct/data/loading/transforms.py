@@ -15,7 +15,7 @@ from monai.transforms import Randomizable
 
 from sct.data.cases import Case, Grid, Volume, window_shape
 from sct.data.formats.base import FileFormat
-from sct.data.formats.nifti import to_ras
+from sct.data.formats.nifti import turned
 from sct.data.loading.resample import resample
 
 DictTransform = Callable[[Mapping], Mapping]
@@ -86,11 +86,12 @@ def plain_tensors() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Read a case, turn it to RAS, resample or resize, normalise, crop to the foreground, pad to `roi_size`.
+    """Read a case, turn it, resample or resize, normalise, crop to the foreground, pad to `roi_size`.
 
-    roi_size: 3 numbers, voxels; or 2, and then pictures, or volumes seen as slices along their first axis, keep
-    their orientation and whatever acts on places acts within a slice
-    spacing: mm along R, A, S (of 2 numbers: along the last two axes), or None to keep the file's
+    roi_size: 3 numbers, voxels; or 2, and then whatever acts on places acts within a picture, or within a slice of a
+    volume, whose first axis leads from slice to slice
+    axes: where the axes of a volume lead after it was turned, as in `turned`; None leaves an image as its file has it
+    spacing: mm along the axes (of 2 numbers: along the last two), or None to keep the file's
     resize_to: voxels of the last two axes, whatever the spacing; images with antialiasing, labels nearest
     intensity: a MONAI dictionary transform on the key `image`, a tensor (C, *S)
     crop_above: keep the box of voxels in which any channel exceeds this *normalised* value; None keeps all
@@ -104,6 +105,7 @@ class Preprocess:
     intensity: DictTransform
     crop_above: float | None
     file_format: FileFormat
+    axes: str | None
     resize_to: Sequence[int] | None = None
     zero_background: bool = False
     ignored: int | None = None
@@ -143,32 +145,26 @@ class Preprocess:
 
     def largest_shape(self, grid: Grid) -> np.ndarray:
         """Voxels along every axis before cropping and padding, at most, (len(S),)."""
-        shape = np.array(grid.shape)
+        shape, spacing = np.array(grid.shape), grid.spacing
+        if self.axes is not None:
+            view, affine = turned(np.empty((1, *grid.shape), dtype=np.bool_), affine=grid.affine, axes=self.axes)
+            shape, spacing = np.array(view.shape[1:]), np.linalg.norm(affine[:3, :3], axis=0)
         if self.resize_to is not None:
             shape[-2:] = self.resize_to
         if self.spacing is None:
             return shape
-        spacing = grid.spacing
-        if self._turns:
-            turned, affine = to_ras(np.empty((1, *grid.shape), dtype=np.bool_), affine=grid.affine)
-            shape, spacing = np.array(turned.shape[1:]), np.linalg.norm(affine[:3, :3], axis=0)
         resampled = np.arange(len(shape)) >= len(shape) - len(self.spacing)
         shape[resampled] = np.ceil((shape * spacing)[resampled] / self.spacing) + 1
         return shape
 
-    @property
-    def _turns(self) -> bool:
-        """Whether volumes are turned to RAS; slices are predicted as they lie in the file."""
-        return len(self.roi_size) == 3
-
     def _resample(self, voxels: np.ndarray, *, grid: Grid, mode: str) -> tuple[np.ndarray, np.ndarray]:
-        """Turn to RAS and resample or resize; returns voxels (C, *S) float32 and their affine (4, 4)."""
+        """Turn and resample or resize; returns voxels (C, *S) float32 and their affine (4, 4)."""
         affine = grid.affine
-        if self._turns:
-            voxels, affine = to_ras(voxels, affine=affine)
+        if self.axes is not None:
+            voxels, affine = turned(voxels, affine=affine, axes=self.axes)
         if self.resize_to is not None:
             return resize(voxels, size=self.resize_to, mode=mode), affine @ resized_to_source(
-                grid.shape, size=self.resize_to
+                voxels.shape[1:], size=self.resize_to
             )
         if self.spacing is None:
             return np.ascontiguousarray(voxels, dtype=np.float32), affine

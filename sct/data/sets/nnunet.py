@@ -97,7 +97,7 @@ class NNUNet(Described):
     @property
     def format(self) -> FileFormat:
         setting = "data.file_ending" if self.file_ending is not None else f"file_ending in {self.file}"
-        one = one_file(self.ending, spatial_dims=self.spatial_dims, setting=setting)
+        one = one_file(self.ending, spatial_dims=self.file_dims, setting=setting)
         return Channels(one, self.ending, self.num_channels, self._listed_files)
 
     @property

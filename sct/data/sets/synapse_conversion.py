@@ -19,7 +19,7 @@ import numpy as np
 from sct.data.cases import Case, LabelMap
 from sct.data.check import check_cases
 from sct.data.formats.base import Nifti
-from sct.data.formats.nifti import to_ras
+from sct.data.formats.nifti import turned
 from sct.data.sets import btcv
 from sct.data.sets.synapse import ORGANS, SLICES, TEST_LIST, TRAIN_LIST, VOLUMES
 from sct.data.sets.synapse_files import write_slice, write_volume
@@ -63,9 +63,8 @@ def label_table(names: Sequence[str]) -> np.ndarray:
 
 def slices_first(voxels: np.ndarray, *, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Voxels (X, Y, Z) of any orientation as (N, H, W), towards head, back and left; and their spacing (3,)."""
-    ras, affine = to_ras(voxels[None], affine=affine)
-    turned = ras[0][::-1, ::-1].transpose(2, 1, 0)
-    return np.ascontiguousarray(turned), np.linalg.norm(affine[:3, :3], axis=0)[::-1]
+    view, affine = turned(voxels[None], affine=affine, axes="SPL")
+    return np.ascontiguousarray(view[0]), np.linalg.norm(affine[:3, :3], axis=0)
 
 
 def write_set(folder: Path, scans: Iterable[Scan], *, train: Collection[str], test: Collection[str]) -> None:

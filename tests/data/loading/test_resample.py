@@ -87,7 +87,9 @@ def test_a_sheared_file_is_resampled_as_monai_does(tmp_path):
     voxels = np.random.default_rng(0).standard_normal((9, 8, 7)).astype(np.float32)
     case = Case("a", save(tmp_path / "a.nii.gz", voxels, affine=sheared()), None)
     spacing = [1.0, 1.0, 1.0]
-    prepare = Preprocess(file_format=Nifti(3), roi_size=[4, 4, 4], spacing=spacing, intensity=scale(), crop_above=None)
+    prepare = Preprocess(
+        file_format=Nifti(3), axes="RAS", roi_size=[4] * 3, spacing=spacing, intensity=scale(), crop_above=None
+    )
     found, wanted = prepare(case), monai_spacing(voxels[None], affine=sheared(), spacing=spacing)
     np.testing.assert_allclose(found.affine, wanted.affine.numpy(), atol=1e-6)
     np.testing.assert_allclose(found.image, scale()({"image": wanted.as_tensor()})["image"], atol=1e-6)

@@ -18,7 +18,7 @@ from sct.inference import to_source_grid
 
 def preprocess(**settings: object) -> Preprocess:
     fields = {"roi_size": [4, 4], "spacing": None, "intensity": scale(), "crop_above": None, "file_format": Arrays()}
-    return Preprocess(**(fields | settings))
+    return Preprocess(axes=None, **(fields | settings))
 
 
 def stored(folder: Path, image: np.ndarray, label: np.ndarray) -> Case:

@@ -17,7 +17,8 @@ from sct.data.loading.transforms import Foreground, Prepared, Preprocess, Traini
 
 def prepare(**settings: object) -> Preprocess:
     """`Preprocess` of NIfTI files with as many axes as `roi_size`."""
-    return Preprocess(file_format=Nifti(len(settings["roi_size"])), **settings)
+    num_dims = len(settings["roi_size"])
+    return Preprocess(file_format=Nifti(num_dims), axes="RAS" if num_dims == 3 else None, **settings)
 
 
 def rotated_affine() -> np.ndarray:
