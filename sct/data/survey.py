@@ -16,6 +16,7 @@ from sct.data.cases import Case, Grid, window_shape
 from sct.data.formats.nifti import turned
 from sct.data.module import SegmentationData
 from sct.models.grid import foreground_patches
+from sct.models.patch import Extent, in_words
 
 PERCENTILES = (0.5, 50.0, 99.5)
 # voxels of an image that percentiles are taken of, evenly spread: enough for three digits
@@ -48,7 +49,7 @@ class CaseFacts:
         return voxel_size(self.spacing, unit=self.unit)
 
 
-def survey_case(case: Case, *, split: str, data: SegmentationData, patch_size: int) -> CaseFacts:
+def survey_case(case: Case, *, split: str, data: SegmentationData, patch_size: Extent) -> CaseFacts:
     """Reads image and label of one case."""
     image, grid, values = read_case(case, data=data)
     return facts_of(case, image, grid, values, split=split, data=data, patch_size=patch_size)
@@ -69,12 +70,12 @@ def facts_of(
     *,
     split: str,
     data: SegmentationData,
-    patch_size: int,
+    patch_size: Extent,
 ) -> CaseFacts:
-    """The facts about image (C, *S) and label values (*S) of one case."""
+    """The facts about image (C, *S) and label values (*S) of one case; patch_size: along the axes of a window."""
     voxel = voxel_size(grid.spacing.tolist(), unit=grid.unit)
     counts = np.bincount(values.ravel(), minlength=len(data.label_map))
-    patch = window_shape([patch_size] * data.spatial_dims, num_dims=values.ndim)
+    patch = window_shape(patch_size, num_dims=values.ndim)
     lying = values if data.axes is None else turned(values[None], affine=grid.affine, axes=data.axes)[0][0]
     patches = foreground_patches(torch.from_numpy(np.ascontiguousarray(lying)).unsqueeze(0), patch_size=patch)
     step = max(1, image[0].size // SAMPLED)
@@ -133,7 +134,7 @@ def names(cases: Sequence[CaseFacts]) -> str:
     return ", ".join(listed) + (f" and {len(cases) - _TOLD} more" if len(cases) > _TOLD else "")
 
 
-def describe(facts: Sequence[CaseFacts], *, patch_size: int, num_channels: int) -> dict[str, list[list[str]]]:
+def describe(facts: Sequence[CaseFacts], *, patch_size: Extent, num_channels: int) -> dict[str, list[list[str]]]:
     """Tables by title, the first line of each being its head: cases, channels, classes."""
     splits = {split: [case for case in facts if case.split == split] for split in ("train", "val", "test")}
     unit = facts[0].unit
@@ -141,7 +142,7 @@ def describe(facts: Sequence[CaseFacts], *, patch_size: int, num_channels: int) 
     head = ["", "cases", "shape (min, median, max)", f"spacing {unit} (min, median, max)"]
     return {
         "Cases": [
-            [*head, f"patches of {patch_size} with foreground"],
+            [*head, f"patches of {in_words(patch_size)} with foreground"],
             *(case_row(split, own) for split, own in {**splits, "all": list(facts)}.items() if own),
         ],
         "Intensities": [

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from sct.models.grid import foreground_patches, pruning_depth
+from sct.models.patch import Extent
 from sct.models.tokens import Prediction
 
 
 @torch.no_grad()
-def token_statistics(prediction: Prediction, label: Tensor, *, patch_size: int) -> dict[str, float]:
+def token_statistics(prediction: Prediction, label: Tensor, *, patch_size: Extent) -> dict[str, float]:
     """`kept_shares` and `alive_spread` of a batch with labels (B, *S), and the pruning method's own numbers, such
     as thresholds; of those that it has for every image the mean. The decoder's own likewise.
 

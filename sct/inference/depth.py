@@ -43,8 +43,7 @@ def patch_means(depth: Tensor, *, patch_size: tuple[int, ...]) -> Tensor:
 
 def patch_shape(encoder: Encoder, *, num_dims: int) -> tuple[int, ...]:
     """Voxels of a patch along each axis of an image with `num_dims` axes."""
-    patch_size = encoder.spec.patch_size
-    return window_shape([patch_size] * len(encoder.spec.image_size), num_dims=num_dims)
+    return window_shape(encoder.spec.patch_size, num_dims=num_dims)
 
 
 def depth_map(

@@ -93,7 +93,7 @@ def stages_of(
 
     return Stages(
         num_channels=decoder.num_features,
-        stride=(1,) * slices + (decoder.stride,) * len(roi_size),
+        stride=(1,) * slices + decoder.stride,
         reach=0 if slices else decoder.reach,
         num_alive=decoder.num_alive,
         window_features=model.features,

@@ -132,7 +132,7 @@ def masked_by(known: Tensor | None) -> dict[str, Tensor]:
 def gate_loss(gate: Tensor, target: Tensor, known: Tensor | None) -> Tensor:
     """Cross-entropy of gate (B, 2, *grid) with "any foreground in the patch" of labels (B, *S), over patches that
     hold a voxel which counts, known (B, *S)."""
-    patch_size = target.shape[-1] // gate.shape[-1]
+    patch_size = tuple(size // places for size, places in zip(target.shape[1:], gate.shape[2:], strict=True))
     foreground = foreground_patches(target, patch_size=patch_size).long()
     if known is None:
         return F.cross_entropy(gate.float(), foreground)

@@ -45,7 +45,7 @@ class ImageOnly(Encoder):
         self.spec = FeatureSpec(
             image_size=tuple(image_size),
             in_channels=in_channels,
-            patch_size=1,
+            patch_size=(1,) * len(image_size),
             dim=0,
             num_heads=1,
             num_classes=num_classes,

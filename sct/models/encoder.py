@@ -17,7 +17,8 @@ from sct.errors import UserError
 from sct.models.base import Encoder
 from sct.models.blocks.convolutions import PATCH_EMBEDDING
 from sct.models.blocks.layers import FULL, AttentionStats, Block, Layout, init_weights, make_dropout, sincos_positions
-from sct.models.grid import join, split, survival, token_grid, unmerge, whole_grid
+from sct.models.grid import join, split, survival, unmerge, whole_grid
+from sct.models.patch import patch_sizes, token_grid
 from sct.models.placement import check_partition, check_pruning, check_stages, tap_blocks
 from sct.models.reducers.base import Reducer
 from sct.models.stems.base import Stem
@@ -40,10 +41,11 @@ class ViTEncoder(Encoder):
     - `transformer=false` is the identity control: embedding and positions without any block, for every `depth`.
     - A hybrid has a `stem` of convolutions. Every place of the stem's output is a patch, and the stem's pyramid goes to
       the decoder.
+    - Where voxels are longer along one axis, fewer of them along it make a patch nearer to a cube: [8,8,4].
     - `attention` replaces the plain attention of all blocks. `gate` decides from the stem's output which tokens are
       no queries in this attention (APFormer, and its pruning on other networks).
 
-    patch_size: side of a patch in voxels
+    patch_size: voxels of a patch: one number for all axes, or a list with one number for each axis, such as [8,8,4]
     dim: channels of a token (width)
     depth: number of transformer blocks
     num_heads: number of attention heads
@@ -74,7 +76,7 @@ class ViTEncoder(Encoder):
         in_channels: int,
         num_classes: int = 0,
         overlapping: bool = False,
-        patch_size: int,
+        patch_size: int | Sequence[int],
         dim: int,
         depth: int,
         num_heads: int,
@@ -97,23 +99,19 @@ class ViTEncoder(Encoder):
         super().__init__()
         if init_std <= 0:
             raise UserError(f"encoder.init_std={init_std}: choose a standard deviation above 0, such as 0.02.")
-        self.grid = token_grid(tuple(image_size), patch_size)
+        dims = len(image_size)
+        patch = patch_sizes(patch_size, num_axes=dims)
+        self.grid = token_grid(tuple(image_size), patch)
         self.depth = depth = depth if transformer else 0
         check_pruning(gate=gate, stem=stem, attention=attention, reducer=reducer, class_token=class_token)
         if not depth and attention is not None:
             logger.warning("encoder.attention and encoder.gate are ignored: the encoder has no transformer block")
             attention = gate = None
-        dims = len(self.grid)
-        self.stem = stem(spatial_dims=dims, in_channels=in_channels) if stem is not None else None
-        channels, patch = in_channels, patch_size
+        self.stem = stem(spatial_dims=dims, in_channels=in_channels, patch_size=patch) if stem is not None else None
+        channels, embedded = in_channels, patch
         if self.stem is not None:
-            if patch_size != self.stem.stride:
-                raise UserError(
-                    f"encoder.patch_size={patch_size} must be {self.stem.stride}, the stride of encoder.stem. Set "
-                    f"encoder.patch_size={self.stem.stride}, or change the stem."
-                )
-            channels, patch = self.stem.out_channels, 1
-        self.patch_embed = PATCH_EMBEDDING[dims](channels, dim, kernel_size=patch, stride=patch)
+            channels, embedded = self.stem.out_channels, (1,) * dims
+        self.patch_embed = PATCH_EMBEDDING[dims](channels, dim, kernel_size=embedded, stride=embedded)  # type: ignore[arg-type]
         self.gate = gate(spatial_dims=dims, in_channels=channels) if gate is not None else None
         self.dropout = make_dropout(dropout)
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
@@ -142,7 +140,7 @@ class ViTEncoder(Encoder):
         self.spec = FeatureSpec(
             image_size=tuple(image_size),
             in_channels=in_channels,
-            patch_size=patch_size,
+            patch_size=patch,
             dim=dim,
             num_heads=num_heads,
             num_prefix=self.num_prefix,

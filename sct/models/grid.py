@@ -11,18 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sct.errors import UserError
 from sct.models.tokens import Encoded, Tokens
-
-
-def token_grid(image_size: tuple[int, ...], patch_size: int) -> tuple[int, ...]:
-    """The grid of patches of an image; UserError when the patch does not divide the size."""
-    if any(size % patch_size for size in image_size):
-        raise UserError(
-            f"data.roi_size={list(image_size)} is not divisible by encoder.patch_size={patch_size}. "
-            f"Choose a roi_size of multiples of {patch_size}, or another patch_size."
-        )
-    return tuple(size // patch_size for size in image_size)
 
 
 def patches(x: Tensor, *, size: Sequence[int]) -> Tensor:
@@ -137,7 +126,7 @@ def pruning_depth(encoded: Encoded) -> Tensor:
     return depth.sum(dim=0).round().long().reshape(-1, *encoded.grid)
 
 
-def foreground_patches(label: Tensor, *, patch_size: int | tuple[int, ...]) -> Tensor:
-    """Whether each patch of labels (B, *S) has any foreground: bool (B, *grid); patch_size may differ between axes."""
+def foreground_patches(label: Tensor, *, patch_size: tuple[int, ...]) -> Tensor:
+    """Whether each patch of labels (B, *S) has any foreground: bool (B, *grid); patch_size: voxels along each axis."""
     pool = {3: F.max_pool2d, 4: F.max_pool3d}[label.ndim]
     return pool((label > 0).float().unsqueeze(1), patch_size, ceil_mode=True).squeeze(1) > 0

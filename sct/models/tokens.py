@@ -88,8 +88,9 @@ class FeatureSpec:
     """Description of the features of an encoder or a completion; the next part of the network is built from it.
 
     num_stages: number of pruning stages. num_taps: number of dense snapshots for skip connections.
-    pyramid_channels: widths of the convolutional feature maps of a hybrid, finest map first. The last map has twice
-    the resolution of the token grid; each map has twice the resolution of the next one.
+    patch_size: voxels of a patch along each axis.
+    pyramid_channels: widths of the convolutional feature maps of a hybrid, finest map first. The last map is one step
+    of `patch.halvings` finer than the token grid; each map is one step finer than the next one.
     depth, mlp_ratio: the encoder's. num_classes: number of classes, 0 where the encoder was built without it; methods
     that predict inside the encoder need it.
     overlapping: the logits are of regions (sigmoid), and a voxel may be in several regions; false: classes (softmax).
@@ -100,7 +101,7 @@ class FeatureSpec:
 
     image_size: tuple[int, ...]
     in_channels: int
-    patch_size: int
+    patch_size: tuple[int, ...]
     dim: int
     num_heads: int
     num_prefix: int = 0
@@ -130,7 +131,7 @@ class FeatureSpec:
 
     @property
     def grid(self) -> tuple[int, ...]:
-        return tuple(size // self.patch_size for size in self.image_size)
+        return tuple(size // edge for size, edge in zip(self.image_size, self.patch_size, strict=True))
 
     @property
     def num_tokens(self) -> int:

@@ -13,11 +13,10 @@ from sct.data.formats.nifti import turned
 from sct.data.formats.pictures import Pictures
 from sct.data.module import SegmentationData
 from sct.data.survey import CaseFacts, facts_of, read_case
+from sct.planning.window import PATCH_SIZE, near_cube
 
 # voxels of a case that the statistics of the foreground are made of, evenly spread, so that all cases count the same
 SAMPLED = 10_000
-# voxels along an axis of a patch in which the foreground is counted
-PATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,12 @@ def collect(data: SegmentationData) -> tuple[SetFacts, list[CaseFacts]]:
     facts, samples, zeros, grids = [], [], [], []
     for case in data.cases("train"):
         image, grid, label = read_case(case, data=data)
-        facts.append(facts_of(case, image, grid, label, split="train", data=data, patch_size=PATCH_SIZE))
+        shape, spacing = axes_of_network(grid, axes=data.axes, num_dims=data.spatial_dims)
+        patch = near_cube(PATCH_SIZE, spacing=spacing)
+        facts.append(facts_of(case, image, grid, label, split="train", data=data, patch_size=patch))
         samples.append(spread(image[:, label > 0] if (label > 0).any() else image.reshape(len(image), -1)))
         zeros.append(float((image == 0).all(axis=0).mean()))
-        grids.append(axes_of_network(grid, axes=data.axes, num_dims=data.spatial_dims))
+        grids.append((shape, spacing))
     pooled = np.concatenate(samples, axis=1)
     found = data.found()
     return SetFacts(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sct.models.patch import Extent, in_words
 from sct.planning.choice import Choice, choose
 from sct.planning.facts import SetFacts
 from sct.planning.machine import Machine
@@ -27,19 +28,19 @@ from sct.planning.window import (
 
 @dataclass(frozen=True)
 class Sizes:
-    """What data set and network have in common, each (D,) along the network's axes, and the side of a patch.
+    """What data set and network have in common, each (D,) along the network's axes.
 
-    shape, spacing: of a typical image as the network sees it
+    shape, spacing: of a typical image as the network sees it; patch: in voxels
     """
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     window: tuple[int, ...]
-    patch: int
+    patch: Extent
 
     @property
     def num_tokens(self) -> int:
-        return math.prod(self.window) // self.patch ** len(self.window)
+        return math.prod(self.window) // math.prod(self.patch)
 
     @property
     def is_whole(self) -> bool:
@@ -61,12 +62,12 @@ def plan_grid(facts: SetFacts, *, machine: Machine, given: Mapping[str, Any]) ->
         typical = resampled_shape(facts.shapes, spacings=facts.spacings, spacing=sides)
         resize = choose_size(facts, typical, budget=budget, given=given)
         shape = tuple(resize.value or typical)
-    patch = patch_of(shape, budget=budget)
+    patch = patch_of(shape, spacing=sides, budget=budget)
     window = choose(
         "roi_size",
         list(window_of(shape, patch=patch, budget=budget)),
-        f"voxels of a window: a typical image is {times(shape)} then; multiples of the patch, {patch}; at most "
-        f"{budget:.0f} voxels for {machine}",
+        f"voxels of a window: a typical image is {times(shape)} then; multiples of the patch, {in_words(patch)}; at "
+        f"most {budget:.0f} voxels for {machine}",
         given=given,
     )
     return [spacing, resize, window], Sizes(shape, tuple(sides), tuple(window.value), patch)
@@ -90,7 +91,7 @@ def choose_size(facts: SetFacts, typical: tuple[int, ...], *, budget: float, giv
     """What pictures of a `typical` size are resized to; null where windows are cut out of them as they are."""
     if facts.spatial_dims == 3:
         return choose("resize_to", None, "volumes are not resized", given=given)
-    size = picture_size(typical, budget=budget, patch=patch_of(typical, budget=budget))
+    size = picture_size(typical, budget=budget, patch=patch_of(typical, spacing=[1.0, 1.0], budget=budget))
     left = facts.smallest_class * math.prod(size) / math.prod(typical)
     if left < LEAST_OF_CLASS:
         reason = f"not resized: the smallest class would have about {left:.0f} pixels; windows are cut out"

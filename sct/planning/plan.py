@@ -110,7 +110,7 @@ def plan_network(facts: SetFacts, sizes: Sizes, *, machine: Machine) -> tuple[li
     ]
     return groups, [
         *pruning,
-        Choice("encoder.patch_size", sizes.patch, f"{sizes.num_tokens} tokens in a window"),
+        plan_patch(sizes, unit=facts.unit),
         Choice("encoder.dim", size.dim, size.reason),
         Choice("encoder.depth", size.depth, "blocks of this ViT"),
         Choice("encoder.num_heads", size.num_heads, "heads of this ViT"),
@@ -118,6 +118,16 @@ def plan_network(facts: SetFacts, sizes: Sizes, *, machine: Machine) -> tuple[li
         Choice("optimizer.lr", size.lr, "a narrower network learns with larger steps"),
         Choice("optimizer.layer_decay", 1.0, "all layers start at random and learn at the same rate"),
     ]
+
+
+def plan_patch(sizes: Sizes, *, unit: str) -> Choice:
+    """The voxels of a token: a number, or a number for each axis where voxels are longer along some of them."""
+    reason = f"{sizes.num_tokens} tokens in a window"
+    if len(set(sizes.patch)) == 1:
+        return Choice("encoder.patch_size", sizes.patch[0], reason)
+    sides = " x ".join(f"{edge * side:.3g}" for edge, side in zip(sizes.patch, sizes.spacing, strict=True))
+    reason += f"; fewer voxels along an axis with long voxels, so that a patch is nearer to a cube: {sides} {unit}"
+    return Choice("encoder.patch_size", list(sizes.patch), reason)
 
 
 def plan_inference(facts: SetFacts, *, augment: Mapping[str, Any], crop_above: float | None) -> list[Choice]:

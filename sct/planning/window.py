@@ -8,15 +8,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sct.models.patch import Extent
+
 # from this ratio of the largest voxel side to the smallest, voxels count as anisotropic, as in nnU-Net
 ANISOTROPIC = 3.0
+# voxels along a side of a patch, and where a window would have few tokens
+PATCH_SIZE, FINE_PATCH_SIZE = 8, 4
+# from this ratio of a patch's side in mm to its shortest one, the patch has half as many voxels along it. At sqrt(2)
+# both are equally far from a cube; the ratio is a little larger, because twice as many tokens cost more time
+LONG_SIDE = 1.75
 # share of a typical image that a window covers at least, by voxels that are larger if need be
 LEAST_COVERED = 1 / 16
 # by how much larger at most, along an axis
 LARGEST_STEP = 2.0
 # voxels that a class keeps when voxels are made larger
 LEAST_OF_CLASS = 100
-# tokens of a window from which patches of 8 are fine enough
+# tokens of a window from which patches of `PATCH_SIZE` are fine enough
 LEAST_TOKENS = 64
 # pixels up to which a picture has patches of 8; a larger one would have too many tokens
 MOST_FINE_PIXELS = 256 * 256
@@ -25,7 +32,7 @@ MOST_FINE_PIXELS = 256 * 256
 def typical_spacing(spacings: Sequence[Sequence[float]]) -> tuple[float, ...]:
     """The median of spacings (M, D); of an anisotropic axis the 10th percentile, at most 3 times the finest axis.
 
-    A patch has the same number of voxels along every axis: along a much coarser axis it would reach too far.
+    Along a much coarser axis even a patch of few voxels would reach too far.
     """
     median = np.median(spacings, axis=0)
     finest = float(median.min())
@@ -54,31 +61,50 @@ def resampled_shape(
     return tuple(max(1, round(float(size))) for size in np.median(sizes, axis=0))
 
 
-def window_of(shape: Sequence[int], *, patch: int, budget: float) -> tuple[int, ...]:
+def window_of(shape: Sequence[int], *, patch: Extent, budget: float) -> tuple[int, ...]:
     """The window with at most `budget` voxels, in the proportions of a typical image of `shape`, and not larger.
 
     Every side is a multiple of the patch. The side that covers most of the image gives way first.
     """
-    window = [patch * -(-size // patch) for size in shape]
-    while math.prod(window) > budget and max(window) > patch:
-        longest = max(range(len(shape)), key=lambda axis: (window[axis] > patch, window[axis] / shape[axis]))
-        window[longest] -= patch
+    window = [edge * -(-size // edge) for size, edge in zip(shape, patch, strict=True)]
+    while math.prod(window) > budget and any(side > edge for side, edge in zip(window, patch, strict=True)):
+        longest = max(range(len(shape)), key=lambda axis: (window[axis] > patch[axis], window[axis] / shape[axis]))
+        window[longest] -= patch[longest]
     return tuple(window)
 
 
-def picture_size(shape: Sequence[int], *, budget: float, patch: int) -> tuple[int, int]:
+def picture_size(shape: Sequence[int], *, budget: float, patch: Extent) -> tuple[int, int]:
     """What pictures of a typical `shape` are resized to: its proportions, at most `budget` pixels, never larger."""
     scale = min(1.0, math.sqrt(budget / math.prod(shape)))
-    rows, columns = (patch * max(1, round(size * scale / patch)) for size in shape)
+    rows, columns = (edge * max(1, round(size * scale / edge)) for size, edge in zip(shape, patch, strict=True))
     return rows, columns
 
 
-def patch_of(shape: Sequence[int], *, budget: float) -> int:
-    """Voxels along each side of a patch: 8, more for large pictures, fewer where a window would have few tokens."""
+def patch_of(shape: Sequence[int], *, spacing: Sequence[float], budget: float) -> Extent:
+    """Voxels of a patch along each axis: 8, more for large pictures, fewer where a window would have few tokens.
+
+    Along an axis with long voxels it has fewer, see `near_cube`. shape, spacing (D,): of a typical image as the network
+    sees it
+    """
     voxels = min(math.prod(shape), budget)
     if len(shape) == 2:
-        return 8 if voxels <= MOST_FINE_PIXELS else 16
-    return 8 if voxels >= LEAST_TOKENS * 8**3 else 4
+        return near_cube(PATCH_SIZE if voxels <= MOST_FINE_PIXELS else 2 * PATCH_SIZE, spacing=spacing)
+    patch = near_cube(PATCH_SIZE, spacing=spacing)
+    return patch if voxels >= LEAST_TOKENS * math.prod(patch) else near_cube(FINE_PATCH_SIZE, spacing=spacing)
+
+
+def near_cube(size: int, *, spacing: Sequence[float]) -> Extent:
+    """A patch (D,) of `size` voxels along the finest axis, and half as many, or a quarter, along coarse axes."""
+    finest = min(spacing)
+    return tuple(halved(size, ratio=float(side) / finest) for side in spacing)
+
+
+def halved(size: int, *, ratio: float) -> int:
+    """Voxels along a side of a patch whose voxels are `ratio` times as long as along the finest axis; at least 2."""
+    edge = size
+    while edge > 2 and edge * ratio >= LONG_SIDE * size:
+        edge //= 2
+    return edge
 
 
 def rounded(value: float) -> float:

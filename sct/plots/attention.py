@@ -17,6 +17,7 @@ from sct.models.adaptive.attention import AdaptiveAttention
 from sct.models.base import Encoder
 from sct.models.blocks.layers import FULL, Layout
 from sct.models.encoder import ViTEncoder
+from sct.models.patch import Extent
 from sct.plots.planes import View, edges, grey, outline, show
 from sct.plots.style import COLORS, MARK, REMOVED, WIDTH, caption, new_figure, round_numbers, styled
 
@@ -76,7 +77,7 @@ def attention_matrices(encoder: Encoder, image: Tensor, *, layer: int, head: int
     )
 
 
-def foreground_shares(label: Tensor, *, patch_size: int) -> np.ndarray:
+def foreground_shares(label: Tensor, *, patch_size: Extent) -> np.ndarray:
     """The share of foreground in each patch of label (*S): (*grid)."""
     pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[label.ndim]
     return pool((label > 0).float()[None, None], patch_size)[0, 0].numpy()

@@ -15,6 +15,7 @@ from sct.errors import UserError
 from sct.evaluation.tokens import kept_shares
 from sct.models.base import Encoder
 from sct.models.grid import foreground_patches, pruning_depth
+from sct.models.patch import Extent
 from sct.plots.planes import PLANES, View, edges, faded, grey, outline, show, view
 from sct.plots.style import FAINT, WIDTH, caption, depth_colors, new_figure, styled
 
@@ -79,7 +80,7 @@ def depths_of(encoder: Encoder, images: Tensor) -> list[Depth]:
     return [Depth(stages, encoded.num_depths, words) for stages in pruning_depth(encoded).cpu().numpy()]
 
 
-def stage_shares(depth: Depth, label: Tensor, *, patch_size: int) -> list[tuple[float | None, float]]:
+def stage_shares(depth: Depth, label: Tensor, *, patch_size: Extent) -> list[tuple[float | None, float]]:
     """For each stage, the surviving shares of the patches with foreground and of all patches.
 
     The share of all patches is the share of foreground that a random choice would keep. The first share is None if

@@ -17,6 +17,7 @@ from sct.data.cases import window_shape
 from sct.data.outputs import Outputs, any_of
 from sct.errors import UserError
 from sct.models.grid import foreground_patches
+from sct.models.patch import Extent, in_words
 from sct.plots.style import FAINT, LINE_COLORS, caption, decade, new_figure, round_numbers, styled
 
 if TYPE_CHECKING:
@@ -40,9 +41,7 @@ class ClassGain:
         return 100 * (self.run - self.baseline)
 
 
-def class_sparsity(
-    labels: Iterable[Tensor], *, outputs: Outputs, patch_size: Sequence[int]
-) -> dict[str, tuple[float, float]]:
+def class_sparsity(labels: Iterable[Tensor], *, outputs: Outputs, patch_size: Extent) -> dict[str, tuple[float, float]]:
     """Sparsity of each class: shares of voxels and of patches without the class, means over label maps (*S).
 
     The share of voxels is the sparsity in the paper's appendix A: non-target voxels / all voxels.
@@ -98,14 +97,14 @@ def comma_separated(gains: Sequence[ClassGain]) -> str:
 
 
 @styled
-def draw_sparsity(gains: Sequence[ClassGain], *, baseline: str, run: str, patch_size: int, about: str) -> "Figure":
+def draw_sparsity(gains: Sequence[ClassGain], *, baseline: str, run: str, patch_size: Extent, about: str) -> "Figure":
     """Draws two panels, by voxels and by patches: each class is a point with its name, the sparsest on the right."""
     figure = new_figure(3.4)
     figure.suptitle(f"Gain of {run} over {baseline} by class")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, unit, sparsity in (
         (panels[0], "voxels", [gain.voxels for gain in gains]),
-        (panels[1], f"patches of {patch_size}", [gain.patches for gain in gains]),
+        (panels[1], f"patches of {in_words(patch_size)}", [gain.patches for gain in gains]),
     ):
         scatter(axes, [1 - value for value in sparsity], gains)
         axes.set_xlabel(f"share of {unit} with the class, sparse to the right")

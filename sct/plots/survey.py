@@ -10,6 +10,7 @@ import numpy as np
 
 from sct.data.splits import SPLITS
 from sct.data.survey import CaseFacts
+from sct.models.patch import Extent, in_words
 from sct.plots.style import LINE_COLORS, caption, decade, new_figure, round_numbers, styled
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def places(count: int, *, width: float) -> np.ndarray:
 
 
 @styled
-def draw_survey(facts: Sequence[CaseFacts], *, patch_size: int, title: str) -> "Figure":
+def draw_survey(facts: Sequence[CaseFacts], *, patch_size: Extent, title: str) -> "Figure":
     """Draws class volumes on a logarithmic axis, shapes, spacings and patches with foreground. A dot is a case."""
     volumes, shapes = class_volumes(facts), axis_values(facts, field="shape")
     spacings = axis_values(facts, field="spacing")
@@ -66,7 +67,7 @@ def draw_survey(facts: Sequence[CaseFacts], *, patch_size: int, title: str) -> "
         (
             (shapes, "voxels along the file's axes"),
             (spacings, f"spacing along these axes ({unit})"),
-            (foreground_shares(facts), f"patches of {patch_size}\nwith foreground (%)"),
+            (foreground_shares(facts), f"patches of {in_words(patch_size)}\nwith foreground (%)"),
         )
     ):
         axes = figure.add_subplot(grid[1, column])

@@ -13,6 +13,7 @@ from sct.data.module import SegmentationData
 from sct.data.splits import SPLITS
 from sct.data.survey import CaseFacts, describe, markdown, set_faults, survey_case
 from sct.errors import UserError
+from sct.models.patch import Extent, patch_sizes
 from sct.plots import style
 from sct.plots.survey import draw_survey
 from sct.runs.folder import log_to
@@ -28,7 +29,7 @@ PATCH_SIZE = 16
 def describe_data(cfg: DictConfig) -> None:
     """Reads every file; writes tables, the facts about every case, and a figure if matplotlib is installed."""
     data, facts = survey(cfg)
-    patch_size = patch_size_of(cfg)
+    patch_size = patch_size_of(cfg, data)
     folder = Path(cfg.run_dir or f"{cfg.paths.outputs}/data/{Path(data.root).name}")
     text = markdown(describe(facts, patch_size=patch_size, num_channels=data.num_channels))
     write_text(folder / "describe.md", f"# {data.root}\n\n{text}")
@@ -59,13 +60,13 @@ def survey(cfg: DictConfig) -> tuple[SegmentationData, list[CaseFacts]]:
     data = build(cfg.data, key="data", trust=Trust.of_command(cfg))
     data.prepare()
     facts = [
-        survey_case(case, split=split, data=data, patch_size=patch_size_of(cfg))
+        survey_case(case, split=split, data=data, patch_size=patch_size_of(cfg, data))
         for split in SPLITS
         for case in data.cases(split)
     ]
     return data, facts
 
 
-def patch_size_of(cfg: DictConfig) -> int:
-    """The encoder's patch size: foreground is counted in patches of this size."""
-    return cfg.encoder.get("patch_size", PATCH_SIZE)
+def patch_size_of(cfg: DictConfig, data: SegmentationData) -> Extent:
+    """The encoder's patch size along each axis: foreground is counted in patches of this size."""
+    return patch_sizes(cfg.encoder.get("patch_size", PATCH_SIZE), num_axes=data.spatial_dims)

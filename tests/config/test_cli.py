@@ -43,6 +43,16 @@ MISTAKES = {
     "ratio out of range": (["pruning.ratio=1.5"], ["encoder.reducer.ratio=1.5", "below 1"]),
     "steps out of range": (["trainer.max_steps=0"], ["trainer.max_steps=0", "at least 1"]),
     "roi not divisible by the patch": (["data.roi_size=[16,16,12]"], ["data.roi_size", "encoder.patch_size=8"]),
+    "roi not divisible by a patch by axis": (
+        ["data.roi_size=[16,16,10]", "encoder.patch_size=[8,8,4]"],
+        ["data.roi_size", "encoder.patch_size=[8,8,4]", "multiples of [8,8,4]"],
+    ),
+    "patch of another number of axes": (["encoder.patch_size=[8,8]"], ["encoder.patch_size=[8, 8]", "3 axes"]),
+    "patch that is no number": (["encoder.patch_size=[8,8,a]"], ["encoder.patch_size=[8, 8, 'a']", "must be"]),
+    "patch that no doubling leads to": (
+        ["encoder.patch_size=[8,8,6]", "data.roi_size=[16,16,12]"],
+        ["encoder.patch_size=[8,8,6]", "power of two along each axis"],
+    ),
     "blocks beyond the depth": (["pruning.blocks=[2,30]"], ["encoder.reducer.blocks=[2, 30]", "encoder.depth"]),
     "heads do not divide the width": (["encoder.num_heads=5"], ["dim=24", "num_heads=5"]),
     "taps that do not fit the decoder": (

@@ -42,10 +42,10 @@ def test_it_is_no_class(make: Callable) -> None:
     data.prepare()
     assert data.load_case(data.cases("val")[0]).label.unique().tolist() == [0, 1, 2, 3]
     assert data.found() == {"labels": ["background", "outer", "inner", "ignore"], "channels": ["MRI"]}
-    facts = survey_case(data.cases("val")[0], split="val", data=data, patch_size=8)
+    facts = survey_case(data.cases("val")[0], split="val", data=data, patch_size=(8, 8, 8))
     assert set(facts.volumes) == {"outer", "inner"}
     label = data.load_case(data.cases("val")[0]).label
-    patches = foreground_patches((label % 3).unsqueeze(0), patch_size=8)
+    patches = foreground_patches((label % 3).unsqueeze(0), patch_size=(8, 8, 8))
     assert facts.patches == pytest.approx(patches.float().mean().item()), "a patch that is ignored holds no foreground"
 
 

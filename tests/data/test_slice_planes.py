@@ -116,7 +116,7 @@ def test_foreground_patches_are_of_the_slices(make: Callable[..., BTCV]) -> None
     data = make("RAS", "sagittal", roi_size=[2, 2])
     case = data.cases("test")[0]
     # each of 5 slices has 2 x 2 patches: all 4 of the last hold the label, and 3 of the one before
-    assert survey_case(case, split="test", data=data, patch_size=2).patches == pytest.approx(7 / 20)
+    assert survey_case(case, split="test", data=data, patch_size=(2, 2)).patches == pytest.approx(7 / 20)
     assert read_case(case, data=data)[2].shape == SHAPE
 
 

@@ -81,6 +81,29 @@ def test_description_by_hand(root):
     assert "| spleen | 3 | 0.01, 0.01, 0.01 | 1.5% |" in text
 
 
+def test_patches_may_have_another_size_along_each_axis(root):
+    outcome = command("describe", root, "encoder.patch_size=[4,4,2]")
+    assert outcome.status == 0, outcome.err
+    folder = root.parent / "out/data/Task99"
+    facts = {case["id"]: case for case in json.loads((folder / "cases.json").read_text())}
+    assert "patches of 4 x 4 x 2 with foreground" in (folder / "describe.md").read_text()
+    # the grid is 2 x 2 x 2; liver fills one patch, the spleen's voxel lies in the opposite one
+    assert (facts["c2"]["patches"], facts["c1"]["patches"]) == (0.25, 0.125)
+
+
+def test_patches_lie_along_the_axes_of_the_network_in_any_file(root):
+    """The same case in a file whose first axis is the network's last."""
+    folder, affine = root, np.diag([*SPACING, 1.0])[:, [2, 0, 1, 3]]
+    image, label = (np.moveaxis(part, 2, 0) for part in read(folder, 0))
+    save(folder / "imagesTr/c0.nii.gz", image, affine=affine)
+    save(folder / "labelsTr/c0.nii.gz", label, affine=affine)
+    assert command("describe", root, "encoder.patch_size=[4,4,1]").status == 0
+    facts = {case["id"]: case for case in json.loads((root.parent / "out/data/Task99/cases.json").read_text())}
+    assert facts["c0"]["shape"] == [4, 8, 8]
+    # liver fills 2 of 16 patches, the spleen's voxel lies in a third
+    assert facts["c0"]["patches"] == facts["c2"]["patches"] == 3 / 16
+
+
 def test_without_matplotlib_the_tables_are_written_and_a_note_says_what_is_missing(root, monkeypatch):
     monkeypatch.setattr(style, "is_installed", lambda: False)
     outcome = command("describe", root)

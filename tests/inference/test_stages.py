@@ -1,6 +1,7 @@
 """Stitching the features of windows instead of their logits: of networks whose decoder has two stages."""
 
 import itertools
+import math
 from functools import partial
 
 import pytest
@@ -38,14 +39,14 @@ def thin_chunks(monkeypatch):
 class Whole(nn.Module):
     """In an encoder's place: every patch is a token, and nothing is dropped."""
 
-    def __init__(self, dims):
+    def __init__(self, patch_size):
         super().__init__()
-        self.spec = FeatureSpec((WINDOW,) * dims, CHANNELS, PATCH, 12, CLASSES)
-        self.embed = nn.Linear(CHANNELS * PATCH**dims, 12)
+        self.spec = FeatureSpec((WINDOW,) * len(patch_size), CHANNELS, patch_size, 12, CLASSES)
+        self.embed = nn.Linear(CHANNELS * math.prod(patch_size), 12)
 
     def forward(self, image):
-        grid = tuple(size // PATCH for size in image.shape[2:])
-        return Dense(grid, self.embed(patches(image, size=(PATCH,) * len(grid))))
+        grid = tuple(size // edge for size, edge in zip(image.shape[2:], self.spec.patch_size, strict=True))
+        return Dense(grid, self.embed(patches(image, size=self.spec.patch_size)))
 
 
 class Same(nn.Module):
@@ -59,9 +60,10 @@ class Same(nn.Module):
         return dense
 
 
-def network(decoder, *, dims):
+def network(decoder, *, dims, patch_size=None):
     torch.manual_seed(0)
-    made = Segmenter(encoder=Whole(dims), completion=Same, decoder=DECODERS[decoder], num_classes=CLASSES)
+    patch_size = patch_size or (PATCH,) * dims
+    made = Segmenter(encoder=Whole(patch_size), completion=Same, decoder=DECODERS[decoder], num_classes=CLASSES)
     for name, weight in made.named_parameters():
         if "norm" not in name:  # so large that labels vary
             nn.init.normal_(weight, std=0.3)
@@ -103,6 +105,28 @@ def test_blended_features_are_blended_logits_where_the_second_stage_is_linear(de
     found = FastSlidingWindow(**options)(made, image, **settings(dims))
     want = SlidingWindow(**options)(made, image, **settings(dims))
     torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("patch_size", "stride", "shape"),
+    [
+        ((4, 4, 2), (2, 2, 1), (26, 20, 19)),
+        ((2, 4, 4), (1, 2, 2), (25, 20, 18)),
+        ((2, 4), (1, 2), (37, 26)),
+        ((4, 2), (1, 2, 1), (5, 36, 27)),
+    ],
+)
+@pytest.mark.parametrize("decoder", ["patchwise", "thin"])
+def test_features_have_another_stride_along_an_axis_with_a_smaller_patch(decoder, patch_size, stride, shape):
+    """Slices of a volume, too; an odd size along an axis of stride 1 needs no padding."""
+    dims = len(patch_size)
+    made, image = network(decoder, dims=dims, patch_size=patch_size), torch.randn(CHANNELS, *shape)
+    options = {"overlap": 0.5, "blending": "constant"}
+    inferer = FastSlidingWindow(**options)
+    stages = inferer.stages(made, num_channels=CLASSES, roi_size=(WINDOW,) * dims, num_dims=len(shape))
+    assert stages.stride == stride
+    want = SlidingWindow(**options)(made, image, **settings(dims))
+    torch.testing.assert_close(inferer(made, image, **settings(dims)), want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{}, {"workers": 2}, {"batch_size": 3, "overlap": 0.5}])

@@ -141,6 +141,15 @@ def test_the_gate_is_judged_by_the_patches_that_are_known():
     assert gate_loss(gate, torch.zeros_like(labels), nothing != 3).item() == 0
 
 
+def test_the_gate_judges_patches_with_another_size_along_each_axis():
+    gate, labels = torch.randn(1, 2, 2, 4), torch.zeros(1, 8, 8, dtype=torch.long)
+    labels[0, 5, 3] = 1  # patches of 4 x 2: the second of the lower row
+    expected = F.cross_entropy(gate, torch.tensor([[[0, 0, 0, 0], [0, 1, 0, 0]]]))
+    torch.testing.assert_close(gate_loss(gate, labels, None), expected)
+    everything = torch.ones_like(labels, dtype=torch.bool)
+    torch.testing.assert_close(gate_loss(gate, labels, everything), expected)
+
+
 def test_no_mask_is_made_where_nothing_is_ignored(voxels):
     """A loss of the user's that knows no mask goes on to work."""
     logits, labels = voxels

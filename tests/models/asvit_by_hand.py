@@ -10,7 +10,7 @@ from sct.models.tokens import FeatureSpec, Tokens
 
 def reducer(*grid, blocks=(1, 2), depth=6, **settings):
     """AS-ViT for patches of one pixel and width 8."""
-    spec = FeatureSpec(tuple(grid), 1, 1, 8, 2, depth=depth, num_prefix=1)
+    spec = FeatureSpec(tuple(grid), 1, (1,) * len(grid), 8, 2, depth=depth, num_prefix=1)
     return ASViT(spec=spec, blocks=blocks, **settings)
 
 

@@ -6,7 +6,7 @@ Letters: N tokens of the grid, n tokens alive, P prefix tokens, L = P + n, C enc
 import math
 from collections.abc import Callable
 
-from closed_form_stems import AFFINE_NORM, BATCH_NORM, BILINEAR, PLAIN_NORM, conv_bn, resnet_stem, unet_stem
+from closed_form_stems import AFFINE_NORM, BATCH_NORM, BILINEAR, PLAIN_NORM, Ladder, conv_bn, resnet_stem, unet_stem
 from torch import nn
 
 from sct.models.adaptive.attention import AdaptiveAttention
@@ -147,20 +147,19 @@ def mim(completion: MIM, encoder: ViTEncoder) -> int:
 
 def unetr(decoder: UNETR, segmenter: Segmenter) -> int:
     spec = segmenter.completion.spec
-    d, C, f = spec.spatial_dims, spec.dim, decoder.head.conv.in_channels
-    levels = decoder.num_skips + 1
-    steps = int(math.log2(spec.patch_size))
-    voxels = [math.prod(spec.image_size) // 2 ** (d * i) for i in range(levels + 1)]
+    C, f, ladder = spec.dim, decoder.head.conv.in_channels, Ladder(spec)
+    levels, steps = decoder.num_skips + 1, ladder.steps
+    voxels = [ladder.voxels(i) for i in range(levels + 1)]
     channels = [f * 2**i for i in range(levels)] + [C]
 
     def residual(level: int, cin: int, cout: int) -> int:
-        """Two convolutions of 3^d, a third of 1^d where the widths differ, a norm after each."""
+        """Two convolutions, of 3^d where no axis waits, a third of 1^d where the widths differ, a norm after each."""
         norms = PLAIN_NORM * (2 + (cin != cout)) * cout
-        return voxels[level] * (3**d * (cin + cout) * cout + (cin != cout) * cin * cout + norms)
+        return voxels[level] * (ladder.kernel(level) * (cin + cout) * cout + (cin != cout) * cin * cout + norms)
 
     def doubling(level: int, cin: int, cout: int) -> int:
-        """A transposed convolution of kernel and stride 2 up to `level`: every input place meets the whole kernel."""
-        return voxels[level + 1] * 2**d * cin * cout
+        """A transposed convolution whose kernel is its stride up to `level`: an input place meets the whole kernel."""
+        return voxels[level] * cin * cout
 
     macs = residual(0, spec.in_channels, f) + voxels[0] * f * segmenter.num_classes
     for level in range(levels):
@@ -199,15 +198,16 @@ def interpolation(segmenter: Segmenter) -> int:
 
 
 def setr_pup(decoder: SETRPUP, segmenter: Segmenter) -> int:
-    """A convolution of 3^d and a norm at every resolution from the grid to half the image, then 1^d there."""
+    """A convolution and a norm at every resolution from the grid to half the image, then one of 1^d there."""
     spec = segmenter.completion.spec
-    d, h, width = spec.spatial_dims, decoder.classify.in_channels, spec.dim
+    d, h, width, ladder = spec.spatial_dims, decoder.classify.in_channels, spec.dim, Ladder(spec)
     macs, voxels = interpolation(segmenter), spec.num_tokens
     for number in range(len(decoder.steps)):
+        level = ladder.steps - number
+        voxels = ladder.voxels(level)
         if number:
-            voxels *= 2**d
             macs += (d == 2) * BILINEAR * voxels * h
-        macs += voxels * (3**d * width * h + BATCH_NORM * h)
+        macs += voxels * (ladder.kernel(level) * width * h + BATCH_NORM * h)
         width = h
     return macs + voxels * h * segmenter.num_classes
 
@@ -215,20 +215,20 @@ def setr_pup(decoder: SETRPUP, segmenter: Segmenter) -> int:
 def patchwise(decoder: Patchwise, segmenter: Segmenter) -> int:
     """Rungs of a linear and a norm, the image's convolutions, the MLP where they meet, the step to the voxels."""
     spec = segmenter.completion.spec
-    d, N, C, Q = spec.spatial_dims, spec.num_tokens, spec.dim, segmenter.num_classes
+    N, C, Q, ladder = spec.num_tokens, spec.dim, segmenter.num_classes, Ladder(spec)
     detail, hidden, W = decoder.detail[0].out_channels, decoder.join[1].out_features, decoder.head.in_channels
-    cells = math.prod(spec.image_size) // 2**d
+    cells, cell = ladder.voxels(1), ladder.factor(0)
     macs = N * (AFFINE_NORM * C + C * W)
     places, above = N, C
-    for rung in decoder.rungs:
-        out = rung.norm.normalized_shape[0]
-        macs += places * above * 2**d * out
-        places, above = places * 2**d, out
+    for number, rung in enumerate(decoder.rungs, start=1):
+        out, places = rung.norm.normalized_shape[0], ladder.voxels(ladder.steps - number)
+        macs += places * above * out
+        above = out
         macs += places * AFFINE_NORM * out
     assert (places, above) == (cells, W)
-    macs += cells * (2**d * spec.in_channels * detail + 2 * 3**d * detail**2 + AFFINE_NORM * detail)
+    macs += cells * (cell * spec.in_channels * detail + 2 * ladder.kernel(1) * detail**2 + AFFINE_NORM * detail)
     macs += cells * (AFFINE_NORM * (W + detail) + (W + detail) * hidden + hidden * W)
-    return macs + cells * W * 2**d * Q
+    return macs + cells * W * cell * Q
 
 
 def thin(decoder: Thin, segmenter: Segmenter) -> int:
@@ -237,50 +237,51 @@ def thin(decoder: Thin, segmenter: Segmenter) -> int:
     Then the step to the image, or the few channels there and the step to the classes.
     """
     spec = segmenter.completion.spec
-    d, N, C = spec.spatial_dims, spec.num_tokens, spec.dim
+    N, C, ladder = spec.num_tokens, spec.dim, Ladder(spec)
     widths = [down[0].out_channels for down in decoder.downs]
-    voxels, above, macs = math.prod(spec.image_size), spec.in_channels, 0
-    for width in widths:
-        voxels //= 2**d
-        macs += voxels * (2**d * above * width + 3**d * width**2 + AFFINE_NORM * width)
+    above, macs = spec.in_channels, 0
+    for level, width in enumerate(widths, start=1):
+        voxels, kernel = ladder.voxels(level), ladder.kernel(level)
+        macs += voxels * (ladder.factor(level - 1) * above * width + kernel * width**2 + AFFINE_NORM * width)
         # up to here, and together with the image
-        macs += voxels * 2 * width * width + voxels * (3**d * width**2 + AFFINE_NORM * width)
+        macs += voxels * 2 * width * width + voxels * (kernel * width**2 + AFFINE_NORM * width)
         above = width
     macs += N * (AFFINE_NORM * C + C * decoder.enter[1].out_features)
     voxels, head = math.prod(spec.image_size), decoder.head.in_channels * segmenter.num_classes
     if decoder.whole is None:
         return macs + voxels * head
-    # norms are in the convolutions: of 3^d taps, and after the sum of 3^(d - 1) and of 3
-    few = decoder.whole.up.out_channels
-    products = widths[0] + 3**d * spec.in_channels + 3 ** (d - 1) * few + 3 * 2 * few
+    # norms are in the convolutions: of 3^d taps, and after the sum of 3^(d - 1) and of 3; of 1 along axes that wait
+    few, waits = decoder.whole.up.out_channels, [edge < max(spec.patch_size) for edge in spec.patch_size]
+    first, others = 1 if waits[0] else 3, math.prod(1 if wait else 3 for wait in waits[1:])
+    products = widths[0] + first * others * spec.in_channels + others * few + first * 2 * few
     return macs + voxels * (products * few + head)
 
 
 def cup(decoder: CUP, segmenter: Segmenter) -> int:
     """Doublings to the image, two convolutions each, the first also on the pyramid's map where there is one."""
     spec = segmenter.completion.spec
-    d, voxels, above = spec.spatial_dims, spec.num_tokens, decoder.enter[0].out_channels
+    d, ladder, above = spec.spatial_dims, Ladder(spec), decoder.enter[0].out_channels
     skips = [*spec.pyramid_channels[::-1], *[0] * len(decoder.steps)]
-    macs = conv_bn(voxels, d, spec.dim, above)
-    for step, skip in zip(decoder.steps, skips, strict=False):
-        width = step[1][0].out_channels
-        voxels *= 2**d
+    macs = conv_bn(spec.num_tokens, 3**d, spec.dim, above)
+    for number, (step, skip) in enumerate(zip(decoder.steps, skips, strict=False), start=1):
+        level, width = ladder.steps - number, step[1][0].out_channels
+        voxels, kernel = ladder.voxels(level), ladder.kernel(level)
         macs += (d == 2) * BILINEAR * voxels * above
-        macs += conv_bn(voxels, d, above + skip, width) + conv_bn(voxels, d, width, width)
+        macs += conv_bn(voxels, kernel, above + skip, width) + conv_bn(voxels, kernel, width, width)
         above = width
-    return macs + voxels * 3**d * above * segmenter.num_classes
+    return macs + voxels * kernel * above * segmenter.num_classes
 
 
 def unet(decoder: UNet, segmenter: Segmenter) -> int:
     """Doublings to the finest map of the pyramid, two convolutions each; interpolation where that is not the image."""
     spec = segmenter.completion.spec
-    d, voxels, widths = spec.spatial_dims, spec.num_tokens, spec.pyramid_channels
-    macs = voxels * spec.dim * widths[-1]
-    for level in reversed(range(len(widths))):
-        width, finer = widths[level], widths[max(level - 1, 0)]
-        voxels *= 2**d
+    d, ladder, widths = spec.spatial_dims, Ladder(spec), spec.pyramid_channels
+    macs = spec.num_tokens * spec.dim * widths[-1]
+    for number, place in enumerate(reversed(range(len(widths))), start=1):
+        width, finer, level = widths[place], widths[max(place - 1, 0)], ladder.steps - number
+        voxels, kernel = ladder.voxels(level), ladder.kernel(level)
         macs += (d == 2) * BILINEAR * voxels * width
-        macs += conv_bn(voxels, d, 2 * width, width) + conv_bn(voxels, d, width, finer)
+        macs += conv_bn(voxels, kernel, 2 * width, width) + conv_bn(voxels, kernel, width, finer)
     macs += voxels * widths[0] * segmenter.num_classes
     return macs + (voxels < math.prod(spec.image_size)) * interpolation(segmenter)
 

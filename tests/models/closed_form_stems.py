@@ -10,34 +10,55 @@ from sct.models.tokens import FeatureSpec
 AFFINE_NORM, PLAIN_NORM, BATCH_NORM, BILINEAR = 5, 4, 2, 4
 
 
-def conv_bn(voxels: int, d: int, cin: int, cout: int) -> int:
-    """A convolution of 3^d and a batch norm."""
-    return voxels * (3**d * cin * cout + BATCH_NORM * cout)
+class Ladder:
+    """Voxels and kernels at every level i, after i steps from the image; an axis is halved in the last steps alone."""
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        self.size, self.steps = spec.image_size, int(math.log2(max(spec.patch_size)))
+        # steps that an axis waits before it is halved
+        self.waits = [self.steps - int(math.log2(edge)) for edge in spec.patch_size]
+
+    def voxels(self, level: int) -> int:
+        sizes = zip(self.size, self.waits, strict=True)
+        return math.prod(size // 2 ** max(0, level - wait) for size, wait in sizes)
+
+    def factor(self, level: int) -> int:
+        """Places of a level for one place of the next one."""
+        return self.voxels(level) // self.voxels(level + 1)
+
+    def kernel(self, level: int, edge: int = 3) -> int:
+        """Places of a kernel: `edge` along each axis that waits no more."""
+        return edge ** sum(level >= wait for wait in self.waits)
+
+
+def conv_bn(voxels: int, kernel: int, cin: int, cout: int) -> int:
+    """A convolution with a kernel of so many places, and a batch norm."""
+    return voxels * (kernel * cin * cout + BATCH_NORM * cout)
 
 
 def unet_stem(stem: UNetStem, spec: FeatureSpec) -> int:
-    d, voxels, above, macs = spec.spatial_dims, math.prod(spec.image_size), spec.in_channels, 0
-    for width in (*stem.pyramid_channels, stem.out_channels):
-        macs += conv_bn(voxels, d, above, width) + conv_bn(voxels, d, width, width)
-        above, voxels = width, voxels // 2**d
+    ladder, above, macs = Ladder(spec), spec.in_channels, 0
+    for level, width in enumerate((*stem.pyramid_channels, stem.out_channels)):
+        voxels, kernel = ladder.voxels(level), ladder.kernel(level)
+        macs += conv_bn(voxels, kernel, above, width) + conv_bn(voxels, kernel, width, width)
+        above = width
     return macs
 
 
 def resnet_stem(stem: ResNetStem, spec: FeatureSpec) -> int:
     """Root of 7^d; bottlenecks of 1^d, 3^d and 1^d, the first of a stage with a shortcut of 1^d; norms."""
-    d, voxels, width = spec.spatial_dims, math.prod(spec.image_size) // 2**spec.spatial_dims, stem.pyramid_channels[0]
+    ladder, width = Ladder(spec), stem.pyramid_channels[0]
 
     def conv(places: int, kernel: int, cin: int, cout: int) -> int:
-        return places * (kernel**d * cin * cout + AFFINE_NORM * cout)
+        return places * (kernel * cin * cout + AFFINE_NORM * cout)
 
-    macs, above, voxels = conv(voxels, 7, spec.in_channels, width), width, voxels // 2**d
+    macs, above = conv(ladder.voxels(1), ladder.kernel(0, 7), spec.in_channels, width), width
     for stage, blocks in enumerate(stem.stages):
-        mid = width * 2**stage
+        mid, voxels = width * 2**stage, ladder.voxels(stage + 2)
         for number in range(len(blocks)):
-            before = voxels
-            if stage and not number:
-                voxels //= 2**d
-            macs += conv(before, 1, above, mid) + conv(voxels, 3, mid, mid) + conv(voxels, 1, mid, 4 * mid)
+            level = stage + 1 if stage and not number else stage + 2
+            before, kernel = ladder.voxels(level), ladder.kernel(level)
+            macs += conv(before, 1, above, mid) + conv(voxels, kernel, mid, mid) + conv(voxels, 1, mid, 4 * mid)
             macs += 0 if number else conv(voxels, 1, above, 4 * mid)
             above = 4 * mid
     return macs

@@ -68,7 +68,7 @@ class Given(nn.Module):
 def given_dtop(*logits, **settings):
     """DToP with known class logits (B, N, Q) a stage, and its tokens."""
     B, N, classes = logits[0].shape
-    spec = FeatureSpec((1, N), 1, 1, 8, 2, num_classes=classes)
+    spec = FeatureSpec((1, N), 1, (1, 1), 8, 2, num_classes=classes)
     dtop = DToP(spec=spec, blocks=range(1, 1 + len(logits)), head="fcn", **settings)
     dtop.heads = nn.ModuleList(Given(stage) for stage in logits)
     return dtop, Tokens(torch.randn(B, N, 8, requires_grad=True), torch.arange(N).expand(B, -1))

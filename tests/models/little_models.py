@@ -15,6 +15,7 @@ from sct.config.command import compose_config
 from sct.config.folders import CONFIG_DIR
 from sct.data.outputs import numbered
 from sct.losses.criterion import Criterion
+from sct.models.patch import patch_sizes
 from sct.models.segmenter import Segmenter
 from sct.models.tokens import FeatureSpec
 
@@ -122,7 +123,7 @@ def little_config(which: Combination, *overrides: str) -> DictConfig:
         shrink(cfg[group], limits)
     if "taps" in cfg.encoder:
         # with a pyramid, so that every decoder can be asked
-        size, patch_size = tuple(which.image_size), cfg.encoder.patch_size
+        size, patch_size = tuple(which.image_size), patch_sizes(cfg.encoder.patch_size, num_axes=which.dims)
         spec = FeatureSpec(size, CHANNELS, patch_size, cfg.encoder.dim, 1, pyramid_channels=(4,))
         decoder = build(cfg.decoder, key="decoder")(spec=spec, num_classes=CLASSES)
         cfg.encoder.taps = getattr(decoder, "num_skips", 0)

@@ -21,7 +21,7 @@ class Given(nn.Module):
 
 def spec_of(*grid, dim):
     """What an encoder of a one-voxel patch would publish."""
-    return FeatureSpec(tuple(grid), 1, 1, dim, 2)
+    return FeatureSpec(tuple(grid), 1, (1,) * len(grid), dim, 2)
 
 
 def given_stp(*scores, **settings):

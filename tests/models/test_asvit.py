@@ -16,7 +16,7 @@ from sct.models.tokens import Encoded, FeatureSpec, Tokens
 from sct.training.optim import adamw
 
 # ViT-S on 224 x 224, the paper's DeiT-S
-SMALL = FeatureSpec((224, 224), 3, 16, 384, 6, depth=12, num_prefix=1)
+SMALL = FeatureSpec((224, 224), 3, (16, 16), 384, 6, depth=12, num_prefix=1)
 
 
 def test_scores_by_loops():
@@ -56,11 +56,11 @@ def test_costs_of_the_paper():
 
 
 def test_cost_by_a_loop_in_3d():
-    spec = FeatureSpec((16, 16, 8), 2, 4, 24, 2, depth=6, mlp_ratio=2.0, num_prefix=1)
+    spec = FeatureSpec((16, 16, 4), 2, (4, 4, 2), 24, 2, depth=6, mlp_ratio=2.0, num_prefix=1)
     alive = [torch.tensor([20.0, 32.0], requires_grad=True), torch.tensor([3.0, 1.0])]
     found = encoder_macs(alive, spec=spec, blocks=(2, 5))
     for image in range(2):
-        expected = 32 * 24 * 2 * 64
+        expected = 32 * 24 * 2 * 32
         for n in (32, 32, alive[0][image].item(), alive[0][image].item(), alive[0][image].item(), alive[1][image]):
             expected += 4 * 24**2 * (n + 1) + 2 * 24 * (n + 1) ** 2 + 2 * 2 * 24**2 * (n + 1)
         assert found[image].item() == pytest.approx(float(expected))

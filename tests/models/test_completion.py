@@ -12,7 +12,7 @@ from sct.models.completion.scatter import Scatter
 from sct.models.grid import to_grid
 from sct.models.tokens import Encoded, FeatureSpec, Tokens
 
-SPEC = FeatureSpec((8, 12), 1, 2, 24, 2, num_prefix=1, num_stages=3)
+SPEC = FeatureSpec((8, 12), 1, (2, 2), 24, 2, num_prefix=1, num_stages=3)
 GRID, N, C = (4, 6), 24, 24
 
 
@@ -95,7 +95,7 @@ def test_scatter_restores_the_grid():
 def test_scatter_of_a_dense_encoder_is_the_identity():
     x = torch.randn(2, N, C)
     tokens = Tokens(x, torch.arange(N).expand(2, -1))
-    dense_spec = FeatureSpec((8, 12), 1, 2, C, 2, num_prefix=1, num_taps=1)
+    dense_spec = FeatureSpec((8, 12), 1, (2, 2), C, 2, num_prefix=1, num_taps=1)
     completion = Scatter(spec=dense_spec)
     assert completion.spec == dense_spec
     assert list(completion.parameters()) == []
@@ -125,7 +125,7 @@ def test_works_without_a_class_token(kind):
     torch.manual_seed(0)
     encoded = random_encoded()
     encoded.prefix = encoded.prefix[:, :0]
-    bare = FeatureSpec((8, 12), 1, 2, C, 2, num_stages=3)
+    bare = FeatureSpec((8, 12), 1, (2, 2), C, 2, num_stages=3)
     assert kind(spec=bare)(encoded).x.shape == (2, N, C)
 
 

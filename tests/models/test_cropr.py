@@ -18,7 +18,7 @@ from sct.models.tokens import FeatureSpec, Tokens, gather_tokens
 from sct.profiling.segmenter import tokens_alive
 
 WHICH = Combination("cropr", "scatter", "fcn", 2)
-SPEC = FeatureSpec((6,), 1, 1, 4, 2, depth=3, num_classes=2)
+SPEC = FeatureSpec((6,), 1, (1,), 4, 2, depth=3, num_classes=2)
 
 
 def random_tokens():
@@ -88,7 +88,7 @@ def test_dropped_tokens_re_enter_as_they_were_and_count_as_alive():
     assert torch.equal(depth.flatten(1).gather(1, first.dropped.index), torch.zeros(2, 8, dtype=torch.long))
     assert torch.equal(depth.flatten(1).gather(1, second.live.index), torch.full((2, 4), 2))
     prediction = network.predict(little_batch(WHICH)[0])
-    row = token_statistics(prediction, little_batch(WHICH)[1], patch_size=4)
+    row = token_statistics(prediction, little_batch(WHICH)[1], patch_size=(4, 4))
     alive = {name: value for name, value in row.items() if name.startswith("tokens/alive")}
     assert alive == {"tokens/alive_1": 8, "tokens/alive_2": 4, "tokens/alive_reentered": 16}
     fewest = {name: value for name, value in row.items() if name.startswith("tokens/fewest")}

@@ -23,7 +23,7 @@ DECODERS = {"fcn": FCN, "atm": ATM, "setr_pup": SETRPUP}
 def little_dense(*grid, patch=4, C=12):
     torch.manual_seed(0)
     size = tuple(patch * n for n in grid)
-    spec = FeatureSpec(size, 1, patch, C, 2)
+    spec = FeatureSpec(size, 1, (patch,) * len(grid), C, 2)
     return torch.randn(2, 1, *size), Dense(grid, torch.randn(2, spec.num_tokens, C)), spec
 
 
@@ -91,7 +91,7 @@ def test_pup_norms_train(norm):
 def test_pup_needs_doublings():
     for patch in (1, 6):
         with pytest.raises(UserError, match=f"decoder=setr_pup.*encoder.patch_size={patch}"):
-            SETRPUP(spec=FeatureSpec((12, 12), 1, patch, 12, 2), num_classes=2)
+            SETRPUP(spec=FeatureSpec((12, 12), 1, (patch, patch), 12, 2), num_classes=2)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

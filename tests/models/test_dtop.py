@@ -228,7 +228,7 @@ def test_cost_follows_the_tokens_of_every_image():
 )
 def test_settings_out_of_range(settings, message):
     with pytest.raises(UserError, match=message):
-        DToP(spec=FeatureSpec((16,), 1, 1, 12, 2, num_classes=2), **settings)
+        DToP(spec=FeatureSpec((16,), 1, (1,), 12, 2, num_classes=2), **settings)
 
 
 def test_heads_are_set_from_the_command_line():

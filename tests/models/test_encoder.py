@@ -71,15 +71,18 @@ def test_taps_are_the_outputs_of_their_blocks():
     assert torch.equal(torch.cat([encoded.prefix, encoded.final.x], dim=1), normed)
 
 
+@pytest.mark.parametrize("size", [(4, 4), (8, 4), (4, 8)])
 @pytest.mark.parametrize("training", [False, True])
-def test_embedding_is_a_linear_of_flattened_patches(training):
-    encoder, image = little_encoder(depth=0, norm_eps=1e-6), torch.randn(1, 2, 16, 24)
+def test_embedding_is_a_linear_of_flattened_patches(training, size):
+    encoder, image = little_encoder(depth=0, norm_eps=1e-6, patch_size=list(size)), torch.randn(1, 2, 16, 24)
+    high, wide = size
+    assert encoder.grid == (16 // high, 24 // wide)
     # the convolution, or the product that inference on a processor takes instead
     with torch.set_grad_enabled(training):
         embedded = encoder.embed(image)
     weight, bias = encoder.patch_embed.weight.flatten(1), encoder.patch_embed.bias
-    for number, (row, column) in enumerate((r, c) for r in range(4) for c in range(6)):
-        patch = image[0, :, row * 4 : row * 4 + 4, column * 4 : column * 4 + 4].flatten()
+    for number, (row, column) in enumerate((r, c) for r in range(0, 16, high) for c in range(0, 24, wide)):
+        patch = image[0, :, row : row + high, column : column + wide].flatten()
         expected = weight @ patch + bias + encoder.position[0, 1 + number]
         torch.testing.assert_close(embedded[0, 1 + number], expected)
 
@@ -96,7 +99,7 @@ def test_identity_control_works_with_every_decoder(decoder, dims):
     if "widths" in cfg.decoder:
         cfg.decoder.widths = [8, 6, 4]
     make_decoder = build(cfg.decoder, key="decoder")
-    spec = FeatureSpec(tuple(size), 1, 8, cfg.encoder.dim, 2)
+    spec = FeatureSpec(tuple(size), 1, (8,) * len(size), cfg.encoder.dim, 2)
     cfg.encoder.taps = getattr(make_decoder(spec=spec, num_classes=CLASSES), "num_skips", 0)
     encoder = build(cfg.encoder, key="encoder", image_size=size, in_channels=1)
     network = Segmenter(
@@ -155,7 +158,7 @@ def test_drop_path_rises_linearly():
 
 
 def test_published_spec():
-    assert little_encoder(taps=1).spec == FeatureSpec((16, 24), 2, 4, 24, 2, num_prefix=1, num_taps=1, depth=4)
+    assert little_encoder(taps=1).spec == FeatureSpec((16, 24), 2, (4, 4), 24, 2, num_prefix=1, num_taps=1, depth=4)
     assert little_encoder(class_token=False).spec.num_prefix == 0
     assert little_encoder().spec.grid == (4, 6)
     assert little_encoder().spec.num_tokens == 24

@@ -15,7 +15,7 @@ def patchwise(grid=(2, 3), *, patch_size=8, channels=2, overlapping=False, **set
     """A decoder, an image and dense tokens of a grid, in float64 and with loud weights."""
     torch.manual_seed(0)
     size = tuple(g * patch_size for g in grid)
-    spec = FeatureSpec(size, channels, patch_size, C, 2, num_stages=1, overlapping=overlapping)
+    spec = FeatureSpec(size, channels, (patch_size,) * len(grid), C, 2, num_stages=1, overlapping=overlapping)
     decoder = Patchwise(spec=spec, num_classes=Q, width=4, hidden=8, **settings).double().eval()
     with torch.no_grad():
         for parameter in decoder.parameters():
@@ -40,7 +40,7 @@ def test_patches_by_hand_and_back(grid, cells):
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_rung_is_a_transposed_convolution_with_norm(dims):
     torch.manual_seed(0)
-    rung = Rung(6, 4, spatial_dims=dims)
+    rung = Rung(6, 4, step=(2,) * dims)
     x = torch.randn(3, *[2] * dims, 6)
     transposed = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[dims](6, 4, kernel_size=2, stride=2)
     with torch.no_grad():

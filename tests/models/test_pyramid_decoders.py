@@ -18,7 +18,7 @@ def little_features(*grid, patch=8, pyramid=(4, 5)):
     """Image, tokens and pyramid of `pyramid` channels, finest first; the last has twice the grid's resolution."""
     torch.manual_seed(0)
     size = tuple(patch * n for n in grid)
-    spec = FeatureSpec(size, 2, patch, DIM, 2, pyramid_channels=pyramid)
+    spec = FeatureSpec(size, 2, (patch,) * len(grid), DIM, 2, pyramid_channels=pyramid)
     maps = [torch.randn(2, C, *(n * 2 ** (len(pyramid) - i) for n in grid)) for i, C in enumerate(pyramid)]
     return torch.randn(2, 2, *size), Dense(grid, torch.randn(2, spec.num_tokens, DIM), pyramid=maps), spec
 
@@ -26,7 +26,7 @@ def little_features(*grid, patch=8, pyramid=(4, 5)):
 def little_decoder(kind, spec):
     if kind is UNet:
         return UNet(spec=spec, num_classes=CLASSES)
-    widths = [7, 6, 5, 4][: spec.patch_size.bit_length() - 1]
+    widths = [7, 6, 5, 4][: max(spec.patch_size).bit_length() - 1]
     return CUP(spec=spec, num_classes=CLASSES, hidden=8, widths=widths)
 
 
@@ -121,7 +121,7 @@ def test_a_batch_of_two_is_two_batches_of_one(kind):
 
 
 def test_unet_decoder_of_apformer_has_130690_parameters():
-    spec = FeatureSpec((256, 256), 3, 8, 128, 6, pyramid_channels=(16, 32, 64))
+    spec = FeatureSpec((256, 256), 3, (8, 8), 128, 6, pyramid_channels=(16, 32, 64))
     decoder = UNet(spec=spec, num_classes=2)
     by_step = [
         9 * 128 * 64 + 9 * 64 * 32 + 2 * (64 + 32),
@@ -133,7 +133,7 @@ def test_unet_decoder_of_apformer_has_130690_parameters():
 
 
 def test_cup_of_transunet_has_7_39_million_parameters():
-    spec = FeatureSpec((224, 224), 3, 16, 768, 12, pyramid_channels=(64, 256, 512))
+    spec = FeatureSpec((224, 224), 3, (16, 16), 768, 12, pyramid_channels=(64, 256, 512))
     decoder = CUP(spec=spec, num_classes=9)
     by_step = [
         9 * (512 + 512) * 256 + 9 * 256**2 + 4 * 256,
@@ -148,7 +148,7 @@ def test_cup_of_transunet_has_7_39_million_parameters():
 
 @pytest.mark.parametrize("widths", [(256, 128, 64, 16), (16, 8)])
 def test_cup_wants_a_width_for_every_doubling(widths):
-    spec = FeatureSpec((32, 32), 1, 8, DIM, 2)
+    spec = FeatureSpec((32, 32), 1, (8, 8), DIM, 2)
     with pytest.raises(UserError, match=rf"decoder\.widths=.*{len(widths)} widths.*3 for encoder\.patch_size=8"):
         CUP(spec=spec, num_classes=2, widths=widths)
 
@@ -156,9 +156,9 @@ def test_cup_wants_a_width_for_every_doubling(widths):
 def test_cup_needs_doublings():
     for patch in (1, 6):
         with pytest.raises(UserError, match=f"decoder=cup.*encoder.patch_size={patch}"):
-            CUP(spec=FeatureSpec((12, 12), 1, patch, DIM, 2), num_classes=2)
+            CUP(spec=FeatureSpec((12, 12), 1, (patch, patch), DIM, 2), num_classes=2)
 
 
 def test_unet_needs_a_pyramid():
     with pytest.raises(UserError, match=r"decoder=unet.*encoder=apformer, transunet or ap_transunet.*=unetr or cup"):
-        UNet(spec=FeatureSpec((32, 32), 1, 8, DIM, 2), num_classes=2)
+        UNet(spec=FeatureSpec((32, 32), 1, (8, 8), DIM, 2), num_classes=2)

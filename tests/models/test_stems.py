@@ -11,8 +11,10 @@ from sct.profiling.macs import count_parameters
 
 SIZES = [(32, 48), (32, 16, 48)]
 STEMS = {
-    "resnet": lambda dims: ResNetStem(spatial_dims=dims, in_channels=2, units=(1, 2, 1), width=4),
-    "unet": lambda dims: UNetStem(spatial_dims=dims, in_channels=2, widths=(3, 4, 6)),
+    "resnet": lambda dims: ResNetStem(
+        spatial_dims=dims, in_channels=2, patch_size=(16,) * dims, units=(1, 2, 1), width=4
+    ),
+    "unet": lambda dims: UNetStem(spatial_dims=dims, in_channels=2, patch_size=(4,) * dims, widths=(3, 4, 6)),
 }
 
 
@@ -51,11 +53,10 @@ def test_the_pyramid_halves_down_to_the_output(name, size):
     stem = little_stem(name, len(size)).eval()
     finest = {"resnet": 2, "unet": 1}[name]
     output, pyramid = stem(torch.randn(2, 2, *size))
-    assert stem.stride == {"resnet": 16, "unet": 4}[name]
     assert stem.pyramid_channels == {"resnet": (4, 16, 32), "unet": (3, 4)}[name]
     expected = [(2, C, *(s // (finest * 2**i) for s in size)) for i, C in enumerate(stem.pyramid_channels)]
     assert [tuple(x.shape) for x in pyramid] == expected
-    assert output.shape == (2, stem.out_channels, *(s // stem.stride for s in size))
+    assert output.shape == (2, stem.out_channels, *(s // {"resnet": 16, "unet": 4}[name] for s in size))
     assert tuple(output.shape[2:]) == tuple(s // 2 for s in pyramid[-1].shape[2:])
 
 
@@ -88,7 +89,7 @@ def test_evaluation_is_deterministic_and_by_image(name, size):
 def test_resnet_of_the_paper():
     """Shapes, norms, and 11.89 M parameters: an ImageNet ResNet-50 V2 up to its third stage."""
     with torch.device("meta"):
-        stem = ResNetStem(spatial_dims=2, in_channels=3)
+        stem = ResNetStem(spatial_dims=2, in_channels=3, patch_size=(16, 16))
         output, pyramid = stem(torch.empty(1, 3, 224, 224))
     assert [tuple(x.shape[1:]) for x in (*pyramid, output)] == [
         (64, 112, 112),
@@ -96,7 +97,6 @@ def test_resnet_of_the_paper():
         (512, 28, 28),
         (1024, 14, 14),
     ]
-    assert stem.stride == 16
     parameters = 3 * 64 * 49 + 2 * 64
     above = 64
     for width, units in ((64, 3), (128, 4), (256, 9)):
@@ -118,7 +118,7 @@ def test_resnet_of_the_paper():
 @torch.no_grad()
 def test_bottleneck_against_its_definition(stride):
     torch.manual_seed(0)
-    unit = Bottleneck(2, 8, mid_channels=4, stride=stride).double()
+    unit = Bottleneck(8, mid_channels=4, kernel_size=(3, 3), stride=(stride, stride)).double()
     for p in unit.parameters():
         p.add_(torch.randn_like(p), alpha=0.3)
     x = torch.randn(2, 8, 6, 4, dtype=torch.float64)
@@ -149,7 +149,7 @@ def test_pooling_takes_the_maximum_of_what_is_inside():
 
 
 def test_unet_stem_has_294000_parameters():
-    stem = UNetStem(spatial_dims=2, in_channels=3)
+    stem = UNetStem(spatial_dims=2, in_channels=3, patch_size=(8, 8))
     by_level = [
         9 * 3 * 16 + 9 * 16 * 16 + 4 * 16,
         9 * 16 * 32 + 9 * 32 * 32 + 4 * 32,
@@ -161,9 +161,31 @@ def test_unet_stem_has_294000_parameters():
 
 
 def test_mistakes():
-    stem = little_stem("resnet", 2)
-    with pytest.raises(UserError, match=r"data\.roi_size=\[32, 40\].*16.*multiples of 16"):
-        stem(torch.randn(1, 2, 32, 40))
     for units in ((), (2, 0)):
         with pytest.raises(UserError, match=r"encoder\.stem\.units=.*at least one"):
-            ResNetStem(spatial_dims=2, in_channels=1, units=units)
+            ResNetStem(spatial_dims=2, in_channels=1, patch_size=(16, 16), units=units)
+
+
+@pytest.mark.parametrize("patch_size", [(8, 8), (2, 2), (12, 4)])
+def test_a_patch_that_the_steps_do_not_lead_to(patch_size):
+    with pytest.raises(UserError, match=r"encoder\.patch_size=.* must be 4, the stride of encoder\.stem.*patch_size=4"):
+        UNetStem(spatial_dims=2, in_channels=1, patch_size=patch_size, widths=(3, 4, 6))
+
+
+@pytest.mark.parametrize("patch_size", [(16, 16, 4), (2, 16, 8), (16, 1, 16)])
+@torch.no_grad()
+def test_an_axis_with_a_smaller_patch_is_halved_last(patch_size):
+    """The finest steps keep it, and convolutions and poolings do not look along it there."""
+    torch.manual_seed(0)
+    stem = ResNetStem(spatial_dims=3, in_channels=1, patch_size=patch_size, units=(1, 2, 1), width=4).eval()
+    size = [2 * edge for edge in patch_size]
+    image = torch.randn(1, 1, *size)
+    output, pyramid = stem(image)
+    assert tuple(output.shape[2:]) == (2, 2, 2)
+    for level, features in enumerate(pyramid, start=1):
+        # steps of the patch that lead from here to the grid of 2 x 2 x 2
+        assert tuple(features.shape[2:]) == tuple(2 * min(edge, 2 ** (4 - level)) for edge in patch_size)
+    for axis, edge in enumerate(patch_size):
+        if edge < 16:
+            root = stem.root[0].weight
+            assert root.shape[2 + axis] == 1

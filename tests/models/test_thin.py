@@ -14,7 +14,7 @@ def thin(grid=(2, 2, 2), *, patch_size=4, voxels=0):
     """A decoder, an image and dense tokens of a grid."""
     torch.manual_seed(0)
     size = tuple(g * patch_size for g in grid)
-    spec = FeatureSpec(size, 2, patch_size, 12, 2)
+    spec = FeatureSpec(size, 2, (patch_size,) * len(grid), 12, 2)
     dense = Dense(grid, torch.randn(1, spec.num_tokens, 12))
     return Thin(spec=spec, num_classes=3, width=4, voxels=voxels).eval(), torch.randn(1, 2, *size), dense
 
@@ -94,6 +94,6 @@ def test_patches_that_no_doubling_reaches_are_refused():
 
 def test_tokens_begin_as_large_as_features():
     torch.manual_seed(0)
-    spec = FeatureSpec((16, 16, 16), 1, 8, 192, 3)
+    spec = FeatureSpec((16, 16, 16), 1, (8, 8, 8), 192, 3)
     entered = Thin(spec=spec, num_classes=2).enter(5 * torch.randn(1, 8, 192))
     assert 0.7 < entered.std() < 1.3

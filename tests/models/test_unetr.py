@@ -12,6 +12,7 @@ from sct.models.completion.mta import MTA
 from sct.models.completion.scatter import Scatter
 from sct.models.decoders.unetr import UNETR
 from sct.models.encoder import ViTEncoder
+from sct.models.patch import halvings, kernel_at
 from sct.models.reducers.stp import STP
 from sct.models.segmenter import Segmenter
 from sct.models.tokens import Dense, FeatureSpec
@@ -112,7 +113,7 @@ def test_parameters_of_the_paper(size, channels, classes, layout, ratio, million
 
 
 def little_decoder(*, patch_size=8, layout="shallow", grid=(2, 4), taps=0, dim=12):
-    spec = FeatureSpec(tuple(g * patch_size for g in grid), 2, patch_size, dim, 2, num_taps=taps)
+    spec = FeatureSpec(tuple(g * patch_size for g in grid), 2, (patch_size,) * len(grid), dim, 2, num_taps=taps)
     return UNETR(spec=spec, num_classes=3, feature_size=4, layout=layout), spec
 
 
@@ -127,6 +128,25 @@ def test_any_power_of_two_in_both_layouts(patch_size, layout, grid):
     assert len(decoder.skips) == decoder.num_skips == steps - 1 + deep
     x = torch.randn(2, spec.num_tokens, spec.dim)
     assert decoder(torch.randn(2, 2, *spec.image_size), Dense(spec.grid, x)).logits.shape == (2, 3, *spec.image_size)
+
+
+@pytest.mark.parametrize(("patch_size", "grid"), [((16, 4), (2, 4)), ((2, 16, 8), (4, 2, 2)), ((1, 8), (4, 2))])
+@pytest.mark.parametrize("layout", ["shallow", "deep"])
+@torch.no_grad()
+def test_the_finest_steps_keep_an_axis_with_a_smaller_patch(patch_size, grid, layout):
+    """On the way of every skip connection, which then meets the way up at each level."""
+    size = tuple(g * edge for g, edge in zip(grid, patch_size, strict=True))
+    spec = FeatureSpec(size, 2, patch_size, 12, 2)
+    decoder = UNETR(spec=spec, num_classes=3, feature_size=4, layout=layout)
+    dense = Dense(grid, torch.randn(1, spec.num_tokens, 12))
+    assert decoder(torch.randn(1, 2, *size), dense).logits.shape == (1, 3, *size)
+    steps = halvings(patch_size)
+    for level, skip in enumerate(decoder.skips[: len(steps) - 1], start=1):
+        ways = [skip.transp_conv_init, *(block[0] for block in skip.blocks)]
+        # coarse to fine, from the token grid
+        assert [tuple(way.conv.stride) for way in ways] == list(reversed(steps[level:]))
+        kernels = [tuple(block[1].conv1.conv.kernel_size) for block in skip.blocks]
+        assert kernels == [kernel_at(finer, patch_size) for finer in range(len(steps) - 2, level - 1, -1)]
 
 
 def test_layouts_at_patch_8_are_those_of_the_paper():

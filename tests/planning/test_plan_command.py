@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from commands import assert_one_message, files_of, run_command
-from little_sets import SETS, label_map, mri, save
+from little_sets import SETS, label_map, mri, save, thick
 
 from sct import train
 from sct.config.check import check_config
@@ -65,8 +65,8 @@ def test_what_is_planned_trains_without_a_change(kind, tmp_path):
 def test_a_plan_of_an_mri_by_hand(tmp_path, home):
     cfg = plan(*mri(tmp_path / "set"))
     assert list(cfg.data.spacing) == [1.0, 1.0, 2.0]
-    # 20 x 18 x 12 voxels are few tokens of 8^3: patches of 4
-    assert (list(cfg.data.roi_size), cfg.encoder.patch_size) == ([20, 20, 12], 4)
+    # 20 x 18 x 12 voxels are few tokens of 8 x 8 x 4: patches of 4, half as many along the axis of 2 mm
+    assert (list(cfg.data.roi_size), list(cfg.encoder.patch_size)) == ([20, 20, 12], [4, 4, 2])
     assert list(cfg.data.labels) == ["background", "left_organ", "lesion"]
     assert list(cfg.data.channels) == ["MRI"]
     assert "flip_x" not in cfg.data.augment  # left_organ
@@ -82,6 +82,17 @@ def test_a_plan_of_an_mri_by_hand(tmp_path, home):
         "configs/experiment/mine.yaml",
         "outputs/cache/checked.json",
     ]
+
+
+def test_thick_slices_get_a_patch_for_each_axis(tmp_path, home):
+    cfg = plan(*thick(tmp_path / "set"))
+    # 60 mm of slices: 25 of 2.4 mm, in multiples of 4
+    assert (list(cfg.data.spacing), list(cfg.data.roi_size)) == ([0.8, 0.8, 2.4], [40, 40, 28])
+    assert list(cfg.encoder.patch_size) == [8, 8, 4]
+    written = (home / "configs/experiment/mine.yaml").read_text()
+    assert "patch_size: [8, 8, 4]" in written
+    assert "nearer to a cube: 6.4 x 6.4 x 9.6 mm" in " ".join(written.replace("#", "").split())
+    trained(cfg, tmp_path / "run")
 
 
 def test_overlapping_regions_and_a_background_of_zeros(tmp_path):

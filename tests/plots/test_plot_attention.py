@@ -19,8 +19,8 @@ ALL = np.ones((2, 3), bool)
 
 def test_shares_of_patches_by_hand() -> None:
     label = torch.tensor([[0, 1, 2, 2], [0, 0, 1, 1]])
-    np.testing.assert_allclose(foreground_shares(label, patch_size=2), [[0.25, 1.0]])
-    assert foreground_shares(torch.ones(4, 4, 2), patch_size=2).shape == (2, 2, 1)
+    np.testing.assert_allclose(foreground_shares(label, patch_size=(2, 2)), [[0.25, 1.0]])
+    assert foreground_shares(torch.ones(4, 4, 2), patch_size=(2, 2, 2)).shape == (2, 2, 1)
 
 
 def test_the_query_is_a_patch_on_the_border_that_is_not_pruned() -> None:

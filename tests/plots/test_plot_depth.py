@@ -160,7 +160,7 @@ def test_shares_of_foreground_beside_those_of_all(row: DepthRow) -> None:
         "foreground 100.0%\nat random 6.2%",
         "foreground 50.0%\nat random 3.1%",
     ]
-    empty = stage_shares(row.depth, torch.zeros(16, 16, 8, dtype=torch.long), patch_size=4)
+    empty = stage_shares(row.depth, torch.zeros(16, 16, 8, dtype=torch.long), patch_size=(4, 4, 4))
     assert [share for share, _ in empty] == [None, None]
 
 

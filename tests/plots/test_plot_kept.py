@@ -19,7 +19,7 @@ class Bright(ImageOnly):
 
     def __init__(self) -> None:
         nn.Module.__init__(self)
-        self.spec = FeatureSpec((4, 4), 1, 2, dim=1, num_heads=1, num_stages=1)
+        self.spec = FeatureSpec((4, 4), 1, (2, 2), dim=1, num_heads=1, num_stages=1)
 
     def forward(self, image: Tensor) -> Encoded:
         x = torch.nn.functional.max_pool2d(image, 2).flatten(1).unsqueeze(-1)

@@ -16,17 +16,17 @@ def test_shares_of_voxels_and_patches_by_hand() -> None:
     first[0, :3] = 1  # 3 of 16 voxels, 2 of 4 patches
     first[3, 3] = 2  # 1 of 16, 1 of 4
     second[0, 0] = 1  # 1 of 16, 1 of 4
-    found = class_sparsity([first, second], outputs=Classes(MAP), patch_size=[2, 2])
+    found = class_sparsity([first, second], outputs=Classes(MAP), patch_size=(2, 2))
     assert found == {"a": (1 - 2 / 16, 1 - 1.5 / 4), "b": (1 - 0.5 / 16, 1 - 0.5 / 4)}
     regions = Regions(MAP, (("all", (1, 2)), ("inner", (2,))))
-    found = class_sparsity([first], outputs=regions, patch_size=[2, 2])
+    found = class_sparsity([first], outputs=regions, patch_size=(2, 2))
     assert found == {"all": (1 - 4 / 16, 1 - 3 / 4), "inner": (1 - 1 / 16, 1 - 1 / 4)}
 
 
 def test_slices_of_a_volume_have_patches_of_one_slice() -> None:
     label = torch.zeros(3, 4, 4, dtype=torch.long)
     label[1, 0, 0] = 1
-    found = class_sparsity([label], outputs=Classes(MAP), patch_size=[2, 2])
+    found = class_sparsity([label], outputs=Classes(MAP), patch_size=(2, 2))
     assert found["a"] == (pytest.approx(1 - 1 / 48), pytest.approx(1 - 1 / 12))
 
 
@@ -58,7 +58,7 @@ def test_order_of_the_papers_classes() -> None:
 
 
 def test_what_is_drawn() -> None:
-    figure = draw_sparsity(paper(), baseline="UNETR", run="STP", patch_size=8, about="a")
+    figure = draw_sparsity(paper(), baseline="UNETR", run="STP", patch_size=(8, 8, 8), about="a")
     for axes, shift in zip(figure.axes, (0.0, 0.5), strict=True):
         dots = axes.get_lines()[-1]
         assert dots.get_xdata() == pytest.approx([0.0117 + shift, 0.004 + shift, 0.0019 + shift])

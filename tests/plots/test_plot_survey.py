@@ -35,7 +35,7 @@ def test_neighbours_in_a_strip_lie_apart() -> None:
 
 
 def test_what_is_drawn() -> None:
-    figure = draw_survey(FACTS, patch_size=4, title="t")
+    figure = draw_survey(FACTS, patch_size=(4, 4, 4), title="t")
     top, shapes, spacings, shares = figure.axes
     # rows a, b; dots and median of train and test, dots of val, which has none
     dots = [line for line in top.get_lines() if line.get_marker() == "o"]

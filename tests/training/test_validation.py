@@ -29,7 +29,7 @@ def test_token_statistics_by_hand():
     label[1, 0, 0] = 2  # patch 0 of image 1: kept
     label[1, 3, 0] = 1  # patch 2 of image 1: lost
     prediction = Prediction(torch.zeros(2, 2, 4, 4), encoded, aux={"skipped": torch.tensor([0.0, 0.5])})
-    row = token_statistics(prediction, label, patch_size=2)
+    row = token_statistics(prediction, label, patch_size=(2, 2))
     assert row == {
         "tokens/alive_1": 1.5,
         "tokens/kept_1": 3 / 8,
@@ -46,7 +46,7 @@ def test_a_dense_encoder_has_no_token_statistics():
     tokens = Tokens(torch.zeros(1, 4, 1), torch.arange(4).expand(1, -1))
     encoded = Encoded((2, 2), tokens, torch.zeros(1, 1, 1))
     prediction = Prediction(torch.zeros(1, 2, 4, 4), encoded)
-    assert token_statistics(prediction, torch.zeros(1, 4, 4, dtype=torch.long), patch_size=2) == {}
+    assert token_statistics(prediction, torch.zeros(1, 4, 4, dtype=torch.long), patch_size=(2, 2)) == {}
 
 
 def test_patches_and_window_of_slices():

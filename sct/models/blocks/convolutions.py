@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sct.models.blocks.recompute import recomputed
 from sct.models.blocks.sliced import SAME_CONV
 from sct.models.grid import patches
+from sct.models.patch import Extent, kept_size
 from sct.runtime.processor import computed_in, infers_here
 
 CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -195,18 +196,39 @@ def folded(convolution: nn.Conv2d | nn.Conv3d, norm: nn.BatchNorm2d | nn.BatchNo
     return weight, norm.bias - norm.running_mean * scale
 
 
-def conv_bn_relu(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Sequential:
-    """3^dims convolution that keeps the size, BatchNorm, ReLU: (B, in_channels, *S) -> (B, out_channels, *S)."""
+def conv_bn_relu(in_channels: int, out_channels: int, *, kernel_size: Extent) -> nn.Sequential:
+    """Convolution that keeps the size, BatchNorm, ReLU: (B, in_channels, *S) -> (B, out_channels, *S)."""
     return nn.Sequential(
         # no bias: the norm would subtract it
-        CONVOLUTION[spatial_dims](in_channels, out_channels, 3, padding=1, bias=False),
-        BATCH_NORM[spatial_dims](out_channels),
+        size_keeping_conv(in_channels, out_channels, kernel_size=kernel_size, bias=False),
+        BATCH_NORM[len(kernel_size)](out_channels),
         nn.ReLU(inplace=True),
     )
 
 
-def double_conv(spatial_dims: int, in_channels: int, out_channels: int, *, mid_channels: int) -> nn.Sequential:
+def double_conv(in_channels: int, out_channels: int, *, mid_channels: int, kernel_size: Extent) -> nn.Sequential:
     """Two `conv_bn_relu` in sequence, the block of a U-Net."""
     return nn.Sequential(
-        conv_bn_relu(spatial_dims, in_channels, mid_channels), conv_bn_relu(spatial_dims, mid_channels, out_channels)
+        conv_bn_relu(in_channels, mid_channels, kernel_size=kernel_size),
+        conv_bn_relu(mid_channels, out_channels, kernel_size=kernel_size),
     )
+
+
+def size_keeping_conv(
+    in_channels: int, out_channels: int, *, kernel_size: Extent, bias: bool = True
+) -> nn.Conv2d | nn.Conv3d:
+    """A convolution with an odd kernel for each axis: (B, in_channels, *S) -> (B, out_channels, *S)."""
+    convolution = CONVOLUTION[len(kernel_size)]
+    return convolution(in_channels, out_channels, kernel_size, padding=kept_size(kernel_size), bias=bias)  # type: ignore[arg-type]
+
+
+def transposed_conv(
+    in_channels: int, out_channels: int, *, step: Extent, bias: bool = True
+) -> nn.ConvTranspose2d | nn.ConvTranspose3d:
+    """Transposed convolution whose kernel is its stride: (B, in_channels, *S) -> (B, out_channels, *S step)."""
+    return TRANSPOSED[len(step)](in_channels, out_channels, kernel_size=step, stride=step, bias=bias)  # type: ignore[arg-type]
+
+
+def strided_conv(in_channels: int, out_channels: int, *, step: Extent) -> nn.Conv2d | nn.Conv3d:
+    """Convolution whose kernel is its stride: (B, in_channels, *S) -> (B, out_channels, *S / step)."""
+    return CONVOLUTION[len(step)](in_channels, out_channels, kernel_size=step, stride=step)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Base classes of decoders.
 
-Letters: B batch, C_in channels of the image, F of features, Q classes (or regions), S spatial size.
+Letters: B batch, C_in channels of the image, F of features, Q classes (or regions), S spatial size,
+D axes of the image.
 """
 
 from abc import ABC, abstractmethod
@@ -8,6 +9,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from sct.errors import UserError
+from sct.models.patch import Extent, halvings, in_config
 from sct.models.tokens import Decoded, Dense
 
 
@@ -26,10 +28,11 @@ class TwoStageDecoder(Decoder):
     outside windows: where windows overlap, the features are blended instead of the logits, and the logits are computed
     once for the image.
 
-    num_features: F. num_alive: channels at full resolution that the second stage holds at a time, without the logits.
+    stride: voxels for one place of the features along each axis (D,). num_features: F. num_alive: channels at full
+    resolution that the second stage holds at a time, without the logits.
     """
 
-    stride: int
+    stride: Extent
     reach: int
     num_features: int
     num_alive: int
@@ -47,12 +50,16 @@ class TwoStageDecoder(Decoder):
         return Decoded(self.voxels(self.features(image, dense), image))
 
 
-def doubling_steps(patch_size: int, *, decoder: str) -> int:
-    """Number of doublings from the token grid to the image; UserError where the patch size is not a power of two."""
-    steps = patch_size.bit_length() - 1
-    if patch_size != 2**steps or steps == 0:
+def doubling_steps(patch_size: Extent, *, decoder: str) -> tuple[Extent, ...]:
+    """The factors (D,) of the steps between image and token grid, finest step first, see `patch.halvings`.
+
+    UserError where the patch size is not a power of two along each axis, or 1 along all of them.
+    """
+    steps = halvings(patch_size)
+    if not steps:
         raise UserError(
-            f"decoder={decoder} doubles the resolution step by step; encoder.patch_size={patch_size} "
-            "must be a power of two, at least 2."
+            f"decoder={decoder} doubles the resolution step by step; encoder.patch_size={in_config(patch_size)} "
+            "must be a power of two along each axis, and at least 2 along one. Choose such numbers, or decoder=fcn, "
+            "which takes any patch."
         )
     return steps

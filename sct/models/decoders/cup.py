@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from sct.errors import UserError
-from sct.models.blocks.convolutions import CONVOLUTION, conv_bn_relu, double_conv
+from sct.models.blocks.convolutions import conv_bn_relu, double_conv, size_keeping_conv
 from sct.models.decoders.base import Decoder, doubling_steps
 from sct.models.grid import resize, to_grid
+from sct.models.patch import in_config, kernel_at
 from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 
@@ -20,6 +21,7 @@ class CUP(Decoder):
 
     A step is linear up-sampling by 2, concatenation with the pyramid's map of the same resolution (if the encoder has
     one), and a double convolution to `widths[i]` channels. Without a pyramid it is the paper's CUP on a plain ViT.
+    Along an axis with a smaller patch, the finest steps keep the resolution, and convolutions there have extent 1.
     Interpolation here aligns the borders of the maps; in TransUNet's program it aligns their corners.
 
     hidden: channels after the first convolution
@@ -36,26 +38,28 @@ class CUP(Decoder):
     ) -> None:
         super().__init__()
         steps = doubling_steps(spec.patch_size, decoder="cup")
-        if len(widths) != steps:
+        if len(widths) != len(steps):
             raise UserError(
                 f"decoder.widths={list(widths)} has {len(widths)} widths, but decoder=cup needs one for each doubling "
-                f"from the token grid to the image: {steps} for encoder.patch_size={spec.patch_size}."
+                f"from the token grid to the image: {len(steps)} for encoder.patch_size={in_config(spec.patch_size)}."
             )
-        dims = spec.spatial_dims
+        # factors of each step, and levels that the steps lead to, coarse to fine
+        self.factors = tuple(reversed(steps))
+        kernels = [kernel_at(level, spec.patch_size) for level in reversed(range(len(steps)))]
         # channels of the skip connection of each step, coarse to fine; 0: no skip connection
-        skips = [*reversed(spec.pyramid_channels), *[0] * (steps - len(spec.pyramid_channels))]
-        self.enter = conv_bn_relu(dims, spec.dim, hidden)
+        skips = [*reversed(spec.pyramid_channels), *[0] * (len(steps) - len(spec.pyramid_channels))]
+        self.enter = conv_bn_relu(spec.dim, hidden, kernel_size=kernel_at(len(steps), spec.patch_size))
         self.steps = nn.ModuleList(
-            double_conv(dims, above + skip, width, mid_channels=width)
-            for above, skip, width in zip([hidden, *widths[:-1]], skips, widths, strict=True)
+            double_conv(above + skip, width, mid_channels=width, kernel_size=kernel)
+            for above, skip, width, kernel in zip([hidden, *widths[:-1]], skips, widths, kernels, strict=True)
         )
-        self.classify = CONVOLUTION[dims](widths[-1], num_classes, 3, padding=1)
+        self.classify = size_keeping_conv(widths[-1], num_classes, kernel_size=kernels[-1])
 
     def forward(self, image: Tensor, dense: Dense) -> Decoded:
         """image (B, C_in, *S), dense tokens (B, N, C) and pyramid -> Decoded with logits (B, Q, *S)."""
         x = self.enter(to_grid(dense.x, dense.grid))
         skips = [*reversed(dense.pyramid)]
-        for number, step in enumerate(self.steps):
-            x = resize(x, [2 * size for size in x.shape[2:]])
+        for number, (step, factors) in enumerate(zip(self.steps, self.factors, strict=True)):
+            x = resize(x, [size * factor for size, factor in zip(x.shape[2:], factors, strict=True)])
             x = step(torch.cat([x, *skips[number : number + 1]], dim=1))
         return Decoded(self.classify(x))

@@ -1,7 +1,8 @@
 """A decoder without convolutions at full resolution: each token alone gives the voxels of its patch.
 
 Letters: B batch, N tokens of the grid, M tokens that are decoded, C width, W width of a cell, Q classes (or regions),
-D dimensions, S spatial size, g grid, s cells along a side of a patch. A cell is 2^D voxels.
+D dimensions, S spatial size, g grid, s cells along the sides of a patch, t voxels along the sides of a cell: 2, or 1
+along an axis whose patch is smaller than along another.
 """
 
 import logging
@@ -13,9 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sct.errors import UserError
-from sct.models.blocks.convolutions import CHANNELS_LAST, CONVOLUTION, INSTANCE_NORM, TRANSPOSED
+from sct.models.blocks.convolutions import (
+    CHANNELS_LAST,
+    INSTANCE_NORM,
+    size_keeping_conv,
+    strided_conv,
+    transposed_conv,
+)
 from sct.models.blocks.layers import init_weights
 from sct.models.decoders.base import TwoStageDecoder, doubling_steps
+from sct.models.patch import Extent, kernel_at
 from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 logger = logging.getLogger(__name__)
@@ -25,7 +33,8 @@ class Patchwise(TwoStageDecoder):
     """Decodes tokens to cells at half the resolution, adds details of the image there, then predicts the voxels.
 
     - Rungs double the resolution within a patch until a cell has `width` channels. A rung is Linear(W, 2^D W / 2),
-      LayerNorm and GELU; the linear layer equals a transposed convolution with stride = kernel size.
+      LayerNorm and GELU; the linear layer equals a transposed convolution with stride = kernel size. Along an axis with
+      a smaller patch, the finest rungs keep the resolution: patches of 8 x 8 x 4 have cells of 2 x 2 x 1 voxels.
     - Details, for borders within a patch: two convolutions of the image at half the resolution give `detail` channels.
       An MLP with `hidden` channels joins them with the token's cell. With `detail=0` the image is not used.
     - A transposed convolution gives the logits of the voxels of a cell.
@@ -43,7 +52,6 @@ class Patchwise(TwoStageDecoder):
         null: all patches are decoded
     """
 
-    stride = 2
     reach = 0
     num_alive = 0
 
@@ -68,17 +76,22 @@ class Patchwise(TwoStageDecoder):
             logger.warning("decoder.skip_above=%s is ignored: this encoder prunes no tokens", skip_above)
             skip_above = None
         self.skip_above, self.overlapping = skip_above, spec.overlapping
-        self.cells = (2 ** (steps - 1),) * dims
+        self.stride = cell = steps[0]
+        self.cells = tuple(edge // voxels for edge, voxels in zip(spec.patch_size, cell, strict=True))
         self.norm = nn.LayerNorm(spec.dim)
         # one prediction for all cells of a token, from the token alone
         self.flat = nn.Linear(spec.dim, width)
-        widths = [spec.dim, *(width * 2**rung for rung in reversed(range(steps - 1)))]
-        self.rungs = nn.ModuleList(Rung(above, out, spatial_dims=dims) for above, out in pairwise(widths))
-        self.detail = detail_branch(spec.in_channels, detail, spatial_dims=dims) if detail else None
+        widths = [spec.dim, *(width * 2**rung for rung in reversed(range(len(steps) - 1)))]
+        self.rungs = nn.ModuleList(
+            Rung(above, out, step=step)
+            for (above, out), step in zip(pairwise(widths), reversed(steps[1:]), strict=True)
+        )
+        kernel = kernel_at(1, spec.patch_size)
+        self.detail = detail_branch(spec.in_channels, detail, cell=cell, kernel_size=kernel) if detail else None
         self.join = nn.Sequential(
             nn.LayerNorm(width + detail), nn.Linear(width + detail, hidden), nn.GELU(), nn.Linear(hidden, width)
         )
-        self.head = TRANSPOSED[dims](width, num_classes, kernel_size=2, stride=2)
+        self.head = transposed_conv(width, num_classes, step=cell)
         self.num_features = width
         self.apply(init_weights)
         # cells are in channels-last memory, so the convolutions are, too
@@ -94,11 +107,11 @@ class Patchwise(TwoStageDecoder):
         return Decoded(self.voxels(features, image), aux=aux)
 
     def features(self, image: Tensor, dense: Dense) -> Tensor:
-        """image (B, C_in, *S), dense tokens (B, N, C) -> cells (B, W, *S / 2)."""
+        """image (B, C_in, *S), dense tokens (B, N, C) -> cells (B, W, *S / t)."""
         return self.decoded(image, dense)[0]
 
     def voxels(self, features: Tensor, image: Tensor) -> Tensor:
-        """Cells (B, W, *S / 2) -> logits (B, Q, *S); the image is not used again."""
+        """Cells (B, W, *S / t) -> logits (B, Q, *S); the image is not used again."""
         return self.head(features)
 
     def decoded(self, image: Tensor, dense: Dense) -> tuple[Tensor, dict[str, Tensor]]:
@@ -155,30 +168,30 @@ class Patchwise(TwoStageDecoder):
 
 
 class Rung(nn.Module):
-    """Doubles the resolution within every patch: a linear layer from each place to 2^D places, LayerNorm, GELU."""
+    """A step up within every patch: a linear layer from each place to prod(step) places, LayerNorm, GELU."""
 
-    def __init__(self, above: int, out: int, *, spatial_dims: int) -> None:
+    def __init__(self, above: int, out: int, *, step: Extent) -> None:
         super().__init__()
-        self.expand = nn.Linear(above, 2**spatial_dims * out)
+        self.step = step
+        self.expand = nn.Linear(above, math.prod(step) * out)
         self.norm = nn.LayerNorm(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (M, *s, above) -> (M, *2s, out)."""
-        M, size, D = x.shape[0], x.shape[1:-1], x.ndim - 2
-        x = self.expand(x).reshape(M, math.prod(size), *[2] * D, self.norm.normalized_shape[0])
+        """x (M, *s, above) -> (M, *s step, out)."""
+        M, size = x.shape[0], x.shape[1:-1]
+        x = self.expand(x).reshape(M, math.prod(size), *self.step, self.norm.normalized_shape[0])
         x = from_patches(x, tuple(size))
         return F.gelu(self.norm(x))
 
 
-def detail_branch(in_channels: int, width: int, *, spatial_dims: int) -> nn.Sequential:
-    """Convolutions that turn an image (B, C_in, *S) into details at half its resolution: (B, width, *S / 2)."""
-    convolution, norm = CONVOLUTION[spatial_dims], INSTANCE_NORM[spatial_dims]
+def detail_branch(in_channels: int, width: int, *, cell: Extent, kernel_size: Extent) -> nn.Sequential:
+    """Convolutions that turn an image (B, C_in, *S) into details at the resolution of cells: (B, width, *S / t)."""
     return nn.Sequential(
-        convolution(in_channels, width, kernel_size=2, stride=2),
-        convolution(width, width, kernel_size=3, padding=1, bias=False),  # no bias: the norm would subtract it
-        norm(width, affine=True),
+        strided_conv(in_channels, width, step=cell),
+        size_keeping_conv(width, width, kernel_size=kernel_size, bias=False),  # no bias: the norm would subtract it
+        INSTANCE_NORM[len(cell)](width, affine=True),
         nn.GELU(),
-        convolution(width, width, kernel_size=3, padding=1),
+        size_keeping_conv(width, width, kernel_size=kernel_size),
     )
 
 

@@ -9,8 +9,10 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sct.models.blocks.convolutions import size_keeping_conv
 from sct.models.decoders.base import Decoder, doubling_steps
 from sct.models.grid import resize, to_grid
+from sct.models.patch import kernel_at
 from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 
@@ -20,6 +22,7 @@ class SETRPUP(Decoder):
     There is one step for each factor 2 of the patch size. As in SETR's program, the 1x1 convolution is computed before
     the last up-sampling: both are linear and commute, and its cost is 2^d times lower there. `norm="batch"` is the
     paper's, `norm="instance"` is for small batches.
+    Along an axis with a smaller patch, the finest steps keep the resolution, and convolutions there have extent 1.
 
     hidden: channels of the convolutions
     norm: normalisation: batch (as published) or instance (for small batches)
@@ -34,26 +37,32 @@ class SETRPUP(Decoder):
         norm: Literal["batch", "instance"] = "batch",
     ) -> None:
         super().__init__()
-        convolution = {2: nn.Conv2d, 3: nn.Conv3d}[spec.spatial_dims]
         norms: dict[str, dict[int, Callable[..., nn.Module]]] = {
             "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
             "instance": {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d},
         }
         make_norm = norms[norm][spec.spatial_dims]
         steps = doubling_steps(spec.patch_size, decoder="setr_pup")
-        widths = [spec.dim] + [hidden] * steps
+        # factors of the steps between the convolutions, coarse to fine; the last step is after them
+        self.factors = tuple(reversed(steps[1:]))
+        # from the token grid to half of the image's resolution
+        kernels = [kernel_at(level, spec.patch_size) for level in range(len(steps), 0, -1)]
+        widths = [spec.dim] + [hidden] * (len(steps) - 1)
         self.steps = nn.ModuleList(
             # no bias: the norm would subtract it
-            nn.Sequential(convolution(width, hidden, 3, padding=1, bias=False), make_norm(hidden, affine=True))
-            for width in widths[:-1]
+            nn.Sequential(
+                size_keeping_conv(width, hidden, kernel_size=kernel, bias=False), make_norm(hidden, affine=True)
+            )
+            for width, kernel in zip(widths, kernels, strict=True)
         )
-        self.classify = convolution(hidden, num_classes, 1)
+        self.classify = size_keeping_conv(hidden, num_classes, kernel_size=(1,) * spec.spatial_dims)
 
     def forward(self, image: Tensor, dense: Dense) -> Decoded:
         """image (B, C_in, *S), dense tokens (B, N, C) -> Decoded with logits (B, Q, *S)."""
         x = to_grid(dense.x, dense.grid)
         for number, step in enumerate(self.steps):
             if number:
-                x = resize(x, [2 * size for size in x.shape[2:]])
+                factors = self.factors[number - 1]
+                x = resize(x, [size * factor for size, factor in zip(x.shape[2:], factors, strict=True)])
             x = F.relu(step(x))
         return Decoded(resize(self.classify(x), image.shape[2:]))

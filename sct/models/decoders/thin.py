@@ -5,11 +5,19 @@ Letters: B batch, N tokens of the grid, C width of the tokens, Q classes (or reg
 
 from torch import Tensor, nn
 
-from sct.models.blocks.convolutions import CHANNELS_LAST, CONVOLUTION, INSTANCE_NORM, TRANSPOSED, FoldedConv
+from sct.models.blocks.convolutions import (
+    CHANNELS_LAST,
+    INSTANCE_NORM,
+    FoldedConv,
+    size_keeping_conv,
+    strided_conv,
+    transposed_conv,
+)
 from sct.models.blocks.layers import init_weights
 from sct.models.blocks.sliced import SAME_CONV
 from sct.models.decoders.base import TwoStageDecoder, doubling_steps
 from sct.models.grid import to_grid
+from sct.models.patch import Extent, kernel_at
 from sct.models.tokens import Dense, FeatureSpec
 
 
@@ -24,6 +32,8 @@ class Thin(TwoStageDecoder):
       channels is added to the up-sampled features. Two flat convolutions follow: one within the planes of the first
       axis, one along this axis to twice as many channels. In evaluation each is a single convolution, see `FoldedConv`.
 
+    Along an axis with a smaller patch, the finest steps have stride and kernel 1, and so have the convolutions there.
+
     With voxels=0 there is no full resolution: a transposed convolution from half the resolution gives the logits. It is
     faster, and less exact at the borders of small organs.
 
@@ -31,30 +41,41 @@ class Thin(TwoStageDecoder):
     voxels: channels at full resolution; 0: no convolutions there, faster and less exact at borders
     """
 
-    stride = 2
-
     def __init__(self, *, spec: FeatureSpec, num_classes: int, width: int = 16, voxels: int = 0) -> None:
         super().__init__()
         steps, dims = doubling_steps(spec.patch_size, decoder="thin"), spec.spatial_dims
-        # channels[i] at 1 / 2^(i + 1) of the resolution; the last value is for the token grid
-        channels = [width * 2**level for level in range(steps)]
-        convolution, transposed = CONVOLUTION[dims], TRANSPOSED[dims]
+        # channels, steps and kernels [i] at 1 / 2^(i + 1) of the resolution; the last channels are of the token grid
+        channels = [width * 2**level for level in range(len(steps))]
+        kernels = [kernel_at(level, spec.patch_size) for level in range(1, len(steps))]
+        self.stride = steps[0]
         self.downs = nn.ModuleList(
-            nn.Sequential(convolution(above, out, kernel_size=2, stride=2), conv_norm_gelu(dims, out, out))
-            for above, out in zip([spec.in_channels, *channels], channels[:-1], strict=False)
+            nn.Sequential(strided_conv(above, out, step=step), conv_norm_gelu(out, kernel_size=kernel))
+            for above, out, step, kernel in zip(
+                [spec.in_channels, *channels], channels[:-1], steps, kernels, strict=False
+            )
         )
         linear = nn.Linear(spec.dim, channels[-1])
         self.enter = nn.Sequential(nn.LayerNorm(spec.dim), linear)
-        self.ups = nn.ModuleList(transposed(2 * out, out, kernel_size=2, stride=2, bias=False) for out in channels[:-1])
-        self.joins = nn.ModuleList(conv_norm_gelu(dims, out, out) for out in channels[:-1])
-        self.whole = FullResolution(spec, width=width, voxels=voxels) if voxels else None
+        self.ups = nn.ModuleList(
+            transposed_conv(2 * out, out, step=step, bias=False)
+            for out, step in zip(channels[:-1], steps[1:], strict=True)
+        )
+        self.joins = nn.ModuleList(
+            conv_norm_gelu(out, kernel_size=kernel) for out, kernel in zip(channels[:-1], kernels, strict=True)
+        )
+        whole = kernel_at(0, spec.patch_size)
+        self.whole = (
+            FullResolution(spec.in_channels, width=width, voxels=voxels, step=steps[0], kernel_size=whole)
+            if voxels
+            else None
+        )
         self.reach, self.num_features = self.whole.reach if self.whole else 0, width
         # input and output of a convolution, and the image's features
         self.num_alive = 4 * voxels
         self.head = (
             SAME_CONV[dims](2 * voxels, num_classes, kernel_size=1)
             if voxels
-            else transposed(width, num_classes, kernel_size=2, stride=2)
+            else transposed_conv(width, num_classes, step=steps[0])
         )
         self.apply(init_weights)
         # tokens start as large as the image's features; smaller ones let only the image's path learn at first
@@ -64,7 +85,7 @@ class Thin(TwoStageDecoder):
         self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def features(self, image: Tensor, dense: Dense) -> Tensor:
-        """image (B, C_in, *S), dense tokens (B, N, C) -> (B, width, *S / 2)."""
+        """image (B, C_in, *S), dense tokens (B, N, C) -> (B, width, *S / stride)."""
         skips, x = [], image.to(memory_format=self.memory_format)
         for down in self.downs:
             x = down(x)
@@ -75,37 +96,37 @@ class Thin(TwoStageDecoder):
         return x
 
     def voxels(self, features: Tensor, image: Tensor) -> Tensor:
-        """features (B, width, *S / 2), image (B, C_in, *S) -> logits (B, Q, *S)."""
+        """features (B, width, *S / stride), image (B, C_in, *S) -> logits (B, Q, *S)."""
         if self.whole is not None:
             features = self.whole(features, image.to(memory_format=self.memory_format))
         return self.head(features)
 
 
 class FullResolution(nn.Module):
-    """Joins features and image at full resolution: x (B, width, *S / 2) -> (B, 2 * voxels, *S)."""
+    """Joins features and image at full resolution: x (B, width, *S / step) -> (B, 2 * voxels, *S)."""
 
     reach = 2  # voxels: a 3^D convolution of the image, then two flat ones that together are 3^D
 
-    def __init__(self, spec: FeatureSpec, *, width: int, voxels: int) -> None:
+    def __init__(self, in_channels: int, *, width: int, voxels: int, step: Extent, kernel_size: Extent) -> None:
         super().__init__()
-        dims = spec.spatial_dims
-        self.up = TRANSPOSED[dims](width, voxels, kernel_size=2, stride=2)
-        self.image = FoldedConv(spec.in_channels, voxels, kernel_size=[3] * dims)
+        self.up = transposed_conv(width, voxels, step=step)
+        self.image = FoldedConv(in_channels, voxels, kernel_size=kernel_size)
+        first, *others = kernel_size
         self.join = nn.Sequential(
-            FoldedConv(voxels, voxels, kernel_size=[1, *[3] * (dims - 1)]),
-            FoldedConv(voxels, 2 * voxels, kernel_size=[3, *[1] * (dims - 1)]),
+            FoldedConv(voxels, voxels, kernel_size=[1, *others]),
+            FoldedConv(voxels, 2 * voxels, kernel_size=[first, *[1] * len(others)]),
         )
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
-        """x (B, width, *S / 2), image (B, C_in, *S) -> (B, 2 * voxels, *S)."""
+        """x (B, width, *S / step), image (B, C_in, *S) -> (B, 2 * voxels, *S)."""
         return self.join(self.up(x).add_(self.image(image)))
 
 
-def conv_norm_gelu(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Sequential:
-    """3^dims convolution that keeps the size, InstanceNorm, GELU: (B, in, *S) -> (B, out, *S)."""
+def conv_norm_gelu(channels: int, *, kernel_size: Extent) -> nn.Sequential:
+    """Convolution that keeps the size, InstanceNorm, GELU: (B, channels, *S) -> (B, channels, *S)."""
     return nn.Sequential(
         # no bias: the norm would subtract it
-        CONVOLUTION[spatial_dims](in_channels, out_channels, 3, padding=1, bias=False),
-        INSTANCE_NORM[spatial_dims](out_channels, affine=True),
+        size_keeping_conv(channels, channels, kernel_size=kernel_size, bias=False),
+        INSTANCE_NORM[len(kernel_size)](channels, affine=True),
         nn.GELU(),
     )

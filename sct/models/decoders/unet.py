@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from sct.errors import UserError
-from sct.models.blocks.convolutions import CONVOLUTION, double_conv
-from sct.models.decoders.base import Decoder
+from sct.models.blocks.convolutions import double_conv, size_keeping_conv
+from sct.models.decoders.base import Decoder, doubling_steps
 from sct.models.grid import resize, to_grid
+from sct.models.patch import kernel_at
 from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 
@@ -18,7 +19,8 @@ class UNet(Decoder):
 
     A 1x1 convolution maps the tokens to the width of the coarsest map. A step is linear up-sampling by 2, concatenation
     with the map, and a double convolution to the width of the next finer map. Where the finest map is coarser than the
-    image, the logits are interpolated.
+    image, the logits are interpolated. Along an axis with a smaller patch, the finest steps keep the resolution, and
+    convolutions there have extent 1.
     """
 
     def __init__(self, *, spec: FeatureSpec, num_classes: int) -> None:
@@ -28,13 +30,21 @@ class UNet(Decoder):
                 "decoder=unet needs the pyramid of an encoder with a convolutional stem, and this encoder has none. "
                 "Choose encoder=apformer, transunet or ap_transunet, or, for this encoder, decoder=unetr or cup."
             )
-        dims, widths = spec.spatial_dims, spec.pyramid_channels
-        self.enter = CONVOLUTION[dims](spec.dim, widths[-1], 1, bias=False)
-        self.steps = nn.ModuleList(
-            double_conv(dims, 2 * width, finer, mid_channels=width)
-            for width, finer in zip(reversed(widths), [*reversed(widths[:-1]), widths[0]], strict=True)
+        steps, widths, point = (
+            doubling_steps(spec.patch_size, decoder="unet"),
+            spec.pyramid_channels,
+            (1,) * spec.spatial_dims,
         )
-        self.classify = CONVOLUTION[dims](widths[0], num_classes, 1)
+        self.enter = size_keeping_conv(spec.dim, widths[-1], kernel_size=point, bias=False)
+        self.steps = nn.ModuleList(
+            double_conv(
+                2 * width, finer, mid_channels=width, kernel_size=kernel_at(len(steps) - number, spec.patch_size)
+            )
+            for number, (width, finer) in enumerate(
+                zip(reversed(widths), [*reversed(widths[:-1]), widths[0]], strict=True), start=1
+            )
+        )
+        self.classify = size_keeping_conv(widths[0], num_classes, kernel_size=point)
 
     def forward(self, image: Tensor, dense: Dense) -> Decoded:
         """image (B, C_in, *S), dense tokens (B, N, C) and pyramid -> Decoded with logits (B, Q, *S)."""

@@ -3,9 +3,10 @@
 Letters: B batch, N tokens of the grid, C width, Q classes, S spatial size, f feature size.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from monai.networks.blocks.dynunet_block import UnetOutBlock, UnetResBlock
+from monai.networks.blocks.dynunet_block import UnetOutBlock, UnetResBlock, get_conv_layer
 from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ from sct.errors import UserError
 from sct.models.blocks.recompute import recomputed
 from sct.models.decoders.base import Decoder, doubling_steps
 from sct.models.grid import to_grid
+from sct.models.patch import Extent, in_config, kernel_at
 from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 
@@ -29,6 +31,9 @@ class UNETR(Decoder):
     `layout="deep"` first pools the tokens to half the grid. Full resolution has `feature_size` channels, and each
     halving of the resolution doubles them. A sparse encoder has no intermediate snapshots; all skip connections then
     read the completed tokens.
+
+    Along an axis with a smaller patch, the finest steps keep the resolution: there, transposed convolutions and
+    convolutions have extent 1 along this axis.
 
     `recompute` computes the activations of all steps except the last again in the backward pass, instead of keeping
     them. They are about a third of the activations of a full-size sparse network.
@@ -54,37 +59,44 @@ class UNETR(Decoder):
         deep = layout == "deep"
         if deep and any(size % 2 for size in spec.grid):
             raise UserError(
-                f"decoder.layout=deep halves the token grid {spec.grid}, which must be even: make "
-                f"data.roi_size divisible by {2 * spec.patch_size}, or set decoder.layout=shallow."
+                f"decoder.layout=deep halves the token grid {spec.grid}, which must be even: make data.roi_size "
+                f"divisible by {in_config([2 * edge for edge in spec.patch_size])}, or set decoder.layout=shallow."
             )
-        dims, levels = spec.spatial_dims, steps + int(deep)
+        dims, grid_level = spec.spatial_dims, len(steps)
+        levels = grid_level + int(deep)
         self.num_skips = levels - 1
         self.recompute = recompute
         if spec.num_taps not in (0, self.num_skips):
             raise UserError(
-                f"decoder=unetr with layout={layout} at patch size {spec.patch_size} has {self.num_skips} skip "
-                f"connections from tokens, but encoder.taps gives {spec.num_taps}; set encoder.taps={self.num_skips}."
+                f"decoder=unetr with layout={layout} at patch size {in_config(spec.patch_size)} has {self.num_skips} "
+                f"skip connections from tokens, but encoder.taps gives {spec.num_taps}; set "
+                f"encoder.taps={self.num_skips}."
             )
-        block: dict[str, Any] = {"spatial_dims": dims, "kernel_size": 3, "norm_name": "instance", "res_block": True}
+        block: dict[str, Any] = {"spatial_dims": dims, "norm_name": "instance", "res_block": True}
+        # the step up to each level, and the kernels there
+        ups = [*steps, (2,) * dims][:levels]
+        kernels = [kernel_at(level, spec.patch_size) for level in range(levels)]
         # channels[i] at 1 / 2^i of the full resolution
         channels = [feature_size * 2**i for i in range(levels)]
-        self.image_skip = UnetrBasicBlock(in_channels=spec.in_channels, out_channels=channels[0], stride=1, **block)
+        self.image_skip = UnetrBasicBlock(
+            in_channels=spec.in_channels, out_channels=channels[0], stride=1, kernel_size=kernels[0], **block
+        )
         self.skips = nn.ModuleList()
         for level in range(1, levels):
-            settings: dict[str, Any] = {"in_channels": spec.dim, "out_channels": channels[level], "stride": 1, **block}
-            if level == steps:  # at the token grid
-                self.skips.append(UnetrBasicBlock(**settings))
+            if level == grid_level:
+                settings: dict[str, Any] = {"kernel_size": kernels[level], "stride": 1, **block}
+                self.skips.append(UnetrBasicBlock(in_channels=spec.dim, out_channels=channels[level], **settings))
             else:
-                extra = steps - level - 1
-                self.skips.append(UnetrPrUpBlock(num_layer=extra, upsample_kernel_size=2, conv_block=True, **settings))
+                between = slice(level, grid_level)
+                self.skips.append(projection(spec.dim, channels[level], steps=ups[between], kernels=kernels[between]))
         self.bottleneck = halving_pool(dims) if deep else nn.Identity()
         self.ups = nn.ModuleList(
-            UnetrUpBlock(in_channels=above, out_channels=out, upsample_kernel_size=2, **block)
-            for above, out in zip([*channels[1:], spec.dim], channels, strict=True)
+            UnetrUpBlock(in_channels=above, out_channels=out, upsample_kernel_size=step, kernel_size=kernel, **block)
+            for above, out, step, kernel in zip([*channels[1:], spec.dim], channels, ups, kernels, strict=True)
         )
         # at full resolution a training step has its peak of memory
         self.ups[0].conv_block = LeanResBlock(
-            dims, 2 * feature_size, feature_size, kernel_size=3, stride=1, norm_name="instance"
+            dims, 2 * feature_size, feature_size, kernel_size=kernels[0], stride=1, norm_name="instance"
         )
         self.head = UnetOutBlock(spatial_dims=dims, in_channels=feature_size, out_channels=num_classes)
 
@@ -120,6 +132,25 @@ class LeanResBlock(UnetResBlock):
 
     def shortcut(self, inp: Tensor) -> Tensor:
         return self.norm3(self.conv3(inp))
+
+
+def projection(dim: int, channels: int, *, steps: Sequence[Extent], kernels: Sequence[Extent]) -> nn.Module:
+    """From the token grid up to a level: MONAI's block with a step and a kernel of its own at each level, finest first.
+
+    A transposed convolution to `channels`, then for each further step a transposed convolution and a residual block.
+    """
+    dims, (*finer, first) = len(steps[0]), steps
+    common: dict[str, Any] = {"spatial_dims": dims, "in_channels": channels, "out_channels": channels}
+    block = UnetrPrUpBlock(
+        dims, dim, channels, num_layer=0, kernel_size=3, stride=1, upsample_kernel_size=first, norm_name="instance",
+        conv_block=True, res_block=True,
+    )  # fmt: skip
+    for step, kernel in zip(reversed(finer), reversed(kernels[:-1]), strict=True):
+        up = get_conv_layer(kernel_size=step, stride=step, conv_only=True, is_transposed=True, **common)
+        block.blocks.append(
+            nn.Sequential(up, UnetResBlock(kernel_size=kernel, stride=1, norm_name="instance", **common))
+        )
+    return block
 
 
 def halving_pool(spatial_dims: int) -> nn.Module:

@@ -3,6 +3,7 @@
 Letters: B batch, N tokens of the grid, P prefix tokens, n tokens alive, T tokens of a packed batch, H heads, C width.
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Literal
@@ -206,7 +207,7 @@ def encoder_macs(alive: Sequence[Tensor | float], *, spec: FeatureSpec, blocks: 
     The class token is counted. The paper's targets for DeiT-S (2.973 G at f = 0.65) do not count it; with it they are
     0.5 % higher.
     """
-    embedding = spec.num_tokens * spec.dim * spec.in_channels * spec.patch_size**spec.spatial_dims
+    embedding = spec.num_tokens * spec.dim * spec.in_channels * math.prod(spec.patch_size)
     macs = torch.tensor(float(embedding))
     for number in range(1, spec.depth + 1):
         # tokens are dropped after the block, so the block itself still computes them

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from sct.errors import UserError
 from sct.models.blocks.convolutions import MAX_POOL
-from sct.models.stems.base import Stem
+from sct.models.patch import Extent, kept_size, kernel_at
+from sct.models.stems.base import Stem, stem_steps
 
 
 class ResNetStem(Stem):
@@ -22,47 +23,49 @@ class ResNetStem(Stem):
     with three stages the stride is 16. Pooling windows at the far border reach beyond the map and take the maximum of
     the values inside it, so every size is halved exactly. TransUNet's program leaves these windows out (at image size
     224 the first stage gets 55 of 56 places) and fills the missing places with zeros in its skip connection.
+    Along an axis with a smaller patch, the finest of these steps have stride and kernel 1.
 
     units: number of bottlenecks of every stage
     width: width of the bottlenecks of the first stage; it doubles with every stage
     """
 
     def __init__(
-        self, *, spatial_dims: int, in_channels: int, units: Sequence[int] = (3, 4, 9), width: int = 64
+        self,
+        *,
+        spatial_dims: int,
+        in_channels: int,
+        patch_size: Extent,
+        units: Sequence[int] = (3, 4, 9),
+        width: int = 64,
     ) -> None:
         super().__init__()
         if not units or min(units) < 1:
             raise UserError(f"encoder.stem.units={list(units)} must have at least one unit for every stage.")
-        self.root = nn.Sequential(
-            standardised_conv(spatial_dims, in_channels, width, 7, stride=2), group_norm(width), nn.ReLU(inplace=True)
-        )
-        self.pool = MAX_POOL[spatial_dims](3, stride=2, ceil_mode=True)
+        steps = stem_steps(patch_size, num_steps=len(units) + 1)
+        root = standardised_conv(in_channels, width, kernel_at(0, patch_size, size=7), stride=steps[0])
+        self.root = nn.Sequential(root, group_norm(width), nn.ReLU(inplace=True))
+        self.pool = MAX_POOL[spatial_dims](kernel_at(1, patch_size), stride=steps[1], ceil_mode=True)
         self.stages = nn.ModuleList()
         channels = width
         outputs = []
         for stage, number in enumerate(units):
             mid = width * 2**stage
-            strides = [1 if stage == 0 else 2] + [1] * (number - 1)
+            level, ones = stage + 2, (1,) * spatial_dims
             blocks = []
-            for stride in strides:
-                blocks.append(Bottleneck(spatial_dims, channels, mid_channels=mid, stride=stride))
+            for unit in range(number):
+                # the first unit of every stage but the first leads down to the level of the stage
+                leads = stage > 0 and unit == 0
+                kernel = kernel_at(level - 1 if leads else level, patch_size)
+                stride = steps[level - 1] if leads else ones
+                blocks.append(Bottleneck(channels, mid_channels=mid, kernel_size=kernel, stride=stride))
                 channels = 4 * mid
             self.stages.append(nn.Sequential(*blocks))
             outputs.append(channels)
-        self.stride = 2 ** (len(units) + 1)
         self.out_channels = channels
         self.pyramid_channels = (width, *outputs[:-1])
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """image (B, C_in, *S) -> output (B, out_channels, *S / stride), pyramid at strides 2, 4, ...
-
-        UserError where S is not divisible by the stride.
-        """
-        if any(size % self.stride for size in image.shape[2:]):
-            raise UserError(
-                f"data.roi_size={list(image.shape[2:])} is not divisible by {self.stride}, the stride of "
-                f"encoder.stem. Choose a roi_size of multiples of {self.stride}."
-            )
+        """image (B, C_in, *S) -> output (B, out_channels, *S / patch), pyramid at strides 2, 4, ..."""
         pyramid = [self.root(image)]
         x = self.pool(pyramid[0])
         for stage in self.stages:
@@ -72,28 +75,28 @@ class ResNetStem(Stem):
 
 
 class Bottleneck(nn.Module):
-    """1^d, 3^d and 1^d convolutions with group norms; their result is added to the input, and a ReLU follows.
+    """Convolutions of 1^d, `kernel_size` and 1^d with group norms; their sum with the input passes a ReLU.
 
     Where width or resolution changes, a 1^d convolution and a norm with one group for each channel adapt the input.
     """
 
-    def __init__(self, spatial_dims: int, in_channels: int, *, mid_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, *, mid_channels: int, kernel_size: Extent, stride: Extent) -> None:
         super().__init__()
-        out_channels = 4 * mid_channels
+        out_channels, ones = 4 * mid_channels, (1,) * len(stride)
         self.branch = nn.Sequential(
-            standardised_conv(spatial_dims, in_channels, mid_channels, 1),
+            standardised_conv(in_channels, mid_channels, ones, stride=ones),
             group_norm(mid_channels),
             nn.ReLU(inplace=True),
-            standardised_conv(spatial_dims, mid_channels, mid_channels, 3, stride=stride),
+            standardised_conv(mid_channels, mid_channels, kernel_size, stride=stride),
             group_norm(mid_channels),
             nn.ReLU(inplace=True),
-            standardised_conv(spatial_dims, mid_channels, out_channels, 1),
+            standardised_conv(mid_channels, out_channels, ones, stride=ones),
             group_norm(out_channels),
         )
         self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != out_channels:
+        if stride != ones or in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                standardised_conv(spatial_dims, in_channels, out_channels, 1, stride=stride),
+                standardised_conv(in_channels, out_channels, ones, stride=stride),
                 nn.GroupNorm(out_channels, out_channels, eps=1e-5),
             )
 
@@ -124,12 +127,11 @@ class StandardisedConv3d(nn.Conv3d):
         return F.conv3d(x, standardise(self.weight), self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
-def standardised_conv(
-    spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1
-) -> nn.Module:
+def standardised_conv(in_channels: int, out_channels: int, kernel_size: Extent, *, stride: Extent) -> nn.Module:
     """A weight-standardised convolution; its padding is such that only `stride` changes the size."""
-    convolution = {2: StandardisedConv2d, 3: StandardisedConv3d}[spatial_dims]
-    return convolution(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
+    convolution = {2: StandardisedConv2d, 3: StandardisedConv3d}[len(kernel_size)]
+    padding = kept_size(kernel_size)
+    return convolution(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=False)  # type: ignore[arg-type]
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

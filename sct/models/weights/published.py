@@ -1,7 +1,7 @@
 """Conversion of published 2-D ViT weights (timm, DeiT, MAE, DINO) to the plain ViT: pure functions.
 
-Letters: C width, P rows of a position table for tokens without a place in the grid, n side of the file's grid, p patch
-size and I input channels of the file, q patch size and J input channels of the encoder.
+Letters: C width, P rows of a position table for tokens without a place in the grid, n side of the file's grid, p side
+of a patch and I input channels of the file, (q, r) sides of a patch and J input channels of the encoder.
 """
 
 import math
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sct.errors import UserError
 from sct.models.encoder import ViTEncoder
+from sct.models.patch import Extent
 
 NAMES = {
     "cls_token": "class_token",
@@ -143,7 +144,7 @@ def fit_patch_embed(weights: dict[str, Tensor], encoder: ViTEncoder) -> tuple[di
     kernel, spec = weights.get("patch_embed.weight"), encoder.spec
     if kernel is None:
         return weights, []
-    p, q = kernel.shape[-1], spec.patch_size
+    p, patch = kernel.shape[-1], spec.patch_size
     if kernel.ndim != 4 or p == 1 or encoder.stem is not None:
         others = {name: value for name, value in weights.items() if not name.startswith("patch_embed.")}
         return others, ["the patch embedding is not taken: in the file or the encoder it is not on the image's pixels"]
@@ -151,9 +152,9 @@ def fit_patch_embed(weights: dict[str, Tensor], encoder: ViTEncoder) -> tuple[di
     if kernel.shape[1] != spec.in_channels:
         kernel = mix_channels(kernel, spec.in_channels)
         notes.append(f"each of the {spec.in_channels} input channels starts with the mean of the file's patch kernels")
-    if p != q:
-        kernel = resize_kernel(kernel, q)
-        notes.append(f"patch kernels resized from {p} x {p} to {q} x {q}")
+    if patch != (p, p):
+        kernel = resize_kernel(kernel, patch)
+        notes.append(f"patch kernels resized from {p} x {p} to {patch[0]} x {patch[1]}")
     return {**weights, "patch_embed.weight": kernel}, notes
 
 
@@ -166,15 +167,16 @@ def mix_channels(kernel: Tensor, num_channels: int) -> Tensor:
     return kernel.sum(dim=1, keepdim=True).expand(-1, num_channels, -1, -1) / num_channels
 
 
-def resize_kernel(kernel: Tensor, size: int) -> Tensor:
-    """Patch kernel (C, J, p, p) -> (C, J, q, q); a patch gets the response of the old kernel to the resized patch.
+def resize_kernel(kernel: Tensor, size: Extent) -> Tensor:
+    """Patch kernel (C, J, p, p) -> (C, J, q, r); a patch gets the response of the old kernel to the resized patch.
 
-    It is the transpose of bicubic resizing from q x q to p x p, so a constant patch keeps its response.
+    It is the transpose of bicubic resizing from q x r to p x p, so a constant patch keeps its response.
     """
     C, J, p, _ = kernel.shape
-    pixels = torch.eye(size * size).reshape(size * size, 1, size, size)
+    num_pixels = math.prod(size)
+    pixels = torch.eye(num_pixels).reshape(num_pixels, 1, *size)
     resized = F.interpolate(pixels, size=(p, p), mode="bicubic", antialias=True).flatten(1)
-    return (kernel.flatten(2) @ resized.T).reshape(C, J, size, size)
+    return (kernel.flatten(2) @ resized.T).reshape(C, J, *size)
 
 
 def fit_positions(weights: dict[str, Tensor], encoder: ViTEncoder) -> tuple[dict[str, Tensor], list[str]]:

@@ -45,7 +45,8 @@ def draw(options: argparse.Namespace) -> base.Drawn:
     if len(query) != len(grid) or any(not 0 <= place < size for place, size in zip(query, grid, strict=True)):
         raise UserError(f"--query {query}: give a patch of the grid {grid}, counted from 0.")
     truth = window.label.numpy()
-    shown = view(window.image.numpy(), truth, spacing=window.spacing, index=query[-1] * patch_size + patch_size // 2)
+    middle = query[-1] * patch_size[-1] + patch_size[-1] // 2
+    shown = view(window.image.numpy(), truth, spacing=window.spacing, index=middle)
     figure = draw_attention(
         matrices,
         head=options.head,

@@ -12,6 +12,7 @@ share that a random choice of as many patches would keep.
 import argparse
 from collections.abc import Sequence
 
+from sct.models.patch import in_words
 from sct.plots.commands import base
 from sct.plots.depth import DepthRow, depths_of, draw_depth, stage_shares, views_of
 from sct.plots.planes import PLANES
@@ -46,11 +47,11 @@ def row_of(run: Run, case_id: str, *, planes: Sequence[str]) -> DepthRow:
 def draw(options: argparse.Namespace) -> base.Drawn:
     run = open_run(options.run, options=options)
     rows = [row_of(run, case, planes=options.planes) for case in options.cases]
-    depth = rows[0].depth
+    depth, patch_size = rows[0].depth, run.network.encoder.spec.patch_size
     figure = draw_depth(
         rows,
         title=f"{run.config.name}: {depth.words.title[0].lower()}{depth.words.title[1:]}",
-        about=f"{depth.stages.size} patches with edges of {run.network.encoder.spec.patch_size} voxels. Pale patches "
+        about=f"{depth.stages.size} patches with edges of {in_words(patch_size)} voxels. Pale patches "
         "are removed by this stage or an earlier one. Percentages are for the whole window: kept share of patches with "
         "foreground, and of all patches (the share that a random choice of as many patches keeps).",
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 from sct.config.check import build, check_config
 from sct.data.module import SegmentationData
 from sct.errors import UserError
+from sct.models.patch import patch_sizes
 from sct.plots.commands import base
 from sct.plots.sparsity import class_gains, class_sparsity, comma_separated, draw_sparsity
 from sct.reports.collect import EvaluatedRun, read_run
@@ -70,12 +71,12 @@ def draw(options: argparse.Namespace) -> base.Drawn:
     cfg = OmegaConf.create(run.config)
     data = load_data(cfg, root=options.root)
     num_cases = len(data.cases(options.split))
-    patch_size = cfg.encoder.get("patch_size", PATCH_SIZE)
+    patch_size = patch_sizes(cfg.encoder.get("patch_size", PATCH_SIZE), num_axes=data.spatial_dims)
     gains = class_gains(
         class_sparsity(
             labels_of(data, split=options.split),
             outputs=data.outputs,
-            patch_size=[patch_size] * data.spatial_dims,
+            patch_size=patch_size,
         ),
         baseline=baseline.summary["dice"]["per_class"],
         run=run.summary["dice"]["per_class"],

@@ -127,11 +127,11 @@ def test_images_with_equal_channels_keep_their_response_with_any_number(channels
     torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("size", [2, 3, 4, 6, 8])
+@pytest.mark.parametrize("size", [(2, 2), (3, 3), (4, 4), (6, 6), (8, 8), (8, 4), (2, 6)])
 def test_a_resized_kernel_responds_as_the_old_one_does_to_the_resized_patch(size):
-    kernel, patch = torch.randn(6, 3, 4, 4), torch.randn(1, 3, size, size)
+    kernel, patch = torch.randn(6, 3, 4, 4), torch.randn(1, 3, *size)
     resized = resize_kernel(kernel, size)
-    assert resized.shape == (6, 3, size, size)
+    assert resized.shape == (6, 3, *size)
     as_before = F.interpolate(patch, size=(4, 4), mode="bicubic", antialias=True)
     expected = torch.einsum("oihw,nihw->no", kernel, as_before)
     torch.testing.assert_close(torch.einsum("oihw,nihw->no", resized, patch), expected, atol=1e-5, rtol=1e-5)
@@ -144,6 +144,18 @@ def test_another_patch_size_and_other_channels_are_taken_and_said():
     assert report.share == 1
     assert "patch kernels resized from 4 x 4 to 8 x 8" in report.notes
     assert any(note.startswith("each of the 1 input channels") for note in report.notes)
+
+
+def test_a_patch_with_another_size_along_each_axis():
+    """Kernels and positions are resized along each axis."""
+    weights = published(little_vit())
+    encoder, report = take(weights, little_vit(seed=1, patch_size=[8, 4], image_size=(32, 32)))
+    assert report.share == 1
+    assert "patch kernels resized from 4 x 4 to 8 x 4" in report.notes
+    assert "positions resized from 4 x 4 to 4 x 8" in report.notes
+    kernel = resize_kernel(weights["patch_embed.proj.weight"], (8, 4))
+    assert torch.equal(encoder.patch_embed.weight, kernel)
+    assert kernel.shape[2:] == (8, 4)
 
 
 @pytest.mark.parametrize("stem", [None, partial(UNetStem, widths=(4, 5, 6))])
