@@ -1,5 +1,6 @@
-"""Atomic writing: a file is either complete or absent."""
+"""Atomic writing: a file is either complete or absent. Digests: whether a file still is what was written."""
 
+import hashlib
 import os
 import platform
 from collections.abc import Iterator
@@ -33,6 +34,18 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's content in hexadecimal; the file is read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digests(folder: Path) -> dict[str, str]:
+    """The digest of every file below a folder, by its path within the folder, with slashes on every system."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
 
 
 def write_text(path: Path, text: str) -> None:
