@@ -2,6 +2,8 @@
 
 import difflib
 import inspect
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, get_type_hints
 
@@ -12,14 +14,25 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from sct.config.folders import options_text
 from sct.config.hints import fits, in_words
+from sct.config.parts import check_library_settings, is_part
 from sct.config.requests import PlanConfig
 from sct.config.schema import Config
 from sct.config.signatures import Signature, from_source, object_signature
-from sct.config.trust import LIBRARIES, SHIPPED_ALONE, Trust
+from sct.config.trust import LIBRARIES, OWN, SHIPPED_ALONE, Trust
 from sct.errors import UserError
+from sct.runtime.plain import clipped
 
 GROUPS = ("data", "encoder", "completion", "decoder", "model", "loss", "optimizer", "schedule", "inferer")
-HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_"}
+# what Hydra itself reads in a node, with the values that each may have
+HYDRA_KEYS: dict[str, tuple[Any, ...] | None] = {
+    "_target_": None,
+    "_partial_": (True, False),
+    "_recursive_": (True, False),
+    "_convert_": ("none", "partial", "object", "all"),
+}
+
+# how OmegaConf is asked for a variable of the environment
+ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*(\w*)")
 
 # gives the signature of a target from its dotted path, its node's key and the trust; None where it can't be told
 SignatureReader = Callable[[str, str, Trust], Signature | None]
@@ -49,6 +62,14 @@ def build(node: DictConfig, *, key: str, trust: Trust = SHIPPED_ALONE, **runtime
             hint = " A part that is built later needs _partial_: true." if "required keyword-only" in str(cause) else ""
             raise UserError(f"{key} ({node['_target_']}) refuses its settings: {cause}{hint}") from error
         raise cause from None
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError) as error:
+        if trust.saved_in is None:
+            raise
+        # settings that no training had: sizes that do not fit into memory, empty lists, ...
+        raise UserError(
+            f"{key} ({node['_target_']}) can't be built with its settings in {trust.saved_in} "
+            f"({type(error).__name__}: {clipped(error)}). Take the original file."
+        ) from error
 
 
 def read_source(path: str, key: str, trust: Trust) -> Signature | None:
@@ -67,12 +88,32 @@ def check_composed(cfg: DictConfig) -> None:
     What this can't find, `check_config` and the objects themselves do once they are imported.
     """
     check_section(cfg)
+    check_environment(cfg)
     if OmegaConf.get_type(cfg) is Config and trains_anew(cfg):
         check_config(cfg, read=read_source, trust=Trust())
     if OmegaConf.get_type(cfg) is PlanConfig:
         check_node(cfg.data, key="data", read=read_source, trust=Trust())
     # the sections of the schema refuse values of their own
     OmegaConf.to_object(cfg)
+
+
+def check_environment(cfg: DictConfig) -> None:
+    """UserError where a config takes a value from the environment: it would stand in files that are passed on."""
+    for key, text in texts(OmegaConf.to_container(cfg)):
+        if (found := ENVIRONMENT.search(text)) is not None:
+            raise UserError(
+                f"{key}={text} takes a value from the environment, and what a run saves is passed on to others. Give "
+                f'the value itself; on a command line the shell fills it in, as in {key}="${found[1]}".'
+            )
+
+
+def texts(node: Any, *, key: str = "") -> Iterator[tuple[str, str]]:
+    """All texts in plain containers, with their keys."""
+    if isinstance(node, str):
+        yield key, node
+    elif isinstance(node, dict | list):
+        for name, child in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from texts(child, key=f"{key}.{name}" if key else str(name))
 
 
 def trains_anew(cfg: DictConfig) -> bool:
@@ -109,7 +150,9 @@ def check_node(node: Any, *, key: str, read: SignatureReader, trust: Trust) -> N
     if signature is not None:
         check_names(node, key=key, known=signature.names, target=path.rpartition(".")[2])
     hints = {} if signature is None else signature.hints
-    for name in map(str, node):
+    if trust.saved_in is not None and path.split(".")[0] in LIBRARIES:
+        check_library_settings(node, key=key)
+    for name in node:
         child = value_of(node, name, key=f"{key}.{name}")
         if name in hints and not fits(child, hints[name]):
             raise UserError(f"{key}.{name}={child} must be {in_words(hints[name])}.")
@@ -120,6 +163,9 @@ def check_node(node: Any, *, key: str, read: SignatureReader, trust: Trust) -> N
 def check_names(node: DictConfig, *, key: str, known: list[str], target: str) -> None:
     """UserError for a key of a node that its target does not take."""
     for name in map(str, node):
+        allowed = HYDRA_KEYS.get(name)
+        if allowed is not None and (type(node[name]) is not type(allowed[0]) or node[name] not in allowed):
+            raise UserError(f"{key}.{name}={node[name]} must be one of {', '.join(map(str, allowed))}.")
         if name not in HYDRA_KEYS and name not in known:
             raise UserError(
                 f"Unknown key {key}.{name} in a config file or on the command line: {target} has no such "
@@ -127,7 +173,7 @@ def check_names(node: DictConfig, *, key: str, known: list[str], target: str) ->
             )
 
 
-def value_of(node: DictConfig, name: str, *, key: str) -> Any:
+def value_of(node: DictConfig, name: Any, *, key: str) -> Any:
     """The value at a key; UserError where it is mandatory and missing, or refers to nothing."""
     try:
         return node[name]
@@ -142,25 +188,27 @@ def target_nodes(node: Any, *, key: str) -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node, DictConfig) and "_target_" in node:
         yield key, node
     elif isinstance(node, DictConfig):
-        for name in map(str, node):
-            yield from target_nodes(value_of(node, name, key=f"{key}.{name}"), key=f"{key}.{name}")
+        for name in node:  # as it is, which may be a number
+            inner = f"{key}.{name!s}"
+            yield from target_nodes(value_of(node, name, key=inner), key=inner)
     elif isinstance(node, ListConfig):
         for i, item in enumerate(node):
             yield from target_nodes(item, key=f"{key}.{i}")
 
 
 def target_path(node: Any, *, key: str, trust: Trust) -> str:
-    """The dotted path of a node's target; UserError where it has none, or where its package is not allowed."""
+    """The dotted path of a node's target; UserError where it has none, or one that the config may not name."""
     if not isinstance(node, DictConfig) or "_target_" not in node:
         raise UserError(f"{key} has no _target_: choose one with {key}=NAME ({options_text(key)}).")
-    path = str(node["_target_"])
-    if not trust.allows(package := path.split(".")[0]):
-        raise UserError(trust.refusal(path, package=package, key=key))
+    path = node["_target_"]
+    if not isinstance(path, str):
+        raise UserError(f"{key}._target_={path} must be the name of a class.")
+    trust.check_path(path, key=key)
     return path
 
 
 def resolve_target(path: str, *, key: str, trust: Trust) -> Any:
-    """The class or function of a dotted path; UserError where it comes from a package that is not allowed.
+    """The class or function of a dotted path; UserError where the config may not name it.
 
     Of torch and MONAI classes only: some of their functions run commands, or download and run code.
     """
@@ -177,7 +225,22 @@ def resolve_target(path: str, *, key: str, trust: Trust) -> Any:
         raise UserError(trust.refusal(path, package=home, key=key))
     if home in LIBRARIES and not inspect.isclass(target):
         raise UserError(f"{key}._target_={path} is not allowed: of {home}, a class can be named, but no function.")
+    if trust.saved_in is not None:
+        check_found(target, path=path, home=home, key=key, trust=trust)
     return target
+
+
+def check_found(target: Any, *, path: str, home: str, key: str, trust: Trust) -> None:
+    """UserError where a saved config names, by whatever path, something of a shipped package that is no part."""
+    if home == OWN:
+        module, _, name = path.rpartition(".")
+        # by its module, and not by what that happens to import from elsewhere
+        is_direct = not path.startswith(f"{OWN}.") or getattr(sys.modules.get(module), name, None) is target
+        if not (is_part(target) and is_direct):
+            raise UserError(trust.no_part(path, key=key))
+    if home in LIBRARIES:
+        # a plugin does not open what it has imported
+        trust.check_path(path if path.split(".")[0] in LIBRARIES else f"{target.__module__}.{target.__name__}", key=key)
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:

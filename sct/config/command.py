@@ -5,12 +5,12 @@ Hydra's own run folders and logging are switched off in `configs/hydra`: a run's
 
 import difflib
 import errno
-import json
 import logging
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from sct.errors import UserError
 from sct.runtime.extras import install_command
 from sct.runtime.memory import tune_allocator
 from sct.runtime.migration import overrides_of_today
+from sct.runtime.plain import KEY_ALONE, LOOKUP, clipped, read_json
 from sct.runtime.slurm import num_tasks, process_rank
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,10 @@ CONFIG_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 # folders of configs/ that are no key of a config but whole sets of settings
 APPENDED = ("experiment", "variant", "sweep", "debug")
+# first parts of the keys that may stand in the overrides of a run folder
+SAVED = {field.name for field in fields(Config)} - {"plugins", "resume", "run_dir", "ckpt", "found"} | set(APPENDED)
+# keys of these, or first parts of keys, that say where files are written
+PLACES = ("data.cache_dir", "paths")
 
 
 def open_overrides(arguments: Sequence[str], *, groups: Sequence[str]) -> list[str]:
@@ -67,25 +72,39 @@ def by_key(overrides: Sequence[str]) -> dict[str, str]:
 def saved_overrides(folder: Path) -> list[str]:
     """What the command line of a run folder asked for, of the settings of a config alone.
 
-    What no run saves (see `is_saved`) is left out.
+    What no run saves (see `is_saved`) is left out; UserError where the file is no list of overrides.
     """
-    overrides = overrides_of_today(json.loads((folder / "overrides.json").read_text()))
+    file = folder / "overrides.json"
+    content = read_json(file, remedy="Restore it, or start a new run.")
+    if not isinstance(content, list) or not all(isinstance(item, str) for item in content):
+        raise UserError(f"{file} is no list of overrides KEY=VALUE. Restore it, or start a new run.")
+    overrides = overrides_of_today(content)
     kept = [override for override in overrides if is_saved(override)]
     if left_out := [override for override in overrides if override not in kept]:
-        logger.warning("%s: left out %s; give it on the command line", folder / "overrides.json", ", ".join(left_out))
+        logger.warning("%s: left out %s; give it on the command line", file, ", ".join(map(clipped, left_out)))
     return kept
 
 
 def is_saved(override: str) -> bool:
     """Whether an override may stand in a run folder: a setting of the config, or a group's file by its name alone.
 
-    An option of Hydra, a file outside the config folders and `plugins` would run code that the command does not name.
+    An option of Hydra, a file outside the config folders and `plugins` would run code that the command does not name;
+    `${oc.env:NAME}` would take the environment of the user into the files of the run.
     """
-    parts = re.fullmatch(r"[+~]{0,2}(\w+)([^=/@:]*)(?:=(.*))?", override, flags=re.DOTALL)
-    if parts is None or parts[1] in ("hydra", "plugins"):
+    parts = re.fullmatch(r"[+~]{0,2}(\w+)((?:\.[^=/@:]+)?)(?:=(.*))?", override, flags=re.DOTALL)
+    if parts is None or parts[1] not in SAVED or (parts[3] is None and not override.startswith("~")):
         return False
+    value = parts[3] or ""
     is_choice = not parts[2] and parts[1] in (*GROUPS, *APPENDED)
-    return not is_choice or (".." not in (parts[3] or "") and not (parts[3] or "").startswith("/"))
+    return LOOKUP.search(KEY_ALONE.sub("", value)) is None and (
+        not is_choice or value.startswith("{") or not (".." in value or re.search(r"^[/\\]|:", value))
+    )
+
+
+def names_a_place(override: str) -> bool:
+    """Whether an override says where files are written: a saved one does not, for the command at hand."""
+    key = key_of(override)
+    return key in PLACES or key.split(".")[0] in PLACES
 
 
 def resumed_arguments(arguments: list[str]) -> list[str]:
@@ -96,7 +115,8 @@ def resumed_arguments(arguments: list[str]) -> list[str]:
     if not (folder / "overrides.json").exists():
         return arguments
     given = {key_of(argument) for argument in arguments}
-    before = [override for override in saved_overrides(folder) if key_of(override) not in given]
+    saved = [override for override in saved_overrides(folder) if not names_a_place(override)]
+    before = [override for override in saved if key_of(override) not in given]
     # of a sweep it is one job alone that goes on
     alone = ["hydra.mode=RUN"] if any(key_of(override) == "sweep" for override in before) else []
     return before + alone + arguments

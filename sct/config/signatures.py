@@ -94,7 +94,7 @@ def from_source(path: str) -> Signature | None:
     """
     try:
         match find(path):
-            case module, ast.FunctionDef(decorator_list=[]) as node:
+            case module, ast.FunctionDef(decorator_list=[] | [ast.Name(id="part")]) as node:
                 return function_signature(module, node)
             case module, ast.ClassDef() as node:
                 return class_signature(module, node)
@@ -178,12 +178,12 @@ def bases(module: ast.Module, node: ast.ClassDef) -> list[tuple[ast.Module, ast.
 
 
 def is_dataclass(node: ast.ClassDef) -> bool:
-    """Whether a class is decorated with `dataclass` or `dataclass(...)`; `UnclearError` under any other decorator."""
+    """Whether a class is decorated with `dataclass` or `dataclass(...)`; `UnclearError` under others but `part`."""
     called = [decorator.func if isinstance(decorator, ast.Call) else decorator for decorator in node.decorator_list]
-    names = [ast.unparse(decorator).rpartition(".")[2] for decorator in called]
-    if set(names) - {"dataclass"}:
+    names = {ast.unparse(decorator).rpartition(".")[2] for decorator in called}
+    if names - {"dataclass", "part"}:
         raise UnclearError
-    return bool(names)
+    return "dataclass" in names
 
 
 def is_setting(default: ast.expr | None) -> bool:

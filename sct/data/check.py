@@ -33,11 +33,13 @@ def check_cases(
     file_format: FileFormat,
     preprocess: Preprocess | None = None,
     memory: Path | None,
+    may_remember: bool = True,
 ) -> None:
     """Read all cases and raise one `UserError` that lists every bad file with reason and remedy.
 
     preprocess: what an image goes through before a network sees it; the result is checked too
     memory: a JSON file in which good cases are remembered by path, size and time; None reads all every time
+    may_remember: write the newly read ones into it
     """
     known = set(json.loads(memory.read_text())) if memory and memory.exists() else set()
     expected = [_RULES, list(label_map.names), num_channels, describe(preprocess or file_format)]
@@ -56,7 +58,7 @@ def check_cases(
             remarks.setdefault(remark, []).append(case.image)
         if not found and key is not None:
             good.append(key)
-    if memory and good:
+    if memory and good and may_remember:
         _remember(memory, sorted(known | set(good)))
     for remark, images in remarks.items():
         logger.info("%s%s: %s", images[0], f" and {len(images) - 1} more" if len(images) > 1 else "", remark)

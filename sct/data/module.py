@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from sct.config.parts import part
 from sct.data.cases import Batch, Case, LabelMap, Volume
 from sct.data.check import check_cases, find_faults
 from sct.data.formats.base import FileFormat
@@ -35,6 +36,7 @@ from sct.errors import UserError
 CPU = torch.device("cpu")
 
 
+@part
 @dataclass(kw_only=True)
 class SegmentationData(ABC):
     """Base of all data sets: a subclass says where the cases are and what the labels mean.
@@ -107,6 +109,8 @@ class SegmentationData(ABC):
     # parts that must have cases, and whether none of the cases is one that the run at hand was trained on
     needed: tuple[str, ...] = field(default=SPLITS, init=False)
     is_other_set: bool = field(default=False, init=False)
+    # settings whose folders may be written to: those of a saved config only where the command at hand names them
+    may_write: tuple[str, ...] = field(default=("root", "cache_dir"), init=False)
     _splits: dict[str, list[Case]] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -244,9 +248,10 @@ class SegmentationData(ABC):
     def check_files(self, cases: list[Case], *, remember: bool = True) -> None:
         """Read every file of `cases` (also new ones to predict, without label) unless known to be good.
 
-        remember: leave in `cache_dir` which files are good.
+        remember: leave in `cache_dir`, where that may be written, which files are good.
         """
-        check_cases(cases, memory=Path(self.cache_dir) / "checked.json" if remember else None, **self._expected)
+        memory = Path(self.cache_dir) / "checked.json" if remember else None
+        check_cases(cases, memory=memory, may_remember="cache_dir" in self.may_write, **self._expected)
 
     def find_faults(self, case: Case) -> list[str]:
         """What is wrong with the files of one case, also of a new one to predict, a line for each fault."""
@@ -347,4 +352,5 @@ class SegmentationData(ABC):
         # Test cases are read once, after the training: memory for them would be wasted.
         kept = ("train", "val") if self.cache == "memory" else SPLITS
         keep = [case for split in kept for case in self.cases(split)]
-        return VolumeCache(self.preprocess, kind=self.cache, directory=Path(self.cache_dir), keep=keep)
+        kind = "none" if self.cache == "disk" and "cache_dir" not in self.may_write else self.cache
+        return VolumeCache(self.preprocess, kind=kind, directory=Path(self.cache_dir), keep=keep)

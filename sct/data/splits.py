@@ -6,7 +6,6 @@ What is drawn is shared out by patient, and follows from the seed and the ids al
 """
 
 import difflib
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 
 from sct.data.cases import Case
 from sct.errors import UserError
+from sct.runtime.plain import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +61,7 @@ def _some(ids: list[str]) -> str:
 
 
 def _read_split(path: Path) -> dict[str, list[str] | str]:
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"data.split: {path} is not JSON ({error}).") from error
+    content = read_json(path, remedy="Give data.split another file.")
     lists = content if isinstance(content, dict) else {}
     given = [name for name in SPLITS if name in lists]
     wrong = [name for name in given if lists[name] != "all" and not isinstance(lists[name], list)]

@@ -52,12 +52,13 @@ class Source:
 class Format(ABC):
     """An export format.
 
-    name: its value of `format=` and `backend=`; packages: required packages beside torch, all in the extra with the
-    format's name; fixed_graph: it records one run of the network, so the work must not depend on the image's content;
-    precisions: number formats of its runtime; holds_half: it can store weights in 16 bits.
+    name: its value of `format=` and `backend=`; files: what it loads, below its folder; packages: required packages
+    beside torch, all in the extra with the format's name; fixed_graph: it records one run of the network, so the work
+    must not depend on the image's content; precisions: number formats of its runtime; holds_half: it can store weights in 16 bits.
     """
 
     name: ClassVar[str]
+    files: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ()
     fixed_graph: ClassVar[bool] = True
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)

@@ -1,13 +1,19 @@
 """The file `export.json` beside every exported network: how to run it, its origin, and how it was checked."""
 
 import json
-from dataclasses import asdict, dataclass, field
+import logging
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from sct.errors import UserError
-from sct.runtime.files import write_text
+from sct.runtime.files import file_digest, write_text
 from sct.runtime.migration import config_of_today
+from sct.runtime.plain import clipped, plain_config, read_json
+
+logger = logging.getLogger(__name__)
 
 FILE = "export.json"
 LAYOUT = 1
@@ -25,6 +31,7 @@ class Manifest:
     checkpoint, step: their file and training step; card: the run's card; versions: packages that wrote the export.
     check: agreement with the original network, and whether it was enough (`passed`).
     postprocessing: steps for label maps that the run has chosen, by class; empty in exports of earlier versions.
+    files: SHA-256 of every exported file, by its path below the folder; empty in exports of earlier versions.
     """
 
     format: str
@@ -46,6 +53,7 @@ class Manifest:
     check: dict[str, Any]
     layout: int = LAYOUT
     postprocessing: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         write_text(folder / FILE, json.dumps(asdict(self), indent=1) + "\n")
@@ -53,11 +61,37 @@ class Manifest:
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder; UserError if it can't be read or has another layout."""
-    path = folder / FILE
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read ({error}). Export the run again with sct.export.") from error
+    path, again = folder / FILE, "Export the run again with sct.export."
+    content = read_json(path, remedy=again)
     if not isinstance(content, dict) or content.get("layout") != LAYOUT:
-        raise UserError(f"{path} does not have layout {LAYOUT}. Export the run again with sct.export.")
-    return Manifest(**{**content, "config": config_of_today(content["config"])})
+        raise UserError(f"{path} does not have layout {LAYOUT}. {again}")
+    known = {entry.name: entry for entry in fields(Manifest)}
+    required = {name for name, entry in known.items() if entry.default is entry.default_factory is MISSING}
+    if odd := sorted(required - content.keys() | content.keys() - known.keys()):
+        raise UserError(f"{path} lacks or adds {clipped(', '.join(odd))}. {again}")
+    hints = get_type_hints(Manifest)
+    if wrong := [name for name in content if not isinstance(content[name], kinds(hints[name]))]:
+        raise UserError(f"{path}: {', '.join(wrong)} is of another type than sct.export writes. {again}")
+    return Manifest(**{**content, "config": config_of_today(plain_config(content["config"], place=path))})
+
+
+def kinds(hint: Any) -> tuple[type, ...]:
+    """The types that a type hint names, without what is in them."""
+    choices = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return tuple(get_origin(choice) or choice for choice in choices)
+
+
+def check_files(manifest: Manifest, *, folder: Path, needed: Sequence[str]) -> None:
+    """UserError where a file that is loaded is not the one that was exported, by the digests of the manifest."""
+    if not manifest.files:
+        logger.warning("%s is of an earlier version and has no digests of its files: they are not compared", folder)
+        return
+    for name in needed:
+        file = folder / name
+        if not file.is_file():
+            raise UserError(f"{file} does not exist. Export the run again, or copy the whole folder.")
+        if file_digest(file) != manifest.files.get(name):
+            raise UserError(
+                f"{file} is not the file that was exported: its digest is not that in {FILE}. It is damaged or was "
+                "changed: copy the whole folder again, or export the run again."
+            )

@@ -4,19 +4,23 @@ Letters: B batch, C channels, Q channels of the logits, S size of the window (2 
 """
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sct.errors import UserError
 from sct.exporting.base import INPUT, OUTPUT, Format, Source, in_batches, quiet
 from sct.exporting.torch import program_of
 from sct.inference import Model
+from sct.runtime.plain import clipped
 
 logger = logging.getLogger(__name__)
 
-FILE = "model.onnx"
+FILE, WEIGHTS = "model.onnx", "model.onnx.data"
 
 
 class Onnx(Format):
@@ -24,6 +28,7 @@ class Onnx(Format):
 
     name = "onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
+    files = (FILE, WEIGHTS)
 
     def write(self, folder: Path, *, source: Source) -> None:
         # these loggers report rewritten nodes and a missing torchvision
@@ -39,6 +44,7 @@ class Onnx(Format):
         runtime = self.package("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        check_weights(self.package("onnx"), folder / FILE)
         session = runtime.InferenceSession(folder / FILE, options, providers=providers(runtime, device=device))
 
         def run(windows: Tensor) -> Tensor:
@@ -46,6 +52,27 @@ class Onnx(Format):
             return torch.from_numpy(logits).to(windows.device)
 
         return in_batches(run, batch=batch)
+
+
+def check_weights(onnx: ModuleType, path: Path) -> None:
+    """UserError where a graph takes weights from another file than the one that is exported beside it."""
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except Exception as error:  # of protobuf, which is not a dependency of its own
+        raise UserError(f"{path} is no ONNX graph ({clipped(error)}). Export the run again.") from error
+    places = {entry.value for tensor in tensors(graph) for entry in tensor.external_data if entry.key == "location"}
+    if others := places - {WEIGHTS}:
+        raise UserError(f"{path} takes weights from {clipped(min(others))}, not from {WEIGHTS}. Export the run again.")
+
+
+def tensors(graph: Any) -> Iterator[Any]:
+    """All tensors in a graph of ONNX, and in graphs in it."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from tensors(inner)
 
 
 def providers(runtime: Any, *, device: torch.device) -> list[Any]:

@@ -26,6 +26,7 @@ class OpenVino(Format):
 
     name = "openvino"
     packages = ("openvino",)
+    files = (FILE, "model.bin")
     precisions = tuple(HINTS)
     holds_half = True
 

@@ -8,10 +8,13 @@ from pathlib import Path
 import torch
 from torch.export import Dim, ExportedProgram
 from torch.export.passes import move_to_device_pass
+from torch.export.pt2_archive._package import load_pt2
 
 from sct.errors import UserError
+from sct.exporting.archive import WRONG, check_archive
 from sct.exporting.base import INPUT, Format, Source, in_batches
 from sct.inference import Model
+from sct.runtime.plain import clipped
 
 FILE = "model.pt2"
 
@@ -20,13 +23,20 @@ class TorchExport(Format):
     """A file for `torch.export.load`."""
 
     name = "torch"
+    files = (FILE,)
 
     def write(self, folder: Path, *, source: Source) -> None:
         torch.export.save(program_of(source), folder / FILE)
 
     def load(self, folder: Path, *, device: torch.device, precision: str, batch: int | None) -> Model:
-        # the program also records devices: always the CPU, on which it was written
-        program = move_to_device_pass(torch.export.load(folder / FILE), device)
+        check_archive(folder / FILE)
+        try:
+            # not torch.export.load: where this fails, it goes on to a format of earlier versions, which holds pickles
+            loaded = load_pt2(folder / FILE).exported_programs["model"]
+            # the program also records devices: always the CPU, on which it was written
+            program = move_to_device_pass(loaded, device)
+        except WRONG as error:
+            raise UserError(f"{folder / FILE} can't be loaded ({clipped(error)}). Export the run again.") from error
         return in_batches(program.module(), batch=batch)
 
 

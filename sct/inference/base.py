@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sct.config.parts import part
 from sct.data.outputs import Outputs
 from sct.errors import UserError
 
@@ -51,6 +52,7 @@ class Chunk:
         return slice(self.start, self.stop)
 
 
+@part
 @dataclass(kw_only=True)
 class Inferer(ABC):
     """Predicts overlapping windows of an image and blends them.

@@ -5,7 +5,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from sct.config.parts import part
 
+
+@part
 class PixelLoss(nn.Module, ABC):
     """Judges logits of every voxel, of classes (softmax) or of regions (sigmoid).
 

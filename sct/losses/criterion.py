@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sct.config.parts import part
 from sct.config.trust import Trust
 from sct.data.outputs import Outputs
 from sct.errors import UserError
@@ -18,6 +19,7 @@ from sct.models.tokens import HeadOutput, Prediction
 from sct.runs.run import open_run
 
 
+@part
 class Criterion(nn.Module):
     """Sums up what a prediction is judged by.
 

@@ -6,11 +6,13 @@ Letters: B batch, Q classes, S spatial size, V voxels of it.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sct.config.parts import part
 from sct.losses.base import known_mean
 from sct.models.grid import resize
 from sct.models.tokens import HeadOutput
 
 
+@part
 class QueryLoss(nn.Module):
     """class_weight * CE of presence + focal_weight * focal + dice_weight * Dice of the masks of present classes.
 

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from sct.config.parts import part
 from sct.models.reducers.base import Reducer
 from sct.models.tokens import Encoded, FeatureSpec, Tokens
 
 
+@part
 class Encoder(nn.Module, ABC):
     """image -> sparse features; `spec` describes the features, `depth` is the number of blocks."""
 

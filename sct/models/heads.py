@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sct.config.parts import part
 from sct.errors import UserError
 from sct.models.blocks.attention import cross_attention, mean_products
 from sct.models.blocks.layers import Attention
 from sct.models.tokens import TokenOutput, Tokens
 
 
+@part
 class FCNHead(nn.Module):
     """SETR's naive head, applied to every token alone: Linear(C, h), norm, ReLU, Linear(h, Q).
 
@@ -47,6 +49,7 @@ class FCNHead(nn.Module):
         return norm(x)
 
 
+@part
 class ATMHead(nn.Module):
     """Attention-to-mask (SegViT, with DToP's changes): one learned class token for each class is the query of its mask.
 

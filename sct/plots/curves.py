@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from omegaconf import OmegaConf
 
 from sct.errors import UserError
 from sct.plots.style import DASHES, LINE_COLORS, caption, new_figure, styled
+from sct.runs.folder import saved_config
 from sct.runtime.migration import metrics_of_today
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def read_curve(run: Path, quantity: str) -> Curve:
     path = run / FILE
     if not path.is_file():
         raise UserError(f"{run} has no {FILE}. Give a run folder of sct.train.")
-    config = run / "config.yaml"
-    pixel = OmegaConf.select(OmegaConf.load(config), "loss.pixel") if config.is_file() else None
+    pixel = saved_config(run).get("loss", {}).get("pixel") if (run / "config.yaml").is_file() else None
     lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
     rows = [metrics_of_today(line, pixel=pixel or {}) for line in lines]
     points = [(row["step"], row[quantity]) for row in rows if quantity in row]

@@ -23,6 +23,7 @@ from sct.evaluation.metrics import Row
 from sct.evaluation.scores import read_cases_csv
 from sct.runs.card import FILE, digest, read_card
 from sct.runs.folder import identity, saved_config
+from sct.runtime.plain import read_json
 
 # keys in which the runs of one setting differ: not part of the setting
 REPEATS = ("seed", "data.fold")
@@ -30,6 +31,7 @@ REPEATS = ("seed", "data.fold")
 PLACES = ("name", "run_dir", "data.root", "data.cache_dir", "paths")
 # keys that name an earlier run: only whether they are set is part of the setting, since the run may depend on the seed
 SOURCES = ("init", "loss.teacher")
+AGAIN = "Make it again with  python -m {} ckpt=RUN"
 
 
 class Kept(NamedTuple):
@@ -139,9 +141,9 @@ def read_run(folder: Path, *, split: str) -> EvaluatedRun:
         folder=folder,
         config=saved_config(folder),
         overrides=saved_overrides(folder),
-        summary=json.loads((scores / "summary.json").read_text()),
+        summary=read_json(scores / "summary.json", remedy=AGAIN.format("sct.eval")),
         cases=read_cases_csv(scores / "cases.csv"),
-        profile=json.loads(profile.read_text()) if profile.exists() else None,
+        profile=read_json(profile, remedy=AGAIN.format("sct.profile")) if profile.exists() else None,
         card=read_card(folder) if (folder / FILE).exists() else None,
     )
 

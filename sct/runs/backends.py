@@ -91,9 +91,9 @@ def find_trained(
             postprocess=postprocess,
         )
     manifest = read_manifest(folder)
+    check_manifest(manifest, folder=folder, ckpt=ckpt, weights=weights, backend=backend)
     form = FORMATS[manifest.format]
     form.require()
-    check_manifest(manifest, folder=folder, ckpt=ckpt, weights=weights, backend=backend)
     chosen = precision or manifest.precision
     check_precision(chosen, name=manifest.format)
     if weights != "best" and backend is None:
@@ -104,6 +104,7 @@ def find_trained(
     config, data = with_data(manifest.config, changes=changes, trust=trust)
 
     def load() -> Loaded:
+        manifests.check_files(manifest, folder=folder, needed=form.files)
         logger.info("%s: %s in %s, step %d", folder, manifest.format, chosen, manifest.step)
         model = form.load(folder, device=device, precision=chosen, batch=manifest.batch)
         # the graph itself contains its number format
@@ -177,9 +178,9 @@ def check_manifest(manifest: Manifest, *, folder: Path, ckpt: str, weights: str,
     """UserError if the export is a bundle, failed its check, or has another format or other weights."""
     if manifest.format not in BACKENDS:
         raise UserError(f"{folder} is a {manifest.format}: see its docs/README.md to run it, or give ckpt=RUN.")
-    if not manifest.check["passed"]:
+    if manifest.check.get("passed") is not True:
         raise UserError(
-            f"{folder} failed the check after its export: only {manifest.check['equal_labels']:.6f} of its labels were "
+            f"{folder} failed the check after its export: only {manifest.check.get('equal_labels')} of its labels were "
             "equal to the labels of the original. Export the run again, in another format or precision."
         )
     if backend not in (None, manifest.format):

@@ -67,7 +67,10 @@ def with_data(config: dict[str, Any], *, changes: dict[str, Any], trust: Trust) 
         cfg[group] = settings if "_target_" in settings else OmegaConf.merge(cfg[group], settings)
     # loss and optimizer are not built here, so their code is not imported
     check_config(cfg, read=read_source, trust=trust)
-    return cfg, build(cfg.data, key="data", trust=trust)
+    data = build(cfg.data, key="data", trust=trust)
+    # the folders of a saved config may be anybody's
+    data.may_write = tuple(name for name in data.may_write if name in changes.get("data", {}))
+    return cfg, data
 
 
 def build_inferer(cfg: DictConfig, *, trust: Trust = SHIPPED_ALONE) -> Inferer:

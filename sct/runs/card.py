@@ -19,6 +19,7 @@ from sct.errors import UserError
 from sct.profiling.timing import device_name
 from sct.runtime.files import write_text
 from sct.runtime.migration import card_of_today
+from sct.runtime.plain import plain_config, read_json
 from sct.runtime.precision import NumberFormat
 from sct.runtime.version import __version__
 
@@ -100,13 +101,21 @@ def read_card(path: Path) -> dict[str, Any]:
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{file} does not exist: cards are written by sct.train, and with scores by sct.eval.")
-    try:
-        card = json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not JSON ({error}).") from error
+    card = read_json(file, remedy="Take the original card.")
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise UserError(f"{file} is no result card of format {FORMAT}.")
-    return card_of_today(card)
+    today = card_of_today(card)
+    check_plain(today, file=file)
+    return today
+
+
+def check_plain(card: Mapping[str, Any], *, file: Path) -> None:
+    """UserError where the settings on a card are no plain values: OmegaConf gets them."""
+    training = card.get("training")
+    for of in (card, training) if isinstance(training, Mapping) else (card,):
+        for name in ("config", "evaluation"):
+            if name in of:
+                plain_config(of[name], place=file)
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:

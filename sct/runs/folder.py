@@ -26,11 +26,14 @@ from sct.runtime import checkpoint
 from sct.runtime.distributed import Processes
 from sct.runtime.files import write_text
 from sct.runtime.migration import config_of_today
+from sct.runtime.plain import read_yaml_config
 
 logger = logging.getLogger(__name__)
 
 # keys that may differ between two starts of the same run
 NOT_IDENTITY = ("resume", "run_dir", "ckpt", "profile", "plugins", "found")
+# settings of the data that name folders which are written to
+WRITTEN = ("root", "cache_dir")
 # settings of the data that only scores depend on
 SCORING = ("tolerance",)
 FINISHED = "finished"
@@ -43,7 +46,8 @@ class Plan:
     """The training that a command will do: its resolved config, the overrides of the config, its folder (None: new).
 
     newest: newest checkpoint of the folder, None without one; done: the run has finished and is not repeated; trust:
-    packages whose code the config may name.
+    what code the config may name; may_write: which of `data.root` and `data.cache_dir` may be written to; cache_dir:
+    what takes the place of the config's `data.cache_dir`, None for the config's own.
     """
 
     config: dict[str, Any]
@@ -52,6 +56,8 @@ class Plan:
     newest: Path | None
     done: bool
     trust: Trust = SHIPPED_ALONE
+    may_write: tuple[str, ...] = WRITTEN
+    cache_dir: str | None = None
 
 
 def plan_run(cfg: DictConfig, *, trust: Trust) -> Plan:
@@ -59,7 +65,8 @@ def plan_run(cfg: DictConfig, *, trust: Trust) -> Plan:
 
     resume=null: a new folder. resume=auto: resume the newest unfinished run of the same config, else a new folder.
     resume=once: as auto, but a finished run is not repeated. resume=PATH: resume this run with its saved config and
-    the overrides that the command adds. `trust` applies to `cfg`; a saved config gets less trust, see `Trust.saved`.
+    the overrides that the command adds. `trust` applies to `cfg`; a saved config gets less trust, see `Trust.saved`:
+    it also chooses no folder to write to.
     """
     if cfg.ckpt is not None:
         raise UserError(f"ckpt={cfg.ckpt} is not for training; resume=RUN_FOLDER resumes a run.")
@@ -71,7 +78,9 @@ def plan_run(cfg: DictConfig, *, trust: Trust) -> Plan:
         if chosen is not None and (chosen / "config.yaml").exists():
             # names that the run read from its data set; the data set must still have them
             config["found"] = saved_config(chosen).get("found", {})
-        return Plan(config, task_overrides(), chosen, newest=newest_step(chosen), done=done, trust=trust)
+        may_write = WRITTEN if trust.saved_in is None else ("cache_dir",)
+        newest = newest_step(chosen)
+        return Plan(config, task_overrides(), chosen, newest=newest, done=done, trust=trust, may_write=may_write)
     folder = Path(cfg.resume)
     if folder.is_file():
         raise UserError(f"resume={folder} is a file; give the run folder, two levels above its checkpoints.")
@@ -82,7 +91,29 @@ def plan_run(cfg: DictConfig, *, trust: Trust) -> Plan:
     config, overrides = resumed_config(folder)
     trust = trust.saved(folder)
     check_config(OmegaConf.create(config), trust=trust)
-    return Plan(config, overrides, folder, newest=newest_step(folder), done=False, trust=trust)
+    # `data.root` is the command's where it names another one
+    may_write = WRITTEN if config["data"].get("root") != saved_config(folder)["data"].get("root") else ("cache_dir",)
+    return Plan(
+        config,
+        overrides,
+        folder,
+        newest=newest_step(folder),
+        done=False,
+        trust=trust,
+        may_write=may_write,
+        cache_dir=own_cache(cfg, saved=config["data"].get("cache_dir")),
+    )
+
+
+def own_cache(cfg: DictConfig, *, saved: str | None) -> str:
+    """The cache of a command that resumes a run: the folder of the saved config may be anybody's."""
+    given = {key_of(override) for override in task_overrides()}
+    folder = str(cfg.data.cache_dir if "data.cache_dir" in given else cfg.paths.cache)
+    if folder != saved:
+        logger.warning(
+            "the cache is in %s, not in %s as at the start of the run: data.cache_dir=FOLDER chooses it", folder, saved
+        )
+    return folder
 
 
 def config_to_save(cfg: DictConfig) -> dict[str, Any]:
@@ -146,7 +177,7 @@ def saved_identity(folder: Path) -> dict[str, Any]:
 
 def saved_config(folder: Path) -> dict[str, Any]:
     """The config of the training in a run folder."""
-    return config_of_today(to_dict(OmegaConf.load(folder / "config.yaml")))
+    return config_of_today(read_yaml_config(folder / "config.yaml"))
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:

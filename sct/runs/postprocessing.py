@@ -17,6 +17,7 @@ from sct.inference.postprocess import Postprocessing, class_values, from_setting
 from sct.inference.volume import MemoryNotice, predict_volume
 from sct.runs import card
 from sct.runtime.files import write_text
+from sct.runtime.plain import read_json
 from sct.runtime.precision import autocast
 from sct.runtime.progress import Pace
 
@@ -34,10 +35,7 @@ def read_choice(folder: Path, *, weights: Mapping[str, Tensor], outputs: Outputs
     path = folder / FILE
     if not path.exists():
         return Postprocessing()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read ({error}). Remove it, or use postprocess=none.") from error
+    content = read_json(path, remedy="Remove it, or use postprocess=none.")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is no post-processing of format {FORMAT}. Remove it, or use postprocess=none.")
     chosen = from_settings(content.get("steps"), outputs=outputs, source=str(path))

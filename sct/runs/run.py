@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from sct.config.check import to_dict
 from sct.config.command import compose_checked, open_overrides
 from sct.config.requests import check_postprocess
 from sct.config.trust import SHIPPED_ALONE, Trust
@@ -277,8 +278,18 @@ def open_run(
         trust=trust,
         postprocess=postprocess == "chosen",
     )
-    settings = {"weights": weights, "device": device, "precision": precision, "inferer": {}, "data": {}, **changes}
+    # resolved, as all that is saved: a reference would be looked up again where the card is read
+    used = {group: resolved(changes[group], of=to_dict(trained.config)[group]) for group in changes}
+    settings = {"weights": weights, "device": device, "precision": precision, "inferer": {}, "data": {}, **used}
     return Run(trained, device=chosen, settings=settings)
+
+
+def resolved(settings: dict[str, Any], *, of: dict[str, Any]) -> dict[str, Any]:
+    """The values in a config `of` a run that single settings of a command have become."""
+    return {
+        key: resolved(value, of=of[key]) if isinstance(value, dict) and "_target_" not in value else of[key]
+        for key, value in settings.items()
+    }
 
 
 def plain(settings: Any) -> Any:

@@ -15,6 +15,7 @@ from torch import nn
 from sct.errors import UserError
 from sct.runtime.files import flush_folder
 from sct.runtime.migration import config_of_today
+from sct.runtime.plain import plain_config
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of sct (format {FORMAT}).")
     if "config" in state:
-        state["config"] = config_of_today(state["config"])
+        state["config"] = config_of_today(plain_config(state["config"], place=path))
     return state
 
 

@@ -26,6 +26,8 @@ RENAMED = {"sct.models.decoders.light.Light": "sct.models.decoders.patchwise.Pat
 CHOICES = {"decoder=light": "decoder=patchwise"}
 
 
+# how the file of the inferer `fast` says it, which earlier cards have in place of the value
+SKIP_BELOW = "${oc.select:data.crop_above,null}"
 # names below `train/` that are not parts of the loss
 NO_LOSSES = ("train/loss", "train/lr", "train/grad_norm", "train/grad_norm_reducer")
 
@@ -94,6 +96,9 @@ def evaluation_of_today(settings: Mapping[str, Any], *, training: Mapping[str, A
     if today.get("precision") is None and settings.get("speed") is not None:
         pinned = training["config"]["trainer"]["precision"] if training else None
         today["precision"] = "auto" if settings["speed"] == "fast" else pinned
+    inferer = today.get("inferer")
+    if isinstance(inferer, Mapping) and inferer.get("skip_below") == SKIP_BELOW and training:
+        today["inferer"] = {**inferer, "skip_below": training["config"]["data"].get("crop_above")}
     return today
 
 

@@ -26,8 +26,11 @@ logger = logging.getLogger(__name__)
 PLACES = ("root", "cache", "cache_dir", "num_workers", "check", "label_format")
 
 
-def evaluate(cfg: DictConfig) -> None:
-    """Writes cases.csv, summary.json, table.md, predictions, figures and the card of one split."""
+def evaluate(cfg: DictConfig, *, may_write: tuple[str, ...] | None = None) -> None:
+    """Writes cases.csv, summary.json, table.md, predictions, figures and the card of one split.
+
+    may_write: the folders of the data that `cfg` may choose to write to, if it is not from the command line.
+    """
     log_to(None)
     OmegaConf.to_object(cfg)  # the schema refuses an unknown number format
     shard = shard_of_command(cfg.shard)
@@ -41,6 +44,8 @@ def evaluate(cfg: DictConfig) -> None:
         postprocess="none" if cfg.postprocess == "choose" else cfg.postprocess,
         local_rank=local_rank(os.environ),
     )
+    if may_write is not None:
+        run.data.may_write = may_write
     run.load()
     if cfg.postprocess == "choose":
         check_choice(cfg, run=run)

@@ -28,6 +28,7 @@ from sct.runs.backends import check_precision, default_folder
 from sct.runs.folder import log_to
 from sct.runs.run import Run, open_run
 from sct.runtime import checkpoint
+from sct.runtime.files import folder_digests
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def export(config: DictConfig) -> None:
     model = form.load(folder, device=cpu, precision=cfg.precision, batch=cfg.batch)
     agreement = compare(model, network, windows, outputs=data.outputs)
     passed = agreement.equal_labels >= cfg.agreement
-    make_manifest(cfg, run=run, source=source, agreement=agreement, passed=passed).write(folder)
+    make_manifest(cfg, run=run, source=source, folder=folder, agreement=agreement, passed=passed).write(folder)
     logger.info("%s: %s", folder, agreement)
     if not passed:
         raise UserError(
@@ -126,8 +127,10 @@ def real_windows(cfg: ExportConfig, *, data: SegmentationData) -> Tensor:
     return sample_windows(data, cases=cases, count=cfg.windows)
 
 
-def make_manifest(cfg: ExportConfig, *, run: Run, source: Source, agreement: Agreement, passed: bool) -> Manifest:
-    """The manifest of an export."""
+def make_manifest(
+    cfg: ExportConfig, *, run: Run, source: Source, folder: Path, agreement: Agreement, passed: bool
+) -> Manifest:
+    """The manifest of what was exported to `folder`."""
     data, outputs = source.data, source.data.outputs
     return Manifest(
         format=cfg.format,
@@ -148,4 +151,5 @@ def make_manifest(cfg: ExportConfig, *, run: Run, source: Source, agreement: Agr
         versions=card.versions(FORMATS[cfg.format].packages),
         check={**asdict(agreement), "wanted": cfg.agreement, "passed": passed},
         postprocessing=run.postprocessing.settings(outputs),
+        files=folder_digests(folder),
     )

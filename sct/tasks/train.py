@@ -21,16 +21,23 @@ from sct.runs.card import FILE, differences, read_card, run_card, weights_digest
 from sct.runs.folder import Plan, best_score, log_to, opened, plan_run
 from sct.runtime import checkpoint, distributed
 from sct.runtime.distributed import Processes
+from sct.runtime.plain import plain_config
 from sct.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 
-def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None, trust: Trust | None = None) -> float:
+def train(
+    cfg: DictConfig,
+    *,
+    overrides: Sequence[str] | None = None,
+    trust: Trust | None = None,
+    may_write: tuple[str, ...] | None = None,
+) -> float:
     """Trains the network of a config; returns the best validation score, for sweepers.
 
-    overrides, trust: the overrides that made the config and the code that it may name, if the config is not from the
-    command line.
+    overrides, trust, may_write: the overrides that made the config, the code that it may name, and which folders of the
+    data it may choose to write to (see `Plan`), if the config is not from the command line.
 
     Nothing is written into a run folder before config, data, network and checkpoint are checked.
     """
@@ -39,6 +46,8 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None, trust: Tru
     plan = processes.on_main(lambda: plan_run(cfg, trust=trust or Trust.of_command(cfg)))
     if overrides is not None:
         plan = replace(plan, overrides=list(overrides))
+    if may_write is not None:
+        plan = replace(plan, may_write=may_write)
     cfg = OmegaConf.create(plan.config)
     settings = trainer_settings(cfg)
     if plan.done and plan.folder is not None:
@@ -48,11 +57,16 @@ def train(cfg: DictConfig, *, overrides: Sequence[str] | None = None, trust: Tru
         return score
     set_determinism(settings.deterministic, device=processes.device)
     use_found(cfg)
+    if plan.cache_dir is not None:
+        cfg.data.cache_dir = plan.cache_dir
     data = build(cfg.data, key="data", trust=plan.trust)
+    data.may_write = plan.may_write
     # one process prepares and checks the files; the others then read its result
     processes.on_main(data.prepare)
     data.prepare()
-    plan = replace(plan, config={**plan.config, "found": data.found()})
+    # a data set may come from a stranger, too
+    found = plain_config(data.found(), place=data.root)
+    plan = replace(plan, config={**plan.config, "found": found})
     trainer = build_trainer(cfg, data=data, processes=processes, config=plan.config, trust=plan.trust)
     first = None
     if not (plan.folder and checkpoint.step_files(plan.folder)):

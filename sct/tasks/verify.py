@@ -14,8 +14,9 @@ from sct.config.requests import EvalConfig
 from sct.config.trust import Trust
 from sct.data.splits import SPLITS
 from sct.errors import UserError
+from sct.models.weights.pretrained import TIMM
 from sct.runs import card
-from sct.runs.folder import log_to
+from sct.runs.folder import WRITTEN, log_to
 from sct.runs.postprocessing import write_choice
 from sct.runtime.checkpoint import shortened
 from sct.tasks.eval import evaluate
@@ -25,6 +26,12 @@ logger = logging.getLogger(__name__)
 
 # entries of the card that may explain a difference; they are logged with it
 CIRCUMSTANCES = ("versions", "commit", "hardware", "dtype")
+# settings of an evaluation that its card repeats
+REPEATED = ("split", "weights", "device", "precision", "inferer", "data", "postprocess", "lesions")
+# of the largest machines; starting more of them would take all memory
+MOST_THREADS = 1024
+# modules of data sets that are drawn instead of downloaded
+DRAWN = "sct.data.phantoms."
 
 
 def verify(cfg: DictConfig) -> None:
@@ -38,9 +45,8 @@ def verify(cfg: DictConfig) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         run = Path(cfg.ckpt) if not cfg.retrain else Path(cfg.output or temporary) / "run"
         if cfg.retrain:
-            retrain(recorded, run, trust=Trust.of_command(cfg).saved(source))
-        # another number of threads adds in another order
-        torch.set_num_threads(recorded["hardware"]["threads"])
+            retrain(recorded, run, source=source, trust=Trust.of_command(cfg).saved(source))
+        torch.set_num_threads(threads_of(recorded, source=source))
         repeated = rescored(recorded, run, Path(temporary) / "eval", plugins=list(cfg.plugins))
     faults = compare(recorded, repeated, tolerance=cfg.tolerance)
     # cards of earlier versions lack some entries
@@ -61,16 +67,37 @@ def result_folder(ckpt: Path, *, split: str) -> Path:
     return run / "eval" / split / card.FILE
 
 
-def retrain(recorded: Mapping[str, Any], folder: Path, *, trust: Trust) -> None:
-    """Trains the config of a card from its first step, into a new folder."""
+def threads_of(recorded: Mapping[str, Any], *, source: Path) -> int:
+    """The threads of a computation on a card: another number adds in another order."""
+    threads = recorded["hardware"]["threads"]
+    if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
+        raise UserError(
+            f"{source}: hardware.threads is {threads}, expected 1 to {MOST_THREADS}. Take the original card."
+        )
+    return threads
+
+
+def retrain(recorded: Mapping[str, Any], folder: Path, *, source: Path, trust: Trust) -> None:
+    """Trains the config of a card from its first step, into a new folder; all that it writes is beside that folder."""
     training = recorded["training"]
     if training is None:
         raise UserError("The card describes no training: its run was trained without a card.")
     if training["processes"] > 1:
         raise UserError(f"The card's training ran in {training['processes']} processes; one would see other batches.")
-    torch.set_num_threads(training["hardware"]["threads"])
-    cfg = OmegaConf.create({**training["config"], "resume": None, "run_dir": str(folder)})
-    train(cfg, overrides=training["command"][3:], trust=trust)
+    config = OmegaConf.create({**training["config"], "resume": None, "run_dir": str(folder)})
+    if str(config.get("pretrained") or "").startswith(TIMM):
+        raise UserError(
+            f"{source}: the training began with pretrained={config.pretrained}, which would be downloaded. A card "
+            "reaches no network: train it again with sct.train and the command on the card, and compare the scores."
+        )
+    torch.set_num_threads(threads_of(training, source=source))
+    config.data.cache_dir = str(folder.parent / "cache")
+    may_write: tuple[str, ...] = ("cache_dir",)
+    if str(config.data.get("_target_")).startswith(DRAWN) and not Path(config.data.root).exists():
+        # drawn anew, and equal to those of the training
+        config.data.root = str(folder.parent / "data")
+        may_write = WRITTEN
+    train(config, overrides=training["command"][3:], trust=trust, may_write=may_write)
     if recorded.get("postprocessing"):
         write_choice(folder, {"steps": recorded["postprocessing"]})
 
@@ -79,14 +106,14 @@ def rescored(recorded: Mapping[str, Any], run: Path, folder: Path, *, plugins: l
     """Evaluates a run again with the settings of a card; returns the new card."""
     settings: Any = {
         "postprocess": "none",  # cards of earlier versions do not have it
-        **recorded["evaluation"],
+        **{name: value for name, value in recorded["evaluation"].items() if name in REPEATED},
         "ckpt": str(run),
         "output": str(folder),
         "plugins": plugins,
     }
     cfg = OmegaConf.merge(OmegaConf.structured(EvalConfig), settings, {"save_predictions": False, "figures": 0})
     assert isinstance(cfg, DictConfig)
-    evaluate(cfg)
+    evaluate(cfg, may_write=())
     return card.read_card(folder)
 
 

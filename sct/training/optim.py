@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from sct.config.parts import part
 from sct.errors import UserError
 from sct.models.segmenter import Segmenter
 
 
+@part
 def adamw(
     segmenter: Segmenter,
     *,
@@ -75,6 +77,7 @@ def marked_parameters(network: nn.Module) -> tuple[set[str], set[str]]:
     return small, spared
 
 
+@part
 def warmup_cosine(step: int, *, max_steps: int, warmup_steps: int, min_factor: float = 0.0) -> float:
     """Factor of the learning rate at a step (from 0): linear warm-up, then half a cosine to `min_factor`.
 

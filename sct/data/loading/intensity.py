@@ -83,12 +83,13 @@ def measure(
     label_map: LabelMap,
     file_format: FileFormat,
     memory: Path | None,
+    may_remember: bool = True,
 ) -> list[Statistics | None]:
     """The statistics of every channel whose name asks for them, over `cases`; UserError where no voxel is foreground.
 
     Mean and standard deviation are of all foreground voxels, percentiles of evenly spread ones where there are many.
     Files that can't be read are left out: the check names them. memory: a JSON file that keeps what was measured, as
-    long as no file changes.
+    long as no file changes; may_remember: write to it.
     """
     wanted = [number for number, name in enumerate(channels) if is_ct(name)]
     if not wanted:
@@ -99,7 +100,7 @@ def measure(
         found = [Statistics(*row) for row in known[key]]
     else:
         found = _over(_foregrounds(cases, wanted=wanted, label_map=label_map, file_format=file_format), cases=cases)
-        if memory and key is not None:
+        if memory and key is not None and may_remember:
             write_text(memory, json.dumps({**known, key: found}))
     by_number = dict(zip(wanted, found, strict=True))
     return [by_number.get(number) for number in range(len(channels))]

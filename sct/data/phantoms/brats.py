@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from sct.data.cases import Case
-from sct.data.phantoms.written import taken_from, write_once
+from sct.data.phantoms.written import check_may_draw, taken_from, write_once
 from sct.data.sets.msd import MSD
 from sct.data.splits import split_in_order
 
@@ -131,6 +131,7 @@ class PhantomBraTS(MSD):
         return taken_from(self, kind=TumourSpec)
 
     def find_cases(self) -> list[Case]:
+        check_may_draw(Path(self.root), may_write=self.may_write)
         write_tumours(Path(self.root), spec=self.spec)
         return super().find_cases()
 

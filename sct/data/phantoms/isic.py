@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from sct.data.cases import Case
 from sct.data.formats.pictures import Pictures
-from sct.data.phantoms.written import taken_from, write_once
+from sct.data.phantoms.written import check_may_draw, taken_from, write_once
 from sct.data.sets.isic import IMAGES, ISIC, MASKS
 from sct.data.splits import split_in_order
 from sct.errors import UserError
@@ -151,6 +151,7 @@ class PhantomISIC(ISIC):
         return taken_from(self, kind=SkinSpec)
 
     def find_cases(self) -> list[Case]:
+        check_may_draw(Path(self.root), may_write=self.may_write)
         write_lesions(Path(self.root), spec=self.spec)
         return super().find_cases()
 

@@ -15,7 +15,7 @@ from scipy import ndimage
 from sct.data.cases import Case, LabelMap
 from sct.data.module import SegmentationData
 from sct.data.phantoms import lookalike
-from sct.data.phantoms.written import check_root, taken_from, write_once
+from sct.data.phantoms.written import check_may_draw, check_root, taken_from, write_once
 from sct.data.sets.btcv import raw_cases
 from sct.data.splits import split_in_order
 
@@ -169,6 +169,7 @@ class Phantom(SegmentationData):
     def find_cases(self) -> list[Case]:
         check_root(Path(self.root), folders=FOLDERS)
         folder = Path(self.root) / FOLDERS[self.lookalikes]
+        check_may_draw(folder, may_write=self.may_write)
         write_phantoms(folder, spec=self.spec)
         return raw_cases(folder)
 

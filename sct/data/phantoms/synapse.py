@@ -11,7 +11,7 @@ import numpy as np
 
 from sct.data.cases import Case
 from sct.data.phantoms import phantom
-from sct.data.phantoms.written import taken_from, write_once
+from sct.data.phantoms.written import check_may_draw, taken_from, write_once
 from sct.data.sets.synapse import Synapse
 from sct.data.sets.synapse_conversion import Scan, convert, write_set
 
@@ -91,5 +91,6 @@ class PhantomSynapse(Synapse):
         return taken_from(self, kind=AbdomenSpec)
 
     def find_cases(self) -> list[Case]:
+        check_may_draw(Path(self.root), may_write=self.may_write)
         write_abdomens(Path(self.root), spec=self.spec)
         return super().find_cases()

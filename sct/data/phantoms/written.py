@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sct.errors import UserError
+from sct.runtime.plain import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,15 @@ def check_root(root: Path, *, folders: Sequence[str]) -> None:
         raise UserError(
             f"data.root={root} holds other files ({', '.join(sorted(others)[:4])}), and phantoms are only written into "
             "folders of their own. Leave data.root out, or name a folder that does not exist."
+        )
+
+
+def check_may_draw(folder: Path, *, may_write: Sequence[str]) -> None:
+    """UserError where phantoms would have to be drawn into a folder that a saved config names, and not the command."""
+    if not folder.exists() and "root" not in may_write:
+        raise UserError(
+            f"{folder} does not exist, and phantoms are only drawn into a folder that the command names, not one that "
+            "a saved run names. Give data.root=FOLDER; for a command without it draw them first, as the training did."
         )
 
 
@@ -57,7 +67,7 @@ def _check_same(folder: Path, *, wanted: Mapping[str, Any]) -> None:
     path = folder / RECORD
     if not path.is_file():
         raise UserError(f"{folder} exists but holds no phantoms (no {RECORD}). Leave data.root out, or give another.")
-    stored = json.loads(path.read_text())
+    stored = read_json(path, remedy="Delete the folder: the phantoms are drawn again.")
     differing = sorted(key for key in wanted.keys() | stored.keys() if wanted.get(key) != stored.get(key))
     if differing:
         differences = ", ".join(f"data.{key} is {wanted.get(key)}, there {stored.get(key)}" for key in differing)

@@ -1,12 +1,12 @@
 """BTCV ("Beyond the Cranial Vault") abdominal CT: Synapse's raw layout and MONAI's dataset_0.json."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from sct.data.cases import Case, LabelMap
 from sct.data.module import SegmentationData
+from sct.data.sets.described import inside, read_json
 from sct.errors import UserError
 
 ORGANS = (
@@ -70,17 +70,18 @@ def raw_cases(root: Path, *, setting: str = "data.root") -> list[Case]:
 def listed_cases(path: Path) -> list[Case]:
     """Cases of the keys `training` and `validation` of MONAI's list; the split decides which of them test."""
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
         entries = [entry for key in ("training", "validation") for entry in content.get(key, [])]
-        pairs = [(path.parent / entry["image"], path.parent / entry["label"]) for entry in entries]
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        pairs = [(entry["image"], entry["label"]) for entry in entries]
+        files = [(inside(path.parent, i, file=path), inside(path.parent, t, file=path)) for i, t in pairs]
+    except (AttributeError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: is not a MONAI data list ({type(error).__name__}: {error}). Expected lists `training` "
             "and `validation` of {image, label} with paths relative to the file."
         ) from error
-    if not pairs:
+    if not files:
         raise UserError(f"{path}: lists no case under `training` or `validation`.")
-    return sorted((Case(_number(image), image, label) for image, label in pairs), key=lambda case: case.id)
+    return sorted((Case(_number(image), image, label) for image, label in files), key=lambda case: case.id)
 
 
 def _number(image: Path) -> str:

@@ -1,16 +1,16 @@
 """Data sets whose dataset.json names labels and channels: what the Decathlon's and nnU-Net's layout share."""
 
-import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from sct.data.cases import Case, LabelMap
 from sct.data.module import SegmentationData
 from sct.data.outputs import Classes, Outputs, Regions
 from sct.errors import UserError
+from sct.runtime import plain
 
 # the name that nnU-Net gives to it
 IGNORE = "ignore"
@@ -120,16 +120,29 @@ def same(names: Sequence[str], others: Sequence[str]) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """Content of a JSON file, with or without a byte-order mark; UserError where it is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not JSON ({error}). Download it again, or correct it there.") from error
+    """Content of a JSON file, with or without a byte-order mark; UserError where it is none, or far too large."""
+    return plain.read_json(path, remedy="Download it again, or correct it there.")
 
 
 def is_twin(name: str) -> bool:
     """Whether a file is what archives made on a Mac carry beside every file: ._ and its name."""
     return name.startswith("._")
+
+
+def inside(root: Path, listed: str, *, file: Path) -> Path:
+    """A path that `file` lists, below the folder `root` of the data set; UserError where it leads out of the folder.
+
+    A data set may come from a stranger, and its list is no reason to read other files of the user. Links in the folder
+    are followed: the user has made them, or has unpacked them.
+    """
+    path = slashes(listed)
+    absolute = path.startswith("/") or PureWindowsPath(path).drive != ""
+    if ".." in path.split("/") or "\0" in path or (absolute and not Path(path).is_relative_to(root.absolute())):
+        raise UserError(
+            f"{file}: lists {listed}, which is outside of the data set. Files must be in {root} or in folders below: "
+            "put them, or links to them, there, and list them without .. in their paths."
+        )
+    return root / path
 
 
 def slashes(path: str) -> str:

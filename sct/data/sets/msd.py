@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sct.data.cases import Case
 from sct.data.identity import name_cases
-from sct.data.sets.described import Described, is_twin, read_json, slashes
+from sct.data.sets.described import Described, inside, is_twin, read_json
 from sct.errors import UserError
 
 
@@ -57,14 +57,15 @@ class MSD(Described):
 
     def listed_cases(self) -> list[Case]:
         try:
-            pairs = [(slashes(entry["image"]), slashes(entry["label"])) for entry in self._description["training"]]
+            pairs = [(entry["image"], entry["label"]) for entry in self._description["training"]]
+            root = Path(self.root)
+            files = [(inside(root, i, file=self.file), inside(root, t, file=self.file)) for i, t in pairs]
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{self.file}: needs a list `training` of {{image, label}} with paths relative to the file "
                 f"({type(error).__name__}: {error})."
             ) from error
-        root = Path(self.root)
-        kept = [(root / i, root / t) for i, t in pairs if not is_twin(Path(i).name)]
+        kept = [(image, label) for image, label in files if not is_twin(image.name)]
         if not kept:
             raise UserError(f"{self.file}: the list `training` is empty.")
         return name_cases(kept, root=root, stem=self.format.stem)

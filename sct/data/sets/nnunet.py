@@ -115,7 +115,14 @@ class NNUNet(Described):
         channels, label_map, file_format = self.channel_names, self.label_map, self.format
         memory = Path(self.cache_dir) / "statistics.json"
         try:
-            rows = measure(cases, channels=channels, label_map=label_map, file_format=file_format, memory=memory)
+            rows = measure(
+                cases,
+                channels=channels,
+                label_map=label_map,
+                file_format=file_format,
+                memory=memory,
+                may_remember="cache_dir" in self.may_write,
+            )
         except UserError:
             # a file that can't be read is the better reason
             check_cases(cases, label_map=label_map, num_channels=len(channels), file_format=file_format, memory=None)

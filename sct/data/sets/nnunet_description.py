@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sct.data.sets.described import is_twin, read_json, slashes
+from sct.data.sets.described import inside, is_twin, read_json, slashes
 from sct.errors import UserError
 
 FILE = "dataset.json"
@@ -53,7 +53,7 @@ def read_description(root: Path, *, ignore: str | None) -> Description:
         raise UserError(f"{path}: lacks {', '.join(absent)}; expected {', '.join(required)}.{hint}")
     labels, regions, painted = _labels(content, path=path, ignore=ignore)
     ending, number = content["file_ending"], content["numTraining"]
-    if not isinstance(ending, str) or not ending.startswith("."):
+    if not isinstance(ending, str) or not ending.startswith(".") or {"/", "\\"} & set(ending):
         raise UserError(f'{path}: `file_ending` is {ending!r}; expected the ending of every file, as ".nii.gz".')
     if not isinstance(number, int) or number < 1:
         raise UserError(f"{path}: `numTraining` is {number!r}; expected the number of training cases.")
@@ -136,7 +136,7 @@ def _channels(names: Any, *, path: Path) -> list[str]:
 
 
 def _listed(entries: Any, *, path: Path) -> dict[str, tuple[tuple[Path, ...], Path]]:
-    """Files of each case; paths are relative to dataset.json or absolute."""
+    """Files of each case; paths are relative to dataset.json, or absolute and below its folder."""
     root = path.parent
     listed = {}
     try:
@@ -145,7 +145,8 @@ def _listed(entries: Any, *, path: Path) -> dict[str, tuple[tuple[Path, ...], Pa
             if not isinstance(images, list) or not images:
                 raise TypeError(f"images of {case} is {images}")
             if not is_twin(Path(slashes(images[0])).name):
-                listed[str(case)] = tuple(root / slashes(image) for image in images), root / slashes(label)
+                files = tuple(inside(root, image, file=path) for image in images)
+                listed[str(case)] = files, inside(root, label, file=path)
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(
             f'{path}: `dataset` is no list of cases as {{CASE: {{"images": [...], "label": ...}}}} '

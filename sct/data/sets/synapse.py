@@ -13,8 +13,10 @@ from pathlib import Path
 from sct.data.cases import Case, LabelMap
 from sct.data.formats.base import FileFormat
 from sct.data.module import SegmentationData
+from sct.data.sets.described import inside
 from sct.data.sets.synapse_files import SynapseFiles
 from sct.errors import UserError
+from sct.runtime.plain import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +61,8 @@ class Synapse(SegmentationData):
 
     def find_cases(self) -> list[Case]:
         root = Path(self.root)
-        files = [root / SLICES / f"{name}.npz" for name in listed(root, TRAIN_LIST)]
-        files += [root / VOLUMES / f"{name}.npy.h5" for name in listed(root, TEST_LIST)]
+        files = [inside(root / SLICES, f"{name}.npz", file=root / TRAIN_LIST) for name in listed(root, TRAIN_LIST)]
+        files += [inside(root / VOLUMES, f"{name}.npy.h5", file=root / TEST_LIST) for name in listed(root, TEST_LIST)]
         return [Case(self.format.stem(path), path, path) for path in files]
 
     def default_split(self, cases: list[Case]) -> dict[str, list[Case]]:
@@ -101,4 +103,4 @@ def listed(root: Path, name: str) -> list[str]:
             "  Make them from the raw BTCV download (https://www.synapse.org, project syn3193805) with\n"
             "  python scripts/prepare_synapse.py RAW OUT, and set data.root to OUT."
         )
-    return path.read_text(encoding="utf-8").split()
+    return read_text(path).split()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sct.config.parts import part
 from sct.errors import UserError
 from sct.models.adaptive.dependencies import AdaptiveThreshold
 from sct.models.adaptive.grpe import GRPE
@@ -17,6 +18,7 @@ from sct.models.adaptive.ssa import SSA
 from sct.models.blocks.layers import FULL, AttentionStats, Layout, make_dropout
 
 
+@part
 class AdaptiveAttention(nn.Module):
     """Multi-head self-attention over the whole grid with any of APFormer's four parts.
 

@@ -8,9 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from sct.config.parts import part
 from sct.models.blocks.layers import Scheduled
 
 
+@part
 class AdaptiveThreshold(Scheduled):
     """Sets entries of the attention matrix below a threshold to zero; every query has its own threshold (equation 13).
 

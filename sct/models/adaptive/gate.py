@@ -5,9 +5,11 @@ Letters: B batch, C channels of the stem, N tokens of the grid.
 
 from torch import Tensor, nn
 
+from sct.config.parts import part
 from sct.models.blocks.convolutions import CONVOLUTION
 
 
+@part
 class QueryGate(nn.Module):
     """Switches off patches that are almost surely background as queries, from the stem's features (equation 11).
 

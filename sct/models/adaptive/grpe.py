@@ -10,7 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from sct.config.parts import part
 
+
+@part
 class GRPE(nn.Module):
     """P = G + R, added to the query-key products: a Gaussian of the distance and a learned value of the offset.
 

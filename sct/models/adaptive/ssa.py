@@ -11,7 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sct.config.parts import part
 
+
+@part
 @dataclass(frozen=True, kw_only=True)
 class SSA:
     """weight * (symmetry_weight * L_sym + entropy_weight * L_en), mean over heads and images (equation 7).

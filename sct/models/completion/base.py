@@ -4,9 +4,11 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from sct.config.parts import part
 from sct.models.tokens import Dense, Encoded, FeatureSpec
 
 
+@part
 class Completion(nn.Module, ABC):
     """Restores the full grid from sparse tokens; `spec` describes its output for the decoder."""
 

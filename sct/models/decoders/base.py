@@ -8,11 +8,13 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from sct.config.parts import part
 from sct.errors import UserError
 from sct.models.patch import Extent, halvings, in_config
 from sct.models.tokens import Decoded, Dense
 
 
+@part
 class Decoder(nn.Module, ABC):
     """Dense features -> logits; built from the completion's `FeatureSpec` and the number of classes."""
 

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sct.config.parts import part
 from sct.errors import UserError
 from sct.models.blocks.layers import AttentionStats, Scheduled
 from sct.models.tokens import Encoded, HeadOutput, TokenOutput, Tokens
@@ -38,6 +39,7 @@ class Reduction:
     aux: dict[str, Tensor] = field(default_factory=dict)
 
 
+@part
 class Reducer(Scheduled, ABC):
     """A pruning method: the blocks where it prunes, the attention statistics that it reads, and the reduction.
 

@@ -7,10 +7,12 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from sct.config.parts import part
 from sct.errors import UserError
 from sct.models.patch import Extent, halvings, in_config
 
 
+@part
 class Stem(nn.Module, ABC):
     """Convolutions between the image and the tokens.
 
