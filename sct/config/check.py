@@ -212,6 +212,7 @@ def resolve_target(path: str, *, key: str, trust: Trust) -> Any:
 
     Of torch and MONAI classes only: some of their functions run commands, or download and run code.
     """
+    trust.check_path(path, key=key)
     try:
         target = get_object(path)
     except Exception as error:

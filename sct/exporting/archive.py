@@ -34,6 +34,7 @@ PAYLOAD = re.compile(r"(weight|tensor)_\d+")
 # what a node may call: operations on tensors, without those that read files or leave the bounds of a tensor to others
 TARGET = re.compile(
     r"torch\.ops\.aten\.(?!from_file|set_|_unsafe|resize|record_stream|data\b)\w+\.\w+"
+    r"|torch\.ops\.higher_order\.wrap_with_(autocast|set_grad_enabled)"
     r"|torch\.sym_(max|min|not|int|float|ite|sum)"
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
     r"|math\.(floor|ceil|trunc)"
@@ -65,7 +66,9 @@ def check_archive(path: Path) -> None:
             check_payloads(reader, folder=folder, config=json.loads(reader.read_bytes(config)))
         # torch's loader unpickles what this refuses
         torch.load(io.BytesIO(reader.read_bytes(SAMPLE)), weights_only=True)
-        for key, text in texts(json.loads(reader.read_bytes(GRAPH)), key=""):
+        graph = json.loads(reader.read_bytes(GRAPH))
+        assert isinstance(graph, dict), "it holds no graph"
+        for key, text in texts(graph, key=""):
             check_text(key, text)
     except (*WRONG, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]

@@ -54,7 +54,8 @@ class Format(ABC):
 
     name: its value of `format=` and `backend=`; files: what it loads, below its folder; packages: required packages
     beside torch, all in the extra with the format's name; fixed_graph: it records one run of the network, so the work
-    must not depend on the image's content; precisions: number formats of its runtime; holds_half: it can store weights in 16 bits.
+    must not depend on the image's content; precisions: number formats of its runtime; holds_half: it can store weights
+    in 16 bits.
     """
 
     name: ClassVar[str]

@@ -104,17 +104,19 @@ def read_card(path: Path) -> dict[str, Any]:
     card = read_json(file, remedy="Take the original card.")
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise UserError(f"{file} is no result card of format {FORMAT}.")
+    check_plain(card, ("config",), file=file)
     today = card_of_today(card)
-    check_plain(today, file=file)
+    check_plain(today, ("evaluation",), file=file)
     return today
 
 
-def check_plain(card: Mapping[str, Any], *, file: Path) -> None:
-    """UserError where the settings on a card are no plain values: OmegaConf gets them."""
-    training = card.get("training")
-    for of in (card, training) if isinstance(training, Mapping) else (card,):
-        for name in ("config", "evaluation"):
-            if name in of:
+def check_plain(card: Mapping[str, Any], names: Sequence[str], *, file: Path) -> None:
+    """UserError where the named settings, of a card or of the training on it, are no plain values for OmegaConf."""
+    for of in (card, card.get("training")):
+        if of is not None and not (isinstance(of, Mapping) and isinstance(of.get("evaluation", {}), Mapping)):
+            raise UserError(f"{file}: its training or evaluation is no mapping. Take the original card.")
+        for name in names:
+            if of is not None and name in of:
                 plain_config(of[name], place=file)
 
 

@@ -35,9 +35,10 @@ NO_LOSSES = ("train/loss", "train/lr", "train/grad_norm", "train/grad_norm_reduc
 def config_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a run with current settings."""
     today = {key: targets_of_today(value) for key, value in config.items()}
-    trainer = dict(config.get("trainer", {}))
-    if "speed" not in trainer:
+    trainer = config.get("trainer")
+    if not isinstance(trainer, Mapping) or "speed" not in trainer:
         return today
+    trainer = dict(trainer)
     if trainer.pop("speed") == "fast":
         trainer["precision"] = "auto"
     return {**today, "trainer": trainer}
@@ -52,7 +53,10 @@ def targets_of_today(node: Any) -> Any:
     return [targets_of_today(item) for item in node] if isinstance(node, list) else node
 
 
-def target_of_today(path: str) -> str:
+def target_of_today(path: Any) -> Any:
+    """The current path of a `_target_`; what is no text is left to the check of the config."""
+    if not isinstance(path, str):
+        return path
     module, _, name = path.rpartition(".")
     if path in RENAMED:
         return RENAMED[path]
