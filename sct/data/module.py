@@ -201,27 +201,18 @@ class SegmentationData(ABC):
     def split_cases(self, cases: list[Case]) -> dict[str, list[Case]]:
         """Share `cases` out over train, val and test."""
         if self.folds is not None and self.fold is not None:
-            return split_in_folds(
-                cases,
-                folds=self.folds,
-                fold=self.fold,
-                val_share=self.val_share,
-                seed=self.split_seed,
-                patient_pattern=self.patient_pattern,
-            )
+            return split_in_folds(cases, folds=self.folds, fold=self.fold, **self._drawing)
         if self.split is not None:
             return split_by_file(cases, split=self.split)
         return self.default_split(cases)
 
     def default_split(self, cases: list[Case]) -> dict[str, list[Case]]:
         """The parts where the config names none."""
-        return split_at_random(
-            cases,
-            val_share=self.val_share,
-            test_share=self.test_share,
-            seed=self.split_seed,
-            patient_pattern=self.patient_pattern,
-        )
+        return split_at_random(cases, test_share=self.test_share, **self._drawing)
+
+    @property
+    def _drawing(self) -> dict[str, Any]:
+        return {"val_share": self.val_share, "seed": self.split_seed, "patient_pattern": self.patient_pattern}
 
     def prepare(self) -> None:
         """Find the cases, share them out and check every file once; does nothing the second time."""

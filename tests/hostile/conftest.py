@@ -127,3 +127,9 @@ def torch_export(finished_run: Path, tmp_path_factory) -> Path:
     """An export of the finished training; only to be read."""
     folder = tmp_path_factory.mktemp("exported") / "torch"
     return exported(finished_run, "torch", "windows=1", "agreement=0", output=folder)
+
+
+@pytest.fixture
+def scored(stage: Stage, scored_run: Path) -> Path:
+    """A copy of it, to be made hostile."""
+    return Path(shutil.copytree(scored_run, stage.here / "run"))

@@ -1,11 +1,14 @@
 """Hostile copies of what a run leaves."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+
+LEAK = "${oc.env:SCT_SECRET}"
 
 
 def change_config(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -28,3 +31,12 @@ def put(config: dict[str, Any], key: str, value: Any) -> None:
             node[parent] = {}
         node = node[parent]
     node[name] = value
+
+
+def changed_card(run: Path, key: str, value: object) -> Path:
+    """The card of an evaluation with another value at a dotted key."""
+    path = run / "eval/test/card.json"
+    card = json.loads(path.read_text())
+    put(card, key, value)
+    path.write_text(json.dumps(card))
+    return path
