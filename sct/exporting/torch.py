@@ -8,10 +8,8 @@ from pathlib import Path
 import torch
 from torch.export import Dim, ExportedProgram
 from torch.export.passes import move_to_device_pass
-from torch.export.pt2_archive._package import load_pt2
 
 from sct.errors import UserError
-from sct.exporting.archive import WRONG, check_archive
 from sct.exporting.base import INPUT, Format, Source, in_batches
 from sct.inference import Model
 from sct.runtime.plain import clipped
@@ -29,6 +27,11 @@ class TorchExport(Format):
         torch.export.save(program_of(source), folder / FILE)
 
     def load(self, folder: Path, *, device: torch.device, precision: str, batch: int | None) -> Model:
+        # imported here: torch's compiler takes more than a second, which other predictions do not need
+        from torch.export.pt2_archive._package import load_pt2
+
+        from sct.exporting.archive import WRONG, check_archive
+
         check_archive(folder / FILE)
         try:
             # not torch.export.load: where this fails, it goes on to a format of earlier versions, which holds pickles

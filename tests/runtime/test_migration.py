@@ -1,6 +1,5 @@
 """Runs of versions that had `trainer.speed`: they load, go on, are scored, predict and are confirmed."""
 
-import dataclasses
 import importlib.util
 import json
 import shutil
@@ -15,7 +14,7 @@ import sct
 from sct import eval as evaluation
 from sct import predict, train, verify
 from sct.config.command import saved_overrides
-from sct.exporting.manifest import LAYOUT, Manifest, read_manifest
+from sct.exporting.manifest import LAYOUT, read_manifest
 from sct.runs import card
 from sct.runs.folder import saved_config
 from sct.runtime import checkpoint
@@ -132,7 +131,12 @@ def test_an_old_run_is_scored_predicts_and_is_confirmed(old_run, workplace, tmp_
 
 
 def test_an_old_export_is_read(tmp_path):
-    fields = dict.fromkeys(field.name for field in dataclasses.fields(Manifest))
+    texts = dict.fromkeys(("format", "precision", "weights", "checkpoint"), "a")
+    lists = dict.fromkeys(("roi_size", "labels", "channels_out"), [])
+    dicts = dict.fromkeys(("inputs", "outputs", "versions", "check"), {})
+    others = {"channels": 1, "step": 1, "batch": None, "card": None, "overlapping": False}
     config = {"name": "run", "trainer": {"precision": "bf16", "speed": "safe"}}
-    (tmp_path / "export.json").write_text(json.dumps({**fields, "layout": LAYOUT, "config": config}))
+    (tmp_path / "export.json").write_text(
+        json.dumps({**texts, **lists, **dicts, **others, "layout": LAYOUT, "config": config})
+    )
     assert read_manifest(tmp_path).config == {"name": "run", "trainer": {"precision": "bf16"}}
