@@ -132,8 +132,8 @@ def test_an_old_run_is_scored_predicts_and_is_confirmed(old_run, workplace, tmp_
 
 def test_an_old_export_is_read(tmp_path):
     texts = dict.fromkeys(("format", "precision", "weights", "checkpoint"), "a")
-    lists = dict.fromkeys(("roi_size", "labels", "channels_out"), [])
-    dicts = dict.fromkeys(("inputs", "outputs", "versions", "check"), {})
+    lists = {key: [] for key in ("roi_size", "labels", "channels_out")}
+    dicts = {key: {} for key in ("inputs", "outputs", "versions", "check")}
     others = {"channels": 1, "step": 1, "batch": None, "card": None, "overlapping": False}
     config = {"name": "run", "trainer": {"precision": "bf16", "speed": "safe"}}
     (tmp_path / "export.json").write_text(
