@@ -41,10 +41,10 @@ def wrong_in_bf16(original, *, by: float):
     return lambda *inputs, **more: original(*inputs, **more) * (1 + by * torch.is_autocast_enabled("cpu"))
 
 
-def network(**encoder) -> Segmenter:
-    """A grid of 2 x 2 x 1 patches; small in all else."""
+def network(*, image_size=(16, 16, 8), **encoder) -> Segmenter:
+    """A grid of 2 x 2 x 1 patches where nothing else is said; small in all else."""
     torch.manual_seed(0)
-    sizes = {"image_size": (16, 16, 8), "in_channels": 1, "patch_size": 8, "dim": 24, "num_heads": 2, "depth": 3}
+    sizes = {"image_size": image_size, "in_channels": 1, "patch_size": 8, "dim": 24, "num_heads": 2, "depth": 3}
     return Segmenter(
         encoder=ViTEncoder(**sizes, **encoder),
         completion=Scatter,
@@ -65,8 +65,8 @@ def no_bf16(monkeypatch):
     monkeypatch.setattr(selfcheck, "has_bf16", lambda device: False)
 
 
-def choose(asked="auto", **more):
-    return choose_precision(asked, network=network(), device=CPU, **more)
+def choose(asked="auto", *, image_size=(16, 16, 8), **more):
+    return choose_precision(asked, network=network(image_size=image_size), device=CPU, **more)
 
 
 def test_auto_is_bf16_where_the_machine_has_it_and_layers_agree(bf16):
@@ -76,12 +76,13 @@ def test_auto_is_bf16_where_the_machine_has_it_and_layers_agree(bf16):
 
 
 def test_real_layers_agree_and_the_check_repeats_itself(monkeypatch):
-    """A run that goes on has to decide as before."""
+    """A run that goes on has to decide as before. Maps of 2 x 2 places are left out: there oneDNN's gradients of
+    weights in bf16 read memory that nobody wrote, on processors with AVX512-BF16 (torch 2.13)."""
     monkeypatch.setattr(selfcheck, "has_bf16", lambda device: True)
-    chosen = choose(learns=True)
+    chosen = choose(learns=True, image_size=(32, 32, 32))
     assert "layers agree with fp32 within 0." in chosen.reason
     torch.rand(3)
-    assert choose(learns=True) == chosen
+    assert choose(learns=True, image_size=(32, 32, 32)) == chosen
 
 
 def test_auto_is_fp32_without_instructions_and_checks_nothing(no_bf16, monkeypatch):
