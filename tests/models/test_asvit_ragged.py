@@ -65,7 +65,7 @@ def test_an_image_is_the_same_alone_and_in_any_batch(which):
             torch.testing.assert_close(dense.x[row : row + 1], x, rtol=0, atol=1e-6 * x.abs().max().item())
             # convolutions too round differently in another batch, whatever the encoder is
             expected = logits[number]
-            close = 1e-6 * together.abs().max().item()
+            close = 2e-6 * together.abs().max().item()
             torch.testing.assert_close(together[row : row + 1], expected, rtol=0, atol=close)
 
 
