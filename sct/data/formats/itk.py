@@ -1,21 +1,25 @@
-"""NRRD and MHA files, read and written by SimpleITK (extra `itk`).
+"""NRRD and MHA files, read here and written by SimpleITK (extra `itk`).
 
 Letters: C channels, S spatial size (2 or 3 numbers), in the file's own axis order. ITK's world runs to the left and the
 back of the patient (LPS), a `Grid`'s to the right and the front (RAS): two rows of the affine change sign.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
 from sct.data.cases import Grid
+from sct.data.formats import gzipped
 from sct.data.formats.base import FileFormat
-from sct.data.formats.nifti import check_numbers, spatial_shape
+from sct.data.formats.geometry import check_affine
+from sct.data.formats.mha_header import read_mha
+from sct.data.formats.nifti import spatial_shape
+from sct.data.formats.nrrd_header import read_nrrd
+from sct.data.formats.stored import Stored
 from sct.errors import UserError
 from sct.runtime.extras import install_command
 from sct.runtime.files import atomic
@@ -40,7 +44,7 @@ def simpleitk(path: Path) -> ModuleType:
         import SimpleITK
     except ImportError as error:
         raise UserError(
-            f"{path}: NRRD, MHA and DICOM need the package SimpleITK, which is not installed. Install it with: "
+            f"{path}: DICOM, and label maps as NRRD or MHA, need the package SimpleITK, which is not installed. Install it with: "
             f"{INSTALL}"
         ) from error
     # what it warns of is told in one message of our own, or is no fault
@@ -50,12 +54,12 @@ def simpleitk(path: Path) -> ModuleType:
 
 @contextmanager
 def readable(path: Path, *, kind: str) -> Iterator[None]:
-    """SimpleITK's errors become one message that names the file."""
+    """What libraries raise of a damaged file becomes one message that names the file."""
     try:
         yield
     except UserError:
         raise
-    except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
+    except (*gzipped.ERRORS, RuntimeError, ValueError, OverflowError, MemoryError) as error:
         if not path.exists():
             raise UserError(f"{path}: the file does not exist. Restore it or take the case out.") from None
         reason = " ".join(str(error).rpartition("ERROR: ")[2].split())
@@ -69,14 +73,17 @@ def readable(path: Path, *, kind: str) -> Iterator[None]:
 class Itk(FileFormat):
     """One of ITK's own kinds of file: 2 or 3 axes; channels are components of a voxel, or a last axis.
 
-    name: of the kind · image_io: ITK's name of what reads it · label_suffix: ending of its label maps
+    name: of the kind · label_suffix: ending of its label maps · header: what reads its header
+    sizes_field: name of the field of the sizes
+    The header is read here and not by ITK, which crashes at some damaged ones and compares no checksums.
     """
 
     spatial_dims: int
     name: str  # type: ignore[misc]
     suffixes: tuple[str, ...]  # type: ignore[misc]
     label_suffix: str  # type: ignore[misc]
-    image_io: str
+    header: Callable[[Path], Stored] = field(repr=False)
+    sizes_field: str
 
     def files(self, image: Path) -> list[Path]:
         if image.suffix.lower() == self.label_suffix:
@@ -86,7 +93,7 @@ class Itk(FileFormat):
 
     def read_grid(self, path: Path) -> Grid:
         with readable(path, kind=self.name):
-            return self._grid(self._header(path), path)
+            return self._opened(path)[1]
 
     def read_image(self, path: Path) -> tuple[np.ndarray, Grid]:
         voxels, grid = self.read_stored(path)
@@ -94,15 +101,13 @@ class Itk(FileFormat):
 
     def read_stored(self, path: Path) -> tuple[np.ndarray, Grid]:
         with readable(path, kind=self.name):
-            header = self._header(path)
-            grid = self._grid(header, path)
-            image = header.Execute()
-            voxels = np.array(simpleitk(path).GetArrayViewFromImage(image))
-        # ITK has the first axis last, and behind it the components
-        dims = image.GetDimension()
-        voxels = voxels.transpose(*range(dims)[::-1], *range(dims, voxels.ndim)).reshape(*grid.shape, grid.num_channels)
-        voxels = voxels if voxels.dtype.kind in "iu" else voxels.astype(np.float32, copy=False)
-        return np.moveaxis(voxels, -1, 0), grid
+            stored, grid = self._opened(path)
+            voxels = stored.read(path, field=self.sizes_field)
+        if stored.components is not None:
+            voxels = np.moveaxis(voxels, stored.components, -1)
+        voxels = voxels.reshape(*grid.shape, grid.num_channels)
+        native = voxels.dtype.newbyteorder("=") if voxels.dtype.kind in "iu" else np.dtype(np.float32)
+        return np.moveaxis(voxels.astype(native, copy=False), -1, 0), grid
 
     def read_label(self, path: Path) -> tuple[np.ndarray, Grid]:
         voxels, grid = self.read_image(path)
@@ -113,34 +118,21 @@ class Itk(FileFormat):
     def write_labels(self, path: Path, labels: np.ndarray, *, like: Path) -> None:
         save_itk(path, labels, grid=self.read_grid(like))
 
-    def _header(self, path: Path) -> Any:
-        """A reader that knows size, type and grid of a file."""
-        reader = simpleitk(path).ImageFileReader()
-        reader.SetImageIO(self.image_io)
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        return reader
-
-    def _grid(self, header: Any, path: Path) -> Grid:
-        components = header.GetNumberOfComponents()
-        is_complex = "complex" in simpleitk(path).GetPixelIDValueAsString(header.GetPixelID())
-        check_numbers(np.dtype(np.complex64 if is_complex else np.float32), path=path)
-        axes = [*header.GetSize(), *([components] if components > 1 else [])]
-        shape, num_channels = spatial_shape(axes, path=path, spatial_dims=self.spatial_dims)
-        dims = header.GetDimension()
-        places = np.array(header.GetDirection()).reshape(dims, dims) * np.array(header.GetSpacing())
-        affine, space = np.eye(4), min(dims, 3)
-        affine[:space, :space] = places[:space, :space]
-        affine[:space, 3] = header.GetOrigin()[:space]
-        return Grid(shape, num_channels, to_world(affine))
+    def _opened(self, path: Path) -> tuple[Stored, Grid]:
+        """Where the voxels are, and their grid, once every claim of the header is checked."""
+        stored = self.header(path)
+        shape, num_channels = spatial_shape(stored.shape, path=path, spatial_dims=self.spatial_dims)
+        stored.check_size(path, field=self.sizes_field)
+        check_affine(stored.affine, path=path, source="spacing, directions and origin")
+        return stored, Grid(shape, num_channels, to_world(stored.affine))
 
 
 def nrrd(spatial_dims: int) -> Itk:
-    return Itk(spatial_dims, "NRRD", (".nrrd", ".nhdr"), ".nrrd", "NrrdImageIO")
+    return Itk(spatial_dims, "NRRD", (".nrrd", ".nhdr"), ".nrrd", read_nrrd, "sizes")
 
 
 def mha(spatial_dims: int) -> Itk:
-    return Itk(spatial_dims, "MHA", (".mha", ".mhd"), ".mha", "MetaImageIO")
+    return Itk(spatial_dims, "MHA", (".mha", ".mhd"), ".mha", read_mha, "DimSize")
 
 
 def save_itk(path: Path, labels: np.ndarray, *, grid: Grid) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, HeaderTypeError, SpatialImage
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 from nibabel.wrapstruct import WrapStructError
 
 from sct.data.cases import Grid
 from sct.data.formats import gzipped
+from sct.data.formats.geometry import check_affine
 from sct.data.formats.gzipped import GzipFile
+from sct.data.formats.nifti_header import is_packed, read_header, source_of_affine, unit_in_mm
 from sct.errors import UserError
 from sct.runtime.files import atomic
 
@@ -28,8 +30,6 @@ UNREADABLE: tuple[type[Exception], ...] = (
 # Where the axes of a volume lead whose slices are seen: from slice to slice, down the rows, along the columns. The
 # patient's right or front is on the left, as radiologists look at slices.
 SLICE_AXES: dict[str | None, str] = {"axial": "SPL", "coronal": "AIL", "sagittal": "RIP"}
-# mm in a unit of length of a header; a header without one means mm
-UNITS = {"unknown": 1.0, "mm": 1.0, "meter": 1000.0, "micron": 0.001}
 
 
 @contextmanager
@@ -47,19 +47,23 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _open(path: Path) -> SpatialImage:
-    image = nib.load(path)
-    if not isinstance(image, SpatialImage):
-        raise ImageFileError("no image in it")
-    return image
-
-
-def _grid(image: SpatialImage, path: Path, *, spatial_dims: int) -> Grid:
-    shape, num_channels = spatial_shape(image.shape, path=path, spatial_dims=spatial_dims)
-    check_numbers(image.get_data_dtype(), path=path)
+def _open(path: Path, *, spatial_dims: int) -> tuple[nib.Nifti1Image, Grid]:
+    """The image, whose voxels are still on the disk, and its grid, once every claim of its header is checked."""
+    header = read_header(path)
+    shape, num_channels = spatial_shape(header.get_data_shape(), path=path, spatial_dims=spatial_dims)
+    check_numbers(header.get_data_dtype(), path=path)
+    try:
+        image = nib.load(path)
+    except (HeaderDataError, ValueError) as error:
+        # what is left to go wrong lies between the header and the voxels
+        raise UserError(
+            f"{path}: its header extensions (esize) are damaged ({error}). Copy or download it again, or convert it anew."
+        ) from error
+    assert isinstance(image, nib.Nifti1Image)
     affine = np.array(image.affine, dtype=np.float64)
-    affine[:3] *= _unit_in_mm(image, path)
-    return Grid(shape, num_channels, affine)
+    affine[:3] *= unit_in_mm(header)
+    check_affine(affine, path=path, source=source_of_affine(header))
+    return image, Grid(shape, num_channels, affine)
 
 
 def spatial_shape(shape: Sequence[int], *, path: Path, spatial_dims: int) -> tuple[tuple[int, ...], int]:
@@ -89,21 +93,10 @@ def check_numbers(kind: np.dtype, *, path: Path) -> None:
         )
 
 
-def _unit_in_mm(image: SpatialImage, path: Path) -> float:
-    """The unit of length of a header in mm."""
-    if not isinstance(image.header, nib.Nifti1Header):
-        return UNITS["unknown"]
-    code = int(image.header["xyzt_units"]) % 8  # the other bits are the unit of time
-    unit = {0: "unknown", 1: "meter", 2: "mm", 3: "micron"}.get(code)
-    if unit is None:
-        raise UserError(f"{path}: names no unit of length that NIfTI knows (xyzt_units={code}). Correct its header.")
-    return UNITS[unit]
-
-
 def read_grid(path: Path, *, spatial_dims: int) -> Grid:
     """Read the header only; raises `UserError` naming the file."""
     with _readable(path):
-        return _grid(_open(path), path, spatial_dims=spatial_dims)
+        return _open(path, spatial_dims=spatial_dims)[1]
 
 
 def read_voxels(path: Path, *, spatial_dims: int, as_stored: bool = False) -> tuple[np.ndarray, Grid]:
@@ -112,25 +105,26 @@ def read_voxels(path: Path, *, spatial_dims: int, as_stored: bool = False) -> tu
     as_stored: whole numbers that the header does not scale stay as they are, in half the memory or less.
     """
     with _readable(path):
-        image = _open(path)
-        grid = _grid(image, path, spatial_dims=spatial_dims)
+        image, grid = _open(path, spatial_dims=spatial_dims)
         stays = as_stored and image.get_data_dtype().kind in "iu" and _is_unscaled(image)
         voxels = _voxels(image, path, dtype=None if stays else np.float32)
     voxels = voxels.reshape(*grid.shape, grid.num_channels)
     return np.moveaxis(voxels, -1, 0), grid
 
 
-def _is_unscaled(image: SpatialImage) -> bool:
+def _is_unscaled(image: nib.Nifti1Image) -> bool:
     return (getattr(image.dataobj, "slope", None), getattr(image.dataobj, "inter", None)) == (1, 0)
 
 
-def _voxels(image: SpatialImage, path: Path, *, dtype: type[np.float32] | None) -> np.ndarray:
+def _voxels(image: nib.Nifti1Image, path: Path, *, dtype: type[np.float32] | None) -> np.ndarray:
     """In file order, as `dtype` or as they are stored; zlib would unpack a file in more than twice the time."""
-    if not isinstance(image, nib.Nifti1Image) or path.suffix.lower() != ".gz":
+    if not is_packed(path):
         return np.asarray(image.dataobj, dtype=dtype)
     with GzipFile(path) as stream:
         voxels = np.asarray(type(image).from_stream(stream).dataobj, dtype=dtype)
-        stream.read(1)  # the end, where the sum of all that was packed is compared
+        # the end, where the sum of all that was packed is compared
+        if stream.read(1):
+            raise ImageFileError("there are more bytes behind the voxels")
     return voxels
 
 
@@ -158,6 +152,8 @@ def save_label_map(path: Path, labels: np.ndarray, *, like: Path) -> None:
     header = source.header.copy()
     header.set_data_dtype(labels.dtype)
     header.set_data_shape(labels.shape)
+    # nibabel sets the thickness of a single slice to 1, and its qform with it
+    header["pixdim"][1:4] = source.header["pixdim"][1:4]
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
     # The class of the source keeps NIfTI-2 as NIfTI-2; the unchanged affine leaves qform and sform alone.
