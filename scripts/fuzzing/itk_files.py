@@ -15,9 +15,10 @@ FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 NRRD_TYPES = {"uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8"}
 NRRD_TYPES |= {"int8": "i1", "int16": "i2", "unsigned char": "u1", "signed short": "i2", "uint8": "u1"}
 MHA_TYPES = {"MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_FLOAT": "f4"}
-MHA_TYPES |= {"MET_DOUBLE": "f8", "MET_CHAR": "i1", "MET_UINT": "u4"}
+MHA_TYPES |= {"MET_DOUBLE": "f8", "MET_CHAR": "i1", "MET_UINT": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8"}
 SPACES = {"left-posterior-superior": (-1, -1, 1), "right-anterior-superior": (1, 1, 1), "RAS": (1, 1, 1)}
 SPACES |= {"LPS": (-1, -1, 1), "left-anterior-superior": (-1, 1, 1)}
+LOWER = {name.lower(): signs for name, signs in SPACES.items()}
 ODD = ["", "0", "-1", "1", "2", "3", "4", "7", "0.5", "1e-30", "1e6", "1e30", "nan", "inf", "x", "9" * 30, "32767"]
 NRRD_VALUES = {
     "type": ["short", "float", "block", "double", "uchar", "ushort", "int", "", "complex"],
@@ -168,8 +169,8 @@ def write_files(folder: Path, base: dict, changes: list[Change]) -> Path:
             data = {
                 "cut": data[:i],
                 "more": data + b"\1" * (at % 99 + 1),
-                "crc": data[:-6] + bytes([data[-6] ^ 1]) + data[-5:],
-                "flip": data[:i] + bytes([data[i] ^ 1 << at % 8]) + data[i + 1 :],
+                "crc": data[:-6] + bytes(x ^ 1 for x in data[-6:-5]) + data[-5:],
+                "flip": data[:i] + bytes(x ^ 1 << at % 8 for x in data[i : i + 1]) + data[i + 1 :],
                 "garbage": data + bytes(at >> s & 255 for s in (0, 8, 16)) * 300,
             }[value]
     if base["form"] == "nrrd":
@@ -204,9 +205,9 @@ def nrrd_reading(path: Path) -> Reading | str:
         if line.startswith("#") or ":=" in line:
             continue
         name, colon, text = line.partition(": ")
-        if not colon or name in fields:
+        if not colon or name.lower() in fields:
             return "a line is no field, or a field is there twice"
-        fields[name] = text.strip()
+        fields[name.lower()] = text.strip()
     if "data file" in fields or "datafile" in fields:
         beside = fields.get("data file", fields.get("datafile", ""))
         if Path(beside).name != beside:
@@ -217,23 +218,23 @@ def nrrd_reading(path: Path) -> Reading | str:
     shape = [int(size) for size in fields["sizes"].split()]
     if len(shape) != int(fields["dimension"]) or min(shape) < 1:
         return "sizes and dimension differ"
-    kind = np.dtype(NRRD_TYPES[fields["type"]])
+    kind = np.dtype(NRRD_TYPES[fields["type"].lower()])
     if kind.itemsize > 1:
-        kind = kind.newbyteorder({"little": "<", "big": ">"}[fields["endian"]])
-    if fields["encoding"] in ("gzip", "gz"):
+        kind = kind.newbyteorder({"little": "<", "big": ">"}[fields["endian"].lower()])
+    if fields["encoding"].lower() in ("gzip", "gz"):
         data = gzip.decompress(data)
-    elif fields["encoding"] != "raw":
+    elif fields["encoding"].lower() != "raw":
         return "another encoding"
     if {"byte skip", "line skip", "byteskip", "lineskip"} & set(fields):
         if any(int(fields.get(name, 0)) for name in ("byte skip", "line skip")):
             return "skipped bytes"
     if len(data) != math.prod(shape) * kind.itemsize:
         return "more or fewer voxels than the header says"
-    if any(word not in ("domain", "space") for word in fields.get("kinds", "domain").split()):
+    if any(word not in ("domain", "space") for word in fields.get("kinds", "domain").lower().split()):
         return "an axis that is not of space"
     if "mm" not in fields.get("space units", "mm"):
         return "another unit"
-    signs = np.diag([*SPACES[fields["space"]], 1.0])
+    signs = np.diag([*LOWER[fields["space"].lower()], 1.0])
     affine = np.eye(4)
     affine[:3, :3] = np.array([vector(text) for text in fields["space directions"].split(") ")]).T
     affine[:3, 3] = vector(fields.get("space origin", "(0,0,0)"))

@@ -109,7 +109,7 @@ def test_damaged_files_are_named(tmp_path, voxels, kind, damage):
     )
     if damage == "missing":
         path.unlink()
-    with pytest.raises(UserError, match=rf"a\.{kind}: (cannot be read as {kind.upper()}|the file does not exist)"):
+    with pytest.raises(UserError, match=rf"a\.{kind}: (cannot be read as {kind.upper()}|the file does not exist|.*It is truncated)"):
         Volumes(3).read_image(path)
 
 
@@ -135,13 +135,11 @@ def test_without_the_package_the_message_says_how_to_install_it(tmp_path, voxels
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", fail)
-    Volumes(3).read_image(image)
-    for attempt in (
-        lambda: Volumes(3).read_image(tmp_path / "a.mha"),
-        lambda: Volumes(3, written=Written("nrrd")).label_path(tmp_path / "out", like=image),
-    ):
+    # reading needs no package, writing does
+    np.testing.assert_array_equal(Volumes(3).read_image(tmp_path / "a.mha")[0], Volumes(3).read_image(image)[0])
+    for like, written in ((image, "nrrd"), (tmp_path / "a.mha", None)):
         with pytest.raises(UserError, match=r"SimpleITK, which is not installed.*\.\[itk\]"):
-            attempt()
+            Volumes(3, written=Written(written)).label_path(tmp_path / "out", like=like)
 
 
 def test_unknown_kinds_are_refused():
