@@ -59,7 +59,7 @@ def file_bytes(base: dict, changes: list[Change]) -> bytes:
     buffer = io.BytesIO()
     try:
         image.save(buffer, {"jpg": "JPEG", "tif": "TIFF"}.get(base["kind"], base["kind"].upper()), **options)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, RuntimeError):
         buffer = io.BytesIO()
         image.convert("L").save(buffer, "PNG")
     data = buffer.getvalue()

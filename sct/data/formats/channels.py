@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from sct.data.cases import TOLERANCE, Grid
 from sct.data.formats.base import FileFormat
+from sct.data.formats.decoding import decode
 from sct.data.formats.pictures import Pictures
 from sct.data.formats.volumes import Volumes
 from sct.errors import UserError
@@ -166,8 +166,7 @@ class IndexedPictures(Pictures):
 
 
 def _stored_channels(path: Path) -> int:
-    with Image.open(path) as image:
-        return 1 if image.mode == "L" else 3
+    return 1 if decode(path, pixels=False).mode == "L" else 3
 
 
 def one_file(ending: str, *, spatial_dims: int, setting: str) -> FileFormat:

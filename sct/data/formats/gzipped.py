@@ -5,10 +5,12 @@ Python's own gzip stands in on the few platforms for which the package does not 
 
 import zlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from sct.errors import UserError
 
+_packer: ModuleType = zlib
 try:
     from isal import isal_zlib as _packer
     from isal.igzip import IGzipFile as GzipFile
@@ -17,7 +19,6 @@ try:
     # what they raise of a file that is no gzip, ends early or is damaged
     ERRORS: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error, _IsalError)  # type: ignore[assignment]
 except ImportError:
-    _packer = zlib  # type: ignore[assignment]
     from gzip import GzipFile  # type: ignore[assignment]
 
     ERRORS = (EOFError, OSError, zlib.error)

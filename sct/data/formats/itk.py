@@ -26,6 +26,10 @@ from sct.runtime.files import atomic
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 INSTALL = install_command("itk")
+UNREADABLE: tuple[type[Exception], ...] = (
+    *gzipped.ERRORS,
+    *(RuntimeError, ValueError, OverflowError, MemoryError),
+)
 # what may lie beside a header that has its voxels in another file
 RAW_ENDINGS = (".raw", ".zraw", ".raw.gz", ".img", ".img.gz")
 
@@ -59,7 +63,7 @@ def readable(path: Path, *, kind: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (*gzipped.ERRORS, RuntimeError, ValueError, OverflowError, MemoryError) as error:
+    except UNREADABLE as error:
         if not path.exists():
             raise UserError(f"{path}: the file does not exist. Restore it or take the case out.") from None
         reason = " ".join(str(error).rpartition("ERROR: ")[2].split())

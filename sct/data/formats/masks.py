@@ -13,7 +13,8 @@ from PIL import Image
 
 from sct.data.cases import Grid
 from sct.data.formats.base import FileFormat
-from sct.data.formats.pictures import Pictures, grid_of, opened
+from sct.data.formats.decoding import decode
+from sct.data.formats.pictures import Pictures, grid_of
 from sct.errors import UserError
 from sct.runtime.files import atomic
 
@@ -44,9 +45,9 @@ class CodedPictures(Pictures):
         return FileFormat.is_image(self, path) and not is_mask
 
     def read_label(self, path: Path) -> tuple[np.ndarray, Grid]:
-        with opened(path) as image:
-            values = self._colours(image, path) if self.has_colours else self._numbers(image, path)
-            grid = grid_of(image, num_channels=1)
+        image = decode(path)
+        values = self._colours(image, path) if self.has_colours else self._numbers(image, path)
+        grid = grid_of(image, num_channels=1)
         labels = np.full(values.shape, -1, dtype=np.float32)
         for label, code in enumerate(self._wanted):
             labels[values == code] = label
@@ -101,8 +102,8 @@ class CodedPictures(Pictures):
 
 def palette_of(path: Path) -> list[str]:
     """The colours of a mask's palette, by index; of a grey mask none."""
-    with opened(path) as image:
-        parts = (image.getpalette() or []) if image.mode == "P" else []
+    image = decode(path)
+    parts = (image.getpalette() or []) if image.mode == "P" else []
     return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in zip(*[iter(parts)] * 3, strict=True)]
 
 

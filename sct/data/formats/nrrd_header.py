@@ -57,8 +57,8 @@ def read_nrrd(path: Path) -> Stored:
     components = _components(path, fields, number=number)
     affine = _affine(path, fields, components=components, number=number)
     file, offset = path, end
-    if name := next((name for name in ("data file", "datafile") if name in fields), None):
-        file, offset = beside(path, fields[name], wrong=lambda *told: wrong(path, *told), field=name), 0
+    if given := next((name for name in ("data file", "datafile") if name in fields), None):
+        file, offset = beside(path, fields[given], wrong=lambda *told: wrong(path, *told), field=given), 0
     elif not end:
         raise wrong(path, "header", "no end", "an empty line before the voxels")
     return Stored(

@@ -4,21 +4,17 @@ Legend: H, W rows and columns; a picture is (3, H, W), a mask (H, W). What a cam
 is applied, to pictures and masks: H and W are those of the upright picture, on which its mask is drawn.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 from sct.data.cases import Grid
 from sct.data.formats.base import FileFormat
+from sct.data.formats.decoding import UPRIGHT, decode, orientation
 from sct.errors import UserError
 from sct.runtime.files import atomic
-
-UPRIGHT = 1
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -44,26 +40,23 @@ class Pictures(FileFormat):
         return (self.label_suffix, ".png")  # without loss
 
     def read_grid(self, path: Path) -> Grid:
-        with opened(path) as image:
-            return grid_of(image, num_channels=3)
+        return grid_of(decode(path, pixels=False), num_channels=3)
 
     def read_image(self, path: Path) -> tuple[np.ndarray, Grid]:
-        with opened(path) as image:
-            opaque = image.mode != "RGBA" or image.getextrema()[-1] == (255, 255)
-            if image.mode not in ("RGB", "L", "RGBA") or not opaque:
-                kind = f"mode {image.mode}" if opaque else "transparent pixels"
-                raise UserError(f"{path}: is a picture with {kind}; expected RGB or grey, 8 bit. Convert it to RGB.")
-            pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-            return np.ascontiguousarray(pixels.transpose(2, 0, 1)), grid_of(image, num_channels=3)
+        image = decode(path)
+        opaque = image.mode != "RGBA" or image.getextrema()[-1] == (255, 255)
+        if image.mode not in ("RGB", "L", "RGBA") or not opaque:
+            kind = f"mode {image.mode}" if opaque else "transparent pixels"
+            raise UserError(f"{path}: is a picture with {kind}; expected RGB or grey, 8 bit. Convert it to RGB.")
+        pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1)), grid_of(image, num_channels=3)
 
     def read_label(self, path: Path) -> tuple[np.ndarray, Grid]:
-        with opened(path) as image:
-            if image.mode not in ("1", "L"):
-                raise UserError(
-                    f"{path}: is a mask of mode {image.mode}; expected one grey channel of 8 bit. Convert it."
-                )
-            mask = np.asarray(image.convert("L"))
-            grid = grid_of(image, num_channels=1)
+        image = decode(path)
+        if image.mode not in ("1", "L"):
+            raise UserError(f"{path}: is a mask of mode {image.mode}; expected one grey channel of 8 bit. Convert it.")
+        mask = np.asarray(image.convert("L"))
+        grid = grid_of(image, num_channels=1)
         if self.num_classes == 2:
             levels = np.unique(mask)
             if not (set(levels) <= {0, 255} or set(levels) <= {0, 1}):
@@ -81,32 +74,6 @@ class Pictures(FileFormat):
     def is_image(self, path: Path) -> bool:
         # The challenge's input folder also holds superpixels, and predictions may lie beside their images.
         return super().is_image(path) and not path.stem.endswith(("_superpixels", "_segmentation"))
-
-
-def orientation(image: Image.Image) -> int:
-    """What a camera wrote about how it was held, 1 to 8; `UPRIGHT` where it wrote nothing that makes sense."""
-    found = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
-    return found if found in range(1, 9) else UPRIGHT
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path) as image:
-            # a photograph of a phone may hold a smaller copy of itself, which is no page
-            pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
-            if pages > 1:
-                raise UserError(f"{path}: holds {pages} pictures. Store each in a file of its own.")
-            yield ImageOps.exif_transpose(image) if orientation(image) != UPRIGHT else image
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"{path}: the file does not exist. Restore it or take the case out.") from None
-    except _UNREADABLE as error:
-        raise UserError(
-            f"{path}: cannot be read as a picture ({type(error).__name__}: {error}). It is empty, truncated or of "
-            "another format: copy or download it again."
-        ) from error
 
 
 def grid_of(image: Image.Image, *, num_channels: int) -> Grid:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -64,13 +64,13 @@ class Stored:
         """The voxels (*S) as they are stored; UserError where there are more or fewer, or a checksum is wrong."""
         self.check_size(header, field=field)
         voxels = np.empty(math.prod(self.sizes), dtype=self.kind)
-        buffer = memoryview(voxels.view(np.uint8))
+        buffer = memoryview(voxels.view(np.uint8))  # type: ignore[arg-type]
         with self.file.open("rb") as file:
             file.seek(self.offset)
             if self.packing == "zlib":
                 found, more = _unpack_zlib(file, buffer)
             else:
-                stream = GzipFile(fileobj=file, mode="rb") if self.packing == "gzip" else file
+                stream: Any = GzipFile(fileobj=file, mode="rb") if self.packing == "gzip" else file
                 found = _fill(stream, buffer)
                 more = found == len(buffer) and bool(stream.read(1))  # the end, where the checksum is compared
         if found < len(buffer) or more:
@@ -85,10 +85,10 @@ class Stored:
         )
 
 
-def _fill(stream: IO[bytes], buffer: memoryview) -> int:
+def _fill(stream: Any, buffer: memoryview) -> int:
     """Reads until the buffer is full or the stream ends; returns how many bytes."""
     found = 0
-    while found < len(buffer) and (got := stream.readinto(buffer[found : found + _CHUNK])):  # type: ignore[attr-defined]
+    while found < len(buffer) and (got := stream.readinto(buffer[found : found + _CHUNK])):
         found += got
     return found
 
