@@ -21,7 +21,7 @@ from fuzzing.kind import Change, Kind
 from sct.errors import UserError
 
 # seconds of computing that count as a hang; seconds of any kind after which a case, and after which its process ends
-HANGS, ALARM, DEADLINE = 2.0, 15.0, 40.0
+HANGS, ALARM, DEADLINE = 2.0, 5.0, 12.0
 # bytes of address space above the start; of memory that no case of ours needs
 ROOM, GROWTH = 16 << 30, 48 << 20
 GOOD = ("ok", "refused")

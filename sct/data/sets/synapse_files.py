@@ -3,27 +3,29 @@
 Legend: N slices, H rows, W columns; a slice is (H, W), a volume (N, H, W), intensities lie in [0, 1].
 """
 
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Protocol
 
 import nibabel as nib
 import numpy as np
-from numpy.lib import format as npy
-from numpy.lib.npyio import NpzFile
 
 from sct.data.cases import Grid
 from sct.data.formats.base import FileFormat
+from sct.data.formats.geometry import check_affine
+from sct.data.sets.synapse_arrays import Arrays, Slice, Volume, h5py
 from sct.errors import UserError
-from sct.runtime.extras import install_command
 from sct.runtime.files import atomic
 
-_UNREADABLE = (OSError, EOFError, KeyError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
+# what zipfile, numpy and h5py raise of damaged files
+_UNREADABLE = (
+    *(OSError, EOFError, KeyError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError, SyntaxError),
+    *(NotImplementedError, struct.error, zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -74,72 +76,21 @@ def write_slice(path: Path, *, image: np.ndarray, label: np.ndarray, spacing: np
 
 def write_volume(path: Path, *, image: np.ndarray, label: np.ndarray, spacing: np.ndarray) -> None:
     """Write a volume: image and label (N, H, W), spacing (3,) in mm, slices first."""
-    with _h5py().File(path, "w") as file:
+    with h5py().File(path, "w") as file:
         file.create_dataset("image", data=image, compression="gzip")
         file.create_dataset("label", data=label, compression="gzip")
         file.attrs["spacing"] = spacing
 
 
-class _Arrays(Protocol):
-    """The arrays of an open file. axes: what each must have · spacing: None where the file has none."""
-
-    axes: tuple[str, ...]
-    spacing: Any
-
-    def names(self) -> list[str]: ...
-
-    def shape(self, name: str) -> tuple[int, ...]: ...
-
-    def voxels(self, name: str) -> np.ndarray: ...
-
-
-class _Slice:
-    axes: tuple[str, ...] = ("rows", "columns")
-
-    def __init__(self, file: NpzFile) -> None:
-        self.file = file
-        self.spacing = file.get("spacing")
-
-    def names(self) -> list[str]:
-        return list(self.file)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        # The header alone: NpzFile would unpack the whole array.
-        assert self.file.zip is not None
-        with self.file.zip.open(f"{name}.npy") as array:
-            npy.read_magic(array)
-            return npy.read_array_header_1_0(array)[0]
-
-    def voxels(self, name: str) -> np.ndarray:
-        return np.asarray(self.file[name], dtype=np.float32)
-
-
-class _Volume:
-    axes: tuple[str, ...] = ("slices", "rows", "columns")
-
-    def __init__(self, file: Any) -> None:
-        self.file = file
-        self.spacing = file.attrs.get("spacing")
-
-    def names(self) -> list[str]:
-        return list(self.file)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self.file[name].shape
-
-    def voxels(self, name: str) -> np.ndarray:
-        return np.asarray(self.file[name], dtype=np.float32)
-
-
 @contextmanager
-def _opened(path: Path) -> Iterator[_Arrays]:
+def _opened(path: Path) -> Iterator[Arrays]:
     try:
         if path.suffix.lower() == ".npz":
-            with np.load(path) as file:
-                yield _Slice(file)
+            with zipfile.ZipFile(path) as archive:
+                yield Slice(archive, path=path)
         else:
-            with _h5py().File(path, "r") as file:
-                yield _Volume(file)
+            with h5py().File(path, "r") as file:
+                yield Volume(file, path=path)
     except UserError:
         raise
     except FileNotFoundError:
@@ -158,7 +109,7 @@ def _read(path: Path, name: str) -> tuple[np.ndarray, Grid]:
         return arrays.voxels(name), grid
 
 
-def _grid(arrays: _Arrays, name: str, *, path: Path) -> Grid:
+def _grid(arrays: Arrays, name: str, *, path: Path) -> Grid:
     found = arrays.names()
     if name not in found:
         raise UserError(
@@ -182,15 +133,5 @@ def _grid(arrays: _Arrays, name: str, *, path: Path) -> Grid:
     affine = np.eye(4)
     own = range(len(shape))
     affine[own, own] = spacing[-len(shape) :]
+    check_affine(affine, path=path, source="spacing")
     return Grid(shape, 1, affine)
-
-
-def _h5py() -> ModuleType:
-    try:
-        import h5py
-    except ImportError as error:
-        raise UserError(
-            "Volumes of Synapse (.h5) need the package h5py, which is not installed. Install it with: "
-            + install_command("synapse")
-        ) from error
-    return h5py
