@@ -159,5 +159,4 @@ def judge(folder: Path, base: dict, changes: list[Change]) -> list[str]:
     return []
 
 
-
 KINDS = {kind: Kind(partial(draw, kind=kind), judge) for kind in ("npz", "h5")}

@@ -68,7 +68,10 @@ def draw_file(rng: np.random.Generator, *, form: str) -> dict:
 
 def draw_changes(rng: np.random.Generator, *, form: str) -> list[Change]:
     values = NRRD_VALUES if form == "nrrd" else MHA_VALUES
-    names = [*values, *(["space directions", "space origin", "sizes"] if form == "nrrd" else ["TransformMatrix", "Offset"])]
+    names = [
+        *values,
+        *(["space directions", "space origin", "sizes"] if form == "nrrd" else ["TransformMatrix", "Offset"]),
+    ]
     names += ["sizes", "spacings"] if form == "nrrd" else ["ElementSpacing", "DimSize"]
     found: list[Change] = []
     for _ in range(drawn(rng, [0, 1, 1, 1, 2, 2])):

@@ -126,7 +126,10 @@ def header_of(base: dict) -> np.ndarray:
     if base["form"] != "q":
         header["sform_code"] = 1
         for axis in range(3):
-            header["srow"][0, axis, axis], header["srow"][0, axis, 3] = base["flip"][axis] * base["spacing"][axis], origin[axis]
+            header["srow"][0, axis, axis], header["srow"][0, axis, 3] = (
+                base["flip"][axis] * base["spacing"][axis],
+                origin[axis],
+            )
     if base["form"] != "s":
         header["qform_code"], header["qoffset"] = 1, origin
         header["quatern"] = [[0, 0, 0], [1, 0, 0], [0, 0.6, 0]][base["seed"] % 3]
@@ -271,7 +274,10 @@ def placed(header: np.void, voxels: np.ndarray) -> Reading | str:
     else:
         affine[:3] *= unit
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3] / np.where(spacing > 0, spacing, 1))) < 1e-3:
+        if (
+            not np.isfinite(affine).all()
+            or abs(np.linalg.det(affine[:3, :3] / np.where(spacing > 0, spacing, 1))) < 1e-3
+        ):
             return "the form is not finite, or flat"
         if np.abs(affine[:3, 3]).max() > FAR * 1.001:
             return "the origin lies too far away"

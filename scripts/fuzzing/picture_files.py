@@ -46,7 +46,9 @@ def levels_of(base: dict) -> np.ndarray:
 
 def file_bytes(base: dict, changes: list[Change]) -> bytes:
     image = Image.fromarray(levels_of(base))
-    image = Image.fromarray(levels_of(base).astype(np.uint16)) if base["mode"] == "I;16" else image.convert(base["mode"])
+    image = (
+        Image.fromarray(levels_of(base).astype(np.uint16)) if base["mode"] == "I;16" else image.convert(base["mode"])
+    )
     options: dict = {}
     if base["exif"] is not None and base["kind"] in ("png", "jpg", "webp", "tif"):
         exif = Image.Exif()
@@ -104,7 +106,13 @@ def png_levels(data: bytes) -> np.ndarray | str:
         if kind == b"IEND":
             break
     kinds = [kind for kind, _ in chunks]
-    if not chunks or kinds[0] != b"IHDR" or kinds.count(b"IHDR") != 1 or kinds[-1] != b"IEND" or len(chunks[0][1]) != 13:
+    if (
+        not chunks
+        or kinds[0] != b"IHDR"
+        or kinds.count(b"IHDR") != 1
+        or kinds[-1] != b"IEND"
+        or len(chunks[0][1]) != 13
+    ):
         return "no whole PNG"
     width, height, bits, colour, packing, filters, lace = struct.unpack(">IIBBBBB", chunks[0][1])
     if packing or filters or lace or colour not in CHANNELS or not 0 < width * height < 1 << 24:

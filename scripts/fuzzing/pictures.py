@@ -61,7 +61,11 @@ def compared(found: np.ndarray, data: bytes, *, base: dict, intact: bool) -> lis
             return []  # turned by EXIF: compared below where it is intact
         pixels = truth.reshape(*found.shape[1:], int(count))[..., :3] if truth.size == found[0].size * count else None
         turned = base["exif"] in UPRIGHT
-        if pixels is not None and not turned and not np.array_equal(found, np.broadcast_to(np.moveaxis(pixels, -1, 0), found.shape)):
+        if (
+            pixels is not None
+            and not turned
+            and not np.array_equal(found, np.broadcast_to(np.moveaxis(pixels, -1, 0), found.shape))
+        ):
             return ["pixels differ from the standard's"]
     if intact and base["mode"] in ("RGB", "L", "1") and base["kind"] in ("png", "tif", "bmp"):
         turn = UPRIGHT.get(base["exif"], lambda a: a) if base["kind"] != "bmp" else (lambda a: a)

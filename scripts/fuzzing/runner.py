@@ -7,6 +7,7 @@ refused).
 
 import collections
 import os
+import re
 import resource
 import select
 import shutil
@@ -67,7 +68,8 @@ def outcome_of(kind: Kind, folder: Path, base: dict, changes: list[Change]) -> s
 def refusal(error: UserError, folder: Path) -> str:
     """Whether the error names a file, or hides that memory ran out."""
     files = [str(path) for path in folder.rglob("*") if path.is_file()]
-    if not any(path in str(error) for path in files):
+    named = re.search(re.escape(str(folder)) + r"/\S*\.\w+", str(error))  # also one that is not there
+    if named is None and not any(path in str(error) for path in files):
         return f"anonymous: {plain(str(error), folder)}"
     cause: BaseException | None = error
     while cause is not None:

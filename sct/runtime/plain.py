@@ -97,13 +97,33 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} can't be read ({error}).") from error
 
 
-def read_json(path: Path, *, remedy: str) -> Any:
-    """The content of a JSON file of a bounded size and depth; UserError that ends with `remedy` where it is none."""
+def read_json(path: Path, *, remedy: str, constants: bool = True) -> Any:
+    """The content of a JSON file of a bounded size and depth; UserError that ends with `remedy` where it is none.
+
+    A key that an object has twice, of which one value would be lost, is refused.
+    constants: allow NaN and Infinity, which JSON does not have, but scores do
+    """
     text = read_text(path)
     try:
-        return json.loads(text)
+        content = json.loads(
+            text, object_pairs_hook=_without_twice, **({} if constants else {"parse_constant": _no_constant})
+        )
+        json.dumps(content, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
+        return content
     except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits
         raise UserError(f"{path} can't be read, it is not JSON ({type(error).__name__}: {error}). {remedy}") from error
+
+
+def _without_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in names if names.count(key) > 1)!r} is there twice")
+    return found
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def read_yaml_config(path: Path) -> dict[str, Any]:

@@ -109,7 +109,9 @@ def test_damaged_files_are_named(tmp_path, voxels, kind, damage):
     )
     if damage == "missing":
         path.unlink()
-    with pytest.raises(UserError, match=rf"a\.{kind}: (cannot be read as {kind.upper()}|the file does not exist|.*It is truncated)"):
+    with pytest.raises(
+        UserError, match=rf"a\.{kind}: (cannot be read as {kind.upper()}|the file does not exist|.*It is truncated)"
+    ):
         Volumes(3).read_image(path)
 
 

@@ -9,8 +9,8 @@ from sct.data.formats.stored import LONGEST, Stored, beside, placed, real_number
 from sct.errors import UserError
 
 TYPES = {
-    **{"MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4"},
-    **{"MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8"},
+    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
+    "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }
 # names of one field
 OFFSET, MATRIX, ORDER = (
@@ -36,7 +36,9 @@ def read_mha(path: Path) -> Stored:
     if fields["NDims"] != str(len(sizes)):
         raise wrong(path, "NDims", fields["NDims"], f"{len(sizes)}, as DimSize has")
     if fields.get("HeaderSize", "0") != "0":
-        raise wrong(path, "HeaderSize", fields["HeaderSize"], "0: save it with the voxels at the beginning of their file")
+        raise wrong(
+            path, "HeaderSize", fields["HeaderSize"], "0: save it with the voxels at the beginning of their file"
+        )
     try:
         (channels,) = whole_numbers(fields.get("ElementNumberOfChannels", "1"))
     except ValueError:
@@ -109,7 +111,9 @@ def _affine(path: Path, fields: dict[str, str], *, dims: int) -> np.ndarray:
     return placed((matrix.reshape(dims, dims) * spacing[:, None])[:3, :3].tolist(), origin)
 
 
-def _reals(path: Path, fields: dict[str, str], names: tuple[str, ...], *, count: int, default: list[float]) -> list[float]:
+def _reals(
+    path: Path, fields: dict[str, str], names: tuple[str, ...], *, count: int, default: list[float]
+) -> list[float]:
     given = [name for name in names if name in fields]
     if len(given) > 1:
         raise wrong(path, given[1], fields[given[1]], f"none beside {given[0]}")

@@ -35,7 +35,9 @@ def read_header(path: Path) -> Header:
     check_fields(header, path=path)
     offset, shape, kind = header.get_data_offset(), header.get_data_shape(), header.get_data_dtype()
     claimed = offset + math.prod(shape) * kind.itemsize
-    what = f"dim {' x '.join(map(str, shape))} and datatype {int(header['datatype'])} ({kind}) behind vox_offset {offset}"
+    what = (
+        f"dim {' x '.join(map(str, shape))} and datatype {int(header['datatype'])} ({kind}) behind vox_offset {offset}"
+    )
     if is_packed(path):
         check_unpacked_size(path, claimed=claimed, what=what)
     else:

@@ -34,7 +34,17 @@ _PASSED_OVER = {"content", "number", "sample units", "sampleunits", "min", "max"
 _PASSED_OVER |= {"oldmax", "centers", "centerings", "labels", "units", "thicknesses", "axis mins", "axismins"}
 _PASSED_OVER |= {"axis maxs", "axismaxs", "measurement frame"}
 _USED = {"type", "dimension", "sizes", "encoding", "endian", "space", "space directions", "space origin", "spacings"}
-_USED |= {"kinds", "space dimension", "space units", "data file", "datafile", "byte skip", "byteskip", "line skip", "lineskip"}
+_USED |= {
+    "kinds",
+    "space dimension",
+    "space units",
+    "data file",
+    "datafile",
+    "byte skip",
+    "byteskip",
+    "line skip",
+    "lineskip",
+}
 _SPATIAL = ("domain", "space")
 
 

@@ -12,6 +12,8 @@ from sct.data.outputs import Classes, Outputs, Regions
 from sct.errors import UserError
 from sct.runtime import plain
 
+# letters of a file's name on every file system
+LONGEST = 255
 # the name that nnU-Net gives to it
 IGNORE = "ignore"
 
@@ -53,7 +55,10 @@ class Described(SegmentationData):
     def label_map(self) -> LabelMap:
         names = self.labels if self.labels is not None else self.described_labels
         ignores = self.ends_in_ignore(names) if self._files_ignore is None else self._files_ignore
-        return LabelMap(tuple(self.classes(names)), has_ignored=ignores)
+        try:
+            return LabelMap(tuple(self.classes(names)), has_ignored=ignores)
+        except UserError as error:
+            raise error if self.labels is not None else UserError(f"{self.file}: `labels`: {error}") from None
 
     @property
     def outputs(self) -> Outputs:
@@ -121,7 +126,7 @@ def same(names: Sequence[str], others: Sequence[str]) -> bool:
 
 def read_json(path: Path) -> Any:
     """Content of a JSON file, with or without a byte-order mark; UserError where it is none, or far too large."""
-    return plain.read_json(path, remedy="Download it again, or correct it there.")
+    return plain.read_json(path, remedy="Download it again, or correct it there.", constants=False)
 
 
 def is_twin(name: str) -> bool:
@@ -135,6 +140,8 @@ def inside(root: Path, listed: str, *, file: Path) -> Path:
     A data set may come from a stranger, and its list is no reason to read other files of the user. Links in the folder
     are followed: the user has made them, or has unpacked them.
     """
+    if not isinstance(listed, str) or not listed.strip() or max(map(len, slashes(listed).split("/"))) > LONGEST:
+        raise UserError(f"{file}: lists {plain.clipped(repr(listed))} where the path of a file is expected. Correct it.")
     path = slashes(listed)
     absolute = path.startswith("/") or PureWindowsPath(path).drive != ""
     if ".." in path.split("/") or "\0" in path or (absolute and not Path(path).is_relative_to(root.absolute())):

@@ -74,6 +74,8 @@ class MSD(Described):
 def _values_first(labels: dict) -> dict[int, str]:
     if not all(str(key).isdecimal() for key in labels):
         labels = {value: name for name, value in labels.items()}
-    named = {int(value): str(name) for value, name in labels.items()}
+    if not all(isinstance(name, str) for name in labels.values()):
+        raise TypeError("a name is no text")
+    named = {int(value): name for value, name in labels.items()}
     # Some sets capitalise it.
     return {value: "background" if name.lower() == "background" else name for value, name in named.items()}

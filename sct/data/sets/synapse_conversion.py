@@ -129,7 +129,7 @@ def _own_lists(path: Path) -> tuple[list[str], list[str]]:
     try:
         content = json.loads(path.read_text())
         lists = content["train"], content["test"]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise UserError(
             f"--split {path}: is neither published, all, train nor test, nor a JSON file such as "
             f'{{"train": ["0005"], "test": ["0001"]}} ({type(error).__name__}: {error}).'
