@@ -45,7 +45,7 @@ def draw(rng: np.random.Generator, *, kind: str) -> tuple[dict, list[Change]]:
         what = drawn(rng, ["set", "set", "set", "set", "drop", "add", "text", drawn(rng, PLAIN)])
         value = int(rng.integers(1, 256)) if what in PLAIN else place(rng) if what != "text" else drawn(rng, TEXTS)
         found.append((what, place(rng), value))
-    return {"kind": kind, "fold": kind == "nnunet" and bool(rng.random() < 0.5), "seed": place(rng)}, found
+    return {"kind": kind, "fold": bool(rng.random() < 0.4), "seed": place(rng)}, found
 
 
 def places(content: Any, path: tuple = ()) -> list[tuple]:
@@ -116,11 +116,15 @@ def judge(folder: Path, base: dict, changes: list[Change]) -> list[str]:
     """A data set from its description to the cases of every part."""
     root = write_set(folder, base["kind"])
     content, folds = description(base["kind"]), [{"train": ["c0", "c1", "c2"], "val": ["c3"]}]
+    if base["kind"] == "decathlon":
+        folds = {"train": ["c0", "c1"], "val": ["c2"], "test": ["c3"]}
     written = text_of(folds if base["fold"] else content, changes)
     (root / "dataset.json").write_bytes(json.dumps(content).encode() if base["fold"] else written)
     if base["fold"]:
         (root / "splits_final.json").write_bytes(written)
-    own = {**OPTIONS, "fold": 0 if base["fold"] else None, "cache_dir": str(folder / "cache")}
+    own: dict[str, Any] = {**OPTIONS, "cache_dir": str(folder / "cache")}
+    if base["fold"]:
+        own |= {"fold": 0} if base["kind"] == "nnunet" else {"split": str(root / "splits_final.json")}
     data = (MSD if base["kind"] == "decathlon" else NNUNet)(root=str(root), intensity=lambda s: s, **own)
     data.prepare()
     return problems(data, root, base, written)
@@ -160,9 +164,7 @@ def judge_list(folder: Path, base: dict, changes: list[Change]) -> list[str]:
     path = folder / "dataset_0.json"
     path.write_bytes(text_of({"training": description("decathlon")["training"], "validation": []}, changes))
     cases = listed_cases(path)
-    return ["a file outside the data set"] * any(
-        folder.resolve() not in (folder / case.image).resolve().parents for case in cases
-    )
+    return ["an id that is no text"] * (not all(isinstance(case.id, str) and case.id for case in cases))
 
 
 KINDS = {

@@ -1,6 +1,11 @@
-"""All kinds of input by name."""
+"""All kinds of input by name: what a data set is made of, and what runs leave behind."""
 
-from fuzzing import arrays, descriptions, itk, nifti, pictures
+from fuzzing import arrays, descriptions, dicom, itk, nifti, pictures, runs
 from fuzzing.kind import Kind
 
-KINDS: dict[str, Kind] = {**nifti.KINDS, **itk.KINDS, **pictures.KINDS, **arrays.KINDS, **descriptions.KINDS}
+DATA: dict[str, Kind] = {
+    **{**nifti.KINDS, **itk.KINDS, **dicom.KINDS},
+    **{**pictures.KINDS, **arrays.KINDS, **descriptions.KINDS},
+}
+RUNS: dict[str, Kind] = runs.KINDS
+KINDS: dict[str, Kind] = {**DATA, **RUNS}

@@ -68,7 +68,7 @@ def outcome_of(kind: Kind, folder: Path, base: dict, changes: list[Change]) -> s
 def refusal(error: UserError, folder: Path) -> str:
     """Whether the error names a file, or hides that memory ran out."""
     files = [str(path) for path in folder.rglob("*") if path.is_file()]
-    named = re.search(re.escape(str(folder)) + r"/\S*\.\w+", str(error))  # also one that is not there
+    named = re.search(re.escape(str(folder)) + r"/(\S*\.\w+|\S*/\S|series)", str(error))  # also one that is not there
     if named is None and not any(path in str(error) for path in files):
         return f"anonymous: {plain(str(error), folder)}"
     cause: BaseException | None = error

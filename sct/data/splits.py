@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,17 @@ def _read_split(path: Path) -> dict[str, list[str] | str]:
             f"data.split: {path} has {fault}: these keys must be there, each a list of case ids or "
             '"all"; a set that only tests needs test alone.'
         )
+    for name in given:
+        check_ids_of_list(lists[name] if lists[name] != "all" else [], what=f"data.split: {path}: `{name}`")
     return {name: lists.get(name, []) for name in SPLITS}
+
+
+def check_ids_of_list(ids: list[Any], *, what: str) -> None:
+    """UserError unless a list names cases, and none twice: it would count twice in every mean."""
+    if wrong := [case for case in ids if not isinstance(case, str)]:
+        raise UserError(f"{what} has {wrong[0]!r}; expected ids of cases, as text. Correct it.")
+    if len(set(ids)) < len(ids):
+        raise UserError(f"{what} names {next(case for case in ids if ids.count(case) > 1)} twice. Correct it.")
 
 
 def by_patient(cases: Sequence[Case], *, pattern: str | None) -> list[list[Case]]:

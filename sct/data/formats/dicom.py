@@ -24,6 +24,7 @@ from sct.data.formats.dicom_series import (
     is_slice,
     read_slices,
 )
+from sct.data.formats.geometry import check_affine
 from sct.data.formats.itk import readable, simpleitk, to_world
 from sct.data.formats.nifti import spatial_shape
 from sct.errors import UserError
@@ -108,6 +109,7 @@ class Dicom(FileFormat):
                 f"{path}: is a series of {num_channels} slices, but a {self.spatial_dims}-D image is expected. Give "
                 "data.roi_size the right number of axes, or a series of one slice."
             )
+        check_affine(series.affine, path=path, source="position, orientation and spacing of its slices")
         return Grid(shape, 1, to_world(series.affine))
 
 
@@ -138,4 +140,8 @@ def unpacked(path: Path) -> Iterator[list[Path]]:
                 f"{path}: cannot be unpacked ({type(error).__name__}: {error}). It is empty, truncated, damaged, "
                 "locked by a password or no zip file: copy or download it again."
             ) from error
-        yield files
+        try:
+            yield files
+        except UserError as error:
+            # the place of the unpacked files says nothing to the user
+            raise UserError(str(error).replace(f"{place}/", f"{path}: ")) from error

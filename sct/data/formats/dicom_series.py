@@ -25,6 +25,18 @@ _SHOWN = 5
 SERIES, DESCRIPTION, MODALITY = "0020|000e", "0008|103e", "0008|0060"
 POSITION, ORIENTATION, SPACING, ROWS, COLUMNS = "0020|0032", "0020|0037", "0028|0030", "0028|0010", "0028|0011"
 SAMPLES, FRAMES, THICKNESS = "0028|0002", "0028|0008", "0018|0050"
+ALLOCATED, STORED, HIGH, SIGNED = "0028|0100", "0028|0101", "0028|0102", "0028|0103"
+SLOPE, INTERCEPT, SYNTAX = "0028|1053", "0028|1052", "0002|0010"
+NAMES = {
+    **{POSITION: "position", ORIENTATION: "orientation", SPACING: "spacing", ROWS: "rows", COLUMNS: "columns"},
+    **{SAMPLES: "samples per pixel", FRAMES: "number of frames", THICKNESS: "slice thickness", SLOPE: "rescale slope"},
+    **{INTERCEPT: "rescale intercept", ALLOCATED: "bits allocated", STORED: "bits stored", HIGH: "high bit"},
+    **{SIGNED: "pixel representation"},
+}
+REQUIRED = (SERIES, ROWS, COLUMNS, SAMPLES, ALLOCATED, STORED, HIGH, SIGNED)
+# UIDs of the ways to store pixels that are not packed; what one byte of packed ones may stand for at most
+PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+_DENSEST = 1 << 14
 # the tag that says in the head of a file what it holds, before the length of its value
 CLASS_TAG = b"\x02\x00\x02\x00UI"
 # DICOM objects that are no image, by the beginnings of their UIDs: directories, waveforms, presentations,
@@ -39,18 +51,63 @@ class Slice:
     path: Path
     tags: Mapping[str, str]
 
-    def numbers(self, tag: str) -> np.ndarray:
-        return np.array([float(number) for number in self.tags[tag].split("\\")])
+    def numbers(self, tag: str, *, count: int) -> np.ndarray:
+        """The `count` finite numbers of a tag; UserError that names the file where it has others."""
+        try:
+            found = np.array([float(number) for number in self.tags[tag].split("\\")])
+        except ValueError:
+            found = np.array([np.nan])
+        if len(found) != count or not np.isfinite(found).all():
+            shown = self.tags[tag].encode("ascii", "replace").decode()
+            raise self._wrong(tag, shown, f"{count} finite number(s)")
+        return found
+
+    def whole(self, tag: str, *, default: int | None = None) -> int:
+        """The whole number of a tag."""
+        text = self.tags.get(tag, "")
+        if not text and default is not None:
+            return default
+        if not text.isdecimal():
+            raise self._wrong(tag, text or "missing", "a whole number")
+        return int(text)
+
+    def _wrong(self, tag: str, value: str, expected: str) -> UserError:
+        return UserError(
+            f"{self.path}: its tag ({tag.replace('|', ',')}) {NAMES.get(tag, '')} is {value}; expected {expected}. It is "
+            "damaged: copy it again, or take the series out."
+        )
+
+    def check(self) -> None:
+        """UserError for pixels that are described wrongly, or that the file is too small for."""
+        edges, bits = [self.whole(tag) for tag in (COLUMNS, ROWS)], self.whole(ALLOCATED)
+        if min(edges) < 1 or bits not in (1, 8, 12, 16, 32, 64):
+            raise self._wrong(ROWS, f"{edges[1]} x {edges[0]} pixels of {bits} bits", "pixels of 8, 16 or 32 bits")
+        if not 1 <= self.whole(STORED) <= bits or self.whole(HIGH) != self.whole(STORED) - 1:
+            raise self._wrong(STORED, f"{self.whole(STORED)}, the highest of them {self.whole(HIGH)}", f"at most {bits}")
+        if self.whole(SIGNED) > 1:
+            raise self._wrong(SIGNED, self.tags[SIGNED], "0 or 1")
+        if (SLOPE in self.tags) != (INTERCEPT in self.tags):
+            raise self._wrong(SLOPE if INTERCEPT in self.tags else INTERCEPT, "missing", "both, or none")
+        for tag in (SLOPE, INTERCEPT):
+            if tag in self.tags:
+                self.numbers(tag, count=1)
+        claimed = edges[0] * edges[1] * bits // 8 * self.whole(SAMPLES) * self.whole(FRAMES, default=1)
+        there = self.path.stat().st_size
+        if claimed > there * (1 if self.tags.get(SYNTAX) in PLAIN else _DENSEST):
+            raise self._wrong(ROWS, f"{edges[1]} x {edges[0]} pixels, {claimed} bytes", f"fewer than its {there} bytes")
 
     @property
     def position(self) -> np.ndarray:
         """Centre of the first voxel (3,)."""
-        return self.numbers(POSITION)
+        return self.numbers(POSITION, count=3)
 
     @property
     def axes(self) -> np.ndarray:
         """Directions in which the columns and the rows follow each other (2, 3)."""
-        return self.numbers(ORIENTATION).reshape(2, 3)
+        found = self.numbers(ORIENTATION, count=6).reshape(2, 3)
+        if not np.allclose(found @ found.T, np.eye(2), atol=1e-2):
+            raise self._wrong(ORIENTATION, self.tags[ORIENTATION], "two directions of length 1 at right angles")
+        return found
 
 
 @dataclass(frozen=True)
@@ -114,9 +171,10 @@ def read_slices(paths: Iterable[Path]) -> list[Slice]:
         with readable(path, kind="DICOM"):
             reader.ReadImageInformation()
         tags = {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys()}
-        if missing := sorted({SERIES, ROWS, COLUMNS} - set(tags)):
+        if missing := [tag for tag in REQUIRED if tag not in tags]:
             raise UserError(f"{path}: lacks the tag(s) {', '.join(missing)}. Take the file out, or copy it again.")
         found.append(Slice(path, tags))
+        found[-1].check()
     return found
 
 
@@ -162,7 +220,7 @@ def arrange(slices: Sequence[Slice], *, uid: str, place: Path) -> Series:
     one place, or hold several frames or colours.
     """
     _check_alike(slices, uid=uid, place=place)
-    axes, spacing = slices[0].axes, slices[0].numbers(SPACING)
+    axes, spacing = slices[0].axes, slices[0].numbers(SPACING, count=2)
     normal = np.cross(*axes)
     ordered = sorted(slices, key=lambda one: float(one.position @ normal))
     positions = np.array([one.position for one in ordered])
@@ -179,7 +237,7 @@ def arrange(slices: Sequence[Slice], *, uid: str, place: Path) -> Series:
 
 def _check_alike(slices: Sequence[Slice], *, uid: str, place: Path) -> None:
     for one in slices:
-        if int(one.tags.get(FRAMES) or 1) > 1:
+        if one.whole(FRAMES, default=1) > 1:
             raise UserError(
                 f"{one.path}: holds {one.tags[FRAMES]} frames (enhanced DICOM), which is not read. Convert it to "
                 "NIfTI, for example with dcm2niix."
@@ -187,9 +245,8 @@ def _check_alike(slices: Sequence[Slice], *, uid: str, place: Path) -> None:
         if one.tags.get(SAMPLES, "1") != "1":
             raise UserError(f"{one.path}: holds colours, not one number a voxel. Leave the series out.")
         if missing := [tag for tag in (POSITION, ORIENTATION, SPACING) if tag not in one.tags]:
-            names = {POSITION: "position", ORIENTATION: "orientation", SPACING: "spacing"}
             raise UserError(
-                f"{one.path}: does not say its {' and '.join(names[tag] for tag in missing)}, so it is no slice of a "
+                f"{one.path}: does not say its {' and '.join(NAMES[tag] for tag in missing)}, so it is no slice of a "
                 f"volume (series {uid}). Leave the series out."
             )
     kinds = Counter(f"{one.tags[COLUMNS]} x {one.tags[ROWS]} voxels of {one.tags[SPACING]} mm" for one in slices)
@@ -212,7 +269,7 @@ def _step(ordered: Sequence[Slice], *, positions: np.ndarray, normal: np.ndarray
     """The way (3,) from one slice to the next; UserError where the ways differ."""
     count = len(ordered)
     if count == 1:
-        return normal * float(ordered[0].tags.get(THICKNESS) or 1.0)
+        return normal * (ordered[0].numbers(THICKNESS, count=1)[0] if ordered[0].tags.get(THICKNESS) else 1.0)
     along = positions @ normal
     distances = np.diff(along)
     usual = float(np.median(distances))

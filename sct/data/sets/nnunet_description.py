@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sct.data.sets.described import inside, is_twin, read_json, slashes
+from sct.data.splits import check_ids_of_list
 from sct.errors import UserError
 
 FILE = "dataset.json"
@@ -177,4 +178,6 @@ def read_fold(root: Path, *, fold: int) -> dict[str, list[str]]:
     lists = {name: chosen.get(name) if isinstance(chosen, dict) else None for name in ("train", "val")}
     if wrong := [name for name, ids in lists.items() if not isinstance(ids, list) or not ids]:
         raise UserError(f"{path}: fold {fold} has no list {' and '.join(wrong)}; expected names of cases.")
-    return {name: [str(case) for case in ids or []] for name, ids in lists.items()}
+    for name, ids in lists.items():
+        check_ids_of_list(ids or [], what=f"{path}: fold {fold}, list `{name}`,")
+    return {name: list(ids or []) for name, ids in lists.items()}
