@@ -1,6 +1,7 @@
 """The kinds `decathlon` and `nnunet` (dataset.json of a little data set, and splits_final.json), and `split` files."""
 
 import contextlib
+import copy
 import json
 from functools import partial
 from pathlib import Path
@@ -57,7 +58,7 @@ def places(content: Any, path: tuple = ()) -> list[tuple]:
 def changed_value(content: Any, what: str, at: int, value: int) -> Any:
     """set a value to junk · drop it · add a key"""
     path = places(content)[at % len(places(content))]
-    junk = JUNK[value % len(JUNK)]
+    junk = copy.deepcopy(JUNK[value % len(JUNK)])
     if not path:
         return junk if what == "set" and value % 5 == 0 else content
     parent = content
@@ -69,9 +70,9 @@ def changed_value(content: Any, what: str, at: int, value: int) -> Any:
         del parent[path[-1]]
     elif isinstance(parent, dict):
         key = ["dataset", "regions_class_order", "ignore", "channel_names", "modality", "x"][value % 6]
-        parent[key] = JUNK[value // 7 % len(JUNK)]
+        parent[key] = copy.deepcopy(JUNK[value // 7 % len(JUNK)])
     else:
-        parent.append(parent[0])
+        parent.append(copy.deepcopy(parent[0]))
     return content
 
 
@@ -85,7 +86,7 @@ def text_of(content: Any, changes: list[Change]) -> bytes:
             i = at % max(1, len(data))
             data = {
                 "deep": b"[" * 100_000,
-                "utf16": data.decode().encode("utf-16"),
+                "utf16": data.decode("utf-8", "replace").encode("utf-16"),
                 "bom": b"\xef\xbb\xbf" + data,
                 "byte": data[:i] + b"\xff" + data[i:],
                 "nan": b"NaN",

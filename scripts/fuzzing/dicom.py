@@ -26,7 +26,23 @@ TAGS = {
     "high": (0x0028, 0x0102, "US"), "signed": (0x0028, 0x0103, "US"), "intercept": (0x0028, 0x1052, "DS"),
     "slope": (0x0028, 0x1053, "DS"), "pixels": (0x7FE0, 0x0010, "OW"),
 }  # fmt: skip
-TEXTS = ["", "0", "-1", "1", "x", "nan", "inf", "1e30", "0.5", "1e-30", "1\\2", "0\\0", "-1\\-1", "0\\0\\0", "1\\0\\0\\0\\1\\0"]
+TEXTS = [
+    "",
+    "0",
+    "-1",
+    "1",
+    "x",
+    "nan",
+    "inf",
+    "1e30",
+    "0.5",
+    "1e-30",
+    "1\\2",
+    "0\\0",
+    "-1\\-1",
+    "0\\0\\0",
+    "1\\0\\0\\0\\1\\0",
+]
 TEXTS += ["1\\0\\0\\1\\0\\0", "0\\0\\0\\0\\0\\0", "nan\\0\\0", "1e30\\0\\0", "9" * 40, "1\\2\\x"]
 WORDS = [0, 1, 2, 3, 7, 8, 12, 16, 32, 255, 60000, 65535]
 
@@ -73,7 +89,13 @@ def element(group: int, number: int, kind: str, body: bytes) -> bytes:
 
 def file_bytes(values: dict) -> bytes:
     def body(value: str | int | bytes) -> bytes:
-        return value if isinstance(value, bytes) else struct.pack("<H", value) if isinstance(value, int) else value.encode()
+        return (
+            value
+            if isinstance(value, bytes)
+            else struct.pack("<H", value)
+            if isinstance(value, int)
+            else value.encode()
+        )
 
     meta = element(2, 1, "OB", b"\0\1") + element(2, 2, "UI", CT.encode())
     meta += element(2, 3, "UI", str(values.get("instance", "1")).encode()) + element(2, 0x10, "UI", SYNTAX.encode())
@@ -134,11 +156,17 @@ def reading(files: list[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | N
     slices = []
     for data in files:
         values = parsed(data)
-        text = {name: value.decode("ascii").strip("\0 ") for name, value in values.items() if TAGS[name][2] in ("DS", "UI")}
+        text = {
+            name: value.decode("latin-1").strip("\0 ")
+            for name, value in values.items()
+            if TAGS[name][2] in ("DS", "UI")
+        }
         words = {name: struct.unpack("<H", value[:2])[0] for name, value in values.items() if TAGS[name][2] == "US"}
         if (words["allocated"], words["stored"], words["high"], words["samples"]) != (16, 16, 15, 1):
             return None
-        pixels = np.frombuffer(values["pixels"], "<i2" if words["signed"] else "<u2").reshape(words["rows"], words["columns"])
+        pixels = np.frombuffer(values["pixels"], "<i2" if words["signed"] else "<u2").reshape(
+            words["rows"], words["columns"]
+        )
         place_of = [float(x) for x in text["position"].split("\\")]
         if text["orientation"] != "1\\0\\0\\0\\1\\0" or len(text["spacing"].split("\\")) != 2:
             return None

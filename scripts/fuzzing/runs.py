@@ -21,7 +21,15 @@ from sct.training.loggers import cut_after
 BOMB = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
     b"%c: &%c [%s]\n" % (98 + i, 98 + i, b",".join([b"*%c" % (97 + i)] * 9)) for i in range(9)
 )
-YAMLS = [BOMB, b"!!python/object/apply:os.system ['true']", b"a: ${oc.env:HOME}\n", b"\t- x", b"a: 1\na: 2\n", b"- 1\n", b""]
+YAMLS = [
+    BOMB,
+    b"!!python/object/apply:os.system ['true']",
+    b"a: ${oc.env:HOME}\n",
+    b"\t- x",
+    b"a: 1\na: 2\n",
+    b"- 1\n",
+    b"",
+]
 
 
 def draw(rng: np.random.Generator, *, kind: str) -> tuple[dict, list[Change]]:
@@ -49,7 +57,9 @@ def judge_checkpoint(folder: Path, base: dict, changes: list[Change]) -> list[st
     path = folder / "step_00000007.pt"
     path.write_bytes(damaged(buffer.getvalue(), changes))
     found = checkpoint.load(path)
-    same = found["model"].keys() == weights.keys() and all(torch.equal(found["model"][n], w) for n, w in weights.items())
+    same = found["model"].keys() == weights.keys() and all(
+        torch.equal(found["model"][n], w) for n, w in weights.items()
+    )
     return [] if same and found["step"] == 7 else ["other weights or steps"]
 
 
@@ -73,7 +83,13 @@ def judge_manifest(folder: Path, base: dict, changes: list[Change]) -> list[str]
 def judge_config(folder: Path, base: dict, changes: list[Change]) -> list[str]:
     data = b"name: x\nencoder:\n  _target_: sct.models.encoder.ViTEncoder\n  dim: 24\ndata:\n  root: somewhere\n"
     for what, at, _ in changes:
-        data = data + YAMLS[at % len(YAMLS)] if what == "yaml" and at % 2 else YAMLS[at % len(YAMLS)] if what == "yaml" else data
+        data = (
+            data + YAMLS[at % len(YAMLS)]
+            if what == "yaml" and at % 2
+            else YAMLS[at % len(YAMLS)]
+            if what == "yaml"
+            else data
+        )
     (folder / "config.yaml").write_bytes(damaged(data, changes))
     return ["no config"] * (not isinstance(saved_config(folder), dict))
 

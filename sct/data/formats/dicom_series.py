@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sct.data.formats.dicom_elements import check_elements
 from sct.data.formats.itk import readable, simpleitk
 from sct.errors import UserError
 
@@ -28,10 +29,10 @@ SAMPLES, FRAMES, THICKNESS = "0028|0002", "0028|0008", "0018|0050"
 ALLOCATED, STORED, HIGH, SIGNED = "0028|0100", "0028|0101", "0028|0102", "0028|0103"
 SLOPE, INTERCEPT, SYNTAX = "0028|1053", "0028|1052", "0002|0010"
 NAMES = {
-    **{POSITION: "position", ORIENTATION: "orientation", SPACING: "spacing", ROWS: "rows", COLUMNS: "columns"},
-    **{SAMPLES: "samples per pixel", FRAMES: "number of frames", THICKNESS: "slice thickness", SLOPE: "rescale slope"},
-    **{INTERCEPT: "rescale intercept", ALLOCATED: "bits allocated", STORED: "bits stored", HIGH: "high bit"},
-    **{SIGNED: "pixel representation"},
+    POSITION: "position", ORIENTATION: "orientation", SPACING: "spacing", ROWS: "rows", COLUMNS: "columns",
+    SAMPLES: "samples per pixel", FRAMES: "number of frames", THICKNESS: "slice thickness", SLOPE: "rescale slope",
+    INTERCEPT: "rescale intercept", ALLOCATED: "bits allocated", STORED: "bits stored", HIGH: "high bit",
+    SIGNED: "pixel representation",
 }
 REQUIRED = (SERIES, ROWS, COLUMNS, SAMPLES, ALLOCATED, STORED, HIGH, SIGNED)
 # UIDs of the ways to store pixels that are not packed; what one byte of packed ones may stand for at most
@@ -83,7 +84,9 @@ class Slice:
         if min(edges) < 1 or bits not in (1, 8, 12, 16, 32, 64):
             raise self._wrong(ROWS, f"{edges[1]} x {edges[0]} pixels of {bits} bits", "pixels of 8, 16 or 32 bits")
         if not 1 <= self.whole(STORED) <= bits or self.whole(HIGH) != self.whole(STORED) - 1:
-            raise self._wrong(STORED, f"{self.whole(STORED)}, the highest of them {self.whole(HIGH)}", f"at most {bits}")
+            raise self._wrong(
+                STORED, f"{self.whole(STORED)}, the highest of them {self.whole(HIGH)}", f"at most {bits}"
+            )
         if self.whole(SIGNED) > 1:
             raise self._wrong(SIGNED, self.tags[SIGNED], "0 or 1")
         if (SLOPE in self.tags) != (INTERCEPT in self.tags):
@@ -165,6 +168,7 @@ def read_slices(paths: Iterable[Path]) -> list[Slice]:
             continue
         if class_of(path).startswith(NO_IMAGE):
             continue
+        check_elements(path)
         reader = simpleitk(path).ImageFileReader()
         reader.SetImageIO(IMAGE_IO)
         reader.SetFileName(str(path))
