@@ -228,9 +228,8 @@ def nrrd_reading(path: Path) -> Reading | str:
         data = gzip.decompress(data)
     elif fields["encoding"].lower() != "raw":
         return "another encoding"
-    if {"byte skip", "line skip", "byteskip", "lineskip"} & set(fields):
-        if any(int(fields.get(name, 0)) for name in ("byte skip", "line skip")):
-            return "skipped bytes"
+    if any(int(fields.get(name, 0)) for name in ("byte skip", "line skip")):
+        return "skipped bytes"
     if len(data) != math.prod(shape) * kind.itemsize:
         return "more or fewer voxels than the header says"
     if any(word not in ("domain", "space") for word in fields.get("kinds", "domain").lower().split()):

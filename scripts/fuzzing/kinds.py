@@ -4,8 +4,12 @@ from fuzzing import arrays, descriptions, dicom, itk, nifti, pictures, runs
 from fuzzing.kind import Kind
 
 DATA: dict[str, Kind] = {
-    **nifti.KINDS, **itk.KINDS, **dicom.KINDS,
-    **pictures.KINDS, **arrays.KINDS, **descriptions.KINDS,
+    **nifti.KINDS,
+    **itk.KINDS,
+    **dicom.KINDS,
+    **pictures.KINDS,
+    **arrays.KINDS,
+    **descriptions.KINDS,
 }
 RUNS: dict[str, Kind] = runs.KINDS
 KINDS: dict[str, Kind] = {**DATA, **RUNS}

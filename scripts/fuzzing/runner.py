@@ -1,8 +1,8 @@
 """Runs cases of any kind in a child process that is watched, and sorts the outcomes.
 
-A case is a function of (kind, seed). Outcomes: `ok`, `refused` (a UserError that names the file), and defects: anonymous
-(a UserError without the file), crash, hang, memory, SILENT (accepted, but wrong) and HONEST (a file without a change is
-refused).
+A case is a function of (kind, seed). Outcomes: `ok`, `refused` (a UserError that names the file), and defects:
+anonymous (a UserError without the file), crash, hang, memory, SILENT (accepted, but wrong) and
+HONEST (a file without a change is refused).
 """
 
 import collections
@@ -111,7 +111,7 @@ def limit_memory() -> None:
 
 
 def campaign(name: str, kind: Kind, *, first: int, cases: int, out: Path) -> dict[str, list[int]]:
-    """Seeds by outcome. The cases run in a child process; where one ends it, that is its outcome, and another goes on."""
+    """Seeds by outcome. The cases run in a child process; where one ends it, this is its outcome."""
     found: dict[str, list[int]] = collections.defaultdict(list)
     number = first
     while number < first + cases:

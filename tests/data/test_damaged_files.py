@@ -1,4 +1,4 @@
-"""Damaged and lying files of every kind but NIfTI: one error with file and field, no memory for claims, right values."""
+"""Damaged and lying files of every kind but NIfTI: one error with file and field, and no memory for claims."""
 
 import io
 import struct
@@ -14,7 +14,7 @@ from PIL import Image
 
 from sct.data.formats.pictures import Pictures
 from sct.data.formats.volumes import Volumes
-from sct.data.json_file import listed_path, read_json
+from sct.data.sets.described import inside, read_json
 from sct.data.sets.synapse_files import SynapseFiles, write_volume
 from sct.errors import UserError
 
@@ -176,12 +176,19 @@ def test_a_picture_that_claims_a_huge_size_takes_no_memory(tmp_path, kind):
         data[at + 5 : at + 9] = struct.pack(">HH", 13000, 13000)
     else:
         for tag in (256, 257):
-            at = data.index(struct.pack("<HH", tag, 3))
-            data[at + 8 : at + 10] = struct.pack("<H", 13000)
+            at = data.index(struct.pack("<H", tag), 8)  # in the directory
+            data[at + 8 : at + 12] = struct.pack(
+                "<HH" if data[at + 2] == 3 else "<I", *((13000, 0)[: 2 if data[at + 2] == 3 else 1])
+            )
     path = tmp_path / "a.png"
     path.write_bytes(data)
     before = peak_of(lambda: None)
-    assert peak_of(lambda: pytest.raises(UserError, Pictures(2).read_image, path)) - before < 32 << 20
+    assert peak_of(lambda: refused(path)) - before < 32 << 20
+
+
+def refused(path: Path) -> None:
+    with pytest.raises(UserError, match=path.name):
+        Pictures(2).read_image(path)
 
 
 def peak_of(call) -> int:
@@ -259,12 +266,12 @@ def test_volumes_that_are_not_in_their_file_are_refused(tmp_path, kind):
 @pytest.mark.parametrize(
     ("tags", "words"),
     [
-        ({"Rows": 60000}, r"\(0028,0010\) rows is 60000 x 5 pixels"),
+        ({"Rows": 60000}, r"\(0028,0010\) rows is 60000 x 5 pixels of 16 bits, 600000 bytes"),
         ({"BitsStored": 12}, "bits stored"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "orientation"),
         ({"ImageOrientationPatient": [1, 0, 0]}, "orientation is .*; expected 6 finite"),
         ({"ImagePositionPatient": [1, 2]}, "position is .*; expected 3 finite"),
-        ({"PixelSpacing": [1]}, "spacing is 1; expected 2 finite"),
+        ({"PixelSpacing": [1]}, "spacing is 1.0; expected 2 finite"),
         ({"PixelSpacing": [0, 1]}, "not positive along every axis"),
     ],
 )
@@ -301,13 +308,13 @@ def test_an_element_of_dicom_that_claims_too_much_is_named_with_its_zip_file(tmp
 )
 def test_json_that_says_nothing_sure_is_refused(tmp_path, text):
     (tmp_path / "dataset.json").write_bytes(text)
-    with pytest.raises(UserError, match=r"dataset\.json: is not JSON"):
+    with pytest.raises(UserError, match=r"dataset\.json can't be read"):
         read_json(tmp_path / "dataset.json")
 
 
 def test_paths_of_lists(tmp_path):
     file = tmp_path / "dataset.json"
-    assert listed_path(tmp_path, "imagesTr\\a.nii.gz", file=file, field="x") == tmp_path / "imagesTr" / "a.nii.gz"
+    assert inside(tmp_path, "imagesTr\\a.nii.gz", file=file) == tmp_path / "imagesTr" / "a.nii.gz"
     for wrong in (None, 3, "", "  ", "a\0b", "a" * 300, ["a"]):
-        with pytest.raises(UserError, match=r"dataset\.json: `training\[0\]\.image` is"):
-            listed_path(tmp_path, wrong, file=file, field="training[0].image")
+        with pytest.raises(UserError, match=r"dataset\.json: lists "):
+            inside(tmp_path, wrong, file=file)

@@ -1,4 +1,4 @@
-"""Damaged and lying NIfTI files: one error that names file and field, before memory is taken; and what stays readable."""
+"""Damaged and lying NIfTI files: one error that names file and field, before memory is taken."""
 
 import gzip
 import struct

@@ -1,4 +1,4 @@
-"""Decodes a picture with Pillow, once its claims are checked; what Pillow raises becomes one error with the file's name.
+"""Decodes a picture with Pillow, once its claims are checked; what Pillow raises becomes one error with the name.
 
 Pillow reads the pixels of a damaged PNG without a look at their checksums, and takes memory for any size that a header
 claims, up to 179 million pixels.
@@ -79,8 +79,8 @@ def check_chunks(content: bytes, *, path: Path) -> None:
 
 def unreadable(path: Path, reason: str) -> UserError:
     return UserError(
-        f"{path}: cannot be read as a picture ({reason}). It is empty, truncated, damaged or of another format: copy or "
-        "download it again."
+        f"{path}: cannot be read as a picture ({reason}). It is empty, truncated, damaged or of another format: copy "
+        "or download it again."
     )
 
 

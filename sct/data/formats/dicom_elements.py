@@ -1,4 +1,4 @@
-"""The elements of a DICOM file, walked through without their values: whether each lies in the file.
+"""The elements of a DICOM file, walked through without their values: whether each lies in the file, and its size.
 
 GDCM takes memory for any length that an element claims. DICOM PS3.5, section 7.
 """
@@ -13,6 +13,7 @@ IMPLICIT, BIG, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.1
 # what two letters before a length of four bytes say
 _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT", b"SV", b"UV"}
 _SYNTAX, _ITEM, _ITEM_END, _SEQUENCE_END = (0x0002, 0x0010), (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
+_PIXELS = (0x7FE0, 0x0010)
 _UNDEFINED = 0xFFFFFFFF
 _BEGIN, _DEEPEST = 132, 32
 
@@ -21,18 +22,25 @@ class _Broken(Exception):
     """An element that does not lie in the file."""
 
 
-def check_elements(path: Path) -> None:
-    """UserError for a file with an element that is longer than what is left of the file, or of what holds it."""
+def check_elements(path: Path) -> int | None:
+    """Bytes of the pixels of a DICOM file, or None where they are packed.
+
+    UserError for a file with an element that is longer than what is left of the file, or of what holds it.
+    """
+    sizes: dict[tuple[int, int], int] = {}
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             begin, syntax = _meta(data)
             if syntax != DEFLATED:
                 order = ">" if syntax == BIG else "<"
-                _walk(data, begin, len(data), order=order, explicit=syntax != IMPLICIT, depth=0)
+                _walk(data, begin, len(data), order=order, explicit=syntax != IMPLICIT, depth=0, sizes=sizes)
         except (_Broken, struct.error) as error:
             raise UserError(
                 f"{path}: cannot be read as DICOM ({error}). It is truncated or damaged: copy it again, or take it out."
             ) from None
+    if syntax == DEFLATED or sizes.get(_PIXELS) == _UNDEFINED:
+        return None
+    return sizes.get(_PIXELS, 0)
 
 
 def _meta(data: mmap.mmap) -> tuple[int, str]:
@@ -65,21 +73,36 @@ def _header(
     return tag, size, value, letters
 
 
-def _walk(data: mmap.mmap, at: int, end: int, *, order: str, explicit: bool, depth: int, item: bool = False) -> int:
-    """Walks elements from `at` to `end`, or to the end of an item of undefined length; returns where."""
+def _walk(
+    data: mmap.mmap,
+    at: int,
+    end: int,
+    *,
+    order: str,
+    explicit: bool,
+    depth: int,
+    item: bool = False,
+    sizes: dict[tuple[int, int], int] | None = None,
+) -> int:
+    """Walks elements from `at` to `end`, or to the end of an item of undefined length; returns where.
+
+    sizes: the lengths of the elements are written to it
+    """
     if depth > _DEEPEST:
         raise _Broken("sequences are nested too deeply")
     while at < end:
         tag, size, value, letters = _header(data, at, end, order=order, explicit=explicit)
         if tag == _ITEM_END and item:
             return value
+        if sizes is not None:
+            sizes[tag] = size
         holds = letters == b"SQ" or (size >= 8 and struct.unpack_from(order + "HH", data, value) == _ITEM)
         if size == _UNDEFINED or (holds and letters in (b"SQ", b"")):
             # of unknown type (UN) the items are written in the implicit way
             inner = explicit and letters != b"UN"
             stop = end if size == _UNDEFINED else value + size
             at = _items(data, value, stop, order=order, explicit=inner, depth=depth + 1, open_end=size == _UNDEFINED,
-                        is_pixels=tag == (0x7FE0, 0x0010))  # fmt: skip
+                        is_pixels=tag == _PIXELS)  # fmt: skip
         else:
             at = value + size
     if item:

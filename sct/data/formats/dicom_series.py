@@ -27,16 +27,25 @@ SERIES, DESCRIPTION, MODALITY = "0020|000e", "0008|103e", "0008|0060"
 POSITION, ORIENTATION, SPACING, ROWS, COLUMNS = "0020|0032", "0020|0037", "0028|0030", "0028|0010", "0028|0011"
 SAMPLES, FRAMES, THICKNESS = "0028|0002", "0028|0008", "0018|0050"
 ALLOCATED, STORED, HIGH, SIGNED = "0028|0100", "0028|0101", "0028|0102", "0028|0103"
-SLOPE, INTERCEPT, SYNTAX = "0028|1053", "0028|1052", "0002|0010"
+SLOPE, INTERCEPT = "0028|1053", "0028|1052"
 NAMES = {
-    POSITION: "position", ORIENTATION: "orientation", SPACING: "spacing", ROWS: "rows", COLUMNS: "columns",
-    SAMPLES: "samples per pixel", FRAMES: "number of frames", THICKNESS: "slice thickness", SLOPE: "rescale slope",
-    INTERCEPT: "rescale intercept", ALLOCATED: "bits allocated", STORED: "bits stored", HIGH: "high bit",
+    POSITION: "position",
+    ORIENTATION: "orientation",
+    SPACING: "spacing",
+    ROWS: "rows",
+    COLUMNS: "columns",
+    SAMPLES: "samples per pixel",
+    FRAMES: "number of frames",
+    THICKNESS: "slice thickness",
+    SLOPE: "rescale slope",
+    INTERCEPT: "rescale intercept",
+    ALLOCATED: "bits allocated",
+    STORED: "bits stored",
+    HIGH: "high bit",
     SIGNED: "pixel representation",
 }
 REQUIRED = (SERIES, ROWS, COLUMNS, SAMPLES, ALLOCATED, STORED, HIGH, SIGNED)
-# UIDs of the ways to store pixels that are not packed; what one byte of packed ones may stand for at most
-PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
+# what one byte of packed pixels may stand for at most
 _DENSEST = 1 << 14
 # the tag that says in the head of a file what it holds, before the length of its value
 CLASS_TAG = b"\x02\x00\x02\x00UI"
@@ -74,12 +83,12 @@ class Slice:
 
     def _wrong(self, tag: str, value: str, expected: str) -> UserError:
         return UserError(
-            f"{self.path}: its tag ({tag.replace('|', ',')}) {NAMES.get(tag, '')} is {value}; expected {expected}. It is "
-            "damaged: copy it again, or take the series out."
+            f"{self.path}: its tag ({tag.replace('|', ',')}) {NAMES.get(tag, '')} is {value}; expected {expected}. It "
+            "is damaged: copy it again, or take the series out."
         )
 
-    def check(self) -> None:
-        """UserError for pixels that are described wrongly, or that the file is too small for."""
+    def check(self, *, pixels: int | None) -> None:
+        """UserError for pixels that are described wrongly, or that are not `pixels` bytes (None: packed)."""
         edges, bits = [self.whole(tag) for tag in (COLUMNS, ROWS)], self.whole(ALLOCATED)
         if min(edges) < 1 or bits not in (1, 8, 12, 16, 32, 64):
             raise self._wrong(ROWS, f"{edges[1]} x {edges[0]} pixels of {bits} bits", "pixels of 8, 16 or 32 bits")
@@ -94,10 +103,14 @@ class Slice:
         for tag in (SLOPE, INTERCEPT):
             if tag in self.tags:
                 self.numbers(tag, count=1)
-        claimed = edges[0] * edges[1] * bits // 8 * self.whole(SAMPLES) * self.whole(FRAMES, default=1)
-        there = self.path.stat().st_size
-        if claimed > there * (1 if self.tags.get(SYNTAX) in PLAIN else _DENSEST):
-            raise self._wrong(ROWS, f"{edges[1]} x {edges[0]} pixels, {claimed} bytes", f"fewer than its {there} bytes")
+        if self.whole(SAMPLES) != 1 or self.whole(FRAMES, default=1) > 1:
+            return  # refused where series are arranged
+        claimed = -(-edges[0] * edges[1] * bits // 8)
+        there = pixels if pixels is not None else _DENSEST * self.path.stat().st_size
+        # an odd number of bytes has one more behind it
+        if claimed > there or (pixels is not None and there > claimed + 1):
+            shown = f"{edges[1]} x {edges[0]} pixels of {bits} bits, {claimed} bytes"
+            raise self._wrong(ROWS, shown, f"the size of its pixels, {there} bytes")
 
     @property
     def position(self) -> np.ndarray:
@@ -168,7 +181,7 @@ def read_slices(paths: Iterable[Path]) -> list[Slice]:
             continue
         if class_of(path).startswith(NO_IMAGE):
             continue
-        check_elements(path)
+        pixels = check_elements(path)
         reader = simpleitk(path).ImageFileReader()
         reader.SetImageIO(IMAGE_IO)
         reader.SetFileName(str(path))
@@ -178,7 +191,7 @@ def read_slices(paths: Iterable[Path]) -> list[Slice]:
         if missing := [tag for tag in REQUIRED if tag not in tags]:
             raise UserError(f"{path}: lacks the tag(s) {', '.join(missing)}. Take the file out, or copy it again.")
         found.append(Slice(path, tags))
-        found[-1].check()
+        found[-1].check(pixels=pixels)
     return found
 
 

@@ -48,8 +48,8 @@ def simpleitk(path: Path) -> ModuleType:
         import SimpleITK
     except ImportError as error:
         raise UserError(
-            f"{path}: DICOM, and label maps as NRRD or MHA, need the package SimpleITK, which is not installed. Install it with: "
-            f"{INSTALL}"
+            f"{path}: DICOM, and label maps as NRRD or MHA, need the package SimpleITK, which is not installed. "
+            f"Install it with: {INSTALL}"
         ) from error
     # what it warns of is told in one message of our own, or is no fault
     SimpleITK.ProcessObject.GlobalWarningDisplayOff()

@@ -8,8 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, HeaderTypeError
-from nibabel.wrapstruct import WrapStructError
+from nibabel.spatialimages import HeaderDataError
 
 from sct.data.cases import Grid
 from sct.data.formats import gzipped
@@ -21,12 +20,8 @@ from sct.runtime.files import atomic
 
 # Voxels along the first two axes that are turned around together: near the processor with all that lie behind them.
 TILE = (64, 16)
-# what nibabel raises at headers that make no sense; of a size that no memory holds numpy says so in three ways
-UNREADABLE: tuple[type[Exception], ...] = (
-    *(ImageFileError, HeaderDataError, HeaderTypeError, WrapStructError, ValueError, TypeError, OverflowError),
-    *(MemoryError, IndexError, ZeroDivisionError, np.linalg.LinAlgError),
-    *gzipped.ERRORS,
-)
+# what is left to go wrong once the header is checked: packed voxels, and a size that no memory holds
+UNREADABLE: tuple[type[Exception], ...] = (ImageFileError, ValueError, MemoryError, *gzipped.ERRORS)
 # Where the axes of a volume lead whose slices are seen: from slice to slice, down the rows, along the columns. The
 # patient's right or front is on the left, as radiologists look at slices.
 SLICE_AXES: dict[str | None, str] = {"axial": "SPL", "coronal": "AIL", "sagittal": "RIP"}
@@ -57,7 +52,8 @@ def _open(path: Path, *, spatial_dims: int) -> tuple[nib.Nifti1Image, Grid]:
     except (HeaderDataError, ValueError) as error:
         # what is left to go wrong lies between the header and the voxels
         raise UserError(
-            f"{path}: its header extensions (esize) are damaged ({error}). Copy or download it again, or convert it anew."
+            f"{path}: its header extensions (esize) are damaged ({error}). Copy or download it again, or convert it "
+            "anew."
         ) from error
     assert isinstance(image, nib.Nifti1Image)
     affine = np.array(image.affine, dtype=np.float64)

@@ -141,6 +141,6 @@ def source_of_affine(header: Header) -> str:
 
 def wrong(path: Path, field: str, value: Any, expected: str) -> UserError:
     return UserError(
-        f"{path}: its header has {field} {value}; expected {expected}. It is damaged or no NIfTI file: copy or download "
-        "it again, or convert it anew."
+        f"{path}: its header has {field} {value}; expected {expected}. It is damaged or no NIfTI file: copy or "
+        "download it again, or convert it anew."
     )

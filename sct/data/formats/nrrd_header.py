@@ -203,6 +203,6 @@ def _number(text: str) -> int:
 
 def wrong(path: Path, field: str, value: object, expected: str) -> UserError:
     return UserError(
-        f"{path}: its header has {field} {value}; expected {expected}. It is damaged or no NRRD file that is read: copy "
-        "or download it again, or convert it anew."
+        f"{path}: its header has {field} {value}; expected {expected}. It is damaged or no NRRD file that is read: "
+        "copy or download it again, or convert it anew."
     )

@@ -80,8 +80,8 @@ class Stored:
     def _other_size(self, header: Path, *, field: str, found: str) -> UserError:
         where = "behind the header" if self.file == header else f"in {self.file.name}"
         return UserError(
-            f"{header}: {field} {' x '.join(map(str, self.sizes))} of {self.kind} make {self.claimed} bytes, but {where} "
-            f"are {found}. It is truncated or damaged: copy or download it again, or convert it anew."
+            f"{header}: {field} {' x '.join(map(str, self.sizes))} of {self.kind} make {self.claimed} bytes, but "
+            f"{where} are {found}. It is truncated or damaged: copy or download it again, or convert it anew."
         )
 
 
@@ -139,8 +139,8 @@ def real_numbers(text: str, *, count: int) -> list[float]:
 def required(fields: Mapping[str, str], names: Sequence[str], *, path: Path, kind: str) -> None:
     if missing := [name for name in names if name not in fields]:
         raise UserError(
-            f"{path}: cannot be read as {kind} (its header lacks {', '.join(missing)}). It is empty, truncated, damaged "
-            "or of another format: copy or download it again."
+            f"{path}: cannot be read as {kind} (its header lacks {', '.join(missing)}). It is empty, truncated, "
+            "damaged or of another format: copy or download it again."
         )
 
 

@@ -141,7 +141,9 @@ def inside(root: Path, listed: str, *, file: Path) -> Path:
     are followed: the user has made them, or has unpacked them.
     """
     if not isinstance(listed, str) or not listed.strip() or max(map(len, slashes(listed).split("/"))) > LONGEST:
-        raise UserError(f"{file}: lists {plain.clipped(repr(listed))} where the path of a file is expected. Correct it.")
+        raise UserError(
+            f"{file}: lists {plain.clipped(repr(listed))} where the path of a file is expected. Correct it."
+        )
     path = slashes(listed)
     absolute = path.startswith("/") or PureWindowsPath(path).drive != ""
     if ".." in path.split("/") or "\0" in path or (absolute and not Path(path).is_relative_to(root.absolute())):

@@ -1,4 +1,4 @@
-"""The arrays of an npz or h5 file, each checked before memory is taken: numbers alone, in this file, as many as it says."""
+"""The arrays of an npz or h5 file, checked before memory is taken: numbers alone, in this file, as many as it says."""
 
 import math
 import zipfile
