@@ -12,6 +12,7 @@ import numpy as np
 
 from fuzzing.damage import PLAIN, damaged
 from fuzzing.kind import Change, Kind, drawn, place
+from sct.data.identity import check_ids
 from sct.data.sets.btcv import listed_cases
 from sct.data.sets.msd import MSD
 from sct.data.sets.nnunet import NNUNet
@@ -165,7 +166,8 @@ def judge_list(folder: Path, base: dict, changes: list[Change]) -> list[str]:
     path = folder / "dataset_0.json"
     path.write_bytes(text_of({"training": description("decathlon")["training"], "validation": []}, changes))
     cases = listed_cases(path)
-    return ["an id that is no text"] * (not all(isinstance(case.id, str) and case.id for case in cases))
+    check_ids(cases)
+    return ["a file outside the data set"] * any(".." in case.image.parts for case in cases)
 
 
 KINDS = {

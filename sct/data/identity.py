@@ -55,6 +55,8 @@ def check_ids(cases: Sequence[Case]) -> None:
     first: dict[str, Case] = {}
     clashes = []
     for case in cases:
+        if not case.id:
+            raise UserError(f"{files(case)}: the file has no name before its ending. Rename it, or take it out.")
         other = first.setdefault(case.name, case)
         if other is not case:
             clashes.append(f"{case.name}: {files(other)} and {files(case)}")

@@ -105,9 +105,7 @@ def read_json(path: Path, *, remedy: str, constants: bool = True) -> Any:
     """
     text = read_text(path)
     try:
-        content = json.loads(
-            text, object_pairs_hook=_without_twice, **({} if constants else {"parse_constant": _no_constant})
-        )
+        content = json.loads(text, object_pairs_hook=_without_twice, parse_constant=None if constants else _no_constant)
         json.dumps(content, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
         return content
     except (ValueError, RecursionError) as error:  # also for numbers of thousands of digits
