@@ -136,7 +136,7 @@ def problems(data: Any, root: Path, base: dict, written: bytes) -> list[str]:
     cases = [case for part in ("train", "val", "test") for case in data.cases(part)]
     ids = [case.id for case in cases]
     found = ["an id that is no plain name"] * any(not i or i.startswith("/") or ".." in i or "\0" in i for i in ids)
-    found += ["an id twice"] * (len(set(ids)) < len(ids))
+    found += ["a case twice"] * (len({case.name for case in cases}) < len(cases))
     found += ["a file outside the data set"] * any(root.resolve() not in case.image.resolve().parents for case in cases)
     pairs = json.loads(written.decode("utf-8-sig"), object_pairs_hook=lambda pairs: pairs)
     found += ["a key is there twice"] * has_twice(pairs)

@@ -23,7 +23,12 @@ LABELS = LabelMap(("background", "a", "b"))
 def prepared(case: Case, form: Nifti, *, dims: int, spacing: list[float] | None) -> tuple[Preprocess, object]:
     """The check, as every command begins, and preprocessing."""
     preprocess = Preprocess(
-        roi_size=[8] * dims, spacing=spacing, intensity=lambda sample: sample, crop_above=None, file_format=form
+        roi_size=[8] * dims,
+        spacing=spacing,
+        intensity=lambda sample: sample,
+        crop_above=None,
+        file_format=form,
+        axes="RAS" if dims == 3 else None,
     )
     check_cases([case], label_map=LABELS, num_channels=1, file_format=form, preprocess=preprocess, memory=None)
     return preprocess, preprocess(case)

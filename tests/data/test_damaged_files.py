@@ -298,8 +298,20 @@ def test_an_element_of_dicom_that_claims_too_much_is_named_with_its_zip_file(tmp
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for file in folder.iterdir():
             archive.write(file, file.name)
-    with pytest.raises(UserError, match=r"a\.zip: \d-IM001: cannot be read as DICOM"):
+    with pytest.raises(UserError, match=r"a\.zip: IM001: cannot be read as DICOM"):
         Volumes(3).read_grid(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize(("name", "is_refused"), [("IM000", True), ("1.2.840.5", True), ("README", False)])
+def test_a_slice_that_is_no_dicom_any_more_is_not_left_out(tmp_path, name, is_refused):
+    needs_dicom()
+    folder = write_series(tmp_path / "series", VOXELS, affine=oblique((1, 1, 2)))
+    (folder / name).write_bytes(b"anything")
+    if is_refused:
+        with pytest.raises(UserError, match=rf"{name}: is no DICOM file, or an empty one"):
+            Volumes(3).read_grid(folder)
+    else:
+        assert Volumes(3).read_grid(folder).shape == VOXELS.shape
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 Letters: S spatial size, columns, rows, slices. Label maps of a series are written in another kind of file, on its grid.
 """
 
+import re
 import tempfile
 import zipfile
 import zlib
@@ -125,7 +126,7 @@ def _as_it_is(folder: Path) -> Iterator[list[Path]]:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[list[Path]]:
-    """The files of a zip file, in a temporary folder under numbers in place of their names, which may lead anywhere."""
+    """The files of a zip file, in temporary folders under numbers in place of their own, which may lead anywhere."""
     with tempfile.TemporaryDirectory() as place:
         files = []
         try:
@@ -133,7 +134,8 @@ def unpacked(path: Path) -> Iterator[list[Path]]:
                 for number, member in enumerate(archive.infolist()):
                     name = PurePosixPath(member.filename.replace("\\", "/")).name
                     if not member.is_dir() and not name.startswith("."):
-                        files.append(Path(place) / f"{number}-{name[-80:]}")
+                        files.append(Path(place) / str(number) / name[-80:])
+                        files[-1].parent.mkdir()
                         files[-1].write_bytes(archive.read(member))
         except _BAD_ZIP as error:
             raise UserError(
@@ -144,4 +146,4 @@ def unpacked(path: Path) -> Iterator[list[Path]]:
             yield files
         except UserError as error:
             # the place of the unpacked files says nothing to the user
-            raise UserError(str(error).replace(f"{place}/", f"{path}: ")) from error
+            raise UserError(re.sub(rf"{re.escape(place)}/\d+/", f"{path}: ", str(error))) from error

@@ -3,6 +3,7 @@
 Letters: K slices, H rows, W columns. Positions are in mm in DICOM's world, which runs to the left and the back (LPS).
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -155,6 +156,11 @@ def is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == MAGIC
 
 
+def is_called_as_slice(name: str) -> bool:
+    """Whether a file is called as slices are: IM0001, 1.2.840.113, 7.dcm. Without it, its volume would be smaller."""
+    return re.search(r"\.(dcm|dicom|ima|\d+)$|^[^.]*\d[^.]*$", name, re.IGNORECASE) is not None
+
+
 def is_slice(path: Path) -> bool:
     """Whether a file is a DICOM image, by its first bytes."""
     return is_dicom(path) and not class_of(path).startswith(NO_IMAGE)
@@ -176,7 +182,7 @@ def read_slices(paths: Iterable[Path]) -> list[Slice]:
     found = []
     for path in paths:
         if not is_dicom(path):
-            if path.suffix.lower() == ".dcm":
+            if is_called_as_slice(path.name):
                 raise UserError(f"{path}: is no DICOM file, or an empty one. Copy it again, or take it out.")
             continue
         if class_of(path).startswith(NO_IMAGE):
