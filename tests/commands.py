@@ -73,3 +73,10 @@ def assert_one_message(outcome: Outcome, *words: str) -> None:
 def files_of(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its content, to see that nothing was written over."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def flipped(content: bytes, *, bit: int) -> bytes:
+    """The bytes with one bit changed, as a failing disk does it."""
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)

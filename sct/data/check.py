@@ -2,7 +2,6 @@
 
 import json
 import logging
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from sct.data.formats.base import FileFormat
 from sct.data.loading.cache import describe, file_signature
 from sct.data.loading.transforms import Preprocess
 from sct.errors import UserError
+from sct.runtime.files import remembered, write_remembered
 from sct.runtime.progress import counted
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def check_cases(
     memory: a JSON file in which good cases are remembered by path, size and time; None reads all every time
     may_remember: write the newly read ones into it
     """
-    known = set(json.loads(memory.read_text())) if memory and memory.exists() else set()
+    known = set(remembered(memory) or ())
     expected = [_RULES, list(label_map.names), num_channels, describe(preprocess or file_format)]
     faults: list[str] = []
     good: list[str] = []
@@ -59,7 +59,7 @@ def check_cases(
         if not found and key is not None:
             good.append(key)
     if memory and good and may_remember:
-        _remember(memory, sorted(known | set(good)))
+        write_remembered(memory, sorted(known | set(good)))
     for remark, images in remarks.items():
         logger.info("%s%s: %s", images[0], f" and {len(images) - 1} more" if len(images) > 1 else "", remark)
     logger.info("checked %d cases, %d of them for the first time", len(cases), len(new))
@@ -219,11 +219,3 @@ def _key(case: Case, expected: list, file_format: FileFormat) -> str | None:
     if not all(path.exists() for path in files):
         return None
     return json.dumps([expected, [file_signature(path) for path in files]])
-
-
-def _remember(memory: Path, keys: list[str]) -> None:
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=memory.parent, prefix=".part-") as temporary:
-        written = Path(temporary) / memory.name
-        written.write_text(json.dumps(keys))
-        written.replace(memory)

@@ -9,7 +9,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from sct.errors import UserError
-from sct.runtime.files import file_digest, write_text
+from sct.runtime.files import file_digest, json_digest, write_text
 from sct.runtime.migration import config_of_today
 from sct.runtime.plain import clipped, plain_config, read_json
 
@@ -56,15 +56,23 @@ class Manifest:
     files: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        write_text(folder / FILE, json.dumps(asdict(self), indent=1) + "\n")
+        """Writes the manifest with a digest of its own."""
+        content = asdict(self)
+        write_text(folder / FILE, json.dumps({**content, "digest": json_digest(content)}, indent=1) + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a folder; UserError if it can't be read or has another layout."""
+    """The manifest of a folder; UserError if it can't be read, is damaged or has another layout."""
     path, again = folder / FILE, "Export the run again with sct.export."
     content = read_json(path, remedy=again)
     if not isinstance(content, dict) or content.get("layout") != LAYOUT:
         raise UserError(f"{path} does not have layout {LAYOUT}. {again}")
+    digest = content.pop("digest", None)  # those of earlier versions have none
+    if digest not in (None, json_digest(content)):
+        raise UserError(
+            f"{path} is not as it was written. If you have changed it yourself, take the entry `digest` out; else "
+            "export the run again with sct.export."
+        )
     known = {entry.name: entry for entry in fields(Manifest)}
     required = {name for name, entry in known.items() if entry.default is entry.default_factory is MISSING}
     if odd := sorted(required - content.keys() | content.keys() - known.keys()):

@@ -1,19 +1,22 @@
 """Checkpoints that survive a crash: each is written to a temporary file, flushed and renamed; the previous one is kept.
 
-A run's folder holds `checkpoints/step_*.pt` (the two newest, for resuming) and `best.pt` (for evaluation).
+A run's folder holds `checkpoints/step_*.pt` (the two newest, for resuming) and `best.pt` (for evaluation). A file ends
+with a checksum of all its bytes, behind the zip archive that torch writes; torch does not read that far.
 """
 
 import logging
 import os
-import pickle
+import re
+import zipfile
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import nn
 
 from sct.errors import UserError
-from sct.runtime.files import flush_folder
+from sct.runtime.files import checksum, crc32, flush_folder, full_disk_told
 from sct.runtime.migration import config_of_today
 from sct.runtime.plain import plain_config
 
@@ -21,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 FOLDER = "checkpoints"
+# the last bytes of a file: the CRC-32 of all before them
+ENDING = re.compile(rb"sct-crc32 ([0-9a-f]{8})\n")
+ENDING_SIZE = 19
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -28,12 +34,31 @@ def save(state: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # always the same name: the unfinished file of a killed process is overwritten, so such files can't fill the disk
     temporary = path.parent / "unfinished.tmp"
-    with temporary.open("wb") as file:
-        torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with full_disk_told(path.parent), temporary.open("wb") as file:
+            written = Summed(file)
+            torch.save({"format": FORMAT, **state}, written)  # type: ignore[arg-type]
+            file.write(f"sct-crc32 {written.total:08x}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     flush_folder(path.parent)
+
+
+class Summed:
+    """What torch.save needs of a file, and the CRC-32 of all that it writes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.total = file, 0
+
+    def write(self, data: bytes) -> int:
+        self.total = crc32(data, self.total)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def save_step(state: dict[str, Any], run_dir: Path, *, step: int) -> None:
@@ -55,12 +80,37 @@ def step_files(run_dir: Path) -> list[Path]:
 
 
 def read(path: Path) -> Any:
-    """Reads the content of a .pt file onto the CPU; UserError when it can't be read."""
+    """Reads the content of a .pt file onto the CPU; UserError when it is damaged or can't be read."""
     try:
+        if fault := fault_of(path):
+            raise UserError(f"{path} is damaged ({fault}). Copy it again from where it is whole, or take another one.")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive without checksums can cause any
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"{path} can't be read as a checkpoint ({reason}). Take another one.") from error
+
+
+def fault_of(path: Path) -> str | None:
+    """How a .pt file shows that it is damaged; None if it does not. It is read again only once it has changed."""
+    stat = path.stat()
+    return _fault_of(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _fault_of(path: Path, size: int, changed: int) -> str | None:
+    with path.open("rb") as file:
+        file.seek(max(0, size - ENDING_SIZE))
+        ending = ENDING.fullmatch(file.read())
+    if ending is not None:
+        return None if checksum(path, end=size - ENDING_SIZE) == int(ending[1], 16) else "its checksum differs"
+    # of an earlier version, or of another program
+    if not zipfile.is_zipfile(path):
+        return None  # torch says what it is
+    with zipfile.ZipFile(path) as archive:
+        bad = archive.testzip()
+    return None if bad is None else f"the checksum of {bad} in it differs"
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -81,9 +131,13 @@ def load_newest(run_dir: Path) -> dict[str, Any] | None:
     files = step_files(run_dir)
     for path in files:
         try:
-            return load(path)
+            state = load(path)
         except UserError as error:
             logger.warning("%s", error)
+            continue
+        if path != files[0]:
+            logger.warning("going on from the checkpoint before, %s", path)
+        return state
     if files:
         raise UserError(f"No checkpoint in {files[0].parent} can be read. Move them away to start this run anew.")
     return None
@@ -118,7 +172,7 @@ def weights_of(state: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, source: str) -> None:
-    """Loads a full set of weights; UserError that names the weights that do not fit."""
+    """Loads a full set of weights; UserError that names the weights that do not fit or are not finite."""
     current = module.state_dict()
     problems = [f"{name} is missing in the file" for name in current if name not in weights]
     problems += [f"{name} is not in this model" for name in weights if name not in current]
@@ -132,7 +186,23 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], *, source:
         raise UserError(
             f"{source} holds weights of another model:\n  {shown}\nUse the config of that run, or start a new run."
         )
+    check_finite(weights, current=current, source=source)
     module.load_state_dict(weights)
+
+
+def check_finite(weights: dict[str, torch.Tensor], *, current: dict[str, torch.Tensor], source: str) -> None:
+    """UserError that names the weights that are not finite although they are in `current`, a new model's."""
+    bad = [name for name, value in weights.items() if not is_finite(value) and is_finite(current[name])]
+    if bad:
+        raise UserError(
+            f"{source} holds weights that are NaN or infinite: {shortened(bad)}. A network with them computes "
+            "nothing of use. Take another checkpoint of the run, such as the one before it."
+        )
+
+
+def is_finite(value: torch.Tensor) -> bool:
+    # the sum, in one pass: infinite or NaN if one of the values is, or if it is too large itself
+    return not value.is_floating_point() or bool(value.sum().isfinite()) or bool(value.isfinite().all())
 
 
 def initialize(module: nn.Module, weights: dict[str, torch.Tensor], *, source: str) -> None:
@@ -150,6 +220,7 @@ def initialize(module: nn.Module, weights: dict[str, torch.Tensor], *, source: s
             f"init={source} has only {share:.0%} of this model's weights (new: {shortened(new)}; not used: "
             f"{shortened(unused)}). Give a run of the same encoder and decoder sizes."
         )
+    check_finite(fitting, current=current, source=f"init={source}")
     module.load_state_dict(fitting, strict=False)
     logger.info("started from %s: %.1f %% of the weights", source, 100 * share)
     for state, names in (("start anew", new), ("of the file are not used", unused)):

@@ -20,6 +20,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sct.runtime.files import json_digest
+
 logger = logging.getLogger(__name__)
 
 LAYOUT = 1
@@ -85,6 +87,7 @@ class Claim:
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"layout": LAYOUT, "id": self.task.name, "files": [str(file) for file in self.task.files]}
         about |= {"signature": self.inputs, "made_by": self.ledger.made_by, **content}
+        about["digest"] = json_digest(about)
         temporary = self.place("record.json")
         with temporary.open("w", encoding="utf-8") as file:
             json.dump(about, file, indent=1)
@@ -152,7 +155,7 @@ class Ledger:
     def result(self, task: Task) -> Any:
         """What `finish` recorded of a task that is done; None where it is not."""
         record = self._read(task)
-        return record["result"] if record is not None and is_done(record, task) else None
+        return record.get("result") if record is not None and is_done(record, task) else None
 
     def path(self, name: str) -> Path:
         """The record of a task."""
@@ -177,14 +180,17 @@ class Ledger:
         return recent
 
     def _read(self, task: Task) -> dict[str, Any] | None:
-        """The record of a task; None without one, or where its files or what makes the results are others now."""
+        """The record of a task; None without one, or where it is damaged or of other files or another maker."""
         try:
-            record = json.loads(self.path(task.name).read_text(encoding="utf-8"))
+            record = json.loads(self.path(task.name).read_bytes())
         except (OSError, ValueError):
             return None
         if not isinstance(record, dict) or record.get("layout") != LAYOUT or record.get("made_by") != self.made_by:
             return None
-        return record if record["signature"] == signature(task.files) else None
+        digest = record.pop("digest", None)  # those of earlier versions have none
+        if digest not in (None, json_digest(record)):
+            return None
+        return record if record.get("signature") == signature(task.files) else None
 
     def _claim(self, task: Task, *, wait: bool) -> Claim | None:
         """The task for this process alone; None where another one is at it, unless that is to be waited for."""
@@ -220,7 +226,7 @@ def is_done(record: dict[str, Any], task: Task) -> bool:
     if task.output is None:
         return True
     try:
-        return task.output.stat().st_size == record["output_bytes"]
+        return task.output.stat().st_size == record.get("output_bytes")
     except OSError:
         return False
 

@@ -4,6 +4,9 @@ Letters: C channels, S size of the window (2 or 3 dims).
 """
 
 import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +31,7 @@ from sct.runs.backends import check_precision, default_folder
 from sct.runs.folder import log_to
 from sct.runs.run import Run, open_run
 from sct.runtime import checkpoint
-from sct.runtime.files import folder_digests
+from sct.runtime.files import folder_digests, full_disk_told
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +64,14 @@ def export(config: DictConfig) -> None:
     )
     check_graph(form, encoder=network.encoder)
     windows = real_windows(cfg, data=data)
-    folder.mkdir(parents=True, exist_ok=True)
-    form.write(folder, source=source)
-    model = form.load(folder, device=cpu, precision=cfg.precision, batch=cfg.batch)
-    agreement = compare(model, network, windows, outputs=data.outputs)
-    passed = agreement.equal_labels >= cfg.agreement
-    make_manifest(cfg, run=run, source=source, folder=folder, agreement=agreement, passed=passed).write(folder)
+    with whole_folder(folder) as unfinished:
+        form.write(unfinished, source=source)
+        model = form.load(unfinished, device=cpu, precision=cfg.precision, batch=cfg.batch)
+        agreement = compare(model, network, windows, outputs=data.outputs)
+        del model  # some systems can't rename a folder with open files
+        passed = agreement.equal_labels >= cfg.agreement
+        manifest = make_manifest(cfg, run=run, source=source, folder=unfinished, agreement=agreement, passed=passed)
+        manifest.write(unfinished)
     logger.info("%s: %s", folder, agreement)
     if not passed:
         raise UserError(
@@ -97,6 +102,26 @@ def empty_folder(folder: Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already. Remove it, or give output=FOLDER.")
     return folder
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Gives a folder beside `folder`, which takes its name when the block succeeds; else nothing is left.
+
+    UserError if another process has made the folder meanwhile.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary,
+        full_disk_told(folder.parent),
+    ):
+        unfinished = Path(temporary) / folder.name
+        unfinished.mkdir()
+        yield unfinished
+        empty_folder(folder)
+        if folder.exists():
+            folder.rmdir()
+        unfinished.rename(folder)
 
 
 def check_graph(form: Format, *, encoder: Encoder) -> None:

@@ -1,11 +1,13 @@
 """What sct.export and sct.predict refuse: one message with the reason and the remedy, and nothing written over."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
 
 import pytest
-from commands import assert_one_message, files_of, run_command
+import torch
+from commands import assert_one_message, files_of, flipped, run_command
 from exported_runs import add_noise, exported, trained
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from sct.config.command import compose_config
 from sct.config.requests import ExportConfig
 from sct.errors import UserError
 from sct.exporting.torch import TorchExport
+from sct.runtime import files
 from sct.tasks.export import real_windows
 
 # a small graph, soon written
@@ -125,3 +128,36 @@ def test_a_run_that_was_trained_on_is_not_predicted_with_its_old_export(run: Pat
     settings = ("backend=torch", f"input={image}", f"output={tmp_path}/out")
     outcome = run_command(predict.main, f"ckpt={copy}", *settings)
     assert_one_message(outcome, "other weights", "Export the run again", f"ckpt={copy}/export/torch")
+
+
+def test_a_flipped_bit_of_an_export_is_noticed(run: Path, image: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run / "export" / "torch", tmp_path / "copy"))
+    arguments = (f"ckpt={folder}", f"input={image}", f"output={tmp_path}/out")
+    for path, words in (
+        (folder / "model.pt2", ["is not the file that was exported"]),
+        (folder / "export.json", ["not as it was written"]),
+    ):
+        whole = path.read_bytes()
+        place = whole.index(b'"batch_size": ') + 14 if path.suffix == ".json" else len(whole) // 2
+        path.write_bytes(flipped(whole, bit=8 * place))
+        assert_one_message(run_command(predict.main, *arguments), path, *words, "xport the run again")
+        path.write_bytes(whole)
+    (folder / "model.pt2").unlink()
+    assert_one_message(run_command(predict.main, *arguments), "model.pt2 does not exist")
+
+
+def test_a_failed_export_leaves_nothing_and_does_not_block_the_next(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (f"ckpt={run}", "format=torch", f"output={tmp_path}/place/export")
+
+    def cut_short(program: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.export, "save", cut_short)
+        patch.setattr(files, "why_full", lambda folder: OSError(errno.ENOSPC, "No space left on device", str(folder)))
+        assert_one_message(run_command(export.main, *arguments), "No space left on device", "Make room")
+    assert not list((tmp_path / "place").iterdir())
+    assert run_command(export.main, *arguments).status == 0

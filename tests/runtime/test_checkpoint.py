@@ -1,14 +1,17 @@
 """Checkpoints: always whole, two kept, damage noticed, another model refused."""
 
+import errno
 import logging
 import os
+import zipfile
 
 import pytest
 import torch
+from commands import flipped
 from torch import nn
 
 from sct.errors import UserError
-from sct.runtime import checkpoint
+from sct.runtime import checkpoint, files
 
 
 def save_steps(run, *steps):
@@ -136,3 +139,81 @@ def test_a_start_from_another_model_takes_what_fits_and_names_the_rest(caplog):
 def test_a_start_from_something_else_is_refused():
     with pytest.raises(UserError, match=r"init=run has only 0% .*new: weight, bias; not used: other"):
         checkpoint.initialize(nn.Linear(2, 2), {"other": torch.ones(1)}, source="run")
+
+
+def weights(path):
+    """The weights of a checkpoint of `test_every_flipped_bit...`; None where the file is refused."""
+    try:
+        return checkpoint.load(path)["model"]["weight"]
+    except UserError:
+        return None
+
+
+@pytest.mark.parametrize("program", ["this version", "an earlier version"])
+def test_every_flipped_bit_is_noticed_or_without_effect(tmp_path, program):
+    path, weight = tmp_path / "file.pt", torch.arange(12.0)
+    checkpoint.save({"step": 2, "model": {"weight": weight}}, path)
+    whole = path.read_bytes()
+    if program == "an earlier version":
+        whole = whole[: -checkpoint.ENDING_SIZE]
+    noticed = 0
+    for bit in range(0, 8 * len(whole), 23):
+        path.write_bytes(flipped(whole, bit=bit))
+        found = weights(path)
+        assert found is None or torch.equal(found, weight), f"bit {bit}"
+        noticed += found is None
+    assert noticed > 0.3 * len(range(0, 8 * len(whole), 23))
+    path.write_bytes(whole)
+    assert torch.equal(weights(path), weight)
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_says_so(tmp_path, caplog):
+    save_steps(tmp_path, 2, 4)
+    last, before = checkpoint.step_files(tmp_path)
+    last.write_bytes(flipped(last.read_bytes(), bit=3000))
+    assert checkpoint.load_newest(tmp_path)["step"] == 2
+    assert f"{last} is damaged (its checksum differs)" in caplog.text
+    assert f"going on from the checkpoint before, {before}" in caplog.text
+
+
+def test_other_programs_read_a_checkpoint(tmp_path):
+    checkpoint.save({"step": 2}, tmp_path / "file.pt")
+    assert torch.load(tmp_path / "file.pt", weights_only=True)["step"] == 2
+    assert zipfile.ZipFile(tmp_path / "file.pt").testzip() is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(value):
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state["1.weight"][0, 1] = value
+    for load in (checkpoint.load_weights, checkpoint.initialize):
+        with pytest.raises(UserError, match=r"run X holds weights that are NaN or infinite: 1\.weight\. "):
+            load(model, state, source="run X")
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+
+
+def test_large_and_intended_values_are_finite():
+    model = nn.Linear(2, 2)
+    model.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state["weight"][:] = 3e38  # their sum is infinite
+    checkpoint.load_weights(model, state, source="run X")
+    assert model.weight[0, 0] == state["weight"][0, 0]
+
+
+def test_a_full_disk_is_told_as_the_system_says_it_and_leaves_nothing(tmp_path, monkeypatch):
+    save_steps(tmp_path, 2)
+
+    def cut_short(state, file):
+        file.write(b"half")
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", cut_short)
+    with pytest.raises(RuntimeError, match="unexpected pos"):  # another error stays what it is
+        save_steps(tmp_path, 4)
+    monkeypatch.setattr(files, "why_full", lambda folder: OSError(errno.ENOSPC, "full", str(folder)))
+    with pytest.raises(OSError) as caught:
+        save_steps(tmp_path, 4)
+    assert caught.value.errno == errno.ENOSPC
+    assert [path.name for path in (tmp_path / checkpoint.FOLDER).iterdir()] == ["step_00000002.pt"]

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import flipped
 
 from sct.runtime.ledger import Claim, Ledger, Task, hashed
 
@@ -203,3 +204,13 @@ def test_a_lock_that_was_taken_away_guards_nothing(tmp_path, tasks):
         thread.join()
     assert sorted(done) == sorted(task.name for task in many)
     assert os.listdir(tmp_path / "out/.records/locks") == []
+
+
+def test_a_damaged_record_is_made_again(tmp_path, tasks):
+    work(tmp_path, tasks[:1])
+    path = ledger(tmp_path).path(tasks[0].name)
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 37):
+        path.write_bytes(flipped(whole, bit=bit))
+        with ledger(tmp_path) as book:
+            assert book.result(tasks[0]) in (None, "done"), f"bit {bit}"

@@ -18,12 +18,14 @@ import torch
 from sct.data.cases import Case, Grid, window_shape
 from sct.data.loading.transforms import Foreground, Prepared, Preprocess
 from sct.errors import UserError
+from sct.runtime.files import checksums, full_disk_told
 from sct.runtime.progress import counted
 
 logger = logging.getLogger(__name__)
 
 KINDS = ("none", "memory", "disk")
-_LAYOUT = 4  # raise when the stored files or the preprocessing code change their meaning
+_LAYOUT = 5  # raise when the stored files or the preprocessing code change their meaning
+_SUMS = "sums.json"  # in a volume's folder: the checksum of every other file
 _USABLE = 0.8  # share of the free memory or disk that a cache may take
 
 
@@ -62,6 +64,8 @@ class VolumeCache:
         self.directory = directory / "volumes"
         self.keep = frozenset(keep)
         self._memory: dict[Case, Prepared] = {}
+        # those that this process has found whole, or written
+        self._whole: set[Path] = set()
         self._settings = json.dumps([_LAYOUT, describe(preprocess)], sort_keys=True)
 
     def get(self, case: Case) -> Prepared:
@@ -73,8 +77,13 @@ class VolumeCache:
                 self._memory[case] = self.preprocess(case)
             return self._memory[case]
         folder = self._folder(case)
-        if not folder.exists():
-            _write(self.preprocess(case), folder)
+        if folder not in self._whole:
+            if folder.exists() and not _is_whole(folder):
+                logger.warning("%s is damaged: the volume is prepared again", folder)
+                _remove(folder)
+            if not folder.exists():
+                _write(self.preprocess(case), folder)
+            self._whole.add(folder)
         return _read(folder)
 
     def fill(self, cases: Iterable[Case]) -> None:
@@ -147,7 +156,10 @@ def _write(prepared: Prepared, folder: Path) -> None:
             "unit": source.unit,
         },
     }
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary:
+    with (
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary,
+        full_disk_told(folder.parent),
+    ):
         built = Path(temporary) / folder.name
         built.mkdir()
         arrays = {"image": prepared.image, "label": prepared.label}
@@ -159,9 +171,27 @@ def _write(prepared: Prepared, folder: Path) -> None:
             if array is not None:
                 np.save(built / f"{name}.npy", array)
         (built / "meta.json").write_text(json.dumps(meta))
+        (built / _SUMS).write_text(json.dumps(checksums(built)))
         # Another process may have been first with the same content.
         with suppress(OSError):
             built.rename(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether all files of a volume are as they were written."""
+    try:
+        wanted = json.loads((folder / _SUMS).read_bytes())
+        found = checksums(folder)
+    except (OSError, ValueError):
+        return False
+    found.pop(_SUMS)
+    return wanted == found
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder, also while another process does the same."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary, suppress(OSError):
+        folder.rename(Path(temporary) / folder.name)
 
 
 def _read(folder: Path) -> Prepared:

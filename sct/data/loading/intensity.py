@@ -18,7 +18,7 @@ from sct.data.cases import Case, LabelMap
 from sct.data.formats.base import FileFormat
 from sct.data.loading.cache import file_signature
 from sct.errors import UserError
-from sct.runtime.files import write_text
+from sct.runtime.files import remembered, write_remembered
 from sct.runtime.progress import counted
 
 CLIPPED = (0.5, 99.5)
@@ -95,13 +95,13 @@ def measure(
     if not wanted:
         return [None] * len(channels)
     key = _key(cases, wanted=wanted, label_map=label_map, file_format=file_format)
-    known = json.loads(memory.read_text()) if memory and memory.exists() else {}
+    known = remembered(memory) or {}
     if key is not None and key in known:
         found = [Statistics(*row) for row in known[key]]
     else:
         found = _over(_foregrounds(cases, wanted=wanted, label_map=label_map, file_format=file_format), cases=cases)
         if memory and key is not None and may_remember:
-            write_text(memory, json.dumps({**known, key: found}))
+            write_remembered(memory, {**known, key: found})
     by_number = dict(zip(wanted, found, strict=True))
     return [by_number.get(number) for number in range(len(channels))]
 

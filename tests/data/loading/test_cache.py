@@ -1,5 +1,6 @@
 """Caches: the same volumes, an estimate beforehand, and a key that follows files and settings."""
 
+import errno
 import shutil
 from collections import namedtuple
 from collections.abc import Callable
@@ -10,11 +11,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from commands import flipped
 from monai.transforms import ScaleIntensityRanged
 
 from sct.data.loading import cache
 from sct.data.loading.transforms import Preprocess
 from sct.errors import UserError
+from sct.runtime import files
 
 
 def folders(tmp_path: Path) -> set[str]:
@@ -106,3 +109,50 @@ def test_a_file_to_predict_is_loaded_without_prepare_and_never_cached(
 def test_unknown_kind(make_btcv: Callable) -> None:
     with pytest.raises(UserError, match=r"data\.cache=ram"):
         make_btcv(cache="ram")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *((name, "flipped") for name in ("image.npy", "label.npy", "foreground_voxels.npy", "meta.json", "sums.json")),
+        *(("image.npy", damage) for damage in ("truncated", "gone")),
+    ],
+)
+def test_a_damaged_volume_is_prepared_again_and_told_once(
+    make_btcv: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, damage: str
+) -> None:
+    data = make_btcv(cache="disk")
+    case = data.cases("val")[0]
+    before = data.load_case(case)
+    (folder,) = (tmp_path / "cache" / "volumes").iterdir()
+    whole = (folder / name).read_bytes()
+    if damage == "gone":
+        (folder / name).unlink()
+    else:
+        changed = flipped(whole, bit=8 * len(whole) - 21) if damage == "flipped" else whole[:-1]
+        (folder / name).write_bytes(changed)
+    again = make_btcv(cache="disk")
+    for _ in range(2):
+        after = again.load_case(again.cases("val")[0])
+        assert torch.equal(after.image, before.image)
+        assert torch.equal(after.label, before.label)
+        assert np.array_equal(after.affine, before.affine)
+    assert caplog.text.count(f"{folder} is damaged") == 1
+    assert (folder / name).read_bytes() == whole
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_full_disk_is_told_as_the_system_says_it(
+    make_btcv: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_short(path: Path, array: np.ndarray) -> None:
+        path.write_bytes(b"half")
+        raise OSError("1000 requested and 4 written")  # numpy's words, which have no number
+
+    monkeypatch.setattr(cache.np, "save", cut_short)
+    monkeypatch.setattr(files, "why_full", lambda folder: OSError(errno.ENOSPC, "full", str(folder)))
+    data = make_btcv(cache="disk")
+    with pytest.raises(OSError) as caught:
+        data.load_case(data.cases("val")[0])
+    assert caught.value.errno == errno.ENOSPC
+    assert not list((tmp_path / "cache" / "volumes").iterdir())
