@@ -5,11 +5,15 @@ Hydra's own run folders and logging are switched off in `configs/hydra`: a run's
 
 import difflib
 import errno
+import json
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -35,16 +39,18 @@ from sct.config.schema import Config
 from sct.config.trust import trust_working_directory
 from sct.errors import UserError
 from sct.runtime.extras import install_command
+from sct.runtime.files import FULL
 from sct.runtime.memory import tune_allocator
 from sct.runtime.migration import overrides_of_today
 from sct.runtime.plain import KEY_ALONE, LOOKUP, clipped, read_json
+from sct.runtime.signals import Ending, Interrupted
 from sct.runtime.slurm import num_tasks, process_rank
 
 logger = logging.getLogger(__name__)
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 # what is wrong with a place to write to, not with the program
-DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, *FULL)
 # folders of configs/ that are no key of a config but whole sets of settings
 APPENDED = ("experiment", "variant", "sweep", "debug")
 # first parts of the keys that may stand in the overrides of a run folder
@@ -75,7 +81,13 @@ def saved_overrides(folder: Path) -> list[str]:
     What no run saves (see `is_saved`) is left out; UserError where the file is no list of overrides.
     """
     file = folder / "overrides.json"
-    content = read_json(file, remedy="Restore it, or start a new run.")
+    try:
+        content = read_json(file, remedy="Restore it, or start a new run.")
+    except UserError as error:
+        content = overrides_on_card(folder)
+        if content is None:
+            raise UserError(f"{error} The run's card.json can't be read, either.") from error
+        logger.warning("%s is damaged: it is made again from card.json", file)
     if not isinstance(content, list) or not all(isinstance(item, str) for item in content):
         raise UserError(f"{file} is no list of overrides KEY=VALUE. Restore it, or start a new run.")
     overrides = overrides_of_today(content)
@@ -83,6 +95,14 @@ def saved_overrides(folder: Path) -> list[str]:
     if left_out := [override for override in overrides if override not in kept]:
         logger.warning("%s: left out %s; give it on the command line", file, ", ".join(map(clipped, left_out)))
     return kept
+
+
+def overrides_on_card(folder: Path) -> list[str] | None:
+    """The overrides of a training as its card tells them; None without a card or on a damaged one."""
+    try:
+        return list(json.loads((folder / "card.json").read_bytes())["command"][3:])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def is_saved(override: str) -> bool:
@@ -178,11 +198,15 @@ def run(task: str, *, config_name: str, page: Page, open_groups: Sequence[str] =
             if error.errno not in DISK_ERRORS:
                 raise
             end(f"{error}. Make room, or write elsewhere (paths.outputs, run_dir, output, data.cache_dir).")
-        except KeyboardInterrupt:
-            fail("Interrupted. A training run goes on where it was last saved with resume=auto.", status=130)
+        except KeyboardInterrupt as error:
+            interrupted = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+            fail(str(interrupted) if is_first() else "", status=interrupted.status)
 
     try:
-        hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base="1.3")(guarded)()
+        with Ending(announce=False), disk_errors_told_once():
+            hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base="1.3")(guarded)()
+    except Interrupted as interrupted:  # before the task has begun
+        fail(str(interrupted), status=interrupted.status)
     except FailedJob:
         fail(
             "Some jobs of the sweep failed, see above. Called again with resume=once, it repeats none that ended well."
@@ -191,6 +215,22 @@ def run(task: str, *, config_name: str, page: Page, open_groups: Sequence[str] =
         if started:
             raise
         fail(explain(error, config_name=config_name) if is_first() else "")
+
+
+@contextmanager
+def disk_errors_told_once() -> Iterator[None]:
+    """No traceback where a thread, such as TensorBoard's, can't write: who waits for the thread raises the error."""
+    before = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not (isinstance(arguments.exc_value, OSError) and arguments.exc_value.errno in DISK_ERRORS):
+            before(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def warn_of_hidden_files() -> None:

@@ -1,6 +1,5 @@
 """Pixel loss and Dice over the training of several runs: figure 8 of the APFormer paper."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,11 @@ from sct.errors import UserError
 from sct.plots.style import DASHES, LINE_COLORS, caption, new_figure, styled
 from sct.runs.folder import saved_config
 from sct.runtime.migration import metrics_of_today
+from sct.runtime.rows import FILE, read_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FILE = "metrics.jsonl"
 # quantity -> title of its panel, label of its axis
 NAMES = {
     # train/loss includes terms that differ between methods, so it can't compare methods
@@ -41,8 +40,7 @@ def read_curve(run: Path, quantity: str) -> Curve:
     if not path.is_file():
         raise UserError(f"{run} has no {FILE}. Give a run folder of sct.train.")
     pixel = saved_config(run).get("loss", {}).get("pixel") if (run / "config.yaml").is_file() else None
-    lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    rows = [metrics_of_today(line, pixel=pixel or {}) for line in lines]
+    rows = [metrics_of_today(row, pixel=pixel or {}) for row in read_rows(path).values]
     points = [(row["step"], row[quantity]) for row in rows if quantity in row]
     if not points:
         known = sorted({name for row in rows for name in row} - {"step"})

@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from sct.runtime.distributed import Processes
 from sct.runtime.files import write_text
 from sct.runtime.migration import config_of_today
 from sct.runtime.plain import read_yaml_config
+from sct.runtime.rows import FILE, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ WRITTEN = ("root", "cache_dir")
 # settings of the data that only scores depend on
 SCORING = ("tolerance",)
 FINISHED = "finished"
+UNFINISHED = "unfinished"  # a signal has ended the training before its last step
 # overrides that are not part of the label of a sweep's job, by the first part of their key
 NOT_IN_LABEL = (*NOT_IDENTITY, "name", "paths", "sweep", "debug")
 
@@ -63,7 +65,8 @@ class Plan:
 def plan_run(cfg: DictConfig, *, trust: Trust) -> Plan:
     """Decides what to train and in which folder, and checks the config; writes nothing.
 
-    resume=null: a new folder. resume=auto: resume the newest unfinished run of the same config, else a new folder.
+    resume=null: a new folder. resume=auto: resume the unfinished run of the same config that has come furthest, else a
+    new folder.
     resume=once: as auto, but a finished run is not repeated. resume=PATH: resume this run with its saved config and
     the overrides that the command adds. `trust` applies to `cfg`; a saved config gets less trust, see `Trust.saved`:
     it also chooses no folder to write to.
@@ -126,6 +129,12 @@ def newest_step(folder: Path | None) -> Path | None:
     return next(iter(checkpoint.step_files(folder)), None) if folder is not None else None
 
 
+def newest_name(folder: Path) -> str:
+    """The name of the newest checkpoint, which grows with its step; empty without one."""
+    newest = newest_step(folder)
+    return newest.name if newest is not None else ""
+
+
 def choose_folder(cfg: DictConfig) -> Path | None:
     """The folder `run_dir`, or the run that `resume=auto` or `resume=once` finds; UserError if it has another run."""
     if cfg.run_dir is None:
@@ -148,11 +157,14 @@ def choose_folder(cfg: DictConfig) -> Path | None:
 
 
 def newest_run(cfg: DictConfig, *, finished: bool) -> Path | None:
-    """The newest run with this name and config that has finished, or with finished=False one that has not."""
+    """The run of most steps with this name and config that has finished, or with finished=False one that has not.
+
+    Of several with as many steps the newest. Steps come first, since clocks of machines differ and are set back.
+    """
     given = by_key(HydraConfig.get().overrides.task) if HydraConfig.initialized() else {}
     names = {cfg.name, earlier_name(cfg, given=given)}
     runs = [path.parent for name in names for path in (Path(cfg.paths.outputs) / name).glob("*/config.yaml")]
-    runs.sort(key=lambda folder: folder.name, reverse=True)
+    runs.sort(key=lambda folder: (newest_name(folder), folder.name), reverse=True)
     runs = [folder for folder in runs if (folder / FINISHED).exists() == finished]
     current = identity(to_dict(cfg))
     for folder in runs:
@@ -167,7 +179,7 @@ def newest_run(cfg: DictConfig, *, finished: bool) -> Path | None:
 
 def best_score(folder: Path, *, metric: str) -> float:
     """The best validation score of a finished run."""
-    rows = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    rows = read_rows(folder / FILE).values
     return max((row[metric] for row in rows if metric in row), default=math.nan)
 
 
@@ -176,8 +188,16 @@ def saved_identity(folder: Path) -> dict[str, Any]:
 
 
 def saved_config(folder: Path) -> dict[str, Any]:
-    """The config of the training in a run folder."""
-    return config_of_today(read_yaml_config(folder / "config.yaml"))
+    """The config of the training in a run folder; with a warning that of its checkpoint, if the file is damaged."""
+    path = folder / "config.yaml"
+    try:
+        return config_of_today(read_yaml_config(path))
+    except UserError:
+        # zeros, as a power cut leaves them; what is wrong in another way may be somebody's intention
+        if b"\0" not in path.read_bytes() or (state := checkpoint.load_newest(folder)) is None:
+            raise
+    logger.warning("%s is damaged: it is made again from the newest checkpoint", path)
+    return dict(state["config"])
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
@@ -264,7 +284,8 @@ def opened(plan: Plan, *, processes: Processes) -> Iterator[Path]:
             stack.enter_context(locked(folder))
             if newest_step(folder) != plan.newest:
                 raise UserError(f"Another process has trained in {folder} in the meantime. Call this command again.")
-            (folder / FINISHED).unlink(missing_ok=True)
+            for mark in (FINISHED, UNFINISHED):
+                (folder / mark).unlink(missing_ok=True)
             write_text(folder / "overrides.json", json.dumps(plan.overrides, indent=1))
             write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plan.config)))
             log_to(folder)
@@ -305,6 +326,24 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+class RunLog(logging.FileHandler):
+    """A log file; where it can't be written, one line on stderr says so, and what is logged goes on elsewhere."""
+
+    told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.told:
+            self.told = True
+            sys.stderr.write(f"{self.baseFilename} can't be written ({error.strerror})\n")
+
+    def close(self) -> None:
+        with suppress(OSError):  # lines that the disk had no room for
+            super().close()
+
+
 def log_to(run_dir: Path | None, *, level: int = logging.INFO) -> None:
     """Sends log messages to the terminal and, with `run_dir`, to the file train.log in it."""
     root = logging.getLogger()
@@ -313,7 +352,7 @@ def log_to(run_dir: Path | None, *, level: int = logging.INFO) -> None:
         handler.close()
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if run_dir is not None:
-        handlers.append(logging.FileHandler(run_dir / "train.log"))
+        handlers.append(RunLog(run_dir / "train.log"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
         root.addHandler(handler)

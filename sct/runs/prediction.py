@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from sct.runs.card import digest
 from sct.runtime.ledger import Ledger, Task
 from sct.runtime.memory import keep_large_blocks
 from sct.runtime.shards import Shard, part_of
+from sct.runtime.signals import Interrupted
 
 if TYPE_CHECKING:  # `Run` predicts files by this module
     from sct.runs.run import Run
@@ -69,7 +71,7 @@ def predict_shared(run: Run, cases: Sequence[Case], *, paths: dict[str, Path], f
     """The label maps of many images that other processes may be at, too; UserError at the end where some failed."""
     run.load()
     tasks = {Task(case.name, tuple(run.data.format.files(case.image)), paths[case.name]): case for case in cases}
-    with Ledger(folder, made_by=made_by(run)) as ledger:
+    with Ledger(folder, made_by=made_by(run)) as ledger, going_on():
 
         def turns() -> Iterator[Turn]:
             for claim in ledger.claims(tasks):
@@ -93,6 +95,16 @@ def predict_shared(run: Run, cases: Sequence[Case], *, paths: dict[str, Path], f
     if ledger.failed:
         raise UserError(failures(ledger.failed, total=len(cases), records=folder))
     return [paths[case.name] for case in cases]
+
+
+@contextmanager
+def going_on() -> Iterator[None]:
+    """Adds to `Interrupted` how a prediction goes on."""
+    try:
+        yield
+    except Interrupted as interrupted:
+        interrupted.advice = "What is predicted is whole and stays. The same command goes on, and repeats none of it."
+        raise
 
 
 def made_by(run: Run) -> str:

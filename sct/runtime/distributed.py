@@ -71,11 +71,20 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
+        return bool(self.largest(int(flag)))
+
+    def largest(self, number: int) -> int:
+        """The largest of the numbers of all processes."""
         if self.world_size == 1:
-            return flag
-        box = torch.tensor(int(flag), device=self.device)
+            return number
+        box = torch.tensor(number, device=self.device)
         dist.all_reduce(box, op=dist.ReduceOp.MAX)
-        return bool(box.item())
+        return int(box.item())
+
+    def wait(self) -> None:
+        """Waits until all processes have come here."""
+        if self.world_size > 1:
+            dist.barrier()
 
     def share_buffers(self, network: nn.Module) -> None:
         """Copies the main process's buffers to all processes: running statistics differ, each saw its own batches."""

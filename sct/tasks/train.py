@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from sct.runs.folder import Plan, best_score, log_to, opened, plan_run
 from sct.runtime import checkpoint, distributed
 from sct.runtime.distributed import Processes
 from sct.runtime.plain import plain_config
+from sct.runtime.signals import Ending, Interrupted
+from sct.runtime.slurm import queue_again, signals_of_jobs
 from sct.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -39,15 +42,32 @@ def train(
     overrides, trust, may_write: the overrides that made the config, the code that it may name, and which folders of the
     data it may choose to write to (see `Plan`), if the config is not from the command line.
 
-    Nothing is written into a run folder before config, data, network and checkpoint are checked.
+    Interrupted by a signal, once the run is saved; in a job of Slurm that is preempted, the job is queued again.
     """
     processes = distributed.join(cfg.trainer.device)
     log_to(None, level=logging.INFO if processes.is_main else logging.WARNING)
-    plan = processes.on_main(lambda: plan_run(cfg, trust=trust or Trust.of_command(cfg)))
-    if overrides is not None:
-        plan = replace(plan, overrides=list(overrides))
-    if may_write is not None:
-        plan = replace(plan, may_write=may_write)
+    ending = Ending(
+        also=signals_of_jobs(os.environ), announce=processes.is_main, patience=1.0 * (processes.world_size > 1)
+    )
+    try:
+        with ending:
+            plan = processes.on_main(lambda: plan_run(cfg, trust=trust or Trust.of_command(cfg)))
+            if overrides is not None:
+                plan = replace(plan, overrides=list(overrides))
+            if may_write is not None:
+                plan = replace(plan, may_write=may_write)
+            return train_run(plan, processes=processes, ending=ending)
+    except Interrupted as interrupted:
+        if processes.is_main:
+            queue_again(os.environ, received=interrupted.number)
+        raise
+
+
+def train_run(plan: Plan, *, processes: Processes, ending: Ending) -> float:
+    """Does the training of a plan in processes that have met; `ending`: of signals.
+
+    Nothing is written into a run folder before config, data, network and checkpoint are checked.
+    """
     cfg = OmegaConf.create(plan.config)
     settings = trainer_settings(cfg)
     if plan.done and plan.folder is not None:
@@ -77,7 +97,7 @@ def train(
     with opened(plan, processes=processes) as run_dir, watched_workers():
         if processes.is_main:
             leave_card(plan, run_dir, first=first, trainer=trainer)
-        best = trainer.fit(run_dir)
+        best = trainer.fit(run_dir, ending=ending)
     logger.info(
         "best %s %.4f at step %d; evaluate with  python -m sct.eval ckpt=%s",
         settings.best_metric,
@@ -103,12 +123,23 @@ def leave_card(plan: Plan, run_dir: Path, *, first: dict[str, str] | None, train
         device=trainer.device,
         chosen=trainer.format,
     )
-    if (run_dir / FILE).exists():
-        before = read_card(run_dir)
+    before = previous_card(run_dir)
+    if before is not None:
         history = before.pop("history", [])
         card["first_weights"] = first or before.get("first_weights")
         card["history"] = [*history, before] if differences(card, before) else history
     write_card(run_dir, card)
+
+
+def previous_card(run_dir: Path) -> dict[str, Any] | None:
+    """The card of a resumed run; None without one or, with a warning, if it is damaged."""
+    if not (run_dir / FILE).exists():
+        return None
+    try:
+        return read_card(run_dir)
+    except UserError as error:
+        logger.warning("%s It is made again, without its history.", error)
+        return None
 
 
 def start(trainer: Trainer, cfg: DictConfig) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from sct.runtime.files import write_text
+from sct.runtime.files import append_line, write_text
+from sct.runtime.rows import FILE, read_rows
 
 logger = logging.getLogger(__name__)
 
@@ -21,14 +21,23 @@ logger = logging.getLogger(__name__)
 class RunLogger:
     """Writes the numbers of every logged step; with `is_main=False` it writes nothing."""
 
-    def __init__(self, run_dir: Path, *, start_step: int, max_steps: int, is_main: bool, tensorboard: bool) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        start_step: int,
+        max_steps: int,
+        is_main: bool,
+        tensorboard: bool,
+        to_validate: bool = False,
+    ) -> None:
         self.is_main = is_main
-        self.file = run_dir / "metrics.jsonl"
+        self.file = run_dir / FILE
         self.writer = None
         self.bar: tqdm | None = None
         if not is_main:
             return
-        cut_after(self.file, step=start_step)
+        cut_after(self.file, step=start_step, to_validate=to_validate)
         if tensorboard:
             self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start_step + 1)
         if sys.stderr.isatty():
@@ -38,10 +47,7 @@ class RunLogger:
         """Writes one row of named numbers; `step` is the number of finished steps."""
         if not self.is_main:
             return
-        with self.file.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.file, json.dumps({"step": step, **values}))
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(name, value, step)
@@ -81,19 +87,24 @@ class RunLogger:
             self.writer.close()
 
 
-def cut_after(file: Path, *, step: int) -> None:
-    """Removes the rows after `step` and an incomplete last line: a resumed run writes these rows again."""
+def cut_after(file: Path, *, step: int, to_validate: bool = False) -> None:
+    """Removes the rows after `step` and an incomplete last line: a resumed run writes these rows again.
+
+    Damaged lines between good ones are removed, too, with a warning that names them. to_validate: the validation of
+    `step` is to come, and its row goes.
+    """
     if not file.exists():
         return
-    lines = []
-    for line in file.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if row["step"] <= step:
-            lines.append(line + "\n")
-    write_text(file, "".join(lines))
+    rows = read_rows(file)
+    if rows.damaged:
+        numbers = ", ".join(map(str, rows.damaged))
+        logger.warning("%s: removed damaged line(s) %s; all others are kept", file, numbers)
+
+    def is_kept(row: Mapping[str, Any]) -> bool:
+        return row["step"] < step or (row["step"] == step and ("train/loss" in row or not to_validate))
+
+    kept = [line.decode() for line, row in zip(rows.lines, rows.values, strict=True) if is_kept(row)]
+    write_text(file, "".join(f"{line}\n" for line in kept))
 
 
 def add_losses(row: dict[str, float], losses: Mapping[str, Tensor], *, num_batches: int) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from sct.config.parts import part
 from sct.errors import UserError
@@ -125,3 +126,18 @@ def update_average(average: nn.Module, network: nn.Module, *, decay: float) -> N
         mean.lerp_(new, 1 - decay)
     for mean_buffer, buffer in zip(average.buffers(), network.buffers(), strict=True):
         mean_buffer.copy_(buffer)
+
+
+def gradient_norms(network: nn.Module) -> dict[str, Tensor]:
+    """Norm of all gradients, and the norm of the reducer's gradients if there are any."""
+    reducers, all_gradients = [], []
+    for name, parameter in network.named_parameters():
+        if parameter.grad is None:
+            continue
+        all_gradients.append(parameter.grad)
+        if name.startswith("encoder.reducer."):
+            reducers.append(parameter.grad)
+    norms = {"grad_norm": get_total_norm(all_gradients)}
+    if reducers:
+        norms["grad_norm_reducer"] = get_total_norm(reducers)
+    return norms

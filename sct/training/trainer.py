@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -13,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 
 from sct.config.schema import TrainerConfig
 from sct.data.cases import Batch
@@ -25,13 +26,17 @@ from sct.models.encoder import ViTEncoder
 from sct.models.segmenter import Segmenter
 from sct.models.selfcheck import choose_precision
 from sct.models.weights.pretrained import load_pretrained
+from sct.runs.folder import UNFINISHED
 from sct.runtime import checkpoint
 from sct.runtime.distributed import Processes, in_parallel
+from sct.runtime.files import write_text
 from sct.runtime.precision import NumberFormat, autocast
 from sct.runtime.progress import Pace
 from sct.runtime.resident import peak_resident_mb
+from sct.runtime.signals import Ending, Interrupted
 from sct.training.loggers import RunLogger, add_losses, flat_settings, short
-from sct.training.optim import set_learning_rate, update_average, warmup_notice
+from sct.training.optim import gradient_norms, set_learning_rate, update_average, warmup_notice
+from sct.training.saving import restore, state_of
 from sct.training.validation import check_best_metric, is_better, sample_overlay, validate
 
 logger = logging.getLogger(__name__)
@@ -69,6 +74,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.ema = copy.deepcopy(self.segmenter).requires_grad_(False) if settings.ema_decay is not None else None
         self.step = 0
+        self.to_validate = False  # whether the validation of the last step is still to come
         self.best: dict[str, float] = {}
         # the network for training steps: compiled or wrapped for several processes, with the weights of `segmenter`
         self.model: nn.Module = self.segmenter
@@ -76,6 +82,7 @@ class Trainer:
             self.model.compile()
         if processes.world_size > 1:
             self.model = in_parallel(self.model)
+        self.ending = Ending()
         self.run_dir: Path
         self.log: RunLogger
 
@@ -85,37 +92,67 @@ class Trainer:
         formats = self.processes.gather(chosen)
         return next((other for other in formats if other.name != "bf16"), formats[0])
 
-    def fit(self, run_dir: Path) -> dict[str, float]:
-        """Trains from the current step to `max_steps`; returns the best validation row."""
-        settings, parts, logged = self.settings, {"data": 0.0, "step": 0.0}, self.step
-        self.run_dir, self.log = run_dir, self.open_log(run_dir)
+    def fit(self, run_dir: Path, *, ending: Ending | None = None) -> dict[str, float]:
+        """Trains from the current step to `max_steps`; returns the best validation row.
+
+        Interrupted if a signal comes to `ending` in any process: all is saved, and the run is marked to be continued.
+        """
+        self.run_dir, self.ending = run_dir, ending or Ending()
+        self.log = self.open_log(run_dir)
         steps = self.batches()  # fills the cache before the time of steps is measured
+        with self.ending.held():
+            try:
+                self.take_steps(steps)
+            except Interrupted as interrupted:
+                self.save_unfinished(interrupted)
+                self.processes.wait()  # one that ends before the others makes torchrun end them
+                raise
+        self.finish()
+        return self.best
+
+    def take_steps(self, steps: Iterator[list[Batch]]) -> None:
+        """Trains on the batches of each step, logs, validates and saves; a signal ends it where no work is cut."""
+        settings, parts, logged = self.settings, {"data": 0.0, "step": 0.0}, self.step
         pace = Pace(settings.max_steps, unit="step", done=self.step)
+        if self.to_validate:  # a signal came before
+            self.end_step()
         began = time.perf_counter()
-        for batches in steps:
+        while (batches := self.next_batches(steps)) is not None:
             parts["data"] += time.perf_counter() - began
             began = time.perf_counter()
             row = self.train_step(batches)
             self.step += 1
+            self.to_validate = self.step % settings.validate_every == 0 or self.step == settings.max_steps
             parts["step"] += time.perf_counter() - began
             self.log.advance(f"loss {row['train/loss']:.4f}")
             pace.advance()
-            last = self.step == settings.max_steps
             if self.is_logged(self.step):
                 row = known_means(self.processes.gather(row))
                 self.log.log({**row, **self.speed(parts, num_steps=self.step - logged)}, step=self.step)
                 logged = self.step
             if pace.is_due(wanted=self.is_logged(self.step)):
                 self.log.tell(f"step {self.step}/{settings.max_steps}  {short(row)}  {pace.text()}")
-            if self.step % settings.validate_every == 0 or last:
-                self.validate()
-                pace.pause()
-            if self.step % settings.save_every == 0 or last:
-                self.save()
+            if self.end_step():
                 pace.pause()
             began = time.perf_counter()
-        self.finish()
-        return self.best
+
+    def next_batches(self, steps: Iterator[list[Batch]]) -> list[Batch] | None:
+        """The batches of the next step; None after the last one."""
+        # of several processes each must come to the same step before they end
+        with self.ending.open() if self.processes.world_size == 1 else nullcontext():
+            return next(steps, None)
+
+    def end_step(self) -> bool:
+        """Validates and saves if that is due; returns whether it was. Interrupted if a signal has come."""
+        if number := self.processes.largest(self.ending.received or 0):
+            raise Interrupted(number)
+        to_validate = self.to_validate
+        to_save = self.step % self.settings.save_every == 0 or self.step == self.settings.max_steps
+        if to_validate:
+            self.validate()
+        if to_save:
+            self.save()
+        return to_validate or to_save
 
     def open_log(self, run_dir: Path) -> RunLogger:
         """Opens the run's logs; rows after the current step are removed."""
@@ -123,6 +160,7 @@ class Trainer:
         log = RunLogger(
             run_dir,
             start_step=self.step,
+            to_validate=self.to_validate,
             max_steps=settings.max_steps,
             is_main=self.processes.is_main,
             tensorboard=settings.tensorboard,
@@ -175,7 +213,7 @@ class Trainer:
             label = self.data.outputs.label_map.cleared(label)
             row |= token_statistics(prediction, label, patch_size=patch_size)
         self.scaler.unscale_(self.optimizer)
-        norms = self.gradient_norms()
+        norms = gradient_norms(self.segmenter)
         row |= {"train/lr": lr, **{f"train/{name}": norm.item() for name, norm in norms.items()}}
         self.check_gradient(row["train/grad_norm"], batches)
         if self.settings.clip_norm is not None:
@@ -216,20 +254,6 @@ class Trainer:
             "may help."
         )
 
-    def gradient_norms(self) -> dict[str, Tensor]:
-        """Norm of all gradients, and the norm of the reducer's gradients if there are any."""
-        reducers, all_gradients = [], []
-        for name, parameter in self.segmenter.named_parameters():
-            if parameter.grad is None:
-                continue
-            all_gradients.append(parameter.grad)
-            if name.startswith("encoder.reducer."):
-                reducers.append(parameter.grad)
-        norms = {"grad_norm": get_total_norm(all_gradients)}
-        if reducers:
-            norms["grad_norm_reducer"] = get_total_norm(reducers)
-        return norms
-
     def speed(self, parts: dict[str, float], *, num_steps: int) -> dict[str, float]:
         """Seconds a step for each part (`time/...`), of `parts` in all, and peak memory in MiB (`memory/peak_mb`)."""
         row = {f"time/{name}_s": seconds / num_steps for name, seconds in parts.items()}
@@ -245,7 +269,14 @@ class Trainer:
         """Scores the validation cases; saves the weights if they are the best so far."""
         network = self.ema if self.ema is not None else self.segmenter
         self.processes.share_buffers(network)  # the checkpoint has the main process's buffers
-        row = validate(network, data=self.data, inferer=self.inferer, processes=self.processes, dtype=self.dtype)
+        row = validate(
+            network,
+            data=self.data,
+            inferer=self.inferer,
+            processes=self.processes,
+            dtype=self.dtype,
+            ending=self.ending,
+        )
         self.log.log(row, step=self.step)
         self.log.tell(f"step {self.step}  validation  " + short(row))
         if self.processes.is_main and self.settings.tensorboard:
@@ -256,23 +287,24 @@ class Trainer:
             if self.processes.is_main:
                 state = {"step": self.step, "model": network.state_dict(), "best": self.best, "config": self.config}
                 checkpoint.save(state, self.run_dir / checkpoint.FOLDER / "best.pt")
+        self.to_validate = False
 
     def save(self) -> None:
         """Saves everything that is needed to resume the run exactly."""
-        if not self.processes.is_main:
-            return
-        state = {
-            "step": self.step,
-            "model": self.segmenter.state_dict(),
-            "ema": self.ema.state_dict() if self.ema is not None else None,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "best": self.best,
-            "world_size": self.processes.world_size,
-            "number_format": self.format.name,
-            "config": self.config,
-        }
-        checkpoint.save_step(state, self.run_dir, step=self.step)
+        if self.processes.is_main:
+            checkpoint.save_step(state_of(self), self.run_dir, step=self.step)
+
+    def save_unfinished(self, interrupted: Interrupted) -> None:
+        """Saves the state at a signal, marks the run as to be continued and adds to the exception how that is done."""
+        if self.step > 0:
+            self.save()
+        if self.processes.is_main:
+            write_text(self.run_dir / UNFINISHED, f"step {self.step}, {signal.Signals(interrupted.number).name}\n")
+        self.log.close()
+        interrupted.advice = (
+            f"Saved at step {self.step} of {self.settings.max_steps}. Go on with  python -m sct.train "
+            f"resume={self.run_dir}  or with the same command and resume=auto."
+        )
 
     def start_from(self, weights: dict[str, Tensor], *, source: str) -> None:
         """Loads another run's weights before the first step, where names and shapes agree."""
@@ -293,52 +325,13 @@ class Trainer:
             self.ema.load_state_dict(self.segmenter.state_dict())
 
     def restore(self, run_dir: Path) -> None:
-        """Resumes from the newest checkpoint of a run folder, if there is one."""
-        state = checkpoint.load_newest(run_dir)
-        if state is not None:
-            source = f"The checkpoint of {run_dir}"
-            checkpoint.load_weights(self.segmenter, state["model"], source=source)
-            if self.ema is not None:
-                # an average that is switched on at resuming starts with the current weights
-                self.ema.load_state_dict(state["ema"] or state["model"])
-            checkpoint.load_optimizer(self.optimizer, state["optimizer"], source=source)
-            # empty if the run computed in a precision that needs no scaler
-            if state["scaler"]:
-                self.scaler.load_state_dict(state["scaler"])
-            self.step, self.best = state["step"], state["best"]
-            self.compare_start(state, run_dir)
-        steps = self.processes.gather(self.step)
-        if len(set(steps)) > 1:
-            raise UserError(f"The processes read different checkpoints of {run_dir} (steps {steps}); share the folder.")
-
-    def compare_start(self, state: dict[str, Any], run_dir: Path) -> None:
-        """UserError if a checkpoint is beyond the last step; warnings if processes or number format have changed."""
-        if self.step > self.settings.max_steps:
-            raise UserError(
-                f"{run_dir} is at step {self.step} already; give trainer.max_steps={self.step} or more to resume it."
-            )
-        if state["world_size"] != self.processes.world_size:
-            logger.warning(
-                "%s was trained by %d processes and is resumed with %d: from here on its batches differ",
-                run_dir,
-                state["world_size"],
-                self.processes.world_size,
-            )
-        before = state.get("number_format", self.format.name)  # checkpoints of earlier versions do not have it
-        if before != self.format.name:
-            logger.warning(
-                "%s was trained in %s and is resumed in %s: from here on its losses differ. With trainer.precision=%s "
-                "it is resumed as before",
-                run_dir,
-                before,
-                self.format.name,
-                before,
-            )
+        """Resumes from the newest checkpoint of a run folder that is whole, if there is one."""
+        restore(self, run_dir)
 
     def finish(self) -> None:
         """Marks the run as finished, writes settings and results to TensorBoard and closes the logs."""
         if self.processes.is_main:
-            (self.run_dir / "finished").write_text(f"{self.step}\n")
+            write_text(self.run_dir / "finished", f"{self.step}\n")
         results = {f"best/{name}": value for name, value in self.best.items() if name != "step"}
         self.log.hparams(flat_settings(self.config), results)
         self.log.close()

@@ -4,6 +4,7 @@ Letters: B batch, R scored classes or regions, S spatial size, C channels.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from sct.models.grid import pruning_depth
 from sct.models.segmenter import Segmenter
 from sct.runtime.distributed import Processes
 from sct.runtime.precision import autocast, warn_once
+from sct.runtime.signals import Ending, Interrupted
 
 MEAN = "val/dice/mean"
 
@@ -31,22 +33,30 @@ def validate(
     inferer: Inferer,
     processes: Processes,
     dtype: torch.dtype,
+    ending: Ending | None = None,
 ) -> dict[str, float]:
     """Dice of every class or region over the validation cases: fast, to choose the best weights.
 
     It is computed on the preprocessed grid. The cases are distributed over the processes; results are exchanged after
-    the last case.
+    the last case. Interrupted in all of them if a signal comes to `ending` in one.
     """
     segmenter.eval()
     rows: dict[str, np.ndarray] = {}
-    for case in processes.share(data.cases("val")):
-        volume = data.load_case(case)
-        assert volume.label is not None
-        with autocast(processes.device, dtype):
-            labels = inferer.labels(
-                segmenter, volume.image, roi_size=data.roi_size, outputs=data.outputs, device=processes.device
-            )
-        rows[case.name] = quick_dice(labels, volume.label, outputs=data.outputs)
+    received = 0
+    try:
+        with ending.open() if ending is not None else nullcontext():
+            for case in processes.share(data.cases("val")):
+                volume = data.load_case(case)
+                assert volume.label is not None
+                with autocast(processes.device, dtype):
+                    labels = inferer.labels(
+                        segmenter, volume.image, roi_size=data.roi_size, outputs=data.outputs, device=processes.device
+                    )
+                rows[case.name] = quick_dice(labels, volume.label, outputs=data.outputs)
+    except Interrupted as interrupted:
+        received = interrupted.number
+    if received := processes.largest(received):
+        raise Interrupted(received)
     gathered = {case: row for part in processes.gather(rows) for case, row in part.items()}
     return dice_row(np.stack([gathered[case] for case in sorted(gathered)]), names=data.outputs.names)
 

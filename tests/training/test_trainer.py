@@ -21,6 +21,7 @@ from sct.runtime.precision import NumberFormat
 from sct.tasks.train import build_trainer
 from sct.training.loggers import flat_settings
 from sct.training.optim import update_average
+from sct.training.saving import compare_start
 from sct.training.trainer import Trainer, draw_seed
 
 ONE_PROCESS = Processes(rank=0, world_size=1, device=torch.device("cpu"))
@@ -170,9 +171,9 @@ def test_gradients_are_checked_before_a_training(smoke, monkeypatch):
 def test_a_run_that_goes_on_in_another_format_says_so(smoke, tmp_path, caplog):
     trainer = make_trainer(smoke)
     for before in ({}, {"number_format": "fp32"}):
-        trainer.compare_start({"world_size": 1, **before}, tmp_path)
+        compare_start(trainer, {"world_size": 1, **before}, tmp_path)
     assert not caplog.records
-    trainer.compare_start({"world_size": 1, "number_format": "bf16"}, tmp_path)
+    compare_start(trainer, {"world_size": 1, "number_format": "bf16"}, tmp_path)
     assert f"{tmp_path} was trained in bf16 and is resumed in fp32" in caplog.text
     assert "trainer.precision=bf16" in caplog.text
 

@@ -6,6 +6,7 @@ one process of batch W b all see the same samples in the same order.
 """
 
 import logging
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from sct.data.cases import Batch, Case
 from sct.data.loading.cache import VolumeCache
 from sct.data.loading.transforms import TrainingCrops
 from sct.data.loading.workers import PREFETCH, SHARED_MEMORY, Loading
+from sct.runtime.signals import REQUEUE
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +93,16 @@ def hand_over(samples: list[list[dict]], *, shared: bool) -> Batch | dict[str, A
     return batch if shared else {**batch, "image": batch["image"].numpy(), "label": batch["label"].numpy()}
 
 
-def _one_thread(worker_id: int) -> None:
+def _begin(worker_id: int) -> None:
+    """One thread; signals that go to all processes of a terminal or a job are left to the training, which saves first.
+
+    The second SIGTERM, which may be the training's own, ends a worker.
+    """
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    if REQUEUE is not None:
+        signal.signal(REQUEUE, signal.SIG_IGN)
 
 
 def make_loader(
@@ -106,7 +116,7 @@ def make_loader(
         num_workers=loading.num_workers,
         prefetch_factor=PREFETCH if parallel else None,
         collate_fn=partial(hand_over, shared=loading.shared) if parallel else collate,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin,
         pin_memory=device.type == "cuda",
         # Its own generator: without one every start of the loader draws from the global one of the training.
         generator=torch.Generator().manual_seed(dataset.seed),

@@ -4,6 +4,7 @@ import logging
 import math
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -147,12 +148,21 @@ def free_shared_memory() -> int | None:
 
 @contextmanager
 def watched_workers() -> Iterator[None]:
-    """UserError where a loading process dies, or meets a user's mistake; torch's own errors tell neither what to do."""
+    """UserError where a loading process dies, or meets a user's mistake; torch's own errors tell neither what to do.
+
+    OSError with the system's number where a loading process can't read or write: torch's copy has none.
+    """
     try:
         yield
     except UserError as error:
         # from another process it comes with a traceback, whose last line is what it says
         raise UserError(str(error).rpartition("sct.errors.UserError: ")[2].strip()) from error
+    except OSError as error:
+        told = re.findall(r"^\w*Error: \[Errno (\d+)\] (.*)", str(error), flags=re.MULTILINE)
+        if error.errno is not None or not told:
+            raise
+        number, text = told[-1]
+        raise OSError(int(number), text) from error
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
