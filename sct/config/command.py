@@ -11,9 +11,7 @@ import os
 import re
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -39,7 +37,7 @@ from sct.config.schema import Config
 from sct.config.trust import trust_working_directory
 from sct.errors import UserError
 from sct.runtime.extras import install_command
-from sct.runtime.files import FULL
+from sct.runtime.files import FULL, full_disk_told_once
 from sct.runtime.memory import tune_allocator
 from sct.runtime.migration import overrides_of_today
 from sct.runtime.plain import KEY_ALONE, LOOKUP, clipped, read_json
@@ -83,11 +81,8 @@ def saved_overrides(folder: Path) -> list[str]:
     file = folder / "overrides.json"
     try:
         content = read_json(file, remedy="Restore it, or start a new run.")
-    except UserError as error:
-        content = overrides_on_card(folder)
-        if content is None:
-            raise UserError(f"{error} The run's card.json can't be read, either.") from error
-        logger.warning("%s is damaged: it is made again from card.json", file)
+    except UserError:  # the card tells them, too
+        content = read_again(file, card=folder / "card.json")
     if not isinstance(content, list) or not all(isinstance(item, str) for item in content):
         raise UserError(f"{file} is no list of overrides KEY=VALUE. Restore it, or start a new run.")
     overrides = overrides_of_today(content)
@@ -97,12 +92,14 @@ def saved_overrides(folder: Path) -> list[str]:
     return kept
 
 
-def overrides_on_card(folder: Path) -> list[str] | None:
-    """The overrides of a training as its card tells them; None without a card or on a damaged one."""
+def read_again(path: Path, *, card: Path) -> list[str]:
+    """The overrides of a damaged file as the card of the run tells them; UserError if that is damaged, too."""
     try:
-        return list(json.loads((folder / "card.json").read_bytes())["command"][3:])
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+        overrides = list(json.loads(card.read_bytes())["command"][3:])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} and {card} are damaged. Restore one of them, or start a new run.") from error
+    logger.warning("%s is damaged: it is made again from %s", path, card)
+    return overrides
 
 
 def is_saved(override: str) -> bool:
@@ -203,7 +200,7 @@ def run(task: str, *, config_name: str, page: Page, open_groups: Sequence[str] =
             fail(str(interrupted) if is_first() else "", status=interrupted.status)
 
     try:
-        with Ending(announce=False), disk_errors_told_once():
+        with Ending(announce=False), full_disk_told_once():
             hydra.main(config_path=str(CONFIG_DIR), config_name=config_name, version_base="1.3")(guarded)()
     except Interrupted as interrupted:  # before the task has begun
         fail(str(interrupted), status=interrupted.status)
@@ -215,22 +212,6 @@ def run(task: str, *, config_name: str, page: Page, open_groups: Sequence[str] =
         if started:
             raise
         fail(explain(error, config_name=config_name) if is_first() else "")
-
-
-@contextmanager
-def disk_errors_told_once() -> Iterator[None]:
-    """No traceback where a thread, such as TensorBoard's, can't write: who waits for the thread raises the error."""
-    before = threading.excepthook
-
-    def hook(arguments: threading.ExceptHookArgs) -> None:
-        if not (isinstance(arguments.exc_value, OSError) and arguments.exc_value.errno in DISK_ERRORS):
-            before(arguments)
-
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = before
 
 
 def warn_of_hidden_files() -> None:

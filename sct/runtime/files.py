@@ -7,6 +7,7 @@ import logging
 import os
 import platform
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,22 @@ def full_disk_told(folder: Path) -> Iterator[None]:
         if reason is None:
             raise
         raise reason from error
+
+
+@contextmanager
+def full_disk_told_once() -> Iterator[None]:
+    """No traceback where a thread, such as TensorBoard's, meets a full disk: who waits for it raises the error."""
+    before = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not (isinstance(arguments.exc_value, OSError) and arguments.exc_value.errno in FULL):
+            before(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def why_full(folder: Path) -> OSError | None:
