@@ -1,36 +1,52 @@
-"""Kills a training with SIGKILL many times, resumes it each time, and compares it bit for bit with an undisturbed one.
+"""Ends a training by faults many times, resumes it each time, and compares it bit for bit with an undisturbed one.
 
     python scripts/kill_resume.py --kills 20
+    python scripts/kill_resume.py --kills 1000 --folder outputs/kills     # goes on where it was stopped
 
-Some kills come at a random time, the others at a chosen moment: in a step, in a save (half written, before and after
-the rename, while the oldest is removed), in validation, in a log row. A training that finishes before its kill is
-compared, and a new one starts, until the number of kills is reached. The script needs fork (Linux or macOS).
+Every start of a training ends at a chosen moment (opening, filling the cache, first step, step, save, validation, log
+row, last mark) in a chosen way (SIGKILL, SIGTERM, SIGINT, twice, full disk, quota, read-only disk, dead worker), or by
+the clock. Between some starts a file is damaged: checkpoint, cached volume, config, card, record of the check. Some
+trainings are started a second time while they run. A training that finishes before its fault is compared, and a new
+one starts, until the number of kills is reached. The script needs fork (Linux or macOS).
 """
 
 import argparse
-import io
-import itertools
+import collections
 import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
+import hydra
+import numpy as np
 import torch
 import torch._inductor  # imported once here instead of in every forked training
+from faults.damages import damage
+from faults.ends import DISKS, ENDS, KILLED, SIGNALS, TERMINATED, Moment, at_call, half_a_checkpoint, half_a_file
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
 
 from sct import train
+from sct.config.folders import CONFIG_DIR, register_folders
+from sct.config.requests import register_schemas
 from sct.errors import UserError
 from sct.inference import SlidingWindow
 from sct.runtime import checkpoint
-from sct.training.loggers import RunLogger
+from sct.runtime.rows import read_rows
+from sct.training import loggers, trainer
+from sct.training.trainer import Trainer
 
 SETTINGS = (
     "+experiment=demo",
@@ -41,106 +57,134 @@ SETTINGS = (
     "trainer.accumulate=2",
     "trainer.clip_norm=1.0",
     "trainer.ema_decay=0.9",
+    "trainer.tensorboard=false",
+    "data.cache=disk",
+    "name=run",
 )
 # a forked training starts at once: this process has already imported the packages
 FORK = multiprocessing.get_context("fork")
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def at_call(owner: Any, name: str, *, number: int, do: Callable[..., None]) -> None:
-    """Replaces a function by one that calls `do(original, *arguments)` at its `number`-th call and then dies."""
-    original, calls = getattr(owner, name), itertools.count(1)
-
-    def replacement(*args: Any, **kwargs: Any) -> Any:
-        if next(calls) == number:
-            do(original, *args, **kwargs)
-            die()
-        return original(*args, **kwargs)
-
-    setattr(owner, name, replacement)
-
-
-def nothing(original: Callable, *args: Any, **kwargs: Any) -> None:
-    """Dies before the call."""
-
-
-def call(original: Callable, *args: Any, **kwargs: Any) -> None:
-    """Dies after the call."""
-    original(*args, **kwargs)
-
-
-def write_half(original: Callable, state: Any, file: Any) -> None:
-    """Dies when half of a checkpoint is on the disk."""
-    complete = io.BytesIO()
-    original(state, complete)
-    file.write(complete.getvalue()[: len(complete.getvalue()) // 2])
-    file.flush()
-
-
-def tear_row(original: Callable, log: RunLogger, values: dict[str, float], *, step: int) -> None:
-    """Dies when half of a row is in metrics.jsonl."""
-    with log.file.open("a") as file:
-        file.write(json.dumps({"step": step, **values})[:-20])
+MOMENTS = {
+    "opening the folder": Moment(Path, "write_text", 4, (*SIGNALS, *DISKS)),
+    "filling the cache": Moment(np, "save", 9, (*SIGNALS, *DISKS), half_a_file),
+    "first step": Moment(Trainer, "train_step", 1, (*SIGNALS, "dead worker")),
+    "in a step": Moment(torch.optim.AdamW, "step", 12, SIGNALS),
+    "in a save, half written": Moment(torch, "save", 6, (*SIGNALS, *DISKS), half_a_checkpoint),
+    "in a save, at the rename": Moment(os, "replace", 6, (*SIGNALS, *DISKS)),
+    "in a save, removing the oldest": Moment(Path, "unlink", 12, SIGNALS),
+    "in validation": Moment(SlidingWindow, "__call__", 4, SIGNALS),
+    "in a log row": Moment(loggers, "append_line", 12, (*SIGNALS, *DISKS)),
+    "at the last mark": Moment(trainer, "write_text", 1, (*SIGNALS, *DISKS)),
+}
+BY_THE_CLOCK, TWICE = "by the clock", "started twice"
+OTHERS = {BY_THE_CLOCK: ("SIGKILL", "SIGTERM"), TWICE: ("refused",)}
 
 
 @dataclass(frozen=True)
-class Moment:
-    """The moment at which a training dies: one of the first `most` calls of a function."""
+class Fault:
+    """moment: where a start ends; end: how; number: at which call there; delay: seconds, by the clock."""
 
-    owner: Any
-    function: str
-    most: int
-    do: Callable[..., None]
-
-
-MOMENTS = {
-    "in a step": Moment(torch.optim.AdamW, "step", 15, nothing),
-    "in a save, half written": Moment(torch, "save", 6, write_half),
-    "in a save, before the rename": Moment(os, "replace", 9, nothing),
-    "in a save, after the rename": Moment(os, "replace", 9, call),
-    "in a save, removing the oldest": Moment(Path, "unlink", 9, nothing),
-    "in validation": Moment(SlidingWindow, "__call__", 4, nothing),
-    "in a log row": Moment(RunLogger, "log", 15, tear_row),
-}
-BY_THE_CLOCK = "by the clock"
+    moment: str
+    end: str
+    number: int = 0
+    delay: float | None = None
 
 
-def training(arguments: list[str], log: Path, moment: Moment | None, number: int) -> None:
+def training(arguments: list[str], log: Path, fault: Fault | None, config: Any) -> None:
     """Runs one training in this process, with its messages in `log`."""
-    with log.open("ab") as file:
+    with log.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    if moment is not None:
-        at_call(moment.owner, moment.function, number=number, do=moment.do)
+    if fault is not None and fault.moment in MOMENTS:
+        at_call(MOMENTS[fault.moment], number=fault.number, end=ENDS[fault.end])
     torch.set_num_threads(1)  # faster on tensors as small as these
     sys.argv = ["sct.train", *arguments]
+    # the config is composed already: that takes longer than some steps
+    hydra.main = lambda **settings: lambda task: lambda: task(config)
     train.main()
 
 
-def start(
-    folder: Path, *, steps: int, moment: Moment | None = None, number: int = 0, delay: float | None = None
-) -> bool:
-    """Starts or resumes the training in `folder`; returns whether it was killed. UserError if it fails otherwise."""
-    data = folder.parent / "data"
-    places = [f"paths.data={data}", f"paths.cache={data}/cache", f"run_dir={folder}"]
-    arguments = [*SETTINGS, f"trainer.max_steps={steps}", *places, "resume=auto"]
-    log = folder.parent / f"{folder.name}.log"
-    process = FORK.Process(target=training, args=(arguments, log, moment, number))
+def launched(folder: Path, *, steps: int, fault: Fault | None = None, log: Path) -> ForkProcess:
+    """Starts or resumes the training in `folder`."""
+    workers = ["data.num_workers=1"] * (fault is not None and fault.end == "dead worker")
+    places = [f"paths.data={folder.parent}/data", f"paths.cache={folder}_cache", f"run_dir={folder}"]
+    arguments = [*SETTINGS, f"trainer.max_steps={steps}", *places, "resume=auto", *workers]
+    config = composed(tuple(arguments))
+    process = FORK.Process(target=training, args=(arguments, log, fault, config))
     process.start()
-    process.join(delay)
+    return process
+
+
+@lru_cache(maxsize=8)
+def composed(arguments: tuple[str, ...]) -> DictConfig:
+    """The config of a command, as Hydra gives it to the task."""
+    register_schemas()
+    register_folders()
+    if not GlobalHydra.instance().is_initialized():
+        initialize_config_dir(config_dir=str(CONFIG_DIR), version_base="1.3")
+    config = compose(config_name="train", overrides=list(arguments), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def start(folder: Path, *, steps: int, fault: Fault | None = None) -> tuple[int, str]:
+    """Starts or resumes the training in `folder`; returns its exit status and what it said."""
+    log = folder.parent / f"{folder.name}.log"
+    process = launched(folder, steps=steps, fault=fault, log=log)
+    process.join(fault.delay if fault is not None else None)
     if process.is_alive():
-        process.kill()
+        assert fault is not None
+        assert process.pid is not None
+        if fault.moment == TWICE:
+            start_second(folder, steps=steps)
+        else:
+            os.kill(process.pid, getattr(signal, fault.end))
     process.join()
-    if process.exitcode not in (0, -signal.SIGKILL):
-        raise UserError(f"a training ended with status {process.exitcode}:\n{log.read_text()[-3000:]}")
-    return process.exitcode != 0
+    return process.exitcode or 0, log.read_text()
+
+
+def start_second(folder: Path, *, steps: int) -> None:
+    """UserError if a second training works in the folder of one that runs; it may do so where that one has ended."""
+    log = folder.parent / "second.log"
+    process = launched(folder, steps=steps, log=log)
+    process.join()
+    told = log.read_text()
+    if process.exitcode not in (0, 1) or (process.exitcode == 1 and "Another process" not in told):
+        raise UserError(f"a second training ended with status {process.exitcode}:\n{told[-2000:]}")
+
+
+def choose(rng: random.Random, *, seconds: float) -> Fault:
+    """A fault: every moment is as likely as any other, and there every way to end."""
+    moment = rng.choice([*MOMENTS, *OTHERS])
+    if moment in OTHERS:
+        return Fault(moment, rng.choice(OTHERS[moment]), delay=rng.uniform(0.1 * seconds, seconds))
+    # early calls more often: a run that goes on needs few
+    number = 1 + int(MOMENTS[moment].most * rng.random() ** 2)
+    return Fault(moment, rng.choice(MOMENTS[moment].ends), number=number)
+
+
+def faults_of_end(fault: Fault, *, status: int, said: str, words: str) -> list[str]:
+    """What is wrong in how a start has ended."""
+    if status == 0:
+        faults = []
+    elif fault.moment == BY_THE_CLOCK:
+        wanted = {"SIGKILL": (KILLED,), "SIGTERM": (TERMINATED, -signal.SIGTERM)}[fault.end]
+        faults = [] if status in wanted else [f"status {status}"]
+    elif fault.end == "refused":  # the second one may have been the one that went on
+        faults = [] if status == 1 and "another process" in said.lower() else [f"status {status}"]
+    else:
+        end = ENDS[fault.end]
+        faults = [] if status in end.statuses else [f"status {status}"]
+        faults += [] if end.words in said or status == KILLED else [f"does not say {end.words!r}"]
+    faults += ["a traceback"] * ("Traceback" in said and fault.end != "dead worker")
+    # a start that ends before it reads a file can't tell its damage
+    told_late = status != 0 and "run folder" not in said
+    return faults + [f"does not say {words!r}"] * (bool(words) and not told_late and words not in said)
 
 
 def loadable(folder: Path) -> dict[str, int]:
-    """The steps of all readable checkpoints, by name."""
+    """The steps of all checkpoints that can be read, by name."""
     steps = {}
     for path in sorted((folder / checkpoint.FOLDER).glob("*.pt")):
         try:
@@ -155,20 +199,13 @@ def last_step(steps: dict[str, int]) -> int:
 
 
 def rows(folder: Path) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl without times and memory, and without an incomplete last row."""
-    result = []
-    path = folder / "metrics.jsonl"
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        result.append({key: value for key, value in row.items() if not key.startswith(("time/", "memory/"))})
-    return result
+    """The rows of metrics.jsonl without times and memory."""
+    values = read_rows(folder / "metrics.jsonl").values
+    return [{name: row[name] for name in row if not name.startswith(("time/", "memory/"))} for row in values]
 
 
-def faults_after_kill(folder: Path, before: dict[str, int], reference: Path) -> list[str]:
-    """Losses of a run through a kill; `before`: its readable checkpoints before the kill."""
+def faults_after(folder: Path, before: dict[str, int], reference: Path, *, status: int) -> list[str]:
+    """Losses of a run through a fault; `before`: its readable checkpoints before."""
     after = loadable(folder)
     faults = []
     if last_step(after) < last_step(before):
@@ -176,8 +213,16 @@ def faults_after_kill(folder: Path, before: dict[str, int], reference: Path) -> 
     if "best.pt" in before and after.get("best.pt", -1) < before["best.pt"]:
         faults.append("best.pt lost")
     safe = last_step(after)
-    if [row for row in rows(folder) if row["step"] <= safe] != [row for row in rows(reference) if row["step"] <= safe]:
+    # the validation of the last step may be still to come
+    kept, wanted = ([row for row in rows(run) if row["step"] <= safe] for run in (folder, reference))
+    if kept != wanted and kept != [row for row in wanted if row["step"] < safe or "train/loss" in row]:
         faults.append(f"rows up to step {safe} differ")
+    left = [path.name for path in folder.rglob("*") if path.name == "unfinished.tmp" or path.name.startswith(".1")]
+    if left and status != KILLED:
+        faults.append(f"left {', '.join(left)}")
+    mark = folder / "unfinished"
+    if status == TERMINATED and mark.exists() and mark.read_text().split()[1].strip(",") != str(safe):
+        faults.append(f"the mark says {mark.read_text()!r}, saved is step {safe}")
     return faults
 
 
@@ -208,48 +253,78 @@ def faults_at_end(folder: Path, reference: Path) -> list[str]:
     return faults
 
 
+def attack(folder: Path, *, kills: int, steps: int, seed: int) -> int:
+    """Ends and resumes trainings in `folder`, prints a line for each start, and returns the exit status."""
+    folder.mkdir(parents=True, exist_ok=True)
+    reference, book = folder / "undisturbed", folder / f"kills_{seed}.jsonl"
+    began = time.perf_counter()
+    for name in ("undisturbed", f"timed_{seed}"):
+        began = time.perf_counter()
+        if start(folder / name, steps=steps)[0] != 0:
+            raise UserError((folder / f"{name}.log").read_text())
+    seconds = time.perf_counter() - began
+    before = [json.loads(line) for line in book.read_text().splitlines()] if book.exists() else []
+    rng = random.Random(f"{seed} {len(before)}")
+    print(f"undisturbed: {last_step(loadable(reference))} steps, {len(rows(reference))} rows, {seconds:.1f} s\n")
+    print(f"{'run':>3} {'fault':>5}  {'moment':<31} {'end':<17} {'damage':<22} {'saved':>5} {'after':>5}  result")
+    done, run = len(before), 0
+    while done < kills or run == 0:
+        run += 1
+        disturbed = folder / f"run_{seed}_{len(before)}_{run}"
+        status = -1
+        while status != 0:
+            hit, words = damage(disturbed, rng) if rng.random() < 0.3 else ("", "")
+            saved = loadable(disturbed)
+            fault = choose(rng, seconds=seconds) if done < kills else None
+            status, said = start(disturbed, steps=steps, fault=fault)
+            after = loadable(disturbed)
+            if status != 0:
+                done += 1
+                assert fault is not None
+                faults = faults_of_end(fault, status=status, said=said, words=words)
+                faults += faults_after(disturbed, saved, reference, status=status)
+            else:
+                faults = faults_at_end(disturbed, reference)
+            row = {"moment": fault.moment, "end": fault.end} if fault is not None and status else {}
+            row |= {"damage": hit, "status": status, "faults": faults}
+            with book.open("a") as file:
+                file.write(json.dumps(row) + "\n" if status else "")
+            name, end = (row["moment"], row["end"]) if "moment" in row else ("finished, compared", "")
+            steps_text = f"{last_step(saved):>5} {last_step(after):>5}"
+            result = "; ".join(faults) or "ok"
+            print(
+                f"{run:>3} {done if status else '':>5}  {name:<31} {end:<17} {hit:<22} {steps_text}  {result}",
+                flush=True,
+            )
+            if faults:
+                print(said[-1500:])
+                return 1
+        shutil.rmtree(disturbed)
+        shutil.rmtree(f"{disturbed}_cache", ignore_errors=True)
+    print(summary([json.loads(line) for line in book.read_text().splitlines()]))
+    print(f"\n{done} kills and faults, {run} runs finished, 0 faults")
+    return 0
+
+
+def summary(entries: list[dict[str, Any]]) -> str:
+    """How often each fault was brought about, as a table."""
+    counts = collections.Counter((entry["moment"], entry["end"]) for entry in entries)
+    damages = collections.Counter(entry["damage"] for entry in entries if entry["damage"])
+    lines = ["| moment | end | times |", "|---|---|---:|"]
+    lines += [f"| {moment} | {end} | {number} |" for (moment, end), number in sorted(counts.items())]
+    lines += ["", "| damage before a start | times |", "|---|---:|"]
+    return "\n" + "\n".join([*lines, *(f"| {name} | {number} |" for name, number in sorted(damages.items()))])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=40, help="steps of every run")
-    parser.add_argument("--seed", type=int, default=0, help="seed for the moments of the kills")
+    parser.add_argument("--steps", type=int, default=12, help="steps of every run")
+    parser.add_argument("--seed", type=int, default=0, help="seed for the faults")
     parser.add_argument("--folder", type=Path, help="working folder; default: a temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         return attack(options.folder or Path(temporary), kills=options.kills, steps=options.steps, seed=options.seed)
-
-
-def attack(folder: Path, *, kills: int, steps: int, seed: int) -> int:
-    """Kills and resumes trainings in `folder`, prints a line for each start, and returns the exit status."""
-    rng = random.Random(seed)
-    reference = folder / "undisturbed"
-    folder.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
-    start(reference, steps=steps)
-    seconds = time.perf_counter() - began
-    print(f"undisturbed: {last_step(loadable(reference))} steps, {len(rows(reference))} rows, {seconds:.1f} s\n")
-    print(f"{'run':>3} {'kill':>4}  {'moment':<32} {'call':>4} {'saved':>5} {'after':>5}  result")
-    # every moment is used once before any is repeated
-    moments = itertools.cycle(rng.sample([*MOMENTS, *[BY_THE_CLOCK] * 3], k=len(MOMENTS) + 3))
-    done, num_faults, run = 0, 0, 0
-    while done < kills or run == 0:
-        run += 1
-        killed, disturbed = True, folder / f"run_{run}"
-        while killed:
-            before, name = loadable(disturbed), next(moments)
-            moment = MOMENTS.get(name) if done < kills else None
-            number = rng.randint(1, moment.most) if moment is not None else 0
-            delay = rng.uniform(0.0, seconds) if name == BY_THE_CLOCK and done < kills else None
-            killed = start(disturbed, steps=steps, moment=moment, number=number, delay=delay)
-            done += killed
-            after = loadable(disturbed)
-            faults = faults_after_kill(disturbed, before, reference) if killed else faults_at_end(disturbed, reference)
-            num_faults += len(faults)
-            where = [f"{name:<32}", f"{number or '':>4}"] if killed else [f"{'finished, compared':<32}", f"{'':>4}"]
-            saved = f"{last_step(before):>5} {last_step(after):>5}"
-            print(f"{run:>3} {done if killed else '':>4}  {' '.join(where)} {saved}  {'; '.join(faults) or 'ok'}")
-    print(f"\n{done} kills, {run} runs finished, {num_faults} faults")
-    return int(num_faults > 0)
 
 
 if __name__ == "__main__":
