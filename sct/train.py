@@ -5,6 +5,7 @@ import sys
 from sct.config import command
 from sct.config.check import GROUPS
 from sct.config.help import Page
+from sct.errors import UserError
 
 PAGE = Page(
     __doc__,
@@ -24,7 +25,10 @@ Add  -c job  to print the whole config and stop.
 
 
 def main() -> None:
-    sys.argv[1:] = command.resumed_arguments(sys.argv[1:])
+    try:
+        sys.argv[1:] = command.resumed_arguments(sys.argv[1:])
+    except UserError as error:
+        command.fail(str(error))
     command.run("sct.tasks.train:train", config_name="train", page=PAGE)
 
 

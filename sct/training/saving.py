@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sct.errors import UserError
 from sct.runtime import checkpoint
+from sct.training.optim import set_learning_rate
 
 if TYPE_CHECKING:  # `Trainer` saves by this module
     from sct.training.trainer import Trainer
@@ -45,6 +46,8 @@ def restore(trainer: Trainer, run_dir: Path) -> None:
         if state["scaler"]:
             trainer.scaler.load_state_dict(state["scaler"])
         trainer.step, trainer.best = state["step"], state["best"]
+        # a run that is saved again before its next step then saves what it has read
+        set_learning_rate(trainer.optimizer, lr=trainer.rate(max(0, trainer.step - 1)))
         trainer.to_validate = state.get("to_validate", False)  # checkpoints of earlier versions do not have it
         compare_start(trainer, state, run_dir)
         check_best(trainer, run_dir / checkpoint.FOLDER / "best.pt")

@@ -193,7 +193,7 @@ class Trainer:
         """One optimizer update; UserError before any weight changes if the loss or the gradients are not finite."""
         self.model.train()
         self.segmenter.set_progress(self.step / self.settings.max_steps)
-        lr = self.base_lr * self.schedule(self.step, max_steps=self.settings.max_steps)
+        lr = self.rate(self.step)
         set_learning_rate(self.optimizer, lr=lr)
         self.optimizer.zero_grad(set_to_none=True)
         row: dict[str, float] = {}
@@ -223,6 +223,10 @@ class Trainer:
         if self.ema is not None and self.settings.ema_decay is not None:
             update_average(self.ema, self.segmenter, decay=self.settings.ema_decay)
         return row
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the step after `step` steps."""
+        return self.base_lr * self.schedule(step, max_steps=self.settings.max_steps)
 
     def is_logged(self, step: int) -> bool:
         """Whether the numbers of a step (counted from 1) are logged."""
