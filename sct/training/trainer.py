@@ -4,8 +4,8 @@ import copy
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ class Trainer:
         self.run_dir, self.ending = run_dir, ending or Ending()
         self.log = self.open_log(run_dir)
         steps = self.batches()  # fills the cache before the time of steps is measured
-        with self.ending.held():
+        with closing(steps), self.ending.held():
             try:
                 self.take_steps(steps)
             except Interrupted as interrupted:
@@ -173,7 +173,7 @@ class Trainer:
             log.tell(notice)
         return log
 
-    def batches(self) -> Iterator[list[Batch]]:
+    def batches(self) -> Generator[list[Batch], None, None]:
         """The micro-batches of every remaining step; the cache is filled before this method returns."""
         loader = iter(
             self.data.train_loader(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from sct.data.cases import Batch, Case
 from sct.data.loading.cache import VolumeCache
@@ -96,11 +97,12 @@ def hand_over(samples: list[list[dict]], *, shared: bool) -> Batch | dict[str, A
 def _begin(worker_id: int) -> None:
     """One thread; signals that go to all processes of a terminal or a job are left to the training, which saves first.
 
-    The second SIGTERM, which may be the training's own, ends a worker.
+    SIGTERM, which may also be the training's own, ends a worker half a minute later, if it is still there.
     """
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(30))
     if REQUEUE is not None:
         signal.signal(REQUEUE, signal.SIG_IGN)
 
@@ -122,9 +124,16 @@ def make_loader(
         generator=torch.Generator().manual_seed(dataset.seed),
     )
     warned = not loading.shared
-    for batch in loader:
-        through_pipe = isinstance(batch["image"], np.ndarray)
-        if through_pipe and not warned:
-            logger.warning("%s is full: batches come through pipes, which is slower", SHARED_MEMORY)
-            warned = True
-        yield Batch(image=torch.as_tensor(batch["image"]), label=torch.as_tensor(batch["label"]), case=batch["case"])
+    batches = iter(loader)
+    try:
+        for batch in batches:
+            through_pipe = isinstance(batch["image"], np.ndarray)
+            if through_pipe and not warned:
+                logger.warning("%s is full: batches come through pipes, which is slower", SHARED_MEMORY)
+                warned = True
+            image, label = torch.as_tensor(batch["image"]), torch.as_tensor(batch["label"])
+            yield Batch(image=image, label=label, case=batch["case"])
+    finally:
+        # now: a traceback can keep them to the end of the process, which then waits for workers that wait for it
+        if isinstance(batches, _MultiProcessingDataLoaderIter):
+            batches._shutdown_workers()
