@@ -13,7 +13,6 @@ one starts, until the number of kills is reached. The script needs fork (Linux o
 import argparse
 import collections
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -21,26 +20,18 @@ import signal
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
-from functools import lru_cache
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import torch
 import torch._inductor  # imported once here instead of in every forked training
 from faults.damages import damage
-from faults.ends import DISKS, ENDS, KILLED, SIGNALS, TERMINATED, Moment, at_call, half_a_checkpoint, half_a_file
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from faults.ends import DISKS, SIGNALS, TERMINATED, Moment, half_a_checkpoint, half_a_file
+from faults.starts import BY_THE_CLOCK, Fault, faults_of_end, launch
 
 from sct import train
-from sct.config.folders import CONFIG_DIR, register_folders
-from sct.config.requests import register_schemas
 from sct.errors import UserError
 from sct.inference import SlidingWindow
 from sct.runtime import checkpoint
@@ -61,12 +52,10 @@ SETTINGS = (
     "data.cache=disk",
     "name=run",
 )
-# a forked training starts at once: this process has already imported the packages
-FORK = multiprocessing.get_context("fork")
 MOMENTS = {
     "opening the folder": Moment(Path, "write_text", 4, (*SIGNALS, *DISKS)),
     "filling the cache": Moment(np, "save", 9, (*SIGNALS, *DISKS), half_a_file),
-    "first step": Moment(Trainer, "train_step", 1, (*SIGNALS, "dead worker")),
+    "first step": Moment(Trainer, "train_step", 1, (*SIGNALS, "dead worker", "dead worker")),
     "in a step": Moment(torch.optim.AdamW, "step", 12, SIGNALS),
     "in a save, half written": Moment(torch, "save", 6, (*SIGNALS, *DISKS), half_a_checkpoint),
     "in a save, at the rename": Moment(os, "replace", 6, (*SIGNALS, *DISKS)),
@@ -75,57 +64,17 @@ MOMENTS = {
     "in a log row": Moment(loggers, "append_line", 12, (*SIGNALS, *DISKS)),
     "at the last mark": Moment(trainer, "write_text", 1, (*SIGNALS, *DISKS)),
 }
-BY_THE_CLOCK, TWICE = "by the clock", "started twice"
+TWICE = "started twice"
+WITH_WORKERS = "_workers"  # end of the names of runs whose data another process loads
 OTHERS = {BY_THE_CLOCK: ("SIGKILL", "SIGTERM"), TWICE: ("refused",)}
-
-
-@dataclass(frozen=True)
-class Fault:
-    """moment: where a start ends; end: how; number: at which call there; delay: seconds, by the clock."""
-
-    moment: str
-    end: str
-    number: int = 0
-    delay: float | None = None
-
-
-def training(arguments: list[str], log: Path, fault: Fault | None, config: Any) -> None:
-    """Runs one training in this process, with its messages in `log`."""
-    with log.open("wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    if fault is not None and fault.moment in MOMENTS:
-        at_call(MOMENTS[fault.moment], number=fault.number, end=ENDS[fault.end])
-    torch.set_num_threads(1)  # faster on tensors as small as these
-    sys.argv = ["sct.train", *arguments]
-    # the config is composed already: that takes longer than some steps
-    hydra.main = lambda **settings: lambda task: lambda: task(config)
-    train.main()
 
 
 def launched(folder: Path, *, steps: int, fault: Fault | None = None, log: Path) -> ForkProcess:
     """Starts or resumes the training in `folder`."""
-    workers = ["data.num_workers=1"] * (fault is not None and fault.end == "dead worker")
+    workers = ["data.num_workers=1"] * folder.name.endswith(WITH_WORKERS)
     places = [f"paths.data={folder.parent}/data", f"paths.cache={folder}_cache", f"run_dir={folder}"]
     arguments = [*SETTINGS, f"trainer.max_steps={steps}", *places, "resume=auto", *workers]
-    config = composed(tuple(arguments))
-    process = FORK.Process(target=training, args=(arguments, log, fault, config))
-    process.start()
-    return process
-
-
-@lru_cache(maxsize=8)
-def composed(arguments: tuple[str, ...]) -> DictConfig:
-    """The config of a command, as Hydra gives it to the task."""
-    register_schemas()
-    register_folders()
-    if not GlobalHydra.instance().is_initialized():
-        initialize_config_dir(config_dir=str(CONFIG_DIR), version_base="1.3")
-    config = compose(config_name="train", overrides=list(arguments), return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    with open_dict(config):
-        del config["hydra"]
-    return config
+    return launch(train.main, "train", arguments, log=log, fault=fault)
 
 
 def start(folder: Path, *, steps: int, fault: Fault | None = None) -> tuple[int, str]:
@@ -136,7 +85,7 @@ def start(folder: Path, *, steps: int, fault: Fault | None = None) -> tuple[int,
     if process.is_alive():
         assert fault is not None
         assert process.pid is not None
-        if fault.moment == TWICE:
+        if fault.name == TWICE:
             start_second(folder, steps=steps)
         else:
             os.kill(process.pid, getattr(signal, fault.end))
@@ -154,30 +103,23 @@ def start_second(folder: Path, *, steps: int) -> None:
         raise UserError(f"a second training ended with status {process.exitcode}:\n{told[-2000:]}")
 
 
-def choose(rng: random.Random, *, seconds: float) -> Fault:
+def choose(rng: random.Random, *, seconds: float, workers: bool) -> Fault:
     """A fault: every moment is as likely as any other, and there every way to end."""
-    moment = rng.choice([*MOMENTS, *OTHERS])
-    if moment in OTHERS:
-        return Fault(moment, rng.choice(OTHERS[moment]), delay=rng.uniform(0.1 * seconds, seconds))
+    name = rng.choice([*MOMENTS, *OTHERS])
+    if name in OTHERS:
+        return Fault(name, rng.choice(OTHERS[name]), delay=rng.uniform(0.1 * seconds, seconds))
+    moment = MOMENTS[name]
+    ends = [end for end in moment.ends if workers or end != "dead worker"]
     # early calls more often: a run that goes on needs few
-    number = 1 + int(MOMENTS[moment].most * rng.random() ** 2)
-    return Fault(moment, rng.choice(MOMENTS[moment].ends), number=number)
+    return Fault(name, rng.choice(ends), moment=moment, number=1 + int(moment.most * rng.random() ** 2))
 
 
-def faults_of_end(fault: Fault, *, status: int, said: str, words: str) -> list[str]:
-    """What is wrong in how a start has ended."""
-    if status == 0:
-        faults = []
-    elif fault.moment == BY_THE_CLOCK:
-        wanted = {"SIGKILL": (KILLED,), "SIGTERM": (TERMINATED, -signal.SIGTERM)}[fault.end]
-        faults = [] if status in wanted else [f"status {status}"]
-    elif fault.end == "refused":  # the second one may have been the one that went on
+def faults_of_start(fault: Fault, *, status: int, said: str, words: str) -> list[str]:
+    """What is wrong in how a start has ended; `words` of a damage that it must tell."""
+    if fault.end == "refused":  # the second one may have been the one that went on
         faults = [] if status == 1 and "another process" in said.lower() else [f"status {status}"]
     else:
-        end = ENDS[fault.end]
-        faults = [] if status in end.statuses else [f"status {status}"]
-        faults += [] if end.words in said or status == KILLED else [f"does not say {end.words!r}"]
-    faults += ["a traceback"] * ("Traceback" in said and fault.end != "dead worker")
+        faults = faults_of_end(fault, status=status, said=said)
     # a start that ends before it reads a file can't tell its damage
     told_late = status != 0 and "run folder" not in said
     return faults + [f"does not say {words!r}"] * (bool(words) and not told_late and words not in said)
@@ -270,22 +212,23 @@ def attack(folder: Path, *, kills: int, steps: int, seed: int) -> int:
     done, run = len(before), 0
     while done < kills or run == 0:
         run += 1
-        disturbed = folder / f"run_{seed}_{len(before)}_{run}"
+        workers = rng.random() < 0.2
+        disturbed = folder / (f"run_{seed}_{len(before)}_{run}" + WITH_WORKERS * workers)
         status = -1
         while status != 0:
             hit, words = damage(disturbed, rng) if rng.random() < 0.3 else ("", "")
             saved = loadable(disturbed)
-            fault = choose(rng, seconds=seconds) if done < kills else None
+            fault = choose(rng, seconds=seconds, workers=workers) if done < kills else None
             status, said = start(disturbed, steps=steps, fault=fault)
             after = loadable(disturbed)
             if status != 0:
                 done += 1
                 assert fault is not None
-                faults = faults_of_end(fault, status=status, said=said, words=words)
+                faults = faults_of_start(fault, status=status, said=said, words=words)
                 faults += faults_after(disturbed, saved, reference, status=status)
             else:
                 faults = faults_at_end(disturbed, reference)
-            row = {"moment": fault.moment, "end": fault.end} if fault is not None and status else {}
+            row = {"moment": fault.name, "end": fault.end} if fault is not None and status else {}
             row |= {"damage": hit, "status": status, "faults": faults}
             with book.open("a") as file:
                 file.write(json.dumps(row) + "\n" if status else "")

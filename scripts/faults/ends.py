@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -108,11 +109,15 @@ def at_call(moment: Moment, *, number: int, end: End) -> None:
 
 
 def half_a_checkpoint(original: Callable, state: Any, file: Any) -> None:
-    """Leaves half of a checkpoint on the disk."""
+    """Leaves half of a checkpoint on the disk, given as an open file or by its path."""
     complete = io.BytesIO()
     original(state, complete)
-    file.write(complete.getvalue()[: len(complete.getvalue()) // 2])
-    file.flush()
+    half = complete.getvalue()[: len(complete.getvalue()) // 2]
+    if isinstance(file, Path):
+        file.write_bytes(half)
+    else:
+        file.write(half)
+        file.flush()
 
 
 def half_a_file(original: Callable, path: Any, *args: Any, **kwargs: Any) -> None:
