@@ -33,8 +33,9 @@ class Bundle(Format):
     fixed_graph = False
 
     def write(self, folder: Path, *, source: Source) -> None:
-        with atomic(folder / WEIGHTS) as temporary:
-            torch.save(source.network.state_dict(), temporary)
+        # a path would leave the temporary name in the archive
+        with atomic(folder / WEIGHTS) as temporary, temporary.open("wb") as file:
+            torch.save(source.network.state_dict(), file)
         write_text(folder / INFERENCE, json.dumps(inference_config(source), indent=1) + "\n")
         write_text(folder / METADATA, json.dumps(metadata(source), indent=1) + "\n")
         write_text(folder / "docs/README.md", readme(source))

@@ -1,6 +1,8 @@
 """Ends of a training by signals, and damage to a run's files: nothing is lost, and what is made again is told."""
 
+import errno
 import json
+import logging
 import os
 import shutil
 import signal
@@ -12,8 +14,10 @@ from commands import assert_one_message, flipped, run_command
 
 from sct import predict, train
 from sct.inference import SlidingWindow
+from sct.runs.folder import RunLog
 from sct.runtime import checkpoint
 from sct.runtime.rows import read_rows
+from sct.training import loggers, trainer
 from sct.training.loggers import RunLogger, cut_after
 from sct.training.trainer import Trainer
 
@@ -60,9 +64,10 @@ MOMENTS = {
     "in a log row": (RunLogger, "log", 1, signal.SIGTERM, 1),
     "in validation": (SlidingWindow, "__call__", 2, signal.SIGTERM, 4),
 }
+MARKS = dict.fromkeys(("in a step whose validation is due", "in a log row"), pytest.mark.long)
 
 
-@pytest.mark.parametrize("name", MOMENTS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in MOMENTS])
 def test_a_signal_saves_and_the_run_goes_on_exactly(smoke, finished_run, tmp_path, monkeypatch, name):
     owner, function, call, number, step = MOMENTS[name]
     run = tmp_path / "run"
@@ -158,3 +163,60 @@ def test_weights_that_are_not_finite_predict_nothing(run_copy, tmp_path):
     outcome = run_command(predict.main, f"ckpt={run_copy}", f"input={image}", f"output={tmp_path}/out")
     assert_one_message(outcome, best, name, "NaN or infinite")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_prediction_that_is_ended_keeps_what_it_has_written(run_copy, workplace, tmp_path, monkeypatch):
+    images = sorted((workplace / "data" / "phantom_smoke").rglob("img/*.nii.gz"))[:3]
+    (tmp_path / "in").mkdir()
+    for image in images:
+        shutil.copy(image, tmp_path / "in")
+    arguments = (f"ckpt={run_copy}", f"input={tmp_path}/in", f"output={tmp_path}/out")
+    labels, calls = SlidingWindow.__call__, []
+
+    def signalled(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return labels(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SlidingWindow, "__call__", signalled)
+        outcome = run_command(predict.main, *arguments)
+    assert outcome.status == 143, outcome
+    assert "What is predicted is whole and stays. The same command goes on" in outcome.err
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.nii.gz")}
+    assert len(written) == 2
+    assert not list((tmp_path / "out").rglob("unfinished/*/*"))
+    assert not list((tmp_path / "out").rglob("locks/*"))
+    outcome = run_command(predict.main, *arguments)
+    assert "3 cases: 1 predicted now, 2 were there already, 0 failed" in outcome.out
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+@pytest.mark.parametrize("where", ["append_line", pytest.param("write_text", marks=pytest.mark.long)])
+def test_a_full_disk_is_one_message_and_blocks_no_later_try(smoke, finished_run, tmp_path, monkeypatch, where):
+    run = tmp_path / "run"
+
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    module = loggers if where == "append_line" else trainer
+    with monkeypatch.context() as patch:
+        patch.setattr(module, where, full)
+        outcome = run_command(train.main, *smoke, f"run_dir={run}")
+    assert_one_message(outcome, "No space left on device", "Make room")
+    assert run_command(train.main, *smoke, f"run_dir={run}", "resume=auto").status == 0
+    assert_same(run, finished_run)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_a_log_that_can_not_be_written_is_told_once(tmp_path, capsys):
+    handler = RunLog(tmp_path / "train.log")
+    handler.stream.close()
+    handler.stream = Path("/dev/full").open("w")
+    log = logging.Logger("own")
+    log.addHandler(handler)
+    for _ in range(3):
+        log.warning("something")
+    handler.close()
+    assert capsys.readouterr().err == f"{tmp_path}/train.log can't be written (No space left on device)\n"

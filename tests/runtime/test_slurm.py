@@ -1,9 +1,22 @@
 """Slurm's variables as torchrun's: who is one of several, who is alone, and who is told what is missing."""
 
+import os
+import signal
+
 import pytest
 
 from sct.errors import UserError
-from sct.runtime.slurm import host_names, num_tasks, port, process_rank, process_variables, tasks_of_nodes
+from sct.runtime.signals import REQUEUE
+from sct.runtime.slurm import (
+    host_names,
+    num_tasks,
+    port,
+    process_rank,
+    process_variables,
+    queue_again,
+    signals_of_jobs,
+    tasks_of_nodes,
+)
 
 # what a task of `srun` finds; the issue's own imitation has the first four
 TASK = {"SLURM_NTASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_JOB_NODELIST": "node[07-08],login"}
@@ -92,3 +105,55 @@ def test_node_lists(text, names):
 def test_tasks_of_nodes():
     assert tasks_of_nodes("2(x3),1") == [2, 2, 2, 1]
     assert tasks_of_nodes("4") == [4]
+
+
+@pytest.fixture
+def scontrol(tmp_path, monkeypatch):
+    """A command in the place of Slurm's; the file that lists its calls. It shows what is in the file `job`."""
+    calls, script = tmp_path / "calls", tmp_path / "bin" / "scontrol"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n[ "$1" != show ] || cat {tmp_path}/job\n[ "$3" != 13 ]\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+    (tmp_path / "job").write_text("JobId=7 JobState=RUNNING PreemptEligibleTime=2026-01-01T00:00:00 PreemptTime=None")
+    return calls
+
+
+@pytest.mark.skipif(REQUEUE is None, reason="this system has no SIGUSR1")
+@pytest.mark.parametrize(
+    ("environment", "received", "preempted", "calls"),
+    [
+        ({}, REQUEUE, False, []),
+        ({"SLURM_JOB_ID": "7"}, REQUEUE, False, ["requeue 7"]),
+        ({"SLURM_JOB_ID": "7"}, signal.SIGTERM, False, ["show job 7"]),
+        ({"SLURM_JOB_ID": "7"}, signal.SIGTERM, True, ["show job 7", "requeue 7"]),
+        (
+            {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"},
+            REQUEUE,
+            False,
+            ["requeue 7_2"],
+        ),
+    ],
+)
+def test_a_job_is_queued_again_if_it_is_preempted_or_asks_for_it(
+    scontrol, tmp_path, environment, received, preempted, calls
+):
+    if preempted:
+        (tmp_path / "job").write_text("JobId=7 JobState=RUNNING PreemptTime=2026-01-01T00:00:00")
+    queue_again(environment, received=received)
+    assert (scontrol.read_text().splitlines() if scontrol.exists() else []) == calls
+
+
+def test_a_job_that_slurm_does_not_queue_again_is_told(scontrol, monkeypatch, caplog):
+    queue_again({"SLURM_JOB_ID": "13"}, received=signal.SIGTERM)
+    monkeypatch.setenv("PATH", "")
+    queue_again({"SLURM_JOB_ID": "7"}, received=signal.SIGTERM)
+    assert caplog.text.count("is not queued again") == 2
+
+
+@pytest.mark.skipif(REQUEUE is None, reason="this system has no SIGUSR1")
+def test_the_signal_for_it_is_listened_to_in_jobs_unless_submitit_does(monkeypatch):
+    assert signals_of_jobs({}) == ()
+    assert signals_of_jobs({"SLURM_JOB_ID": "7"}) == (REQUEUE,)
+    monkeypatch.setattr(signal, "getsignal", lambda number: print)
+    assert signals_of_jobs({"SLURM_JOB_ID": "7"}) == ()

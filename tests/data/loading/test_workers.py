@@ -1,6 +1,7 @@
 """How many processes load, what they need of shared memory, and what happens where there is none."""
 
 import ctypes
+import errno
 import multiprocessing
 import os
 import signal
@@ -14,7 +15,7 @@ import torch
 
 from sct.data.cases import Batch
 from sct.data.loading import workers
-from sct.data.loading.loader import hand_over
+from sct.data.loading.loader import _begin, hand_over
 from sct.data.loading.workers import Loading, choose_workers, plan_loading, watched_workers
 from sct.errors import UserError
 
@@ -148,3 +149,38 @@ def test_what_ends_a_worker_is_a_message(make_btcv: Callable, damage: str) -> No
     with pytest.raises(UserError, match=words) as caught, watched_workers():
         list(loader)
     assert "Traceback" not in str(caught.value)
+
+
+def test_what_a_worker_can_not_write_is_told_as_by_the_training():
+    # as torch passes on the error of a worker: without its number
+    text = "Caught OSError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File x\n"
+    with pytest.raises(OSError) as caught, watched_workers():
+        raise OSError(f"{text}OSError: [Errno 28] No space left on device: '/cache'\n")
+    assert caught.value.errno == errno.ENOSPC
+    assert "No space left on device: '/cache'" in str(caught.value)
+    with pytest.raises(OSError, match=r"^1000 requested$") as caught, watched_workers():
+        raise OSError("1000 requested")
+    assert caught.value.errno is None
+
+
+def wait_for_ever(started: Queue) -> None:
+    _begin(0)
+    started.put(True)
+    signal.pause()
+    signal.pause()
+
+
+@pytest.mark.skipif(not hasattr(signal, "alarm"), reason="this system has no alarms")
+def test_signals_to_all_processes_leave_the_workers_to_the_training():
+    context = multiprocessing.get_context("fork")
+    started = context.Queue()
+    process = context.Process(target=wait_for_ever, args=(started,))
+    process.start()
+    started.get()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(process.pid, number)
+    process.join(0.3)
+    assert process.is_alive()
+    os.kill(process.pid, signal.SIGALRM)  # as half a minute later
+    process.join(10)
+    assert process.exitcode == -signal.SIGALRM
