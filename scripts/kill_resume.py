@@ -146,8 +146,13 @@ def rows(folder: Path) -> list[dict[str, float]]:
     return [{name: row[name] for name in row if not name.startswith(("time/", "memory/"))} for row in values]
 
 
-def faults_after(folder: Path, before: dict[str, int], reference: Path, *, status: int) -> list[str]:
-    """Losses of a run through a fault; `before`: its readable checkpoints before."""
+def leftovers(folder: Path) -> set[str]:
+    """Names of half-written files."""
+    return {path.name for path in folder.rglob("*") if path.name == "unfinished.tmp" or path.name.startswith(".1")}
+
+
+def faults_after(folder: Path, before: dict[str, int], reference: Path, *, status: int, left: set[str]) -> list[str]:
+    """Losses of a run through a fault; `before`: its readable checkpoints before; `left`: what it left half-written."""
     after = loadable(folder)
     faults = []
     if last_step(after) < last_step(before):
@@ -159,7 +164,6 @@ def faults_after(folder: Path, before: dict[str, int], reference: Path, *, statu
     kept, wanted = ([row for row in rows(run) if row["step"] <= safe] for run in (folder, reference))
     if kept != wanted and kept != [row for row in wanted if row["step"] < safe or "train/loss" in row]:
         faults.append(f"rows up to step {safe} differ")
-    left = [path.name for path in folder.rglob("*") if path.name == "unfinished.tmp" or path.name.startswith(".1")]
     if left and status > 0:  # a process that ends at once can remove nothing
         faults.append(f"left {', '.join(left)}")
     mark = folder / "unfinished"
@@ -217,7 +221,7 @@ def attack(folder: Path, *, kills: int, steps: int, seed: int) -> int:
         status = -1
         while status != 0:
             hit, words = damage(disturbed, rng) if rng.random() < 0.3 else ("", "")
-            saved = loadable(disturbed)
+            saved, left = loadable(disturbed), leftovers(disturbed)
             fault = choose(rng, seconds=seconds, workers=workers) if done < kills else None
             status, said = start(disturbed, steps=steps, fault=fault)
             after = loadable(disturbed)
@@ -225,7 +229,7 @@ def attack(folder: Path, *, kills: int, steps: int, seed: int) -> int:
                 done += 1
                 assert fault is not None
                 faults = faults_of_start(fault, status=status, said=said, words=words)
-                faults += faults_after(disturbed, saved, reference, status=status)
+                faults += faults_after(disturbed, saved, reference, status=status, left=leftovers(disturbed) - left)
             else:
                 faults = faults_at_end(disturbed, reference)
             row = {"moment": fault.name, "end": fault.end} if fault is not None and status else {}

@@ -24,7 +24,7 @@ from sct.config.trust import SHIPPED_ALONE, Trust
 from sct.errors import UserError
 from sct.runtime import checkpoint
 from sct.runtime.distributed import Processes
-from sct.runtime.files import write_text
+from sct.runtime.files import remove_unfinished, write_text
 from sct.runtime.migration import config_of_today
 from sct.runtime.plain import read_yaml_config
 from sct.runtime.rows import FILE, read_rows
@@ -286,6 +286,7 @@ def opened(plan: Plan, *, processes: Processes) -> Iterator[Path]:
                 raise UserError(f"Another process has trained in {folder} in the meantime. Call this command again.")
             for mark in (FINISHED, UNFINISHED):
                 (folder / mark).unlink(missing_ok=True)
+            remove_unfinished(folder)
             write_text(folder / "overrides.json", json.dumps(plan.overrides, indent=1))
             write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plan.config)))
             log_to(folder)

@@ -45,6 +45,13 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes have left of `atomic` in a folder in which no other process writes."""
+    for path in folder.glob(".*-*"):
+        if path.name[1:].partition("-")[0].isdigit():
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def full_disk_told(folder: Path) -> Iterator[None]:
     """Raises OSError with the system's reason if the block fails because the disk of `folder` is full.

@@ -213,7 +213,7 @@ def test_a_full_disk_is_one_message_and_blocks_no_later_try(smoke, finished_run,
 def test_a_log_that_can_not_be_written_is_told_once(tmp_path, capsys):
     handler = RunLog(tmp_path / "train.log")
     handler.stream.close()
-    handler.stream = Path("/dev/full").open("w")
+    handler.stream = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w")
     log = logging.Logger("own")
     log.addHandler(handler)
     for _ in range(3):

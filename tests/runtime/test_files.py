@@ -69,3 +69,11 @@ def test_room_on_the_disk_is_found(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.EDQUOT, "quota")))
     assert files.why_full(tmp_path).errno == errno.EDQUOT
+
+
+def test_what_a_killed_process_has_left_is_removed(tmp_path):
+    names = ("file", ".123-file", ".lock", ".a-b")
+    for name in names:
+        (tmp_path / name).touch()
+    files.remove_unfinished(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(names) - {".123-file"}
