@@ -132,8 +132,8 @@ class Config:
     name: name of the run: its folder is paths.outputs/name/time; default: the experiment's name, or what runs instead
         where the command changes a group
     seed: seed of the weights, the batches and all else that is random
-    resume: null starts a new run; auto goes on with the newest unfinished run of the same config; once does the same
-        and repeats no finished run; or a run folder to go on with
+    resume: null starts a new run; auto goes on with the unfinished run of the same config that has come furthest; once
+        does the same and repeats no finished run; or a run folder to go on with
     init: a run or checkpoint whose weights a new run starts with, such as the dense twin
     pretrained: published 2-D weights for the encoder of a new run: a local .pth, .pt or .safetensors file, or timm:NAME
     run_dir: the folder of the run itself, instead of paths.outputs/name/time
