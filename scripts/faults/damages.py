@@ -56,10 +56,11 @@ def cached(run: Path) -> list[Path]:
     return sorted((run.parent / f"{run.name}_cache").rglob("volumes/*/*"))
 
 
+BEFORE = "going on from the checkpoint before"
 DAMAGES = {
-    "checkpoint flipped": Damage(newest, flipped),
-    "checkpoint cut": Damage(newest, cut),
-    "checkpoint zeroed": Damage(newest, zeroed),
+    "checkpoint flipped": Damage(newest, flipped, BEFORE),
+    "checkpoint cut": Damage(newest, cut, BEFORE),
+    "checkpoint zeroed": Damage(newest, zeroed, BEFORE),
     "cached volume flipped": Damage(cached, flipped, ""),
     "cached volume cut": Damage(cached, cut, ""),
     "config.yaml zeroed": Damage(named("config.yaml"), zeroed),
