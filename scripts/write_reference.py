@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sct.config.check import GROUPS
-from sct.config.command import APPENDED, compose_config
+from sct.config.command import compose_config
 from sct.config.folders import options
 from sct.config.meanings import Key, description, keys_of
+from sct.config.saved import APPENDED
 
 PAGE = Path(__file__).parents[1] / "docs/reference/config.md"
 # root config -> what is called

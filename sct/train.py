@@ -5,13 +5,14 @@ import sys
 from sct.config import command
 from sct.config.check import GROUPS
 from sct.config.help import Page
+from sct.config.saved import APPENDED, resumed_arguments
 from sct.errors import UserError
 
 PAGE = Page(
     __doc__,
     keys=("name", "seed", "resume", "init", "pretrained", "run_dir", *GROUPS, "pruning", "trainer", "paths"),
     groups=GROUPS,
-    appended=command.APPENDED,
+    appended=APPENDED,
     notes="""Examples
   python -m sct.train +experiment=demo
   python -m sct.train +experiment=btcv_stp_mta data.root=/data/BTCV encoder.reducer.ratio=0.75
@@ -26,7 +27,7 @@ Add  -c job  to print the whole config and stop.
 
 def main() -> None:
     try:
-        sys.argv[1:] = command.resumed_arguments(sys.argv[1:])
+        sys.argv[1:] = resumed_arguments(sys.argv[1:])
     except UserError as error:
         command.fail(str(error))
     command.run("sct.tasks.train:train", config_name="train", page=PAGE)

@@ -17,7 +17,7 @@ from test_run import interrupt, last_state, rows, same_weights
 
 from sct import eval as evaluation
 from sct import report, train
-from sct.config.command import resumed_arguments
+from sct.config.saved import resumed_arguments
 from sct.errors import UserError
 from sct.runs.folder import Plan, best_score, opened
 from sct.runtime import checkpoint

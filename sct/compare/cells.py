@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sct.compare.methods import CANVAS
-from sct.config.command import key_of
+from sct.config.saved import key_of
 from sct.errors import UserError
 from sct.runs.folder import NOT_IDENTITY
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import wilcoxon
 
-from sct.config.command import key_of, saved_overrides
+from sct.config.saved import key_of, saved_overrides
 from sct.data.splits import SPLITS
 from sct.errors import UserError
 from sct.evaluation.metrics import Row

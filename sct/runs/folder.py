@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,13 +18,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from sct.config.check import check_config, to_dict
-from sct.config.command import by_key, compose_config, key_of, saved_overrides
+from sct.config.command import by_key, compose_config
 from sct.config.naming import earlier_name
+from sct.config.saved import key_of, saved_overrides
 from sct.config.trust import SHIPPED_ALONE, Trust
 from sct.errors import UserError
 from sct.runtime import checkpoint
 from sct.runtime.distributed import Processes
 from sct.runtime.files import remove_unfinished, write_text
+from sct.runtime.logs import RunLog
 from sct.runtime.migration import config_of_today
 from sct.runtime.plain import read_yaml_config
 from sct.runtime.rows import FILE, read_rows
@@ -325,24 +327,6 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-class RunLog(logging.FileHandler):
-    """A log file; where it can't be written, one line on stderr says so, and what is logged goes on elsewhere."""
-
-    told = False
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        error = sys.exc_info()[1]
-        if not isinstance(error, OSError):
-            super().handleError(record)
-        elif not self.told:
-            self.told = True
-            sys.stderr.write(f"{self.baseFilename} can't be written ({error.strerror})\n")
-
-    def close(self) -> None:
-        with suppress(OSError):  # lines that the disk had no room for
-            super().close()
 
 
 def log_to(run_dir: Path | None, *, level: int = logging.INFO) -> None:

@@ -9,10 +9,11 @@ from commands import assert_one_message, run_command
 
 from sct import train
 from sct.config.check import GROUPS
-from sct.config.command import APPENDED, compose_config
+from sct.config.command import compose_config
 from sct.config.folders import options
 from sct.config.help import Page, entry, help_text
 from sct.config.meanings import description, entries, keys_of, meanings
+from sct.config.saved import APPENDED
 from sct.data import __main__ as data
 
 ROOT = Path(__file__).parents[2]

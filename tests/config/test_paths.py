@@ -8,8 +8,9 @@ from commands import assert_one_message, run_command
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sct import predict, train
-from sct.config.command import compose_config, resumed_arguments
+from sct.config.command import compose_config
 from sct.config.paths import text_overrides, whole_nodes
+from sct.config.saved import resumed_arguments
 from sct.data.sets.msd import MSD
 
 NAMES = [

@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from sct.config.check import build, check_node, read_object
-from sct.config.command import resumed_arguments, saved_overrides
 from sct.config.hints import fits, in_words
 from sct.config.requests import EvalConfig
+from sct.config.saved import resumed_arguments, saved_overrides
 from sct.config.signatures import object_signature
 from sct.config.trust import SHIPPED, Trust
 from sct.errors import UserError

@@ -8,7 +8,7 @@ from hostile_files import LEAK, changed_card
 from omegaconf import OmegaConf
 
 from sct import verify
-from sct.config.command import is_saved, resumed_arguments, saved_overrides
+from sct.config.saved import is_saved, resumed_arguments, saved_overrides
 from sct.errors import UserError
 from sct.runs.card import read_card
 from sct.runtime.plain import MOST_BYTES, plain_config, read_json, read_yaml_config

@@ -14,8 +14,8 @@ from commands import assert_one_message, flipped, run_command
 
 from sct import predict, train
 from sct.inference import SlidingWindow
-from sct.runs.folder import RunLog
 from sct.runtime import checkpoint
+from sct.runtime.logs import RunLog
 from sct.runtime.rows import read_rows
 from sct.training import loggers, trainer
 from sct.training.loggers import RunLogger, cut_after

@@ -13,7 +13,7 @@ from commands import assert_one_message, files_of, run_command
 from omegaconf import OmegaConf
 
 from sct import train
-from sct.config.command import resumed_arguments
+from sct.config.saved import resumed_arguments
 from sct.errors import UserError
 from sct.runs.folder import changed_keys, changed_like, locked, new_folder
 from sct.runtime import checkpoint

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 import sct
 from sct import eval as evaluation
 from sct import predict, train, verify
-from sct.config.command import saved_overrides
+from sct.config.saved import saved_overrides
 from sct.exporting.manifest import LAYOUT, read_manifest
 from sct.runs import card
 from sct.runs.folder import saved_config
