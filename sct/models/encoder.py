@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -162,6 +162,17 @@ class ViTEncoder(Encoder):
         if self.reducer is not None and self.reducer.freezes_encoder:
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(name.startswith("reducer."))
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode; the parts of an encoder that its reducer freezes stay in evaluation mode.
+
+        Frozen parts then have no drop-path and no dropout, and the statistics of their BatchNorms do not change.
+        """
+        super().train(mode)
+        if self.reducer is not None and self.reducer.freezes_encoder:
+            for name, part in self.named_children():
+                part.train(mode and name == "reducer")
+        return self
 
     def reset_parameters(self, position_init: str, *, std: float) -> None:
         self.apply(partial(init_weights, std=std))

@@ -1,17 +1,20 @@
 """Dynamic Token Pruning while training: which weights move, and what happens when nobody is left."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
-from dtop_by_hand import SIZE, TOKENS, Q, given_dtop, images, little_dtop
+from dtop_by_hand import HEADS, SIZE, TOKENS, Q, given_dtop, images, little_dtop
 
 from sct.data.outputs import numbered
 from sct.losses.criterion import Criterion
 from sct.losses.dice_ce import DiceCE
 from sct.losses.query import QueryLoss
 from sct.models.completion.mta import MTA
-from sct.models.reducers.dtop import CONTEXTS
+from sct.models.encoder import ViTEncoder
+from sct.models.reducers.dtop import CONTEXTS, DToP
+from sct.models.stems.unet import UNetStem
 
 
 def labels(count):
@@ -115,3 +118,37 @@ def test_heads_of_two_kinds(head, decoder):
         else:
             present = said.classes[b].softmax(dim=-1)[:, 0]
             torch.testing.assert_close(masks[b, :, places].exp(), (own.sigmoid() * present).T)
+
+
+def test_a_frozen_encoder_has_no_drop_path_no_dropout_and_constant_statistics():
+    """With mode=finetune the frozen blocks give in training what they give in evaluation; heads train."""
+    torch.manual_seed(0)
+    encoder = ViTEncoder(
+        image_size=SIZE,
+        in_channels=1,
+        num_classes=Q,
+        patch_size=4,
+        dim=24,
+        depth=3,
+        num_heads=2,
+        class_token=False,
+        dropout=0.5,
+        drop_path=0.9,
+        stem=partial(UNetStem, widths=(4, 6, 8)),
+        reducer=partial(DToP, blocks=(1, 2), head="fcn", mode="finetune", p0=0.4, k=1, fcn=HEADS["fcn"]),
+    )
+    before = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
+    encoder.train()
+    inputs = []
+    encoder.reducer.register_forward_pre_hook(lambda module, args: inputs.append(args[0].x))
+    encoder(images())
+    changed = {name for name, buffer in encoder.named_buffers() if not torch.equal(buffer, before[name])}
+    assert changed, "the heads' statistics move"
+    assert all(name.startswith("reducer.") for name in changed)
+    assert encoder.training
+    assert encoder.reducer.heads[0].norm.training
+    encoder.eval()
+    assert not any(module.training for module in encoder.modules())
+    first = inputs[0]
+    encoder(images())
+    torch.testing.assert_close(inputs[2], first)

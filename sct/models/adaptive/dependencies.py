@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sct.config.parts import part
 from sct.models.blocks.layers import Scheduled
+from sct.runtime.precision import full_precision
 
 
 @part
@@ -55,7 +56,8 @@ class AdaptiveThreshold(Scheduled):
         low, high = attention.aminmax(dim=-1, keepdim=True)
         # a gradient of zero, not detached: data-parallel training would wait for the gradient of g
         g = self.g if self.progress >= self.release_at else self.g.detach() + 0.0 * self.g
-        level = self.project(q).sigmoid().to(attention.dtype) * g.sigmoid()
+        with full_precision(q.device.type):
+            level = self.project(q.to(self.project.weight.dtype)).sigmoid().to(attention.dtype) * g.sigmoid()
         hard = attention >= low + level * (high - low)
         decision = hard.to(attention.dtype)
         if self.training:

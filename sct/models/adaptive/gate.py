@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sct.config.parts import part
 from sct.models.blocks.convolutions import CONVOLUTION
+from sct.runtime.precision import at_least_float32, full_precision
 
 
 @part
@@ -14,7 +15,7 @@ class QueryGate(nn.Module):
     """Switches off patches that are almost surely background as queries, from the stem's features (equation 11).
 
     A patch with a probability of background of `threshold` or more is no query in attention. The criterion supervises
-    the gate with the label "any foreground in the patch"; the decision carries no gradient.
+    the gate with the label "any foreground in the patch"; the decision carries no gradient, and is made in float32.
 
     threshold: probability of background from which a patch is no query in attention
     """
@@ -26,5 +27,6 @@ class QueryGate(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """features (B, C, *grid) -> logits of background and foreground (B, 2, *grid), and query_mask (B, N)."""
-        logits = self.classify(features)
-        return logits, logits.detach().float().softmax(dim=1)[:, 0].flatten(1) < self.threshold
+        with full_precision(features.device.type):
+            logits = self.classify(at_least_float32(features))
+        return logits, logits.detach().softmax(dim=1)[:, 0].flatten(1) < self.threshold

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sct.models.blocks.recompute import recomputed
+from sct.runtime.precision import at_least_float32, full_precision
 from sct.runtime.processor import has_tiles, infers_here
 
 # avoids division by zero in rows without visible keys; the authors' 1e-6 changes the weights by as much as 1e-6
@@ -89,9 +90,13 @@ def policy_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, bias: Tensor
         logits = logits + key_bias(bias, logits)
     seen = mask[:, None, None, :].to(logits.dtype)
     identity = torch.eye(L, dtype=logits.dtype, device=logits.device)
-    weights = (logits - logits.amax(dim=-1, keepdim=True).detach()).exp() * (seen + (1 - seen) * identity)
-    weights = (weights + EPS / L) / (weights.sum(dim=-1, keepdim=True) + EPS)
-    return weights.to(v.dtype) @ v
+    return policy_softmax(logits, seen + (1 - seen) * identity).to(v.dtype) @ v
+
+
+def policy_softmax(logits: Tensor, seen: Tensor) -> Tensor:
+    """Softmax over the keys (..., L) that are seen (1), not over the others (0); `seen` gets a gradient."""
+    weights = (logits - logits.amax(dim=-1, keepdim=True).detach()).exp() * seen
+    return (weights + EPS / logits.shape[-1]) / (weights.sum(dim=-1, keepdim=True) + EPS)
 
 
 def packed_attention(
@@ -128,18 +133,26 @@ def variable_length_attention(q: Tensor, k: Tensor, v: Tensor, *, lengths: tuple
 def first_row(
     q: Tensor, k: Tensor, *, mask: Tensor | None, lengths: tuple[int, ...] | None, bias: Tensor | None = None
 ) -> Tensor:
-    """Attention weights (B, H, L) of the first query of every sequence to its tokens of mask 1; bias (B, L) of keys."""
+    """Attention weights of the first query of every image to its tokens, in float32 or float64, whatever computes.
+
+    q (B, H, 1, D): that query, scaled; keys k (B, H, L, D), or packed (1, H, L, D), or the same of all heads
+    (B, 1, L, D); mask and bias (B, L) of the keys -> (B, H, L). The mask gets a gradient, as in `masked_attention`.
+    """
     if lengths is not None:
         biases = [None] * len(lengths) if bias is None else bias.split(lengths, dim=1)
-        parts = zip(q.split(lengths, dim=2), k.split(lengths, dim=2), biases, strict=True)
+        parts = zip(q.split(1), k.split(lengths, dim=2), biases, strict=True)
         rows = [first_row(query, key, mask=None, lengths=None, bias=image_bias) for query, key, image_bias in parts]
         return torch.cat(rows, dim=2)
-    logits = (q[:, :, :1] @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).squeeze(2)
+    with full_precision(q.device.type):
+        logits = (at_least_float32(q) @ at_least_float32(k).transpose(-2, -1)).squeeze(2)
     if bias is not None:
         logits = logits + bias.unsqueeze(1).to(logits.dtype)
-    if mask is not None:
-        logits = logits.masked_fill(mask.unsqueeze(1) < 0.5, -torch.inf)
-    return logits.softmax(dim=-1)
+    return logits.softmax(dim=-1) if mask is None else policy_softmax(logits, mask.unsqueeze(1).to(logits.dtype))
+
+
+def first_tokens(x: Tensor, lengths: tuple[int, ...] | None) -> Tensor:
+    """The first token of every image: (B, 1, C) of x (B, L, C), or of a packed x (1, L, C)."""
+    return x[:, :1] if lengths is None else torch.cat([part[:, :1] for part in x.split(lengths, dim=1)])
 
 
 def cross_attention(q: Tensor, k: Tensor, v: Tensor, *, lengths: tuple[int, ...] | None) -> Tensor:

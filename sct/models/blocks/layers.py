@@ -4,6 +4,7 @@ Letters: B batch, L sequence length (prefix and patch tokens), C width, H heads,
 """
 
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sct.errors import UserError
-from sct.models.blocks.attention import first_row, fused_attention, masked_attention, packed_attention
+from sct.models.blocks.attention import first_row, first_tokens, fused_attention, masked_attention, packed_attention
+from sct.runtime.precision import at_least_float32, full_precision
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def make_dropout(rate: float) -> nn.Module:
 class AttentionStats:
     """Statistics of attention; None where they were not requested, or where this attention does not have them.
 
-    Of each token of the sequence, for pruning rules:
+    Of each token of the sequence, for pruning rules, in float32 (or float64) whatever the network computes in:
     - class_row (B, L, H): attention of the first (class) token to all tokens, computed from one query row
     - head_norms (B, L, H): norm of the context vector of each head, before the output projection
     - keys (B, L, D): mean over heads
@@ -130,24 +132,67 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, layout: Layout = FULL, *, wants: Collection[str] = ()
     ) -> tuple[Tensor, AttentionStats]:
-        """x (B, L, C) -> (B, L, C), and the fields of `AttentionStats` named in `wants`."""
+        """x (B, L, C) -> (B, L, C), and the fields of `AttentionStats` named in `wants`.
+
+        With "float32" in `wants`, mixed precision is off up to the context vectors, so that their norms are exact.
+        """
         B, L, C = x.shape
-        q, k, v = self.qkv(x).reshape(B, L, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
-        bias = layout.key_bias
-        if layout.lengths is not None:
-            context = packed_attention(q, k, v, lengths=layout.lengths, bias=bias)
-        elif layout.seen is not None:
-            context = masked_attention(q, k, v, mask=layout.seen, bias=bias)
-        else:
-            context = fused_attention(q, k, v, bias=bias)
-        stats = AttentionStats()
+        is_exact = "float32" in wants
+        with full_precision(x.device.type) if is_exact else nullcontext():
+            qkv = self.qkv(at_least_float32(x) if is_exact else x)
+            q, k, v = qkv.reshape(B, L, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
+            context = self.context(q, k, v, layout)
+        stats, bias = AttentionStats(), layout.key_bias
         if "class_row" in wants:
-            stats.class_row = first_row(q, k, mask=layout.seen, lengths=layout.lengths, bias=bias).transpose(1, 2)
+            first, keys = self.exact_first(x, layout.lengths) if is_half(q) else self.first(q, k, layout.lengths)
+            row = first_row(first, keys, mask=layout.seen, lengths=layout.lengths, bias=bias)
+            stats.class_row = row.transpose(1, 2)
         if "head_norms" in wants:
-            stats.head_norms = context.norm(dim=-1).transpose(1, 2)
+            stats.head_norms = at_least_float32(context).norm(dim=-1).transpose(1, 2)
         if "keys" in wants:
-            stats.keys = k.mean(dim=1)
+            stats.keys = self.exact_keys(x) if is_half(k) else k.mean(dim=1)
         return self.proj(context.transpose(1, 2).reshape(B, L, C)), stats
+
+    def context(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        """Context vectors (B, H, L, D) of q, k, v (B, H, L, D)."""
+        if layout.lengths is not None:
+            return packed_attention(q, k, v, lengths=layout.lengths, bias=layout.key_bias)
+        if layout.seen is not None:
+            return masked_attention(q, k, v, mask=layout.seen, bias=layout.key_bias)
+        return fused_attention(q, k, v, bias=layout.key_bias)
+
+    def first(self, q: Tensor, k: Tensor, lengths: tuple[int, ...] | None) -> tuple[Tensor, Tensor]:
+        """Scaled first query of every image (B, H, 1, D), from q and k (B, H, L, D) or packed, and the keys."""
+        rows = first_tokens(q.transpose(1, 2).flatten(2), lengths).unflatten(2, (self.num_heads, -1))
+        return rows.transpose(1, 2) * q.shape[-1] ** -0.5, k
+
+    def exact_first(self, x: Tensor, lengths: tuple[int, ...] | None) -> tuple[Tensor, Tensor]:
+        """`first` in float32 from x (B, L, C) or packed, where q and k were rounded to half precision.
+
+        The projection to keys is applied to the one query instead of to all tokens, so the tokens themselves (B, 1, L,
+        C) are the keys of queries (B, H, 1, C). The keys' bias adds the same to all logits of a head; it is left out.
+        """
+        C = x.shape[-1]
+        with full_precision(x.device.type):
+            weight = at_least_float32(self.qkv.weight)
+            bias = None if self.qkv.bias is None else at_least_float32(self.qkv.bias[:C])
+            x = at_least_float32(x)
+            q = F.linear(first_tokens(x, lengths), weight[:C], bias).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            return (q * q.shape[-1] ** -0.5) @ weight[C : 2 * C].unflatten(0, (self.num_heads, -1)), x.unsqueeze(1)
+
+    def exact_keys(self, x: Tensor) -> Tensor:
+        """Mean of the keys over heads (B, L, D) in float32 from x (B, L, C), where k was rounded to half precision."""
+        keys = slice(x.shape[-1], 2 * x.shape[-1])
+        with full_precision(x.device.type):
+            weight = at_least_float32(self.qkv.weight[keys]).unflatten(0, (self.num_heads, -1)).mean(dim=0)
+            bias = self.qkv.bias
+            mean = None if bias is None else at_least_float32(bias[keys]).unflatten(0, (self.num_heads, -1)).mean(dim=0)
+            return F.linear(at_least_float32(x), weight, mean)
+
+
+def is_half(x: Tensor) -> bool:
+    """Whether x is in a 16-bit format."""
+    return x.dtype.itemsize == 2
 
 
 class Block(nn.Module):

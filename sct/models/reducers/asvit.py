@@ -56,6 +56,10 @@ class ASViT(Reducer):
     where a score equals the threshold up to rounding). With `batch_rule=mean`, as in the paper, all images keep the
     mean number over the batch, so a result depends on the other images.
 
+    Under mixed precision, scores need the attention of the pruning blocks in float32 (`exact_scores`): kept tokens then
+    equal those of float32 for the same features. Without it the norms of the heads are those of rounded context
+    vectors, and about one token in a thousand is another; the attention of these blocks is then faster.
+
     blocks: blocks after which tokens are pruned, counted from 1; 0 is the embedding
     thresholds: score below which tokens are dropped, given for 196 tokens: one number for stage 1 (stage j: j times
         this number), or a list
@@ -68,9 +72,10 @@ class ASViT(Reducer):
     budget: largest cost of the network, as a share of the dense MACs, 0 to 1
     budget_weight: weight of the distance to the budget in the loss
     budget_unit: unit of the distance to the budget: relative (shares of the dense cost) or giga (1e9 MACs)
+    exact_scores: whether the attention of pruning blocks is computed in float32 under mixed precision
     """
 
-    wants = ("class_row", "head_norms")
+    wants: tuple[str, ...] = ("class_row", "head_norms")
     by_image = True
     # gradients of the thresholds, which are the only parameters
     small_gradients = True
@@ -89,6 +94,7 @@ class ASViT(Reducer):
         budget: float = 0.65,
         budget_weight: float = 9.2,
         budget_unit: Literal["relative", "giga"] = "relative",
+        exact_scores: bool = True,
     ) -> None:
         super().__init__(blocks=blocks)
         if isinstance(thresholds, int | float):
@@ -105,6 +111,8 @@ class ASViT(Reducer):
         self.thresholds = nn.Parameter(torch.tensor(thresholds, dtype=torch.float32) * PAPER_TOKENS / threshold_rate)
         self.temperature, self.threshold_rate, self.head_importance = temperature, threshold_rate, head_importance
         self.masks, self.batch_rule = masking, batch_rule
+        if exact_scores and head_importance:
+            self.wants = (*type(self).wants, "float32")
         self.budget, self.budget_weight, self.budget_unit = budget, budget_weight, budget_unit
         self.dense_macs = float(encoder_macs([], spec=spec, blocks=self.blocks))
         self.check_budget()

@@ -5,7 +5,6 @@ Letters: B batch, n tokens alive, K tokens kept, C width.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
@@ -17,6 +16,7 @@ from sct.config.parts import part
 from sct.errors import UserError
 from sct.models.blocks.layers import AttentionStats, Scheduled
 from sct.models.tokens import Encoded, HeadOutput, TokenOutput, Tokens
+from sct.runtime.precision import full_precision as full_precision  # methods find all helpers here
 
 
 @dataclass
@@ -47,9 +47,11 @@ class Reducer(Scheduled, ABC):
     - `blocks`: counted from 1; 0 is the embedding, which has no `AttentionStats`.
     - `inside_block`: prune between attention and MLP instead of after the block.
     - `wants`: the fields of `AttentionStats` that the method reads, for the patch tokens of the block that prunes.
+      "float32" beside "head_norms": the block's attention is computed in float32, so that the norms are exact.
     - `masks`: the effect of `Tokens.mask` of live tokens in later blocks. attention: a masked token is seen only by
       itself. activation: the mask multiplies the MLP's update of the token.
-    - `freezes_encoder`: train the method and the parts after the encoder, but not the encoder.
+    - `freezes_encoder`: train the method and the parts after the encoder, but not the encoder, which stays in
+      evaluation mode (no drop-path, no dropout, constant statistics of BatchNorms).
     - `by_image`: the method keeps a different number of tokens for each image, so cost depends on the image's content.
     - `small_gradients`, of the reducer or a module in it: the gradients of its parameters are tiny (scorers), so the
       optimizer uses `reducer_eps` for them.
@@ -140,9 +142,3 @@ def split_top_k(scores: Tensor, *, k: int) -> tuple[Tensor, Tensor]:
     """Positions of the k highest scores of (B, n) and of the other scores, both ascending: (B, k) and (B, n - k)."""
     order = split_order(hard_top_k(scores, k=k))
     return order[:, :k], order[:, k:]
-
-
-def full_precision(device_type: str) -> AbstractContextManager:
-    """Switches mixed precision off: in half precision the scores of many tokens are equal."""
-    mixed = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
-    return torch.autocast(device_type, enabled=False) if mixed else nullcontext()

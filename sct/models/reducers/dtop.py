@@ -4,6 +4,7 @@ Letters: B batch, N tokens of the grid, n tokens alive (T in a packed set), E to
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -13,8 +14,9 @@ from sct.errors import UserError
 from sct.models.blocks.layers import AttentionStats
 from sct.models.exits import merge_stages
 from sct.models.heads import ATMHead, FCNHead, grade
-from sct.models.reducers.base import Reducer, Reduction, keep_count, split_top_k
-from sct.models.tokens import Encoded, FeatureSpec, Tokens
+from sct.models.reducers.base import Reducer, Reduction, full_precision, keep_count, split_top_k
+from sct.models.tokens import Encoded, FeatureSpec, TokenOutput, Tokens
+from sct.runtime.precision import at_least_float32
 
 HEADS = ("atm", "fcn")
 CONTEXTS = ("remove", "top_share", "average", "topk", "average_topk")
@@ -102,9 +104,9 @@ class DToP(Reducer):
         prunes = (self.p0 < 1 or self.context == "top_share") and not (self.training and self.mode == "direct")
         if not prunes:
             # the same tensors, not packed: results are equal to the last bit
-            output = self.heads[stage](tokens) if self.training else None
+            output = self.judge(tokens, stage=stage) if self.training else None
             return Reduction(tokens, tokens.take(tokens.index[:, :0]), output)
-        output = self.heads[stage](tokens)
+        output = self.judge(tokens, stage=stage)
         confidence, predicted = grade(output, overlapping=self.overlapping)
         # mean tokens of earlier stages do not exit and are not ranked
         confidence = confidence.masked_fill(tokens.index == self.num_tokens, 0.0)
@@ -121,6 +123,11 @@ class DToP(Reducer):
         if self.context in ("average", "average_topk"):
             live = append_means(live, dropped, group[exits], num_classes=self.num_groups, place=self.num_tokens)
         return Reduction(live, dropped, output, aux=aux)
+
+    def judge(self, tokens: Tokens, *, stage: int) -> TokenOutput:
+        """Output of a stage's head for its tokens, in float32 under mixed precision too: it decides who exits."""
+        with full_precision(tokens.x.device.type):
+            return self.heads[stage](replace(tokens, x=at_least_float32(tokens.x)))
 
     def finish(self, encoded: Encoded) -> None:
         """Merges the predictions of all stages."""

@@ -34,7 +34,8 @@ class TokenScorer(nn.Module):
         weight (B, n): weight of each token in the mean; None: 1. Where all weights of an image are 0, its mean is 0.
         """
         with full_precision(x.device.type):
-            x = self.embed(x)
+            # without positions and class token the features of mixed precision are in half precision
+            x = self.embed(x.to(next(self.parameters()).dtype))
             local, pooled = x[..., : self.local_dim], x[..., self.local_dim :]
             if weight is None:
                 mean = pooled.mean(dim=1, keepdim=True)

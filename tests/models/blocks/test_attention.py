@@ -1,5 +1,7 @@
 """Whole, masked and packed attention against each other."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 
@@ -69,16 +71,33 @@ def test_packed_images_attend_to_themselves_alone():
     assert torch.equal(found, torch.cat(alone, dim=2))
 
 
+def row_of(q, k, *, lengths=None, **more):
+    """`first_row` of whole queries (B, H, L, D), or of one image of packed ones."""
+    starts = [0] if lengths is None else [0, *itertools.accumulate(lengths)][:-1]
+    first = torch.cat([q[:, :, start : start + 1] for start in starts]) / D**0.5
+    return first_row(first, k, lengths=lengths, **more)
+
+
 def test_first_row_is_the_first_row():
     q, k, _ = random_qkv()
     matrix = (q @ k.transpose(-2, -1) / D**0.5).softmax(dim=-1)
-    torch.testing.assert_close(first_row(q, k, mask=None, lengths=None), matrix[:, :, 0])
+    torch.testing.assert_close(row_of(q, k, mask=None), matrix[:, :, 0])
     mask = torch.tensor([[1.0, 1, 0, 1, 0, 0, 1]] * B, dtype=torch.float64)
     masked = F.normalize(matrix[:, :, 0] * mask.unsqueeze(1), p=1, dim=-1)
-    torch.testing.assert_close(first_row(q, k, mask=mask, lengths=None), masked)
-    packed = first_row(q[:1], k[:1], mask=None, lengths=(3, 4))
-    torch.testing.assert_close(packed[..., :3], first_row(q[:1, :, :3], k[:1, :, :3], mask=None, lengths=None))
-    torch.testing.assert_close(packed[..., 3:], first_row(q[:1, :, 3:], k[:1, :, 3:], mask=None, lengths=None))
+    torch.testing.assert_close(row_of(q, k, mask=mask), masked, **TOLERANCE)
+    packed = row_of(q[:1], k[:1], mask=None, lengths=(3, 4))
+    torch.testing.assert_close(packed[..., :3], row_of(q[:1, :, :3], k[:1, :, :3], mask=None))
+    torch.testing.assert_close(packed[..., 3:], row_of(q[:1, :, 3:], k[:1, :, 3:], mask=None))
+
+
+def test_the_masks_gradient_reaches_the_first_row():
+    """A token that an earlier stage dropped would take attention from the others: its mask gets a gradient."""
+    q, k, _ = random_qkv()
+    mask = torch.tensor([[1.0, 1, 0, 1, 0, 0, 1]], dtype=torch.float64, requires_grad=True)
+    first, keys = q[:1, :, :1].detach(), k[:1].detach()
+    assert torch.autograd.gradcheck(lambda m: first_row(first, keys, mask=m, lengths=None), mask)
+    first_row(first, keys, mask=mask, lengths=None)[..., 1].sum().backward()
+    assert (mask.grad[0, [0, 2, 3, 4, 5, 6]] < 0).all()
 
 
 def test_queries_read_the_tokens_of_their_image_alone():
@@ -167,11 +186,9 @@ def test_a_bias_in_a_packed_batch_stays_with_its_image():
 
 def test_the_first_row_sees_the_bias():
     q, k, _, bias = biased()
-    expected = first_row(q, repeated(k, COUNTS), mask=None, lengths=None)
+    expected = row_of(q, repeated(k, COUNTS), mask=None)
     together = torch.stack([part.sum(dim=2) for part in expected.split(COUNTS, dim=2)], dim=2)
-    torch.testing.assert_close(first_row(q, k, mask=None, lengths=None, bias=bias), together)
-    alone = [
-        first_row(q[:1, :, s], k[:1, :, s], mask=None, lengths=None, bias=bias[:1, s]) for s in (slice(3), slice(3, 7))
-    ]
-    packed = first_row(q[:1], k[:1], mask=None, lengths=(3, 4), bias=bias[:1])
+    torch.testing.assert_close(row_of(q, k, mask=None, bias=bias), together)
+    alone = [row_of(q[:1, :, s], k[:1, :, s], mask=None, bias=bias[:1, s]) for s in (slice(3), slice(3, 7))]
+    packed = row_of(q[:1], k[:1], mask=None, lengths=(3, 4), bias=bias[:1])
     torch.testing.assert_close(packed, torch.cat(alone, dim=2))
