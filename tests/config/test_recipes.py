@@ -110,7 +110,12 @@ RECIPES = {
         "schedule.warmup_steps": 450,  # 50 of 5000 epochs of 18 cases in batches of 2
         "trainer.max_steps": 45000,
     },
-    "btcv_dense_unetr": {"encoder.reducer": None, "encoder.taps": 3, "encoder.drop_path": 0.1, "decoder.layout": "deep"},
+    "btcv_dense_unetr": {
+        "encoder.reducer": None,
+        "encoder.taps": 3,
+        "encoder.drop_path": 0.1,
+        "decoder.layout": "deep",
+    },
     "brats_stp_mta": {
         **STP,
         "encoder.reducer.ratio": 0.75,

@@ -53,7 +53,9 @@ def by_loops(head, labels, *, absent_weight, alpha, gamma):
 def test_every_part_against_loops(absent_weight, alpha, gamma):
     head, labels = example()
     expected = by_loops(head, labels, absent_weight=absent_weight, alpha=alpha, gamma=gamma)
-    loss = QueryLoss(class_weight=3, focal_weight=5, dice_weight=7, absent_weight=absent_weight, alpha=alpha, gamma=gamma)
+    loss = QueryLoss(
+        class_weight=3, focal_weight=5, dice_weight=7, absent_weight=absent_weight, alpha=alpha, gamma=gamma
+    )
     found = loss(head, labels)
     assert found.keys() == {"loss", "class", "focal", "mask_dice"}
     assert [found[name].item() for name in ("class", "focal", "mask_dice")] == pytest.approx(expected, rel=1e-5)

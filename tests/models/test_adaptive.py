@@ -174,6 +174,30 @@ def test_straight_through_gradient_is_that_of_the_soft_decision():
     assert ours == pytest.approx((level.grad * of_g).item(), rel=1e-9)
 
 
+def test_attention_gets_no_gradient_through_the_decision():
+    """The height of an entry within its row decides, but is a constant: the gradient is that of the kept values."""
+    torch.manual_seed(0)
+    module = AdaptiveThreshold(head_dim=6).double().train()
+    q, matrix = torch.randn(1, 2, 3, 6).double(), torch.randn(1, 2, 3, 9).double().softmax(dim=-1).requires_grad_()
+    weights = torch.randn(9).double()
+    (ours,) = torch.autograd.grad((module(q, matrix)[0] * weights).sum(), matrix)
+    kept = (module(q, matrix)[0] > 0).double()
+    assert 0 < kept.mean() < 1
+    values = kept * matrix
+    (expected,) = torch.autograd.grad((values / values.sum(dim=-1, keepdim=True) * weights).sum(), matrix)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_dropout_of_the_attention_is_behind_its_projection():
+    module = attention(dropout=0.5).train()
+    torch.manual_seed(0)
+    x, asking = tokens(batch=2).repeat(1, 1, 1), some_ask()
+    for layout in (Layout(), Layout(query_mask=asking)):
+        rows = torch.stack([module(x, layout)[0] for _ in range(40)])[:, asking]
+        assert abs((rows == 0).double().mean() - 0.5) < 0.05
+    assert (module.eval()(x)[0] != 0).all()
+
+
 def test_g_is_released_after_its_share_of_the_training():
     module = AdaptiveThreshold(head_dim=6, release_at=0.25).double().train()
     q, matrix = torch.randn(2, 3, 5, 6).double(), torch.randn(2, 3, 5, 9).double().softmax(dim=-1)

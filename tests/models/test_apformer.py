@@ -53,3 +53,13 @@ def test_without_blocks_nothing_is_pruned(caplog):
     assert encoded.aux == {}
     assert network.encoder.spec.num_depths == 0
     assert "the encoder has no transformer block" in caplog.text
+
+
+def test_the_self_supervised_loss_is_the_mean_over_the_blocks():
+    network = little_network(APFORMER).train()
+    found = []
+    for block in network.encoder.blocks:
+        block.attn.register_forward_hook(lambda module, args, out: found.append(out[1].loss))
+    encoded = network.encoder(little_batch(APFORMER)[0])
+    assert len(found) == network.encoder.depth > 1
+    torch.testing.assert_close(encoded.losses["attention"], torch.stack(found).mean())
