@@ -9,7 +9,7 @@ def main() -> None:
         "sct.tasks.eval:evaluate",
         config_name="eval",
         page=Page(__doc__, groups=("inferer",)),
-        open_groups=("data", "inferer"),
+        open_groups=("data", "inferer", "encoder"),
     )
 
 

@@ -85,6 +85,8 @@ class EvalConfig(InferenceConfig):
     split: cases to score: val or test
     output: folder of tables, predictions and figures; null: RUN/eval/SPLIT
     data: single settings of the data, such as data.root=PATH; the others are as in the run
+    encoder: single settings of the run's pruning method that carry no weights, such as encoder.reducer.ratio=0.7; the
+        files then are in RUN/changed/SETTINGS/eval/SPLIT
     save_predictions: write the label maps
     figures: number of cases that are drawn, the first of the split
     lesions: also count the connected parts of every class, found, missed and false
@@ -96,6 +98,7 @@ class EvalConfig(InferenceConfig):
     split: str = "test"
     output: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
+    encoder: dict[str, Any] = field(default_factory=dict)
     save_predictions: bool = True
     figures: int = 3
     lesions: bool = False
@@ -210,7 +213,7 @@ class ReportConfig:
 class VerifyConfig:
     """What `sct.verify` compares.
 
-    ckpt: an evaluated run
+    ckpt: an evaluated run, or RUN/changed/SETTINGS for its evaluation with changed settings
     split: which of its evaluations: val or test
     card: a card file instead of ckpt, with retrain=true
     retrain: train the run again from its card, and compare the weights too

@@ -7,7 +7,7 @@ A row is one setting; the runs of a setting differ only in the seed or the fold.
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
 from statistics import fmean, stdev
@@ -22,6 +22,7 @@ from sct.errors import UserError
 from sct.evaluation.metrics import Row
 from sct.evaluation.scores import read_cases_csv
 from sct.runs.card import FILE, digest, read_card
+from sct.runs.changes import FOLDER, label
 from sct.runs.folder import identity, saved_config
 from sct.runtime.plain import read_json
 
@@ -47,7 +48,10 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """One evaluated run: its config, the overrides of its command, its scores, and its costs if it was profiled."""
+    """One evaluated run: its config, the overrides of its command, its scores, and its costs if it was profiled.
+
+    changed: settings of the pruning method that the evaluation had instead of the training's; config has them too.
+    """
 
     folder: Path
     config: dict[str, Any]
@@ -56,6 +60,12 @@ class EvaluatedRun:
     cases: list[Row]
     profile: dict[str, Any] | None
     card: dict[str, Any] | None
+    changed: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def mark(self) -> str:
+        """What a label says of settings that were changed after training; empty where none was."""
+        return f"{label(self.changed)} after training" if self.changed else ""
 
     @property
     def name(self) -> str:
@@ -117,7 +127,10 @@ class Setting:
 
 
 def find_runs(patterns: Iterable[str], *, split: str) -> tuple[list[EvaluatedRun], list[Path]]:
-    """Runs below folders or glob patterns: the runs evaluated on `split`, and the folders of the other runs."""
+    """Runs below folders or glob patterns: the runs evaluated on `split`, and the folders of the other runs.
+
+    A run counts once for its own settings and once for each set of changed settings that it was evaluated with.
+    """
     folders: dict[Path, None] = {}
     for pattern in patterns:
         places = [Path(pattern)] if Path(pattern).exists() else sorted(map(Path, glob(pattern, recursive=True)))
@@ -125,26 +138,38 @@ def find_runs(patterns: Iterable[str], *, split: str) -> tuple[list[EvaluatedRun
             raise UserError(f"runs={pattern} matches nothing. Give run folders, folders of runs, or a quoted pattern.")
         for place in places:
             folders |= {path.parent.resolve(): None for path in sorted(place.rglob("config.yaml"))}
-    evaluated = [folder for folder in folders if (folder / "eval" / split / "summary.json").exists()]
+    evaluated = {folder: places for folder in folders if (places := evaluations(folder, split=split))}
     if not evaluated:
         raise UserError(
             f"None of {len(folders)} run(s) was evaluated on split={split}. Run  python -m sct.eval ckpt=RUN "
             f"split={split}  for each."
         )
-    return [read_run(folder, split=split) for folder in evaluated], [f for f in folders if f not in evaluated]
+    runs = [read_run(folder, place, split=split) for folder, places in evaluated.items() for place in places]
+    return runs, [folder for folder in folders if folder not in evaluated]
 
 
-def read_run(folder: Path, *, split: str) -> EvaluatedRun:
-    """Reads one run folder."""
-    scores, profile = folder / "eval" / split, folder / "profile.json"
+def evaluations(folder: Path, *, split: str) -> list[Path]:
+    """The folders that hold an evaluation of a run: its own, and those below it for changed settings."""
+    places = [folder, *sorted((folder / FOLDER).glob("*"))]
+    return [place for place in places if (place / "eval" / split / "summary.json").exists()]
+
+
+def read_run(folder: Path, place: Path, *, split: str) -> EvaluatedRun:
+    """Reads a run folder, and the evaluation and profile in `place`, see `evaluations`."""
+    scores, profile = place / "eval" / split, place / "profile.json"
+    config, summary = saved_config(folder), read_json(scores / "summary.json", remedy=AGAIN.format("sct.eval"))
+    changed = lookup(summary["meta"], ("encoder", "reducer")) or {}
+    if changed:
+        config = {**config, "encoder": {**config["encoder"], "reducer": {**config["encoder"]["reducer"], **changed}}}
     return EvaluatedRun(
-        folder=folder,
-        config=saved_config(folder),
+        folder=place,
+        config=config,
         overrides=saved_overrides(folder),
-        summary=read_json(scores / "summary.json", remedy=AGAIN.format("sct.eval")),
+        summary=summary,
         cases=read_cases_csv(scores / "cases.csv"),
         profile=read_json(profile, remedy=AGAIN.format("sct.profile")) if profile.exists() else None,
         card=read_card(folder) if (folder / FILE).exists() else None,
+        changed=changed,
     )
 
 
@@ -158,7 +183,8 @@ def settings(runs: Sequence[EvaluatedRun]) -> list[Setting]:
     for run in runs:
         config = without(identity(run.config), (*REPEATS, *PLACES, *SOURCES))
         has_source = [lookup(run.config, key.split(".")) is not None for key in SOURCES]
-        groups.setdefault(json.dumps([run.name, config, has_source, run.data], sort_keys=True), []).append(run)
+        key = json.dumps([run.name, config, has_source, run.data, run.mark], sort_keys=True)
+        groups.setdefault(key, []).append(run)
     for group in groups.values():
         seen: dict[tuple, Path] = {}
         for run in group:
@@ -182,11 +208,13 @@ def labels(name: str, runs: Sequence[EvaluatedRun]) -> list[str]:
     """Labels for several settings with one name: the name and the overrides that not all of the settings have.
 
     If overrides are equal (the config files were changed between the runs), the label also has the run's folder.
+    Settings that were changed after training are always in the label.
     """
     hidden = (*REPEATS, *PLACES, *SOURCES)
     overrides = [[item for item in run.overrides if key_of(item) not in hidden] for run in runs]
     common = set(overrides[0]).intersection(*overrides)
-    labels = [" ".join(item.lstrip("+") for item in items if item not in common) for items in overrides]
+    differing = [[item.lstrip("+") for item in items if item not in common] for items in overrides]
+    labels = [" ".join(filter(None, (*items, run.mark))) for items, run in zip(differing, runs, strict=True)]
     folders = ["" if labels.count(words) == 1 else f"({run.folder})" for words, run in zip(labels, runs, strict=True)]
     return [" ".join(filter(None, (name, words, folder))) for words, folder in zip(labels, folders, strict=True)]
 

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from sct.config.check import check_config, read_source, to_dict
 from sct.config.trust import Trust
 from sct.data.module import SegmentationData
 from sct.errors import UserError
@@ -21,6 +22,7 @@ from sct.inference.postprocess import Postprocessing, from_settings
 from sct.models.selfcheck import inference_precision
 from sct.runs import card
 from sct.runs.build import build_segmenter, with_data
+from sct.runs.changes import changed_settings
 from sct.runs.postprocessing import read_choice
 from sct.runtime import checkpoint
 from sct.runtime.precision import NumberFormat
@@ -47,7 +49,8 @@ class Trained:
 
     config: config of the run with the user's changes; source: checkpoint file or exported folder; folder: the run's
     folder; trust: packages whose code the config may name; postprocessing: steps for its label maps; root: the
-    training's data.root; weights: digest of the weights in an export, None of a run.
+    training's data.root; weights: digest of the weights in an export, None of a run; changed: settings of the pruning
+    method that differ from the training's.
     """
 
     config: DictConfig
@@ -59,6 +62,7 @@ class Trained:
     postprocessing: Postprocessing
     root: str
     weights: str | None = None
+    changed: dict[str, Any] = field(default_factory=dict)
 
 
 def find_trained(
@@ -100,6 +104,11 @@ def find_trained(
         logger.warning("weights=%s is ignored: an exported folder holds one set of weights", weights)
     if chosen != manifest.precision:
         logger.warning("precision=%s: this export was only checked with %s", chosen, manifest.precision)
+    if changes.get("encoder"):
+        raise UserError(
+            f"encoder.reducer: the pruning of the exported graph in {folder} is fixed. Give ckpt=RUN, the run itself, "
+            "to change it."
+        )
     trust = trust.saved(folder)
     config, data = with_data(manifest.config, changes=changes, trust=trust)
 
@@ -129,8 +138,15 @@ def find_checkpoint(
     """`find_trained` for the checkpoint of a run."""
     path = checkpoint.find(ckpt, weights=weights)
     state = checkpoint.load(path)
-    trust = trust.saved(path)
+    trust, changed = trust.saved(path), {}
+    if asked := changes.get("encoder"):
+        saved = OmegaConf.create(state["config"])
+        check_config(saved, read=read_source, trust=trust)
+        changed = changed_settings(saved, asked, trust=trust)
+        changes = {**changes, "encoder": {"reducer": changed}}
     config, data = with_data(state["config"], changes=changes, trust=trust)
+    # resolved, as all that is saved
+    changed = {name: to_dict(config.encoder)["reducer"][name] for name in changed}
     # the state is not kept: it may also have the optimizer's statistics
     tensors, step = checkpoint.weights_of(state), state["step"]
 
@@ -148,7 +164,7 @@ def find_checkpoint(
 
     folder, root = checkpoint.folder_of(path), str(state["config"]["data"]["root"])
     postprocessing = read_choice(folder, weights=tensors, outputs=data.outputs) if postprocess else Postprocessing()
-    return Trained(config, data, path, folder, trust, load, postprocessing, root)
+    return Trained(config, data, path, folder, trust, load, postprocessing, root, changed=changed)
 
 
 def find_export(ckpt: str, *, weights: str, backend: str | None) -> Path | None:

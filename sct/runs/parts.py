@@ -96,4 +96,5 @@ def settings_of(run: Run, *, split: str, written: list[Any]) -> dict[str, Any]:
         "tolerance": run.data.tolerance,
         "postprocessing": run.postprocessing.settings(run.data.outputs),
         "written": written,
+        "changed": run.changed,
     }

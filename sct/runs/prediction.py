@@ -120,6 +120,8 @@ def made_by(run: Run) -> str:
         "precision": run.settings["precision"] or run.config.trainer.precision,
         "exported": run.is_exported,
         "postprocessing": run.postprocessing.settings(run.data.outputs),
+        # only where there are any: records of earlier versions stay valid
+        **({"changed": run.changed} if run.changed else {}),
     }
     return digest(settings)
 

@@ -44,6 +44,8 @@ from sct.runtime.shards import parse_shard
 if TYPE_CHECKING:  # the import takes time, and a prediction needs no scores and pictures
     from sct.runs.evaluation import Evaluation
 
+# groups of a run's config of which single settings can be changed
+OPEN_GROUPS = ("inferer", "data", "encoder")
 # replaces the path, which may have characters with a special meaning on a command line
 SHOWN = "RUN"
 
@@ -54,13 +56,14 @@ class Run(Experiment):
     """A trained network with its config, data set and inferer.
 
     source: checkpoint file or exported folder with the weights; folder: the run's folder; settings: the arguments that
-    opened the run, for cards; postprocessing: steps for every label map.
+    opened the run, for cards; postprocessing: steps for every label map; changed: settings of the pruning method that
+    differ from the training's.
     """
 
     def __init__(self, trained: Trained, *, device: torch.device, settings: dict[str, Any]) -> None:
         super().__init__(trained.config, data=trained.data, device=device, trust=trained.trust)
         self.source, self.folder, self.settings = trained.source, trained.folder, settings
-        self.postprocessing = trained.postprocessing
+        self.postprocessing, self.changed = trained.postprocessing, trained.changed
         self.trained_root = trained.root
         # known without loading, where a network is an exported graph
         self._exported_weights = trained.weights
@@ -279,8 +282,12 @@ def open_run(
         postprocess=postprocess == "chosen",
     )
     # resolved, as all that is saved: a reference would be looked up again where the card is read
-    used = {group: resolved(changes[group], of=to_dict(trained.config)[group]) for group in changes}
+    used = {
+        group: resolved(changes[group], of=to_dict(trained.config)[group]) for group in changes if group != "encoder"
+    }
     settings = {"weights": weights, "device": device, "precision": precision, "inferer": {}, "data": {}, **used}
+    if trained.changed:
+        settings["encoder"] = {"reducer": trained.changed}
     return Run(trained, device=chosen, settings=settings)
 
 
@@ -309,7 +316,7 @@ def load(
     plugins: Sequence[str],
 ) -> Run:
     """`open_run` with the overrides of a command line; see `sct.load`."""
-    opened = open_overrides(list(overrides), groups=("inferer", "data"))
+    opened = open_overrides(list(overrides), groups=OPEN_GROUPS)
     number_format = [] if precision is None else [f"precision={precision}"]
     trusted = [f"plugins=[{','.join(plugins)}]"] if plugins else []
     config = compose_checked("eval", overrides=[f"ckpt={SHOWN}", *number_format, *trusted, *opened])
@@ -319,7 +326,7 @@ def load(
         device=device,
         precision=precision,
         backend=backend,
-        changes={"inferer": config.inferer, "data": config.data},
+        changes={group: config[group] for group in OPEN_GROUPS},
         trust=Trust.of_command(config),
         postprocess=postprocess,
     )

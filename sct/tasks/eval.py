@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from sct.config.trust import Trust
 from sct.errors import UserError
 from sct.runs import card
+from sct.runs.changes import KEY, folder_of
 from sct.runs.evaluation import Evaluation
 from sct.runs.evaluation import evaluate as score_all
 from sct.runs.folder import log_to
@@ -39,7 +40,7 @@ def evaluate(cfg: DictConfig, *, may_write: tuple[str, ...] | None = None) -> No
         weights=cfg.weights,
         device=cfg.device,
         precision=cfg.precision,
-        changes={"inferer": cfg.inferer, "data": cfg.data},
+        changes={"inferer": cfg.inferer, "data": cfg.data, "encoder": cfg.encoder},
         trust=Trust.of_command(cfg),
         postprocess="none" if cfg.postprocess == "choose" else cfg.postprocess,
         local_rank=local_rank(os.environ),
@@ -67,23 +68,26 @@ def evaluate(cfg: DictConfig, *, may_write: tuple[str, ...] | None = None) -> No
 def default_folder(cfg: DictConfig, *, run: Run) -> Path:
     """The folder <run>/eval/<split> of the run's standard evaluation; UserError if this evaluation differs from it.
 
+    With other settings of the pruning method it is <run>/changed/<settings>/eval/<split>.
     The number format that precision=auto chooses depends on the machine; it does not make another evaluation.
     """
     changed = ["inferer"] if "_target_" in cfg.inferer else [f"inferer.{key}" for key in cfg.inferer]
     changed += ["precision"] * (cfg.precision not in (None, "auto", run.config.trainer.precision))
     changed += ["postprocess"] * (cfg.postprocess == "none" and (run.folder / FILE).exists())
     changed += other_data(cfg, run=run, split=cfg.split)
+    folder = folder_of(run.folder, changed=run.changed) / "eval" / cfg.split
     if changed:
         raise UserError(
-            f"{', '.join(changed)} differ from the run's settings. The run's evaluation in "
-            f"{run.folder / 'eval' / cfg.split} would be overwritten by another one: give output=FOLDER."
+            f"{', '.join(changed)} differ from the run's settings. The run's evaluation in {folder} would be "
+            "overwritten by another one: give output=FOLDER."
         )
-    return run.folder / "eval" / cfg.split
+    return folder
 
 
 def check_choice(cfg: DictConfig, *, run: Run) -> None:
     """UserError where post-processing would be chosen on other data than the run was validated on."""
-    if changed := other_data(cfg, run=run, split="val"):
+    changed = [f"{KEY}.{name}" for name in run.changed]
+    if changed := changed + other_data(cfg, run=run, split="val"):
         raise UserError(
             f"postprocess=choose: {', '.join(changed)} differ from the run's. The post-processing of a run is chosen "
             "on its own validation cases. Choose without that, and evaluate with it afterwards."

@@ -4,15 +4,19 @@ import logging
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from sct.config.check import to_dict
+from sct.config.command import key_of
 from sct.config.schema import ProfileConfig
 from sct.config.trust import Trust
 from sct.profiling.macs import check_convention
 from sct.profiling.profile import format_profile
+from sct.runs.changes import folder_of
 from sct.runs.experiment import Experiment, from_config
-from sct.runs.folder import log_to
+from sct.runs.folder import log_to, task_overrides
 from sct.runs.run import Run, open_run
 from sct.runtime.distributed import pick_device
 
@@ -25,10 +29,18 @@ def profile(cfg: DictConfig) -> None:
     check_convention(cfg.profile.convention)
     experiment: Experiment
     if cfg.ckpt is not None:
-        experiment = open_run(cfg.ckpt, device=cfg.trainer.device, precision="fp32", trust=Trust.of_command(cfg))
+        experiment = open_run(
+            cfg.ckpt,
+            device=cfg.trainer.device,
+            precision="fp32",
+            changes={"encoder": asked_of_encoder(cfg)},
+            trust=Trust.of_command(cfg),
+        )
     else:
         experiment = from_config(cfg, device=pick_device(cfg.trainer.device))
-    folder = experiment.folder if isinstance(experiment, Run) else new_folder(cfg)
+    folder = new_folder(cfg)
+    if isinstance(experiment, Run):
+        folder = folder_of(experiment.folder, changed=experiment.changed)
     settings = OmegaConf.to_object(cfg.profile)
     assert isinstance(settings, ProfileConfig)
     by_image = experiment.network.encoder.by_image
@@ -44,6 +56,15 @@ def profile(cfg: DictConfig) -> None:
     result = experiment.measure(settings, trace_dir=folder / "trace")
     result.write(folder / "profile.json")
     logger.info("\n%s\nWritten to %s", format_profile(result), folder / "profile.json")
+
+
+def asked_of_encoder(cfg: DictConfig) -> dict[str, Any]:
+    """The settings of `encoder` that the command line gives beside ckpt=RUN."""
+    asked = OmegaConf.create({})
+    for key in map(key_of, task_overrides()):
+        if key.startswith("encoder."):
+            OmegaConf.update(asked, key.removeprefix("encoder."), OmegaConf.select(cfg, key))
+    return to_dict(asked)
 
 
 def new_folder(cfg: DictConfig) -> Path:

@@ -23,6 +23,11 @@ POLICY = (
     "from `python -m sct.profile ckpt=RUN`; compare speeds only if they were measured side by side."
 )
 
+CHANGED = (
+    "`SETTING=VALUE after training`: the checkpoint of a training, evaluated with another value of a setting of its "
+    "pruning method. Nothing was trained for it."
+)
+
 SPREAD = "Mean Dice over classes; bars: standard deviation over runs (seeds or folds), no bar for a single run."
 
 
@@ -53,7 +58,8 @@ def report(cfg: DictConfig) -> None:
         papers=papers,
     )
     text, folder = markdown(table), Path(cfg.output)
-    write_text(folder / "table.md", f"{text}\n{POLICY}\n")
+    about = f"{POLICY}\n\n{CHANGED}" if any(run.changed for run in runs) else POLICY
+    write_text(folder / "table.md", f"{text}\n{about}\n")
     write_text(folder / "table.csv", comma_separated(table))
     write_text(folder / "table.tex", latex(table))
     if cfg.plot:

@@ -16,6 +16,7 @@ from sct.data.splits import SPLITS
 from sct.errors import UserError
 from sct.models.weights.pretrained import TIMM
 from sct.runs import card
+from sct.runs.changes import FOLDER
 from sct.runs.folder import WRITTEN, log_to
 from sct.runs.postprocessing import write_choice
 from sct.runtime.checkpoint import shortened
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 # entries of the card that may explain a difference; they are logged with it
 CIRCUMSTANCES = ("versions", "commit", "hardware", "dtype")
 # settings of an evaluation that its card repeats
-REPEATED = ("split", "weights", "device", "precision", "inferer", "data", "postprocess", "lesions")
+REPEATED = ("split", "weights", "device", "precision", "inferer", "data", "encoder", "postprocess", "lesions")
 # of the largest machines; starting more of them would take all memory
 MOST_THREADS = 1024
 # modules of data sets that are drawn instead of downloaded
@@ -43,7 +44,7 @@ def verify(cfg: DictConfig) -> None:
     if "scores" not in recorded:
         raise UserError(f"{source} has no scores; give the card of an evaluation, <run>/eval/<split>/{card.FILE}.")
     with tempfile.TemporaryDirectory() as temporary:
-        run = Path(cfg.ckpt) if not cfg.retrain else Path(cfg.output or temporary) / "run"
+        run = run_of(Path(cfg.ckpt)) if not cfg.retrain else Path(cfg.output or temporary) / "run"
         if cfg.retrain:
             retrain(recorded, run, source=source, trust=Trust.of_command(cfg).saved(source))
         torch.set_num_threads(threads_of(recorded, source=source))
@@ -61,8 +62,13 @@ def verify(cfg: DictConfig) -> None:
     logger.info("confirmed: %s are those on %s", kind, source)
 
 
+def run_of(ckpt: Path) -> Path:
+    """The run folder or checkpoint of `ckpt`, which may be the folder of an evaluation with changed settings."""
+    return ckpt.parent.parent if ckpt.parent.name == FOLDER else ckpt
+
+
 def result_folder(ckpt: Path, *, split: str) -> Path:
-    """The card of the standard evaluation of a run; `ckpt` is the run folder or a checkpoint in it."""
+    """The card of an evaluation: `ckpt` is the run folder, a checkpoint in it, or RUN/changed/SETTINGS."""
     run = ckpt.parent.parent if ckpt.is_file() else ckpt
     return run / "eval" / split / card.FILE
 

@@ -90,13 +90,9 @@ def policy_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, bias: Tensor
         logits = logits + key_bias(bias, logits)
     seen = mask[:, None, None, :].to(logits.dtype)
     identity = torch.eye(L, dtype=logits.dtype, device=logits.device)
-    return policy_softmax(logits, seen + (1 - seen) * identity).to(v.dtype) @ v
-
-
-def policy_softmax(logits: Tensor, seen: Tensor) -> Tensor:
-    """Softmax over the keys (..., L) that are seen (1), not over the others (0); `seen` gets a gradient."""
-    weights = (logits - logits.amax(dim=-1, keepdim=True).detach()).exp() * seen
-    return (weights + EPS / logits.shape[-1]) / (weights.sum(dim=-1, keepdim=True) + EPS)
+    weights = (logits - logits.amax(dim=-1, keepdim=True).detach()).exp() * (seen + (1 - seen) * identity)
+    weights = (weights + EPS / L) / (weights.sum(dim=-1, keepdim=True) + EPS)
+    return weights.to(v.dtype) @ v
 
 
 def packed_attention(
@@ -136,7 +132,8 @@ def first_row(
     """Attention weights of the first query of every image to its tokens, in float32 or float64, whatever computes.
 
     q (B, H, 1, D): that query, scaled; keys k (B, H, L, D), or packed (1, H, L, D), or the same of all heads
-    (B, 1, L, D); mask and bias (B, L) of the keys -> (B, H, L). The mask gets a gradient, as in `masked_attention`.
+    (B, 1, L, D); mask and bias (B, L) of the keys -> (B, H, L). A token of mask 0 gets
+    exactly 0; the mask gets a gradient, as in `masked_attention`.
     """
     if lengths is not None:
         biases = [None] * len(lengths) if bias is None else bias.split(lengths, dim=1)
@@ -147,7 +144,10 @@ def first_row(
         logits = (at_least_float32(q) @ at_least_float32(k).transpose(-2, -1)).squeeze(2)
     if bias is not None:
         logits = logits + bias.unsqueeze(1).to(logits.dtype)
-    return logits.softmax(dim=-1) if mask is None else policy_softmax(logits, mask.unsqueeze(1).to(logits.dtype))
+    if mask is None:
+        return logits.softmax(dim=-1)
+    weights = (logits - logits.amax(dim=-1, keepdim=True).detach()).exp() * mask.unsqueeze(1).to(logits.dtype)
+    return weights / weights.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
 
 
 def first_tokens(x: Tensor, lengths: tuple[int, ...] | None) -> Tensor:

@@ -72,11 +72,14 @@ class ASViT(Reducer):
     budget: largest cost of the network, as a share of the dense MACs, 0 to 1
     budget_weight: weight of the distance to the budget in the loss
     budget_unit: unit of the distance to the budget: relative (shares of the dense cost) or giga (1e9 MACs)
+    threshold_scale: factor of the learned thresholds in evaluation: above 1 fewer tokens are kept, below 1 more
     exact_scores: whether the attention of pruning blocks is computed in float32 under mixed precision
     """
 
     wants: tuple[str, ...] = ("class_row", "head_norms")
     by_image = True
+    changeable = ("threshold_scale", "head_importance", "batch_rule", "exact_scores")
+    training_only = ("temperature", "masking", "budget", "budget_weight", "budget_unit")
     # gradients of the thresholds, which are the only parameters
     small_gradients = True
 
@@ -94,6 +97,7 @@ class ASViT(Reducer):
         budget: float = 0.65,
         budget_weight: float = 9.2,
         budget_unit: Literal["relative", "giga"] = "relative",
+        threshold_scale: float = 1.0,
         exact_scores: bool = True,
     ) -> None:
         super().__init__(blocks=blocks)
@@ -104,13 +108,14 @@ class ASViT(Reducer):
                 f"encoder.reducer.thresholds={list(thresholds)} must be one number, or a list with one "
                 f"value for each of encoder.reducer.blocks={list(self.blocks)}."
             )
-        for name, value in (("temperature", temperature), ("threshold_rate", threshold_rate)):
+        positive = {"temperature": temperature, "threshold_rate": threshold_rate, "threshold_scale": threshold_scale}
+        for name, value in positive.items():
             if value <= 0:
                 raise UserError(f"encoder.reducer.{name}={value} must be above 0.")
         self.spec = spec
         self.thresholds = nn.Parameter(torch.tensor(thresholds, dtype=torch.float32) * PAPER_TOKENS / threshold_rate)
         self.temperature, self.threshold_rate, self.head_importance = temperature, threshold_rate, head_importance
-        self.masks, self.batch_rule = masking, batch_rule
+        self.masks, self.batch_rule, self.threshold_scale = masking, batch_rule, threshold_scale
         if exact_scores and head_importance:
             self.wants = (*type(self).wants, "float32")
         self.budget, self.budget_weight, self.budget_unit = budget, budget_weight, budget_unit
@@ -134,7 +139,7 @@ class ASViT(Reducer):
         """
         scores = token_scores(stats, head_importance=self.head_importance)
         # threshold and margin are in units of 1/N, the mean score of the whole grid
-        threshold = self.thresholds[stage] * self.threshold_rate
+        threshold = self.thresholds[stage] * self.threshold_rate * (1.0 if self.training else self.threshold_scale)
         margin = scores * self.spec.num_tokens - threshold
         aux = {f"score_{stage + 1}": scores, f"threshold_{stage + 1}": threshold}
         if self.training:

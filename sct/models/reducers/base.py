@@ -53,6 +53,8 @@ class Reducer(Scheduled, ABC):
     - `freezes_encoder`: train the method and the parts after the encoder, but not the encoder, which stays in
       evaluation mode (no drop-path, no dropout, constant statistics of BatchNorms).
     - `by_image`: the method keeps a different number of tokens for each image, so cost depends on the image's content.
+    - `changeable`: settings that a trained network can be evaluated with other values of: they carry no weights.
+    - `training_only`: settings that act in training alone.
     - `small_gradients`, of the reducer or a module in it: the gradients of its parameters are tiny (scorers), so the
       optimizer uses `reducer_eps` for them.
 
@@ -72,6 +74,8 @@ class Reducer(Scheduled, ABC):
     by_image: bool = False
     reenter_before: int | None = None
     merges: bool = False
+    changeable: tuple[str, ...] = ()
+    training_only: tuple[str, ...] = ()
 
     def __init__(self, *, blocks: Sequence[int]) -> None:
         super().__init__()

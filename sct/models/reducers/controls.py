@@ -29,6 +29,7 @@ class Random(Reducer):
     """
 
     order: Tensor
+    changeable = ("ratio", "rounding", "seed")
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class MinScore(Reducer):
     """
 
     wants = ("class_row",)
+    changeable = ("ratio", "rounding")
 
     def __init__(
         self,

@@ -39,6 +39,8 @@ class Cropr(Reducer):
     mlp_ratio: hidden channels of the auxiliary heads' MLP, as a multiple of the encoder's width
     """
 
+    changeable = ("ratio",)
+
     def __init__(
         self,
         *,

@@ -57,6 +57,8 @@ class DToP(Reducer):
     """
 
     by_image = True
+    changeable = ("p0", "k", "context", "share")
+    training_only = ("mode",)
 
     def __init__(
         self,

@@ -47,6 +47,8 @@ class DynamicViT(Reducer):
     """
 
     masks = "attention"
+    changeable = ("ratio",)
+    training_only = ("tau", "perturb", "ratio_weight")
 
     def __init__(
         self,

@@ -37,6 +37,8 @@ class EViT(Reducer):
     """
 
     wants = ("class_row",)
+    changeable = ("ratio", "inside_block", "fuse")
+    training_only = ("schedule", "schedule_share")
 
     def __init__(
         self,

@@ -62,6 +62,9 @@ class STP(Reducer):
     gradient: gradient of the scores: published, or scaled (times the number of tokens alive)
     """
 
+    changeable = ("ratio", "rounding")
+    training_only = ("tau", "perturb", "log_sigmoid", "gradient")
+
     def __init__(
         self,
         *,

@@ -50,6 +50,7 @@ class ToMe(Reducer):
     wants = ("keys",)
     inside_block = True
     merges = True
+    changeable = ("ratio", "proportional")
 
     def __init__(
         self,

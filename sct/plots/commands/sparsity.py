@@ -41,7 +41,7 @@ def evaluated(option: str, folder: Path, *, split: str) -> EvaluatedRun:
             f"--{option} {folder} has no eval/{split}/summary.json. Give a run folder, and run first  "
             f"python -m sct.eval ckpt={folder} split={split}"
         )
-    return read_run(folder, split=split)
+    return read_run(folder, folder, split=split)
 
 
 def load_data(cfg: DictConfig, *, root: str | None) -> SegmentationData:
