@@ -151,6 +151,12 @@ def start(trainer: Trainer, cfg: DictConfig) -> None:
         trainer.start_from(checkpoint.load(path)["model"], source=str(path))
     if cfg.pretrained is not None:
         trainer.start_pretrained(cfg.pretrained)
+    reducer = trainer.segmenter.encoder.reducer
+    if reducer is not None and reducer.freezes_encoder and cfg.init is None and cfg.pretrained is None:
+        logger.warning(
+            "%s trains a frozen encoder, but nothing gives it weights: it stays as it was drawn. Give init=RUN",
+            type(reducer).__name__,
+        )
 
 
 def first_weights(trainer: Trainer) -> dict[str, str]:

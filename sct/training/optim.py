@@ -39,14 +39,11 @@ def adamw(
     reducer_eps: AdamW's epsilon for scorers of the pruning method, whose gradients may be tiny
     """
     groups: dict[tuple[float, float, float], list[nn.Parameter]] = {}
-    depth = segmenter.encoder.depth
     small, spared = marked_parameters(segmenter)
     for name, parameter in segmenter.named_parameters():
         if not parameter.requires_grad:
             continue
-        scale = 1.0
-        if name.startswith("encoder.") and not name.startswith("encoder.reducer."):
-            scale = layer_decay ** (depth + 1 - segmenter.encoder.layer_of(name.removeprefix("encoder.")))
+        scale = lr_scale(segmenter, name, layer_decay=layer_decay)
         decay = weight_decay if parameter.ndim > 1 and name not in spared else 0.0
         groups.setdefault((scale, decay, reducer_eps if name in small else eps), []).append(parameter)
     return torch.optim.AdamW(
@@ -58,6 +55,49 @@ def adamw(
         betas=(betas[0], betas[1]),
         fused=True,
     )
+
+
+def adam(
+    segmenter: Segmenter,
+    *,
+    lr: float,
+    betas: Sequence[float] = (0.9, 0.999),
+    weight_decay: float = 1e-5,
+    layer_decay: float = 1.0,
+    eps: float = 1e-8,
+) -> torch.optim.Adam:
+    """Adam as in APFormer's program: the decay is a part of the gradient (L2), of every parameter alike.
+
+    Biases, norms, positions, learned tokens and single numbers decay, too. A parameter whose gradient is 0 moves by
+    about `lr` a step towards 0, whatever the decay is; with AdamW it moves by lr * weight_decay of its value, that is
+    not at all.
+
+    lr: largest learning rate
+    betas: Adam's decay of the means of gradients and of their squares
+    weight_decay: factor of a parameter that is added to its gradient
+    layer_decay: factor of the learning rate from one layer of the encoder to the one below; 1: none
+    eps: Adam's epsilon
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in segmenter.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault(lr_scale(segmenter, name, layer_decay=layer_decay), []).append(parameter)
+    return torch.optim.Adam(
+        [{"params": parameters, "lr_scale": scale, "lr": lr * scale} for scale, parameters in groups.items()],
+        lr=lr,
+        betas=(betas[0], betas[1]),
+        eps=eps,
+        weight_decay=weight_decay,
+        fused=True,
+    )
+
+
+def lr_scale(segmenter: Segmenter, name: str, *, layer_decay: float) -> float:
+    """Factor of a parameter's learning rate: layer_decay^(L + 1 - i) in layer i of L of the encoder, else 1."""
+    if not name.startswith("encoder.") or name.startswith("encoder.reducer."):
+        return 1.0
+    encoder = segmenter.encoder
+    return layer_decay ** (encoder.depth + 1 - encoder.layer_of(name.removeprefix("encoder.")))
 
 
 def marked_parameters(network: nn.Module) -> tuple[set[str], set[str]]:

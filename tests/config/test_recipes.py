@@ -169,6 +169,40 @@ METHODS = {
 }
 
 
+# variant on an experiment -> the paper's way to train
+VARIANTS = {
+    ("isic_apformer", "apformer_published"): {
+        "optimizer._target_": "sct.training.optim.adam",
+        "optimizer.lr": 1e-4,
+        "optimizer.weight_decay": 1e-5,
+        "schedule.warmup_steps": 0,
+        "schedule.min_factor": 1.0,
+        "loss.pixel.squared": False,
+        "loss.pixel.dice_weight": 0.8,
+        "data.augment.flip_rows": None,
+        "data.augment.flip_columns": None,
+        "data.augment.affine.scale_range": [0.2, 0.2],
+    },
+    ("hippocampus_stp_mta", "asvit_published"): {
+        "encoder.reducer.temperature": 1e4,
+        "encoder.reducer.batch_rule": "mean",
+        "encoder.reducer.thresholds": 0.001,
+        "encoder.reducer.budget_weight": 9.2,  # 2 for each G MACs of 4.6
+        "optimizer.lr": 2e-5,
+        "optimizer.weight_decay": 1e-6,
+        "schedule.min_factor": 0.1,  # down to 2e-6
+        "loss.teacher": "RUN",
+        "loss.distill_weight": 0.5,
+    },
+    ("lookalike_dtop", "dtop_finetune"): {
+        "encoder.reducer.mode": "finetune",
+        "encoder.reducer.p0": 0.95,
+        "encoder.reducer.k": 5,
+        "encoder.reducer.context": "topk",
+    },
+}
+
+
 def differences(config, expected):
     found = {key: OmegaConf.select(config, key, throw_on_missing=True) for key in expected}
     plain = {key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in found.items()}
@@ -179,6 +213,18 @@ def differences(config, expected):
 def test_an_experiment_has_the_numbers_of_its_paper(experiment):
     config = compose_config("train", overrides=[f"+experiment={experiment}"])
     assert differences(config, RECIPES[experiment]) == {}
+
+
+@pytest.mark.parametrize(("experiment", "variant"), VARIANTS)
+def test_a_variant_has_the_training_of_its_paper(experiment, variant):
+    config = compose_config("train", overrides=[f"+experiment={experiment}", f"+variant={variant}", "init=RUN"])
+    assert differences(config, VARIANTS[experiment, variant]) == {}
+
+
+def test_synapse_is_augmented_as_the_paper_lists_it():
+    augment = compose_config("train", overrides=["+experiment=synapse_apformer"]).data.augment
+    found = {str(node["_target_"]).rpartition(".")[2] for node in augment.values() if node is not None}
+    assert found == {"RandAffined", "RandAdjustContrastd", "RandScaleIntensityFixedMeand"}
 
 
 @pytest.mark.parametrize("encoder", METHODS)

@@ -19,6 +19,14 @@ SEARCHES = ("optuna_stp",)
 SWEEPS = [name for name in options("sweep") if name not in SEARCHES]
 
 
+# variants that are no row of a table but a paper's way to train -> an experiment for it, whether it starts from a run
+RECIPES = {
+    "asvit_published": ("hippocampus_stp_mta", True),
+    "dtop_finetune": ("lookalike_dtop", True),
+    "apformer_published": ("synapse_apformer", False),
+}
+
+
 def text_of(name: str) -> str:
     return (CONFIG_DIR / "sweep" / f"{name}.yaml").read_text()
 
@@ -103,7 +111,16 @@ def test_every_variant_is_in_a_sweep():
     swept = {
         override.split("=")[1] for name in SWEEPS for job in jobs(name) for override in job if "variant" in override
     }
-    assert swept == set(options("variant"))
+    assert swept == set(options("variant")) - set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_composes_with_its_experiment(name):
+    experiment, needs_run = RECIPES[name]
+    cfg = compose_config("train", overrides=[f"+experiment={experiment}", f"+variant={name}"])
+    check_config(cfg)
+    # a name that is no run: the training says that init must be given
+    assert (cfg.init is not None) == needs_run
 
 
 def test_optuna_hears_the_scores_and_proposes_the_same_again(smoke, tmp_path):

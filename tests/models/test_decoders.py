@@ -53,6 +53,19 @@ def test_atm_multiplies_masks_by_the_presence_of_their_class(grid):
 
 
 @torch.no_grad()
+def test_atm_interpolates_probabilities_as_the_program():
+    image, dense, spec = little_dense(3, 2)
+    decoder = ATM(spec=spec, num_classes=CLASSES, interpolate="probabilities").eval()
+    decoder.head.layers[-1].ask.weight.mul_(3000)
+    decoded = decoder(image, dense)
+    present = decoded.head.classes.softmax(dim=-1)[..., 0]
+    products = decoded.head.masks.sigmoid() * present[..., None, None]
+    torch.testing.assert_close(decoded.logits.exp(), resize(products, image.shape[2:]))
+    decoder.interpolate = "logits"
+    assert not torch.allclose(decoder(image, dense).logits.exp(), decoded.logits.exp(), atol=1e-3)
+
+
+@torch.no_grad()
 def test_atm_logits_stay_finite_where_the_product_would_be_zero():
     image, dense, spec = little_dense(2, 2)
     decoder = ATM(spec=spec, num_classes=CLASSES).eval()

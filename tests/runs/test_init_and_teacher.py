@@ -46,3 +46,14 @@ def test_a_missing_start_is_one_message(smoke, tmp_path):
     assert outcome.status == 1
     assert "init=nowhere is neither" in outcome.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_frozen_encoder_without_first_weights_is_told(smoke, tmp_path):
+    dtop = ("encoder=dtop", "encoder.reducer.head=fcn", "encoder.reducer.mode=finetune", "encoder.taps=0")
+    settings = (*dtop, "decoder=fcn", "completion=scatter", "trainer.max_steps=1")
+    outcome = run_command(train.main, *smoke, *settings, f"run_dir={tmp_path}/cold")
+    assert outcome.status == 0, outcome
+    assert "DToP trains a frozen encoder, but nothing gives it weights" in outcome.out
+    outcome = run_command(train.main, *smoke, *settings, f"init={tmp_path}/cold", f"run_dir={tmp_path}/warm")
+    assert outcome.status == 0, outcome
+    assert "nothing gives it weights" not in outcome.out

@@ -9,13 +9,16 @@ import torch
 from torch import nn
 
 from sct.errors import UserError
+from sct.models.adaptive.attention import AdaptiveAttention
+from sct.models.adaptive.dependencies import AdaptiveThreshold
 from sct.models.completion.mta import MTA
+from sct.models.completion.scatter import Scatter
 from sct.models.decoders.unetr import UNETR
 from sct.models.encoder import ViTEncoder
 from sct.models.reducers.scorer import TokenScorer
 from sct.models.reducers.stp import STP
 from sct.models.segmenter import Segmenter
-from sct.training.optim import adamw, set_learning_rate, warmup_cosine, warmup_notice
+from sct.training.optim import adam, adamw, set_learning_rate, warmup_cosine, warmup_notice
 
 LR, DECAY, DEPTH = 1e-3, 0.75, 3
 
@@ -171,3 +174,51 @@ def test_the_shortest_trainings_have_a_rate(max_steps):
 def test_a_negative_warmup_is_refused():
     with pytest.raises(UserError, match=r"schedule\.warmup_steps=-1 "):
         warmup_cosine(0, max_steps=10, warmup_steps=-1)
+
+
+def test_adam_decays_every_parameter_through_its_gradient(network):
+    """The authors' program: what has no gradient goes to 0 by the learning rate a step; AdamW does not move it."""
+    for make, moves in ((adam, True), (adamw, False)):
+        copied = copy.deepcopy(network)
+        before = {name: p.detach().clone() for name, p in copied.named_parameters() if p.requires_grad}
+        optimizer = make(copied, lr=1e-3, weight_decay=1e-5)
+        set_learning_rate(optimizer, lr=1e-3)
+        for p in copied.parameters():
+            p.grad = torch.zeros_like(p) if p.requires_grad else None
+        optimizer.step()
+        for name, p in copied.named_parameters():
+            # so small that eps of 1e-8 counts
+            large = before[name].abs() > 0.1 if p.requires_grad else torch.zeros(1, dtype=torch.bool)
+            if large.any():
+                step = (before[name] - p)[large] * before[name][large].sign()
+                expected = 1e-3 if moves else 0.0
+                torch.testing.assert_close(step, torch.full_like(step, expected), atol=5e-5, rtol=0)
+    assert {group["lr_scale"] for group in adam(network, lr=1e-3).param_groups} == {1.0}
+
+
+def test_published_thresholds_of_apformer_move_with_adam_alone():
+    """Weights and the level g, a single number, in an attention that gives them no gradient."""
+    for make, moves in ((adam, True), (adamw, False)):
+        torch.manual_seed(0)
+        attention = partial(AdaptiveAttention, dependencies=partial(AdaptiveThreshold, gradient="published"))
+        encoder = ViTEncoder(
+            image_size=(8, 8),
+            in_channels=1,
+            patch_size=4,
+            dim=8,
+            depth=1,
+            num_heads=2,
+            class_token=False,
+            attention=attention,
+        )
+        segmenter = Segmenter(
+            encoder=encoder, completion=Scatter, decoder=partial(UNETR, feature_size=4), num_classes=2
+        )
+        optimizer = make(segmenter, lr=1e-3, weight_decay=1e-5)
+        set_learning_rate(optimizer, lr=1e-3)
+        threshold = segmenter.encoder.blocks[0].attn.dependencies
+        segmenter.train()(torch.randn(2, 1, 8, 8)).logits.sum().backward()
+        weight = threshold.project.weight.detach().clone()
+        optimizer.step()
+        assert threshold.g.item() == pytest.approx(-2 + 1e-3 * moves, abs=1e-6)
+        assert (weight - threshold.project.weight).abs().max().item() == pytest.approx(1e-3 * moves, abs=1e-4)

@@ -22,9 +22,11 @@ class AdaptiveThreshold(Scheduled):
     The entries that remain in a row are divided by their sum. With `renormalize="exponentials"` they are exponentiated
     before the division, as equation 14 is printed; this makes them nearly equal.
 
-    In the authors' program the decision carries no gradient, so only weight decay changes W_t and g
-    (`gradient="published"`; `sharpness` and `release_at` then have no effect). By default the decision is
-    straight-through, with the gradient of sigmoid(sharpness (A - T) / (max A_i - min A_i)).
+    By default the decision is straight-through, with the gradient of sigmoid(sharpness (A - T) / (max A_i - min A_i)).
+    In the authors' program it carries no gradient (`gradient="published"`; `sharpness` then has no effect). What still
+    moves W_t and g there is the decay that Adam has in its gradient (L2): both go to 0 by about the learning rate a
+    step. For that take `optimizer=adam`; g then moves from the first step on, whatever `release_at` is. With
+    `optimizer=adamw` they stay where they start: the decay of W_t is lr * weight_decay of its value, and g has none.
 
     release_at: share of the training after which g learns, 0 to 1
     gradient: gradient of the decision: straight_through, or published (no gradient)

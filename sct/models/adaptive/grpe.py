@@ -19,8 +19,9 @@ class GRPE(nn.Module):
 
     Equations 8 and 9: G_ij = exp(-distance(i, j)^2 / (2 theta^2)) with one learned theta for each head, R one learned
     value for every offset and head, (2h - 1)(2w - 1) offsets in 2-D. `form="paper"` measures distances in patches.
-    `form="program"`, the authors' code, measures them as shares of each axis and scales G by 0.01. The paper gives no
-    initial theta: here, as in the program, theta of head 1, 2, ... starts at 0.1, 0.2, ... of the longest axis.
+    `form="program"`, the authors' code, measures them as shares of each axis and scales G by 0.01. Every block has its
+    own table, as in the program; the paper counts one. The paper gives no initial theta: here, as in the program, theta
+    of head 1, 2, ... starts at 0.1, 0.2, ... of the longest axis.
 
     form: how distances are measured: paper (in patches), or program (the authors' code: as shares of each axis)
     """

@@ -19,7 +19,8 @@ class MTA(Completion):
     """Assembles final and dropped tokens on the grid, then applies transformer blocks to all of them (equation 3).
 
     Each source (the dropped set of a stage, or the final set) has a LayerNorm and a Linear(C, D), and a learned block
-    token is added to its tokens. Then follow fixed sin-cos positions, `depth` blocks, LayerNorm and Linear(D, C). The
+    token is added to its tokens. Norms and linear layers of the sources are those of the authors' program; equation 3
+    has none. Then follow fixed sin-cos positions, `depth` blocks, LayerNorm and Linear(D, C). The
     class token passes the blocks and is removed after them. In the paper the three dropped sets have block tokens;
     `final_block_token=true` adds one for the final set, as in the authors' program.
     `recompute` computes the activations of the blocks again in the backward pass instead of keeping them: 80 MB less at

@@ -3,6 +3,8 @@
 Letters: B batch, N tokens of the grid, C width, Q classes, S spatial size.
 """
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,12 +20,15 @@ from sct.models.tokens import Decoded, Dense, FeatureSpec
 class ATM(Decoder):
     """`ATMHead` on the tokens; masks are interpolated linearly and multiplied by the probability of their class.
 
-    logits = log(softmax(class)[present] x sigmoid(mask)). Tokens that left early (DToP, completion=scatter) keep their
-    early masks; these are multiplied by the class probabilities of this head, too.
+    logits = log(softmax(class)[present] x sigmoid(mask)). The masks are interpolated as logits, which keeps borders
+    sharp; `interpolate="probabilities"` interpolates the products, as the authors' program does. Tokens that left
+    early (DToP, completion=scatter) keep their early masks; these are multiplied by the class probabilities of this
+    head, too.
 
     width: channels of the head; null: half the encoder's width
     num_heads: number of attention heads
     num_layers: number of decoder layers, in which class tokens attend to the image tokens
+    interpolate: what is interpolated to the image: logits of the masks, or probabilities (as the authors' program)
     """
 
     def __init__(
@@ -34,6 +39,7 @@ class ATM(Decoder):
         width: int | None = None,
         num_heads: int = 6,
         num_layers: int = 3,
+        interpolate: Literal["logits", "probabilities"] = "logits",
     ) -> None:
         super().__init__()
         if spec.overlapping:
@@ -41,6 +47,7 @@ class ATM(Decoder):
                 "decoder=atm needs classes that exclude each other, but data has overlapping regions. Choose "
                 "another decoder, such as fcn or unetr, or data.regions=null with loss=dice_ce."
             )
+        self.interpolate = interpolate
         self.head = ATMHead(spec.dim, num_classes=num_classes, width=width, num_heads=num_heads, num_layers=num_layers)
         self.apply(init_weights)
 
@@ -50,5 +57,8 @@ class ATM(Decoder):
         assert head.classes is not None
         present = head.classes.log_softmax(dim=-1)[..., 0]
         # a sum of logarithms: finite also where the product would round to zero
-        masks = F.logsigmoid(resize(head.masks, image.shape[2:]))
+        if self.interpolate == "logits":
+            masks = F.logsigmoid(resize(head.masks, image.shape[2:]))
+        else:
+            masks = resize(head.masks.float().sigmoid(), image.shape[2:]).clamp_min(1e-30).log()
         return Decoded(masks + present.reshape(*present.shape, *[1] * len(dense.grid)), head)

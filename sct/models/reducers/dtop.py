@@ -43,6 +43,11 @@ class DToP(Reducer):
     - `finetune`: heads, completion and decoder are trained with pruning, the encoder is frozen (start it with
       `init=RUN`, where RUN was trained with mode=direct)
     - `retrain`: everything is trained with pruning
+    The paper takes finetune for all that follows its table 1; direct is its "@Direct". The default is retrain, since
+    finetune needs a run to start from: `+variant=dtop_finetune init=RUN`.
+
+    The tokens that reach the end pass the encoder's last norm before the decoder's head; an early head gets the tokens
+    of its block without a norm, and its own projection is followed by one (ATM: LayerNorm, FCN: BatchNorm).
 
     blocks: blocks after which tokens are pruned, counted from 1; 0 is the embedding
     head: kind of the head after each pruning block: atm or fcn

@@ -14,6 +14,10 @@ from sct.models.reducers.base import full_precision
 class TokenScorer(nn.Module):
     """Logits of every token from its feature and the mean feature of all tokens (STP paper, equation 1).
 
+    As in the authors' program and in DynamicViT: LayerNorm, Linear, GELU; half of the channels stay with the token, the
+    mean of the other half over all tokens is added to them as further channels; an MLP gives the logits. As printed,
+    the first MLP would be applied to the mean alone, and the token itself would go on with all its channels.
+
     Computed in the dtype of the weights, also under mixed precision. In half precision the scores of many tokens are
     equal, so rounding would decide which tokens are kept; in fp16 the gradients vanish.
     """
