@@ -215,3 +215,11 @@ def test_the_diagonal_is_physical():
 def test_maps_on_different_grids_are_an_error():
     with pytest.raises(ValueError, match="case x"):
         score_case(np.zeros((2, 2), int), np.zeros((2, 3), int), spacing=(1, 1), outputs=OUTPUTS, case_id="x")
+
+
+def test_of_a_case_that_was_scored_twice_the_first_row_counts():
+    first, second = (
+        Row(case_id="a", class_name="liver", dice=dice, missed=False, false_positive=False) for dice in (0.25, 0.75)
+    )
+    assert unique_rows([first, second]) == [first]
+    assert summarize([first, second])["dice"]["mean"] == 0.25

@@ -111,3 +111,19 @@ def test_nothing_but_the_head_where_there_is_nothing_else():
     parts = Criterion(outputs=numbered(Q), pixel=Mean())(prediction, labels, image=torch.zeros(B, 1, SIZE, SIZE))
     assert parts.keys() == {"loss", "own", "pixel"}
     assert parts["loss"] == parts["pixel"]
+
+
+def test_early_heads_are_interpolated_linearly_to_the_labels():
+    prediction, labels = everything()
+    masks = torch.randn(B, Q, 2, 2, generator=torch.Generator().manual_seed(1))
+    prediction.encoded.early.stages = [HeadOutput(masks)]
+    seen = []
+
+    class Seeing(Mean):
+        def forward(self, logits, target):
+            seen.append(logits)
+            return super().forward(logits, target)
+
+    Criterion(outputs=numbered(Q), pixel=Seeing())(prediction, labels, image=torch.zeros(B, 1, SIZE, SIZE))
+    expected = F.interpolate(masks, size=(SIZE, SIZE), mode="bilinear")
+    assert any(torch.equal(logits, expected) for logits in seen)

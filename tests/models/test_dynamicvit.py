@@ -284,3 +284,15 @@ def test_mixed_precision_keeps_exact_decisions_and_finite_gradients(dtype):
 def test_settings_out_of_range(settings, message):
     with pytest.raises(UserError, match=message):
         DynamicViT(spec=spec_of(16, dim=8), **settings)
+
+
+def test_in_training_the_mean_is_over_the_tokens_that_earlier_stages_kept():
+    torch.manual_seed(0)
+    reducer = DynamicViT(spec=spec_of(16, dim=8), blocks=(1, 2)).train()
+    before = (torch.arange(16) % 3 > 0).float().expand(2, -1)
+    tokens = random_tokens()
+    masked = Tokens(tokens.x, tokens.index, mask=before)
+    scores = reducer(masked, stage=1, stats=None).aux["score_2"]
+    scorer = reducer.scorers[1]
+    torch.testing.assert_close(scores, scorer(tokens.x, before)[..., 0])
+    assert not torch.allclose(scores, scorer(tokens.x)[..., 0])

@@ -12,7 +12,7 @@ from sct.models.grid import pruning_depth
 from sct.models.reducers import stp as stp_module
 from sct.models.reducers.base import hard_top_k, keep_count, split_order
 from sct.models.reducers.stp import STP, Scorer, gumbel_soft_top_k
-from sct.models.tokens import gather_tokens
+from sct.models.tokens import Tokens, gather_tokens
 
 
 @pytest.mark.parametrize(
@@ -162,3 +162,34 @@ def test_class_token_is_neither_scored_nor_pruned():
 def test_settings_out_of_range(settings, message):
     with pytest.raises(UserError, match=message):
         STP(spec=spec_of(16, dim=8), **settings)
+
+
+def test_the_gates_carry_the_gradient_of_every_scorer_so_far():
+    """Live and dropped tokens of two stages, and the gradient of both scorers, from the soft masks written out."""
+    torch.manual_seed(0)
+    scores = [torch.randn(1, 6), torch.randn(1, 6)]
+    stp = given_stp(*scores, ratio=0.5, perturb=False, tau=0.7).train()
+    x = torch.randn(1, 6, 8)
+    w = [torch.randn(1, n, 8) for n in (3, 2, 1)]  # dropped by stage 1, live and dropped of stage 2
+    one = stp(Tokens(x, torch.arange(6).expand(1, -1)), stage=0, stats=None)
+    stp.scorers[1].index = one.live.index
+    two = stp(one.live, stage=1, stats=None)
+    ((one.dropped.x * w[0]).sum() + (two.live.x * w[1]).sum() + (two.dropped.x * w[2]).sum()).backward()
+
+    first, second = (s.clone().requires_grad_() for s in scores)
+    soft = (first / 0.7).softmax(dim=1)
+    kept, lost = one.live.index, one.dropped.index
+    live = 1 + soft - soft.detach()  # 1, with the slope of the soft mask
+    gone = 1 - (soft - soft.detach())
+    gate = live.gather(1, kept)
+    inner = (second.gather(1, kept) / 0.7).softmax(dim=1)
+    slope = inner - inner.detach()
+    at = [[kept[0].tolist().index(place) for place in part.index[0].tolist()] for part in (two.live, two.dropped)]
+    x1 = x[:, kept[0]] * gate.unsqueeze(-1)
+    total = (x[:, lost[0]] * gone.gather(1, lost).unsqueeze(-1) * w[0]).sum()
+    total = total + (x1[:, at[0]] * (gate * (1 + slope))[:, at[0]].unsqueeze(-1) * w[1]).sum()
+    total = total + (x1[:, at[1]] * (gate * (1 - slope))[:, at[1]].unsqueeze(-1) * w[2]).sum()
+    total.backward()
+    for scorer, expected in zip(stp.scorers, (first, second), strict=True):
+        torch.testing.assert_close(scorer.scores.grad, expected.grad)
+        assert expected.grad.any()
