@@ -37,7 +37,8 @@ def load(
     precision: auto, fp32, bf16 or fp16; None: as in training
     backend: torch, onnx or openvino: the network that `sct.export` wrote to the run's folder predicts
     postprocess: `chosen`: the post-processing that was chosen for the run, if any; `none`: the labels as predicted
-    overrides: settings of prediction and data, as on the command line: ["inferer=fast", "data.root=/data/BTCV"]
+    overrides: settings of prediction, data and pruning, as on the command line: ["inferer=fast",
+        "data.root=/data/BTCV", "encoder.reducer.ratio=0.7"]
     plugins: packages of your own whose code the run may name: ["mypkg"]
 
     Raises UserError where path holds no network, or an override is not valid.

@@ -246,6 +246,15 @@ def test_the_loss_of_class_queries_has_the_numbers_of_segvit():
     assert differences(query, expected) == {}
 
 
+def test_optimizers_have_the_numbers_of_the_papers():
+    adamw = compose_config("train", overrides=[]).optimizer
+    expected = {"lr": 1.34e-4, "betas": [0.9, 0.95], "weight_decay": 0.05, "layer_decay": 0.75, "eps": 1e-8}
+    assert differences(adamw, {**expected, "reducer_eps": 1e-16}) == {}
+    adam = compose_config("train", overrides=["optimizer=adam"]).optimizer
+    expected = {"lr": 1e-4, "betas": [0.9, 0.999], "weight_decay": 1e-5, "layer_decay": 1.0, "eps": 1e-8}
+    assert differences(adam, expected) == {}
+
+
 def test_weights_of_the_criterion():
     for loss in ("dice_ce", "dice_bce"):
         criterion = compose_config("train", overrides=[f"loss={loss}"]).loss

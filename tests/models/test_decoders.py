@@ -44,6 +44,7 @@ def test_fcn_is_its_head_interpolated(grid):
 def test_atm_multiplies_masks_by_the_presence_of_their_class(grid):
     image, dense, spec = little_dense(*grid)
     decoder = ATM(spec=spec, num_classes=CLASSES).eval()
+    decoder.head.layers[-1].ask.weight.mul_(1000)  # steep, so that it matters what is interpolated
     decoded = decoder(image, dense)
     masks = resize(decoded.head.masks, image.shape[2:]).sigmoid()
     for b in range(2):
@@ -157,3 +158,15 @@ def test_published_costs(decoder, class_token, published, resizes):
         macs = count_macs(network, torch.empty(1, 3, 512, 512))
     # 0.5 % is asked for; the rest is ATM's product for the masks, which its fused attention does not give
     assert macs["total"] + resizes * SECOND_RESIZE == pytest.approx(published, rel=1e-3)
+
+
+@torch.no_grad()
+def test_setr_pup_step_by_step():
+    image, dense, spec = little_dense(3, 2)
+    decoder = SETRPUP(spec=spec, num_classes=CLASSES, hidden=8).eval()
+    x = dense.x.transpose(1, 2).reshape(2, 12, 3, 2)
+    for number, (convolution, norm) in enumerate(decoder.steps):
+        x = F.interpolate(x, scale_factor=2, mode="bilinear") if number else x
+        x = norm(convolution(x)).clamp_min(0)
+    expected = F.interpolate(decoder.classify(x), size=image.shape[2:], mode="bilinear")
+    torch.testing.assert_close(decoder(image, dense).logits, expected)

@@ -173,6 +173,8 @@ def test_the_share_kept_falls_by_half_a_cosine_in_training_only():
     evit.train()
     # (1 + cos(pi / 3)) / 2 = 3/4 of the way from 16 to 8 at a third of the schedule: 14
     assert [kept(progress) for progress in (0.0, 0.5 / 3, 0.25, 0.5, 0.7, 1.0)] == [16, 14, 12, 8, 8, 8]
+    # slow at first: 16 (1 - (1 - cos(pi / 5)) / 4) = 15.2, on a straight line 14.4; fast then: 8.8 and 9.6
+    assert [kept(progress) for progress in (0.1, 0.4)] == [16, 9]
     evit.eval()
     assert [kept(progress) for progress in (0.0, 0.25, 1.0)] == [8, 8, 8]
     constant, stats = given_evit(torch.rand(2, 16, 1), ratio=0.5)

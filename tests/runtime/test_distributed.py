@@ -36,6 +36,20 @@ DENSE = (
     "decoder.feature_size=4",
     "trainer.max_steps=6",
 )
+# keep a different number of tokens for each image; a head whose statistics are not those of a batch
+RAGGED = {
+    "asvit": ("encoder=asvit", "encoder.reducer.budget=0.9", "encoder.reducer.thresholds=0.02"),
+    "dtop": (
+        "encoder=dtop",
+        "encoder.reducer.head=fcn",
+        "encoder.reducer.fcn.norm=layer",
+        "encoder.reducer.p0=0.16",
+        "decoder=fcn",
+        "decoder.norm=layer",
+        "completion=scatter",
+        "encoder.taps=0",
+    ),
+}
 # small crops, many of which hold no organ
 BACKGROUND = ("data.roi_size=[8,8,8]", "encoder.patch_size=4", "data.positive_share=0", "trainer.max_steps=8")
 # some images have patches that ask nothing in every block, and some do not
@@ -190,6 +204,7 @@ def pairs(folder) -> Endings:
         "stp": [*arguments, STP, f"run_dir={folder}/pair"],
         "resumed": [f"resume={folder}/pair", "trainer.max_steps=6"],
         "nothing pruned": [*arguments, "pruning.ratio=0", "trainer.max_steps=2", f"run_dir={folder}/whole"],
+        **{name: [*arguments, *RAGGED[name], f"run_dir={folder}/{name}"] for name in RAGGED},
         "no foreground": [*demo, *BACKGROUND, f"run_dir={folder}/little"],
         "no dependencies": [*apformer, *RARE, f"run_dir={folder}/gated"],
         "bad config": [*arguments, "encoder.dimm=3", f"run_dir={folder}/bad"],
@@ -212,6 +227,17 @@ def test_a_pair_equals_accumulation_in_one_process_and_resumes_exactly(pairs, fo
     states = [checkpoint.load_newest(run) for run in (folder / "pair", one)]
     for name, value in states[0]["model"].items():
         torch.testing.assert_close(value, states[1]["model"][name], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("method", RAGGED)
+def test_a_pair_whose_images_keep_different_numbers_of_tokens_equals_accumulation(pairs, folder, method):
+    assert [status for status, _ in pairs[method]] == [0, 0], pairs[method]
+    one = folder / f"accumulated_{method}"
+    arguments = [*common(folder), *RAGGED[method], "trainer.accumulate=2"]
+    assert run_command(train.main, *arguments, f"run_dir={one}").status == 0
+    np.testing.assert_allclose(losses(folder / method), losses(one), atol=1e-4, rtol=0)
+    kept = [row for row in rows(folder / method, "tokens/kept_1")]
+    assert any(0 < row["tokens/kept_1"] < 1 for row in kept), "some tokens are pruned"
 
 
 def test_tasks_of_slurm_train_as_those_of_torchrun(pairs, torchrun_pair, folder):
