@@ -130,7 +130,7 @@ def test_a_dropped_token_never_comes_back():
 
 
 def test_the_best_token_is_one_of_those_alive():
-    """No token alive passes the second threshold: the best of them stays, not the better one that was dropped before."""
+    """None passes the second threshold: the best of those alive stays, not a better one that was dropped before."""
     method = reducer(2, 2, thresholds=[0.3 * 4 / 196, 1.0]).train()
     first, second = torch.tensor([[0.1, 0.1, 0.4, 0.4]]), torch.tensor([[0.7, 0.1, 0.05, 0.15]])
     live = method(tokens_of(first), stage=0, stats=stats_of(first)).live
