@@ -29,6 +29,7 @@ VARIANTS = [
     ("dtop", "encoder.reducer.head=fcn"),
     ("dtop", "encoder.reducer.context=top_share"),
     ("evit", "encoder.reducer.fuse=true"),
+    ("evit", "encoder.reducer.head_importance=true"),
     ("asvit", "encoder.reducer.head_importance=false"),
 ]
 

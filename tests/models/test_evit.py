@@ -207,3 +207,12 @@ def test_settings_out_of_range(settings, message):
 def test_a_class_token_is_needed():
     with pytest.raises(UserError, match=r"EViT scores tokens by the class token.*encoder\.class_token=true"):
         little_network(MTA_2D, "encoder.class_token=false")
+
+
+def test_heads_weighted_as_in_asvit():
+    torch.manual_seed(0)
+    evit = EViT(spec=spec_of(16, dim=8), blocks=(1, 2), ratio=0.5, head_importance=True)
+    assert {"class_row", "head_norms"} <= set(evit.wants)
+    row, norms = torch.rand(2, 16, 3), torch.rand(2, 16, 3)
+    scores = evit(random_tokens(), stage=0, stats=AttentionStats(row, norms)).aux["score_1"]
+    torch.testing.assert_close(scores, (row * norms / norms.sum(dim=-1, keepdim=True)).sum(dim=-1))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sct.errors import UserError
 from sct.models.blocks.layers import AttentionStats
+from sct.models.reducers.asvit import token_scores
 from sct.models.reducers.base import Reducer, Reduction, check_ratio, keep_count, split_top_k
 from sct.models.tokens import FeatureSpec, Tokens
 
@@ -25,6 +26,9 @@ class EViT(Reducer):
     dropped tokens, weighted by their attention, goes on as one more token. This fused token has no place in the grid
     (index N) and comes last. The next stage counts and scores it like every other token; a completion does not read it.
 
+    `head_importance` weights the heads by the norm of a token's context, as AS-ViT scores tokens (HS in its tables 2
+    and 4). Table 4, the raw attention of a pre-trained network: train with ratio=0, then evaluate with other ratios.
+
     `schedule="cosine"`: the share kept falls from 1 to 1 - r along half a cosine during the first `schedule_share` of
     the training; evaluation always uses r. The paper prunes at blocks 4, 7, 10 of 12.
 
@@ -32,12 +36,13 @@ class EViT(Reducer):
     ratio: share of the tokens alive that is pruned at each pruning block, 0 to below 1
     inside_block: prune between attention and MLP, as in the EViT paper; false: after the block
     fuse: whether the dropped tokens go on as one fused token, as in the EViT paper
+    head_importance: whether heads are weighted by the norm of the token's context (AS-ViT); false: plain mean
     schedule: share kept during training: constant, or cosine (falls from 1)
     schedule_share: first part of the training during which schedule=cosine falls, above 0 to 1
     """
 
-    wants = ("class_row",)
-    changeable = ("ratio", "inside_block", "fuse")
+    wants: tuple[str, ...] = ("class_row",)
+    changeable = ("ratio", "inside_block", "fuse", "head_importance")
     training_only = ("schedule", "schedule_share")
 
     def __init__(
@@ -48,6 +53,7 @@ class EViT(Reducer):
         ratio: float = 0.3,
         inside_block: bool = False,
         fuse: bool = False,
+        head_importance: bool = False,
         schedule: Literal["constant", "cosine"] = "constant",
         schedule_share: float = 0.5,
     ) -> None:
@@ -60,11 +66,14 @@ class EViT(Reducer):
             )
         self.ratio, self.inside_block, self.fuse = ratio, inside_block, fuse
         self.schedule, self.schedule_share = schedule, schedule_share
+        self.head_importance = head_importance
+        if head_importance:
+            self.wants = ("class_row", "head_norms", "float32")
         self.num_tokens = spec.num_tokens
 
     def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
         """tokens (B, n, C) -> live (B, K, C), or (B, K + 1, C) with a fused token, and dropped (B, n - K, C)."""
-        attention = class_attention(stats)
+        attention = token_scores(stats, head_importance=True) if self.head_importance else class_attention(stats)
         n = tokens.x.shape[1]
         k = keep_count(n, ratio=self.current_ratio(), rounding="ceil")
         keep, drop = split_top_k(attention.detach(), k=k)
