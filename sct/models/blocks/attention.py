@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sct.models.blocks.recompute import recomputed
-from sct.runtime.precision import at_least_float32, full_precision
+from sct.runtime.precision import full_precision
 from sct.runtime.processor import has_tiles, infers_here
 
 # avoids division by zero in rows without visible keys; the authors' 1e-6 changes the weights by as much as 1e-6
@@ -129,10 +129,10 @@ def variable_length_attention(q: Tensor, k: Tensor, v: Tensor, *, lengths: tuple
 def first_row(
     q: Tensor, k: Tensor, *, mask: Tensor | None, lengths: tuple[int, ...] | None, bias: Tensor | None = None
 ) -> Tensor:
-    """Attention weights of the first query of every image to its tokens, in float32 or float64, whatever computes.
+    """Attention weights of the first query of every image to its tokens, computed without mixed precision.
 
     q (B, H, 1, D): that query, scaled; keys k (B, H, L, D), or packed (1, H, L, D), or the same of all heads
-    (B, 1, L, D); mask and bias (B, L) of the keys -> (B, H, L). A token of mask 0 gets
+    (B, 1, L, D), both in float32 or float64; mask and bias (B, L) of the keys -> (B, H, L). A token of mask 0 gets
     exactly 0; the mask gets a gradient, as in `masked_attention`.
     """
     if lengths is not None:
@@ -141,7 +141,7 @@ def first_row(
         rows = [first_row(query, key, mask=None, lengths=None, bias=image_bias) for query, key, image_bias in parts]
         return torch.cat(rows, dim=2)
     with full_precision(q.device.type):
-        logits = (at_least_float32(q) @ at_least_float32(k).transpose(-2, -1)).squeeze(2)
+        logits = (q @ k.transpose(-2, -1)).squeeze(2)
     if bias is not None:
         logits = logits + bias.unsqueeze(1).to(logits.dtype)
     if mask is None:

@@ -94,6 +94,19 @@ def test_drop_path_drops_whole_images_of_a_packed_batch():
     assert (first != last).any(), "the images draw for themselves"
 
 
+def test_both_halves_of_a_block_are_dropped_by_image():
+    torch.manual_seed(0)
+    block, x = Block(12, num_heads=2, drop_path=0.5), torch.randn(64, 3, 12)
+    for half in (lambda: block.attend(x)[0], lambda: block.feed(x)):
+        block.eval()
+        whole = half() - x
+        block.train()
+        some = half() - x
+        kept = some.flatten(1).any(dim=1)
+        assert 0 < kept.float().mean() < 1
+        torch.testing.assert_close(some[kept], 2 * whole[kept])
+
+
 def test_the_mlp_drops_behind_both_of_its_linear_layers():
     torch.manual_seed(0)
     mlp = Mlp(6, hidden=8, dropout=0.5)
