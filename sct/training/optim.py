@@ -57,6 +57,7 @@ def adamw(
     )
 
 
+@part
 def adam(
     segmenter: Segmenter,
     *,
