@@ -1,6 +1,5 @@
 """What a run folder may say of the command that made it: overrides, which are data and no more than settings."""
 
-import json
 import logging
 import re
 from dataclasses import fields
@@ -50,8 +49,8 @@ def saved_overrides(folder: Path) -> list[str]:
 def read_again(path: Path, *, card: Path) -> list[str]:
     """The overrides of a damaged file as the card of the run tells them; UserError if that is damaged, too."""
     try:
-        overrides = list(json.loads(card.read_bytes())["command"][3:])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        overrides = list(read_json(card, remedy="")["command"][3:])
+    except (UserError, TypeError, KeyError) as error:
         raise UserError(f"{path} and {card} are damaged. Restore one of them, or start a new run.") from error
     logger.warning("%s is damaged: it is made again from %s", path, card)
     return overrides

@@ -61,14 +61,16 @@ class Summed:
         self.file.flush()
 
 
-def save_step(state: dict[str, Any], run_dir: Path, *, step: int) -> None:
+def save_step(state: dict[str, Any], run_dir: Path, *, step: int, previous: int | None = None) -> None:
     """Saves the state after `step` steps. Only then removes all other step checkpoints except the previous one.
 
-    A file with a later step can only be a damaged one, from which the run could not resume: it is removed too.
+    previous: step of the last one that is known to be whole: one between it and `step`, or later, is a damaged one from
+    which the run could not resume. Without it, the one before `step`.
     """
     path = run_dir / FOLDER / f"step_{step:08d}.pt"
     save(state, path)
-    earlier = [other for other in step_files(run_dir) if other.name < path.name]
+    last = step - 1 if previous is None else min(previous, step - 1)
+    earlier = [other for other in step_files(run_dir) if other.name <= f"step_{last:08d}.pt"]
     for other in step_files(run_dir):
         if other not in (path, *earlier[:1]):
             other.unlink()

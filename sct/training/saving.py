@@ -46,6 +46,7 @@ def restore(trainer: Trainer, run_dir: Path) -> None:
         if state["scaler"]:
             trainer.scaler.load_state_dict(state["scaler"])
         trainer.step, trainer.best = state["step"], state["best"]
+        trainer.saved_step = trainer.step
         # a run that is saved again before its next step then saves what it has read
         set_learning_rate(trainer.optimizer, lr=trainer.rate(max(0, trainer.step - 1)))
         trainer.to_validate = state.get("to_validate", False)  # checkpoints of earlier versions do not have it

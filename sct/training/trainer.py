@@ -74,6 +74,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.ema = copy.deepcopy(self.segmenter).requires_grad_(False) if settings.ema_decay is not None else None
         self.step = 0
+        self.saved_step: int | None = None  # of the last checkpoint that this process has read or written
         self.to_validate = False  # whether the validation of the last step is still to come
         self.best: dict[str, float] = {}
         # the network for training steps: compiled or wrapped for several processes, with the weights of `segmenter`
@@ -296,7 +297,8 @@ class Trainer:
     def save(self) -> None:
         """Saves everything that is needed to resume the run exactly."""
         if self.processes.is_main:
-            checkpoint.save_step(state_of(self), self.run_dir, step=self.step)
+            checkpoint.save_step(state_of(self), self.run_dir, step=self.step, previous=self.saved_step)
+            self.saved_step = self.step
 
     def save_unfinished(self, interrupted: Interrupted) -> None:
         """Saves the state at a signal, marks the run as to be continued and adds to the exception how that is done."""

@@ -56,6 +56,7 @@ def test_a_resumed_run_brings_its_command_line_no_options_and_no_folders(stage, 
 @pytest.mark.parametrize("content", ['{"a": 1}', "[1]", "[[]]", "null", "[", '"seed=1"', "[" * 100_000])
 def test_overrides_are_a_list_of_texts(content, stage, run):
     (run / "overrides.json").write_text(content)
+    (run / "card.json").write_text(content)  # it would take the place of one that is no JSON
     with pytest.raises(UserError, match=r"overrides\.json"):
         resumed_arguments(["resume=run"])
 

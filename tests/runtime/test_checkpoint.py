@@ -67,6 +67,16 @@ def test_a_damaged_one_does_not_outlive_good_ones(tmp_path):
     assert names(tmp_path) == ["step_00000004.pt", "step_00000002.pt"]
 
 
+def test_a_damaged_one_that_was_passed_over_does_not_outlive_the_good_one_before(tmp_path):
+    save_steps(tmp_path, 9, 11)
+    checkpoint.step_files(tmp_path)[0].write_bytes(b"")
+    resumed = checkpoint.load_newest(tmp_path)["step"]
+    checkpoint.save_step({"step": 12}, tmp_path, step=12, previous=resumed)
+    assert names(tmp_path) == ["step_00000012.pt", "step_00000009.pt"]
+    checkpoint.save_step({"step": 12}, tmp_path, step=12, previous=12)
+    assert names(tmp_path) == ["step_00000012.pt", "step_00000009.pt"]
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(tmp_path):
     save_steps(tmp_path, 2, 4)
     for path in checkpoint.step_files(tmp_path):
