@@ -248,9 +248,11 @@ def attack(folder: Path, *, kills: int, steps: int, seed: int) -> int:
                 return 1
         shutil.rmtree(disturbed)
         shutil.rmtree(f"{disturbed}_cache", ignore_errors=True)
-    print(summary([json.loads(line) for line in book.read_text().splitlines()]))
-    print(f"\n{done} kills and faults, {run} runs finished, 0 faults")
-    return 0
+    entries = [json.loads(line) for line in book.read_text().splitlines()]
+    wrong = sum(bool(entry["faults"]) for entry in entries)
+    print(summary(entries))
+    print(f"\n{done} kills and faults, {run} runs finished, {wrong} with losses or differences")
+    return int(wrong > 0)
 
 
 def summary(entries: list[dict[str, Any]]) -> str:

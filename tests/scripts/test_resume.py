@@ -14,4 +14,4 @@ def test_killed_and_resumed_trainings_end_as_an_undisturbed_one(tmp_path):
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "4 kills" in result.stdout
-    assert "0 faults" in result.stdout
+    assert "0 with losses or differences" in result.stdout
