@@ -24,10 +24,10 @@ from omegaconf import OmegaConf
 
 from sct.config.check import build
 from sct.config.command import compose_config
-from sct.config.trust import SHIPPED_ALONE
 from sct.data.cases import Case
 from sct.data.module import SegmentationData
 from sct.errors import UserError
+from sct.exporting import FORMATS
 from sct.exporting.manifest import check_files, read_manifest
 from sct.runtime import checkpoint
 from sct.tasks.export import export
@@ -65,7 +65,7 @@ def same(one: Any, other: Any) -> bool:
 def make(folder: Path) -> Path:
     """A run of two steps with an export."""
     places = [f"paths.data={folder}/data", f"paths.cache={folder}/cache", f"run_dir={folder}/run"]
-    train(compose_config("train", overrides=[*SETTINGS, *places]), trust=SHIPPED_ALONE)
+    train(compose_config("train", overrides=[*SETTINGS, *places]))
     export(compose_config("export", overrides=[f"ckpt={folder}/run", "format=torch"]))
     return folder / "run"
 
@@ -95,7 +95,7 @@ def targets(folder: Path) -> list[Target]:
 
     def read_export() -> Any:
         manifest = read_manifest(exported)
-        check_files(manifest, folder=exported)
+        check_files(manifest, folder=exported, needed=FORMATS["torch"].files)
         return asdict(manifest), (exported / "model.pt2").read_bytes()
 
     return [

@@ -120,6 +120,8 @@ def faults_of_start(fault: Fault, *, status: int, said: str, words: str) -> list
         faults = [] if status == 1 and "another process" in said.lower() else [f"status {status}"]
     else:
         faults = faults_of_end(fault, status=status, said=said)
+    if fault.name == "filling the cache" and status == 1 and "A loading process has ended by itself" in said:
+        faults = []  # it was the loading process that met the fault
     # a start that ends before it reads a file can't tell its damage
     told_late = status != 0 and "run folder" not in said
     return faults + [f"does not say {words!r}"] * (bool(words) and not told_late and words not in said)
