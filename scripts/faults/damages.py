@@ -53,7 +53,8 @@ def named(name: str) -> Callable[[Path], list[Path]]:
 
 def cached(run: Path) -> list[Path]:
     """Files of the disk cache of this run."""
-    return sorted((run.parent / f"{run.name}_cache").rglob("volumes/*/*"))
+    found = (run.parent / f"{run.name}_cache").rglob("volumes/*/*")
+    return sorted(path for path in found if path.is_file())  # a killed process leaves folders of its own there
 
 
 BEFORE = "going on from the checkpoint before"
