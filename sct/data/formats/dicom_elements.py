@@ -12,6 +12,8 @@ from sct.errors import UserError
 IMPLICIT, BIG, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 # what two letters before a length of four bytes say
 _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT", b"SV", b"UV"}
+_SHORT = {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL"}
+_SHORT |= {b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
 _SYNTAX, _ITEM, _ITEM_END, _SEQUENCE_END = (0x0002, 0x0010), (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
 _PIXELS = (0x7FE0, 0x0010)
 _UNDEFINED = 0xFFFFFFFF
@@ -66,7 +68,7 @@ def _header(
     else:
         value = at + 8
         (size,) = struct.unpack_from(order + "H", data, value - 2)
-    if letters and not (letters.isalpha() and letters.isupper()):
+    if letters and letters not in _LONG | _SHORT:
         raise _Broken(f"the element ({tag[0]:04x},{tag[1]:04x}) is of no type")
     if size != _UNDEFINED and value + size > end:
         raise _Broken(f"the element ({tag[0]:04x},{tag[1]:04x}) claims {size} bytes, {end - value} are left")

@@ -70,7 +70,7 @@ class Slice:
             found = np.array([np.nan])
         if len(found) != count or not np.isfinite(found).all():
             shown = self.tags[tag].encode("ascii", "replace").decode()
-            raise self._wrong(tag, shown, f"{count} finite number(s)")
+            raise self.wrong(tag, shown, f"{count} finite number(s)")
         return found
 
     def whole(self, tag: str, *, default: int | None = None) -> int:
@@ -79,10 +79,10 @@ class Slice:
         if not text and default is not None:
             return default
         if not text.isdecimal():
-            raise self._wrong(tag, text or "missing", "a whole number")
+            raise self.wrong(tag, text or "missing", "a whole number")
         return int(text)
 
-    def _wrong(self, tag: str, value: str, expected: str) -> UserError:
+    def wrong(self, tag: str, value: str, expected: str) -> UserError:
         return UserError(
             f"{self.path}: its tag ({tag.replace('|', ',')}) {NAMES.get(tag, '')} is {value}; expected {expected}. It "
             "is damaged: copy it again, or take the series out."
@@ -92,15 +92,15 @@ class Slice:
         """UserError for pixels that are described wrongly, or that are not `pixels` bytes (None: packed)."""
         edges, bits = [self.whole(tag) for tag in (COLUMNS, ROWS)], self.whole(ALLOCATED)
         if min(edges) < 1 or bits not in (1, 8, 12, 16, 32, 64):
-            raise self._wrong(ROWS, f"{edges[1]} x {edges[0]} pixels of {bits} bits", "pixels of 8, 16 or 32 bits")
+            raise self.wrong(ROWS, f"{edges[1]} x {edges[0]} pixels of {bits} bits", "pixels of 8, 16 or 32 bits")
         if not 1 <= self.whole(STORED) <= bits or self.whole(HIGH) != self.whole(STORED) - 1:
-            raise self._wrong(
+            raise self.wrong(
                 STORED, f"{self.whole(STORED)}, the highest of them {self.whole(HIGH)}", f"at most {bits}"
             )
         if self.whole(SIGNED) > 1:
-            raise self._wrong(SIGNED, self.tags[SIGNED], "0 or 1")
+            raise self.wrong(SIGNED, self.tags[SIGNED], "0 or 1")
         if (SLOPE in self.tags) != (INTERCEPT in self.tags):
-            raise self._wrong(SLOPE if INTERCEPT in self.tags else INTERCEPT, "missing", "both, or none")
+            raise self.wrong(SLOPE if INTERCEPT in self.tags else INTERCEPT, "missing", "both, or none")
         for tag in (SLOPE, INTERCEPT):
             if tag in self.tags:
                 self.numbers(tag, count=1)
@@ -111,7 +111,7 @@ class Slice:
         # an odd number of bytes has one more behind it
         if claimed > there or (pixels is not None and there > claimed + 1):
             shown = f"{edges[1]} x {edges[0]} pixels of {bits} bits, {claimed} bytes"
-            raise self._wrong(ROWS, shown, f"the size of its pixels, {there} bytes")
+            raise self.wrong(ROWS, shown, f"the size of its pixels, {there} bytes")
 
     @property
     def position(self) -> np.ndarray:
@@ -123,7 +123,7 @@ class Slice:
         """Directions in which the columns and the rows follow each other (2, 3)."""
         found = self.numbers(ORIENTATION, count=6).reshape(2, 3)
         if not np.allclose(found @ found.T, np.eye(2), atol=1e-2):
-            raise self._wrong(ORIENTATION, self.tags[ORIENTATION], "two directions of length 1 at right angles")
+            raise self.wrong(ORIENTATION, self.tags[ORIENTATION], "two directions of length 1 at right angles")
         return found
 
 
@@ -244,6 +244,8 @@ def arrange(slices: Sequence[Slice], *, uid: str, place: Path) -> Series:
     """
     _check_alike(slices, uid=uid, place=place)
     axes, spacing = slices[0].axes, slices[0].numbers(SPACING, count=2)
+    if (spacing <= 0).any():
+        raise slices[0].wrong(SPACING, slices[0].tags[SPACING], "two positive numbers of mm")
     normal = np.cross(*axes)
     ordered = sorted(slices, key=lambda one: float(one.position @ normal))
     positions = np.array([one.position for one in ordered])
