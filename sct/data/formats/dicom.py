@@ -4,6 +4,7 @@ Letters: S spatial size, columns, rows, slices. Label maps of a series are writt
 """
 
 import re
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -30,8 +31,9 @@ from sct.data.formats.itk import readable, simpleitk, to_world
 from sct.data.formats.nifti import spatial_shape
 from sct.errors import UserError
 
-# RuntimeError is how zipfile refuses what is encrypted or packed in a way that it does not know
-_BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
+# RuntimeError is how zipfile refuses what is encrypted or packed in a way that it does not know; it does not expect names
+# without a letter, numbers that are no dates, and places outside of the file
+_BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, IndexError, ValueError, struct.error)
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,7 @@ class Slice:
         if min(edges) < 1 or bits not in (1, 8, 12, 16, 32, 64):
             raise self.wrong(ROWS, f"{edges[1]} x {edges[0]} pixels of {bits} bits", "pixels of 8, 16 or 32 bits")
         if not 1 <= self.whole(STORED) <= bits or self.whole(HIGH) != self.whole(STORED) - 1:
-            raise self.wrong(
-                STORED, f"{self.whole(STORED)}, the highest of them {self.whole(HIGH)}", f"at most {bits}"
-            )
+            raise self.wrong(STORED, f"{self.whole(STORED)}, the highest of them {self.whole(HIGH)}", f"at most {bits}")
         if self.whole(SIGNED) > 1:
             raise self.wrong(SIGNED, self.tags[SIGNED], "0 or 1")
         if (SLOPE in self.tags) != (INTERCEPT in self.tags):
