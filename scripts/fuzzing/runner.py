@@ -21,8 +21,8 @@ import numpy as np
 from fuzzing.kind import Change, Kind
 from sct.errors import UserError
 
-# seconds of computing that count as a hang; seconds of any kind after which a case, and after which its process ends
-HANGS, ALARM, DEADLINE = 2.0, 5.0, 12.0
+# seconds of computing that count as a hang, and after which a case ends; seconds without a word that end its process
+HANGS, ALARM, DEADLINE = 2.0, 5.0, 60.0
 # bytes of address space above the start; of memory that no case of ours needs
 ROOM, GROWTH = 16 << 30, 48 << 20
 GOOD = ("ok", "refused")
@@ -46,7 +46,7 @@ def outcome_of(kind: Kind, folder: Path, base: dict, changes: list[Change]) -> s
     folder.mkdir(parents=True)
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, began = peak(), time.process_time()
-    signal.setitimer(signal.ITIMER_REAL, ALARM)
+    signal.setitimer(signal.ITIMER_PROF, ALARM)
     try:
         problems = kind.judge(folder, base, changes)
         outcome = f"SILENT: {problems[0]}" if problems else "ok"
@@ -59,7 +59,7 @@ def outcome_of(kind: Kind, folder: Path, base: dict, changes: list[Change]) -> s
     except Exception as error:
         outcome = described(error)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     if time.process_time() - began > HANGS:
         outcome = f"hang ({outcome})"
     return f"memory ({outcome})" if peak() - before > GROWTH else outcome
@@ -105,7 +105,7 @@ def peak() -> int:
 
 def limit_memory() -> None:
     """A limit of address space for this process, and the alarm of a case."""
-    signal.signal(signal.SIGALRM, stop)
+    signal.signal(signal.SIGPROF, stop)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, resource.getrlimit(resource.RLIMIT_AS)[1]))
 

@@ -31,8 +31,8 @@ from sct.data.formats.itk import readable, simpleitk, to_world
 from sct.data.formats.nifti import spatial_shape
 from sct.errors import UserError
 
-# RuntimeError is how zipfile refuses what is encrypted or packed in a way that it does not know; it does not expect names
-# without a letter, numbers that are no dates, and places outside of the file
+# RuntimeError is how zipfile refuses what is encrypted or packed in a way that it does not know; it does not expect
+# names without a letter, numbers that are no dates, and places outside of the file
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, IndexError, ValueError, struct.error)
 
 

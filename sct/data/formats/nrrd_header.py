@@ -46,6 +46,7 @@ _USED |= {
     "lineskip",
 }
 _SPATIAL = ("domain", "space")
+_VECTOR = r"(?:\([^()]*\)|none)"
 
 
 def read_nrrd(path: Path) -> Stored:
@@ -129,7 +130,7 @@ def _components(path: Path, fields: dict[str, str], *, number: int) -> int | Non
         raise wrong(path, "kinds", fields["kinds"], f"{number}, one an axis")
     others = {axis for axis, kind in enumerate(kinds) if kind.lower() not in (*_SPATIAL, "none", "???")}
     if "space directions" in fields:
-        vectors = _vectors(fields["space directions"])
+        vectors = _vectors(path, fields["space directions"])
         turned = {axis for axis, vector in enumerate(vectors) if vector != "none"}
         if clash := [kinds[axis] for axis in sorted(others & turned)]:
             raise wrong(path, "kinds", " ".join(kinds), f"domain where an axis has a direction, not {clash[0]}")
@@ -144,8 +145,10 @@ def _components(path: Path, fields: dict[str, str], *, number: int) -> int | Non
     return next(iter(others), None)
 
 
-def _vectors(text: str) -> list[str]:
-    return re.findall(r"\([^()]*\)|none|[^\s()]+", text)
+def _vectors(path: Path, text: str) -> list[str]:
+    if not re.fullmatch(rf"{_VECTOR}(\s+{_VECTOR})*", text):
+        raise wrong(path, "space directions", text, "vectors such as (0.8,0,0) (0,0.8,0) (0,0,2)")
+    return re.findall(_VECTOR, text)
 
 
 def _vector(text: str, *, count: int) -> list[float]:
@@ -171,7 +174,7 @@ def _affine(path: Path, fields: dict[str, str], *, components: int | None, numbe
     if name not in SPACES and (name or "space dimension" not in fields):
         raise wrong(path, "space", fields.get("space", "missing"), ", ".join(SPACES))
     try:
-        vectors = _vectors(fields["space directions"])
+        vectors = _vectors(path, fields["space directions"])
         if len(vectors) != number:
             raise ValueError(vectors)
         count = 3 if name else vectors[axes[0]].count(",") + 1
