@@ -149,7 +149,8 @@ def test_a_compiled_network_has_the_same_loss_and_gradient(trainer):
     trainer.segmenter.zero_grad()
     torch.compiler.reset()
     # graph breaks where a number depends on values
-    trainer.segmenter.compile(backend="aot_eager")
+    # graph breaks where a number depends on values; other backends draw other random numbers for dropout
+    trainer.segmenter.compile(backend="eager")
     compiled = loss_of(trainer, batch)
     compiled.backward()
     torch.testing.assert_close(compiled, loss)
