@@ -113,8 +113,12 @@ def test_a_kind_of_label_map_and_a_series_are_chosen(finished_run, volume, tmp_p
 
 
 def listed(root: Path, entries: list[dict[str, str]]) -> MSD:
-    description = {"labels": {"0": "background", "1": "organ"}, "modality": {"0": "CT"}, "training": entries}
+    """A Decathlon folder of files beside it, which a link brings in."""
     root.mkdir(parents=True, exist_ok=True)
+    if not (root / "files").exists():
+        (root / "files").symlink_to(root.parent)
+    linked = [{key: f"files/{Path(path).relative_to(root.parent)}" for key, path in pair.items()} for pair in entries]
+    description = {"labels": {"0": "background", "1": "organ"}, "modality": {"0": "CT"}, "training": linked}
     (root / "dataset.json").write_text(json.dumps(description))
     return MSD(
         root=str(root),
