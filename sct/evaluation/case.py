@@ -14,11 +14,11 @@ from sct.data.cases import Case
 from sct.data.module import SegmentationData
 from sct.evaluation.metrics import Row, score_case
 from sct.evaluation.pictures import panel
-from sct.evaluation.tokens import alive_tokens, kept_shares, known_means, method_numbers
+from sct.evaluation.tokens import alive_tokens, kept_shares, known_means, method_numbers, patch_kinds
 from sct.inference import Chunk, Inferer, MemoryNotice, logits_for, source_grid
 from sct.inference.depth import NOT_SEEN, patch_means, patch_shape, spread
 from sct.inference.postprocess import Postprocessing
-from sct.models.grid import foreground_patches, pruning_depth
+from sct.models.grid import pruning_depth
 from sct.models.segmenter import Segmenter
 from sct.runtime.precision import autocast
 
@@ -75,7 +75,8 @@ def evaluate_case(
     assert case.label is not None
     model = WithDepth(network)
     grid = source_grid(volume, outputs=data.outputs)
-    draw = files is not None and files.picture
+    num_stages = network.encoder.spec.num_depths
+    draw = num_stages > 0 or (files is not None and files.picture)
     depths = torch.empty(volume.label.shape)
     drawn = torch.empty(volume.label.shape if draw else (0,), dtype=torch.int16)
     background = F.pad(data.outputs.background, (0, 1), value=NOT_SEEN)
@@ -95,7 +96,6 @@ def evaluate_case(
             depths[chunk.rows] = chunk.logits[-1]
             if draw:
                 drawn[chunk.rows] = data.outputs.labels(logits)
-    num_stages = network.encoder.spec.num_depths
     patch_size = patch_shape(network.encoder, num_dims=volume.label.ndim)
     depth, labels = patch_means(depths, patch_size=patch_size), grid.labels
     if postprocessing is not None:
@@ -127,6 +127,8 @@ def evaluate_case(
         tolerance=data.tolerances(),
         lesions=lesions,
     )
-    foreground = foreground_patches(shown.unsqueeze(0), patch_size=patch_size)
-    shares = kept_shares(depth.unsqueeze(0), foreground, num_stages=num_stages, unit="patches")
+    if not num_stages:
+        return rows, known_means(model.numbers)
+    kinds = patch_kinds(shown.unsqueeze(0), drawn.unsqueeze(0), patch_size=patch_size)
+    shares = kept_shares(depth.unsqueeze(0), kinds, num_stages=num_stages, unit="patches")
     return rows, {**shares, **known_means(model.numbers)}

@@ -10,25 +10,34 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from sct.data.outputs import Outputs
 from sct.models.grid import foreground_patches, pruning_depth
 from sct.models.patch import Extent
-from sct.models.tokens import Prediction
+from sct.models.reducers.base import hard_top_k
+from sct.models.tokens import Prediction, Scores, gather_tokens
+from sct.models.worth import boundary_patches
 
 
 @torch.no_grad()
-def token_statistics(prediction: Prediction, label: Tensor, *, patch_size: Extent) -> dict[str, float]:
+def token_statistics(
+    prediction: Prediction, label: Tensor, *, patch_size: Extent, outputs: Outputs
+) -> dict[str, float]:
     """`kept_shares` and `alive_spread` of a batch with labels (B, *S), and the pruning method's own numbers, such
     as thresholds; of those that it has for every image the mean. The decoder's own likewise.
 
+    Patches are of foreground, of a boundary, or hold a voxel that is predicted wrongly. Where a stage draws noise,
+    `tokens/foreground_chosen` is what its scores keep without, and `reducer/spread` their standard deviation.
     Where dropped tokens re-enter, `tokens/alive_reentered` is the number alive from then on, mean over the images.
     Empty where nothing is pruned or skipped.
     """
     encoded, numbers = prediction.encoded, method_numbers(prediction)
     if not encoded.num_depths:
         return numbers
-    foreground = foreground_patches(label, patch_size=patch_size)
-    shares = kept_shares(pruning_depth(encoded), foreground, num_stages=encoded.num_depths)
+    predicted = torch.stack([outputs.labels(logits) for logits in prediction.logits])
+    kinds = patch_kinds(label, predicted, patch_size=patch_size)
+    shares = kept_shares(pruning_depth(encoded), kinds, num_stages=encoded.num_depths)
     row = {**shares, **alive_tokens(prediction), **alive_spread(encoded.alive[: encoded.num_depths])}
+    row |= chosen_shares(encoded.scores, kinds["foreground"])
     if len(encoded.alive) > encoded.num_depths:
         row["tokens/alive_reentered"] = encoded.alive[-1].mean().item()
     return {**row, **numbers}
@@ -56,19 +65,46 @@ def alive_spread(alive: list[Tensor]) -> dict[str, float]:
     return row
 
 
-def kept_shares(depth: Tensor, foreground: Tensor, *, num_stages: int, unit: str = "tokens") -> dict[str, float]:
-    """Shares of all patches and of foreground patches that each pruning stage keeps.
+def patch_kinds(label: Tensor, predicted: Tensor, *, patch_size: Extent) -> dict[str, Tensor]:
+    """Patches with foreground, with a boundary and with a wrong voxel, of labels (B, *S): bool (B, *grid) by name."""
+    return {
+        "foreground": foreground_patches(label, patch_size=patch_size),
+        "boundary": boundary_patches(label, patch_size=patch_size),
+        "wrong": foreground_patches((label != predicted).long(), patch_size=patch_size),
+    }
 
-    depth, foreground (B, *grid); depth is the number of stages that a patch survived. unit: first part of the names,
-    `tokens` of a window and `patches` of a whole image. The share of foreground patches is left out where there is no
-    foreground. A random choice keeps the same share of both.
+
+def kept_shares(
+    depth: Tensor, kinds: Mapping[str, Tensor], *, num_stages: int, unit: str = "tokens"
+) -> dict[str, float]:
+    """Shares of all patches, and of the patches of each kind, that each pruning stage keeps.
+
+    depth, and each of `kinds`, (B, *grid); depth is the number of stages that a patch survived. unit: first part of
+    the names, `tokens` of a window and `patches` of a whole image. A kind without a patch is left out. A random choice
+    keeps the same share of each.
     """
     row = {}
     for stage in range(1, num_stages + 1):
         alive = depth >= stage
         row[f"{unit}/kept_{stage}"] = alive.float().mean().item()
-        if foreground.any():
-            row[f"{unit}/foreground_kept_{stage}"] = (alive & foreground).sum().item() / foreground.sum().item()
+        for name, patches in kinds.items():
+            if patches.any():
+                row[f"{unit}/{name}_kept_{stage}"] = (alive & patches).sum().item() / patches.sum().item()
+    return row
+
+
+def chosen_shares(scores: Sequence[Scores], foreground: Tensor) -> dict[str, float]:
+    """Of each stage the share of the foreground patches it sees that its scores keep without noise, and their spread.
+
+    foreground (B, *grid). A stage that sees no foreground has no share.
+    """
+    row = {}
+    for number, stage in enumerate(scores, start=1):
+        worth = gather_tokens(foreground.flatten(1), stage.index)
+        chosen = hard_top_k(stage.values.detach(), k=stage.num_kept).bool()
+        if worth.any():
+            row[f"tokens/foreground_chosen_{number}"] = (chosen & worth).sum().item() / worth.sum().item()
+        row[f"reducer/spread_{number}"] = stage.values.detach().std(dim=1).mean().item()
     return row
 
 

@@ -14,8 +14,10 @@ from sct.config.trust import Trust
 from sct.data.outputs import Outputs
 from sct.errors import UserError
 from sct.losses.base import PixelLoss, known_mean
+from sct.losses.worth import worth_loss
 from sct.models.grid import foreground_patches, resize
-from sct.models.tokens import HeadOutput, Prediction
+from sct.models.tokens import HeadOutput, Prediction, Scores
+from sct.models.worth import Worth, patch_worth
 from sct.runs.run import open_run
 
 
@@ -45,6 +47,9 @@ class Criterion(nn.Module):
     gate_weight: weight of the cross-entropy of a gate that finds background patches (APFormer)
     teacher: a trained run or checkpoint to distil from, with the same outputs; null: none
     distill_weight: weight of the KL divergence from the teacher, mean over voxels
+    worth: what scores that are taught learn (encoder.reducer.taught): foreground, patches with any foreground, or
+        boundary, patches with or next to two labels
+    worth_weight: weight of the binary cross-entropy of scores that are taught
     """
 
     def __init__(
@@ -58,6 +63,8 @@ class Criterion(nn.Module):
         gate_weight: float = 0.1,
         teacher: str | None = None,
         distill_weight: float = 0.5,
+        worth: Worth = "foreground",
+        worth_weight: float = 0.1,
         plugins: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -65,6 +72,7 @@ class Criterion(nn.Module):
         self.outputs, self.pixel, self.query = outputs, pixel, query
         self.early_weight, self.auxiliary_weight = early_weight, auxiliary_weight
         self.gate_weight, self.distill_weight = gate_weight, distill_weight
+        self.worth, self.worth_weight = worth, worth_weight
         self.teacher: nn.Module | None = None
         if teacher is not None:
             run = open_run(teacher, device="cpu", precision="fp32", trust=Trust(tuple(plugins)))
@@ -94,6 +102,9 @@ class Criterion(nn.Module):
         if (gate := prediction.encoded.gate) is not None:
             parts["gate"] = gate_loss(gate, target, known)
             parts["loss"] = parts["loss"] + self.gate_weight * parts["gate"]
+        if taught := [stage for stage in prediction.encoded.scores if stage.taught]:
+            parts["worth"] = self.score_loss(taught, target, known, grid=prediction.encoded.grid)
+            parts["loss"] = parts["loss"] + self.worth_weight * parts["worth"]
         for name, value in prediction.encoded.losses.items():
             parts[name] = value
             parts["loss"] = parts["loss"] + value
@@ -101,6 +112,15 @@ class Criterion(nn.Module):
             parts["distill"] = self.pixel.divergence(prediction.logits, self.teach(image), **mask)
             parts["loss"] = parts["loss"] + self.distill_weight * parts["distill"]
         return parts
+
+    def score_loss(
+        self, scores: Sequence[Scores], target: Tensor, known: Tensor | None, *, grid: tuple[int, ...]
+    ) -> Tensor:
+        """How far the scores are from what the patches of the labels (B, *S) are worth."""
+        patch = tuple(size // count for size, count in zip(target.shape[1:], grid, strict=True))
+        worth = patch_worth(target, patch_size=patch, kind=self.worth)
+        counted = None if known is None else foreground_patches(known, patch_size=patch).flatten(1)
+        return worth_loss(scores, worth, known=counted)
 
     def judge(
         self, head: HeadOutput | None, target: Tensor, *, known: Tensor | None = None, logits: Tensor | None = None

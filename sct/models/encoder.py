@@ -307,6 +307,8 @@ class ViTEncoder(Encoder):
         if reducer.merges:
             assert reduction.parent is not None, "a reducer with merges=True must return Reduction.parent"
             parents.append(reduction.parent)
+        if reduction.scores is not None:
+            encoded.scores.append(reduction.scores)
         encoded.losses.update(reduction.losses)
         encoded.aux.update(reduction.aux)
         return join(prefix, reduction.live), reduction.live

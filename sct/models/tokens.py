@@ -176,6 +176,21 @@ class Early:
     stages: list[HeadOutput] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What one pruning stage ranked its tokens by.
+
+    values (B, n): the higher, the sooner a token is kept; without noise. index (B, n): places of the tokens.
+    num_kept: number of tokens kept, the same for all images.
+    taught: the values are logits, which the loss teaches what their patches are worth.
+    """
+
+    values: Tensor
+    index: Tensor
+    num_kept: int
+    taught: bool = False
+
+
 @dataclass
 class Encoded:
     """Sparse features: `final` (after the encoder's last norm) and the `dropped` sets cover the grid exactly once.
@@ -191,6 +206,7 @@ class Encoded:
     query_mask (B, N) bool: true for tokens that are queries in attention, false for tokens that the gate switched off.
     early_outputs: output of the pruning method's head for the tokens alive, one for each stage. early: all merged.
     auxiliary: outputs of heads that exist only in training; the task's loss is applied to each, as to the decoder's.
+    scores: what each pruning stage ranked its tokens by, of methods that rank.
     losses: weighted loss terms of the pruning method, by name. aux: scores and other values for logs, by name.
     """
 
@@ -207,6 +223,7 @@ class Encoded:
     early_outputs: list[TokenOutput] = field(default_factory=list)
     early: Early | None = None
     auxiliary: list[HeadOutput] = field(default_factory=list)
+    scores: list[Scores] = field(default_factory=list)
     losses: dict[str, Tensor] = field(default_factory=dict)
     aux: dict[str, Tensor] = field(default_factory=dict)
 

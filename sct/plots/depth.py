@@ -87,7 +87,8 @@ def stage_shares(depth: Depth, label: Tensor, *, patch_size: Extent) -> list[tup
     label (*S) has no foreground.
     """
     foreground = foreground_patches(label.unsqueeze(0), patch_size=patch_size)
-    shares = kept_shares(torch.from_numpy(depth.stages).unsqueeze(0), foreground, num_stages=depth.num_stages)
+    survived = torch.from_numpy(depth.stages).unsqueeze(0)
+    shares = kept_shares(survived, {"foreground": foreground}, num_stages=depth.num_stages)
     stages = range(1, depth.num_stages + 1)
     return [(shares.get(f"tokens/foreground_kept_{s}"), shares[f"tokens/kept_{s}"]) for s in stages]
 

@@ -212,7 +212,7 @@ class Trainer:
         if self.is_logged(self.step + 1):
             patch_size = self.segmenter.encoder.spec.patch_size
             label = self.data.outputs.label_map.cleared(label)
-            row |= token_statistics(prediction, label, patch_size=patch_size)
+            row |= token_statistics(prediction, label, patch_size=patch_size, outputs=self.data.outputs)
         self.scaler.unscale_(self.optimizer)
         norms = gradient_norms(self.segmenter)
         row |= {"train/lr": lr, **{f"train/{name}": norm.item() for name, norm in norms.items()}}

@@ -11,6 +11,7 @@ from sct.errors import UserError
 from sct.models.grid import pruning_depth
 from sct.models.reducers import stp as stp_module
 from sct.models.reducers.base import hard_top_k, keep_count, split_order
+from sct.models.reducers.scorer import GUMBEL_STD, falling_noise, gumbel_noise
 from sct.models.reducers.stp import STP, Scorer, gumbel_soft_top_k
 from sct.models.tokens import Tokens, gather_tokens
 
@@ -105,15 +106,38 @@ def test_noise_samples_in_proportion_to_the_scores(tau):
     torch.manual_seed(0)
     importance = torch.tensor([0.9, 0.5, 0.3, 0.2, 0.1])
     draws = 20_000
-    hard, _ = gumbel_soft_top_k(importance.log().expand(draws, -1), k=1, tau=tau, perturb=True)
+    hard, _ = gumbel_soft_top_k(
+        importance.log().expand(draws, -1), k=1, tau=tau, noise=gumbel_noise(torch.empty(draws, 5))
+    )
     expected = importance / importance.sum()
     deviation = (expected * (1 - expected) / draws).sqrt()
     assert ((hard.mean(dim=0) - expected).abs() < 4 * deviation).all()
 
 
+def test_falling_noise_is_as_wide_as_the_scores_of_its_image_and_falls_to_nothing():
+    torch.manual_seed(0)
+    scores = torch.randn(2, 20_000) * torch.tensor([[0.1], [7.0]])
+    for progress in (0.0, 0.75):
+        noise = falling_noise(scores, progress=progress)
+        torch.testing.assert_close(noise.std(dim=1), (1 - progress) * scores.std(dim=1), rtol=0.03, atol=0)
+    assert not falling_noise(scores, progress=1.0).any()
+    assert pytest.approx(gumbel_noise(scores).std().item(), rel=0.02) == GUMBEL_STD
+
+
+def test_with_falling_noise_the_end_of_training_chooses_as_evaluation_does():
+    torch.manual_seed(0)
+    scores, tokens = torch.randn(2, 16), random_tokens()
+    stp = given_stp(scores, ratio=0.75, noise="falling").train()
+    chosen = stp(tokens, stage=0, stats=None).live.index
+    stp.progress = 0.0
+    found = {tuple(stp(tokens, stage=0, stats=None).live.index[0].tolist()) for _ in range(20)}
+    assert torch.equal(chosen, stp.eval()(tokens, stage=0, stats=None).live.index)
+    assert len(found) > 3
+
+
 def test_soft_mask_is_the_softmax_at_temperature():
     scores = torch.tensor([[0.0, -1.0, 2.0]])
-    hard, soft = gumbel_soft_top_k(scores, k=2, tau=0.5, perturb=False)
+    hard, soft = gumbel_soft_top_k(scores, k=2, tau=0.5, noise=None)
     weights = [math.exp(s / 0.5) for s in (0.0, -1.0, 2.0)]
     torch.testing.assert_close(soft, torch.tensor([[w / sum(weights) for w in weights]]))
     assert hard.tolist() == [[1.0, 0.0, 1.0]]
@@ -124,7 +148,7 @@ def test_the_most_extreme_draws_stay_finite(dtype, monkeypatch):
     extremes = torch.tensor([[0.0, 1.0, 0.5, 0.0, 1.0, 1 - 2.0**-9]])
     monkeypatch.setattr(stp_module.torch, "rand_like", lambda x: extremes.to(x.dtype))
     scores = torch.full((1, 6), -2.0, dtype=dtype, requires_grad=True)
-    hard, soft = gumbel_soft_top_k(scores, k=2, tau=1.0, perturb=True)
+    hard, soft = gumbel_soft_top_k(scores, k=2, tau=1.0, noise=gumbel_noise(scores))
     assert hard.sum() == 2
     assert soft.isfinite().all()
     (soft * torch.arange(6)).sum().backward()
@@ -156,7 +180,9 @@ def test_class_token_is_neither_scored_nor_pruned():
         ({"ratio": -0.1}, r"encoder\.reducer\.ratio=-0\.1"),
         ({"tau": 0.0}, r"encoder\.reducer\.tau=0\.0"),
         ({"rounding": "up"}, r"encoder\.reducer\.rounding='up'.*nearest.*floor"),
-        ({"gradient": "big"}, r"encoder\.reducer\.gradient='big'.*published.*scaled"),
+        ({"gradient": "big"}, r"encoder\.reducer\.gradient='big'.*published.*scaled.*none"),
+        ({"noise": "loud"}, r"encoder\.reducer\.noise='loud'.*fixed.*falling"),
+        ({"taught": True}, r"encoder\.reducer\.log_sigmoid=false"),
     ],
 )
 def test_settings_out_of_range(settings, message):

@@ -1,14 +1,20 @@
 """What a run measures about its tokens."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from sct.data.cases import LabelMap
+from sct.data.outputs import Classes
 from sct.errors import UserError
 from sct.evaluation.tokens import known_means, token_statistics
 from sct.models.grid import foreground_patches
-from sct.models.tokens import Encoded, Prediction, Tokens
+from sct.models.tokens import Encoded, Prediction, Scores, Tokens
 from sct.training.validation import MEAN, dice_row, foreground_window, is_better
+
+OUTPUTS = Classes(LabelMap(("background", "a", "b")))
 
 
 def test_token_statistics_by_hand():
@@ -22,6 +28,7 @@ def test_token_statistics_by_hand():
         torch.zeros(2, 1, 1),
         dropped=[dropped],
         alive=[final.count()],
+        scores=[Scores(torch.tensor([[4.0, 3, 2, 1], [4, 1, 3, 2]]), everything.index, num_kept=3)],
         aux={"threshold_1": torch.tensor(0.5), "share": torch.tensor([0.25, 0.75]), "scores": torch.zeros(2, 4)},
     )
     label = torch.zeros(2, 4, 4, dtype=torch.long)
@@ -29,11 +36,16 @@ def test_token_statistics_by_hand():
     label[1, 0, 0] = 2  # patch 0 of image 1: kept
     label[1, 3, 0] = 1  # patch 2 of image 1: lost
     prediction = Prediction(torch.zeros(2, 2, 4, 4), encoded, aux={"skipped": torch.tensor([0.0, 0.5])})
-    row = token_statistics(prediction, label, patch_size=(2, 2))
+    row = token_statistics(prediction, label, patch_size=(2, 2), outputs=OUTPUTS)
     assert row == {
         "tokens/alive_1": 1.5,
         "tokens/kept_1": 3 / 8,
         "tokens/foreground_kept_1": pytest.approx(2 / 3),
+        # each voxel of foreground is predicted as background, and is a boundary of its patch alone
+        "tokens/boundary_kept_1": pytest.approx(2 / 3),
+        "tokens/wrong_kept_1": pytest.approx(2 / 3),
+        "tokens/foreground_chosen_1": 1.0,
+        "reducer/spread_1": pytest.approx(math.sqrt(5 / 3)),
         "tokens/fewest_1": 1,
         "tokens/most_1": 2,
         "reducer/threshold_1": 0.5,
@@ -46,7 +58,9 @@ def test_a_dense_encoder_has_no_token_statistics():
     tokens = Tokens(torch.zeros(1, 4, 1), torch.arange(4).expand(1, -1))
     encoded = Encoded((2, 2), tokens, torch.zeros(1, 1, 1))
     prediction = Prediction(torch.zeros(1, 2, 4, 4), encoded)
-    assert token_statistics(prediction, torch.zeros(1, 4, 4, dtype=torch.long), patch_size=(2, 2)) == {}
+    assert (
+        token_statistics(prediction, torch.zeros(1, 4, 4, dtype=torch.long), patch_size=(2, 2), outputs=OUTPUTS) == {}
+    )
 
 
 def test_patches_and_window_of_slices():

@@ -3,10 +3,12 @@
 Letters: B batch, C channels of the stem, N tokens of the grid.
 """
 
+import torch
 from torch import Tensor, nn
 
 from sct.config.parts import part
 from sct.models.blocks.convolutions import CONVOLUTION
+from sct.models.reducers.base import Rescore
 from sct.runtime.precision import at_least_float32, full_precision
 
 
@@ -20,6 +22,9 @@ class QueryGate(nn.Module):
     threshold: probability of background from which a patch is no query in attention
     """
 
+    # takes the place of an image's probabilities of foreground in evaluation, see `check_selection`
+    rescore: Rescore | None = None
+
     def __init__(self, *, spatial_dims: int, in_channels: int, threshold: float = 0.9) -> None:
         super().__init__()
         self.threshold = threshold
@@ -29,4 +34,9 @@ class QueryGate(nn.Module):
         """features (B, C, *grid) -> logits of background and foreground (B, 2, *grid), and query_mask (B, N)."""
         with full_precision(features.device.type):
             logits = self.classify(at_least_float32(features))
-        return logits, logits.detach().softmax(dim=1)[:, 0].flatten(1) < self.threshold
+        background = logits.detach().softmax(dim=1)[:, 0].flatten(1)
+        if self.rescore is not None:
+            places = torch.arange(background.shape[1], device=background.device)
+            rows = [self.rescore(-row, places, number) for number, row in enumerate(background)]
+            background = -torch.stack(rows)
+        return logits, background < self.threshold

@@ -145,8 +145,9 @@ class ASViT(Reducer):
         if self.training:
             live, dropped = self.mask(tokens, margin)
         elif self.batch_rule == "mean":
-            live, dropped = drop_by_mean(tokens, margin)
+            live, dropped = drop_by_mean(tokens, self.ranked(margin, tokens))
         else:
+            margin = self.ranked(margin, tokens)
             keep = above_or_best(tokens, margin)
             # a set that loses no token is not packed
             live, dropped = tokens if keep.all() else tokens.select(keep), tokens.select(~keep)

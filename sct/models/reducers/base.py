@@ -4,7 +4,7 @@ Letters: B batch, n tokens alive, K tokens kept, C width.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
@@ -15,8 +15,11 @@ from torch import Tensor
 from sct.config.parts import part
 from sct.errors import UserError
 from sct.models.blocks.layers import AttentionStats, Scheduled
-from sct.models.tokens import Encoded, HeadOutput, TokenOutput, Tokens
+from sct.models.tokens import Encoded, HeadOutput, Scores, TokenOutput, Tokens
 from sct.runtime.precision import full_precision as full_precision  # methods find all helpers here
+
+# scores (n,) of the tokens of an image, their places (n,) in the grid, the image's number in the batch -> scores (n,)
+Rescore = Callable[[Tensor, Tensor, int], Tensor]
 
 
 @dataclass
@@ -27,7 +30,7 @@ class Reduction:
     auxiliary: output of a head for the whole grid, only in training; only the task's loss uses it.
     parent: for a method that merges, the places of the tokens into which the dropped tokens were merged, in the shape
     of dropped.index. Tokens and parents have a place in the grid. A parent may be dropped too, here or later.
-    losses, aux: as in `Encoded`.
+    scores, losses, aux: as in `Encoded`.
     """
 
     live: Tokens
@@ -35,6 +38,7 @@ class Reduction:
     early_output: TokenOutput | None = None
     auxiliary: HeadOutput | None = None
     parent: Tensor | None = None
+    scores: Scores | None = None
     losses: dict[str, Tensor] = field(default_factory=dict)
     aux: dict[str, Tensor] = field(default_factory=dict)
 
@@ -76,6 +80,8 @@ class Reducer(Scheduled, ABC):
     merges: bool = False
     changeable: tuple[str, ...] = ()
     training_only: tuple[str, ...] = ()
+    # takes the place of an image's scores in evaluation, see `check_selection`; None: the scores decide
+    rescore: Rescore | None = None
 
     def __init__(self, *, blocks: Sequence[int]) -> None:
         super().__init__()
@@ -100,6 +106,13 @@ class Reducer(Scheduled, ABC):
         mixed precision: compute decisions in `full_precision`.
         """
 
+    def ranked(self, scores: Tensor, tokens: Tokens) -> Tensor:
+        """The scores that decide which tokens stay, high ones first, in the shape of tokens.index.
+
+        They are the method's own, unless `rescore` deals out other ones, image by image.
+        """
+        return scores if self.rescore is None else rescored(scores, tokens, self.rescore)
+
     def finish(self, encoded: Encoded) -> None:
         """Called after the last block, for terms that depend on all stages (a budget); it may change `encoded`.
 
@@ -107,6 +120,13 @@ class Reducer(Scheduled, ABC):
         each stage. Dropped sets may be replaced. Merged tokens are still merged. Tokens that re-entered are in the
         final set, and also in the dropped set of their stage, with the features that they had when they were dropped.
         """
+
+
+def rescored(scores: Tensor, tokens: Tokens, rescore: Rescore) -> Tensor:
+    """Scores (B, n) or packed (1, T) of tokens, with other values in each image."""
+    images = zip(tokens.per_image(scores), tokens.per_image(tokens.index), strict=True)
+    rows = [rescore(values, index, number) for number, (values, index) in enumerate(images)]
+    return torch.stack(rows) if tokens.lengths is None else torch.cat(rows).unsqueeze(0)
 
 
 def keep_count(num_tokens: int, *, ratio: float, rounding: str = "nearest") -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from sct.models.blocks.layers import AttentionStats
 from sct.models.reducers.base import Reducer, Reduction, check_ratio, keep_count, split_top_k
 from sct.models.reducers.evit import class_attention
-from sct.models.tokens import FeatureSpec, Tokens
+from sct.models.tokens import FeatureSpec, Scores, Tokens
 
 
 class Random(Reducer):
@@ -50,7 +50,8 @@ class Random(Reducer):
     def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
         """tokens (B, n, C) -> live (B, K, C), dropped (B, n - K, C), in spatial order."""
         scores = torch.rand_like(tokens.index, dtype=torch.float32) if self.training else self.order[tokens.index]
-        keep, drop = split_top_k(scores, k=keep_count(tokens.x.shape[1], ratio=self.ratio, rounding=self.rounding))
+        k = keep_count(tokens.x.shape[1], ratio=self.ratio, rounding=self.rounding)
+        keep, drop = split_top_k(self.ranked(scores, tokens), k=k)
         return Reduction(tokens.take(keep), tokens.take(drop))
 
 
@@ -80,5 +81,6 @@ class MinScore(Reducer):
     def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
         """tokens (B, n, C) -> live (B, K, C), dropped (B, n - K, C), in spatial order."""
         scores = class_attention(stats).detach()
-        keep, drop = split_top_k(-scores, k=keep_count(tokens.x.shape[1], ratio=self.ratio, rounding=self.rounding))
-        return Reduction(tokens.take(keep), tokens.take(drop), aux={f"score_{stage + 1}": scores})
+        ranking = Scores(-scores, tokens.index, keep_count(tokens.x.shape[1], ratio=self.ratio, rounding=self.rounding))
+        keep, drop = split_top_k(self.ranked(ranking.values, tokens), k=ranking.num_kept)
+        return Reduction(tokens.take(keep), tokens.take(drop), scores=ranking, aux={f"score_{stage + 1}": scores})

@@ -14,7 +14,7 @@ from sct.models.blocks.attention import cross_attention
 from sct.models.blocks.layers import AttentionStats, Mlp
 from sct.models.grid import to_grid
 from sct.models.reducers.base import Reducer, Reduction, check_ratio, full_precision, keep_count, split_top_k
-from sct.models.tokens import FeatureSpec, HeadOutput, Tokens
+from sct.models.tokens import FeatureSpec, HeadOutput, Scores, Tokens
 
 
 class Cropr(Reducer):
@@ -69,10 +69,11 @@ class Cropr(Reducer):
     def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
         """tokens (B, n, C) -> live (B, K, C), dropped (B, n - K, C), in spatial order, and in training auxiliary."""
         scores, logits = self.heads[stage](tokens.x.detach())
-        keep, drop = split_top_k(scores, k=keep_count(tokens.x.shape[1], ratio=self.ratio))
+        ranking = Scores(scores, tokens.index, keep_count(tokens.x.shape[1], ratio=self.ratio))
+        keep, drop = split_top_k(self.ranked(scores, tokens), k=ranking.num_kept)
         auxiliary = None if logits is None else HeadOutput(to_grid(logits, self.grid))
         aux = {f"score_{stage + 1}": scores}
-        return Reduction(tokens.take(keep), tokens.take(drop), auxiliary=auxiliary, aux=aux)
+        return Reduction(tokens.take(keep), tokens.take(drop), auxiliary=auxiliary, scores=ranking, aux=aux)
 
 
 class CroprHead(nn.Module):

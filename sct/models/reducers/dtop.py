@@ -115,6 +115,8 @@ class DToP(Reducer):
             return Reduction(tokens, tokens.take(tokens.index[:, :0]), output)
         output = self.judge(tokens, stage=stage)
         confidence, predicted = grade(output, overlapping=self.overlapping)
+        # tokens of low confidence stay
+        confidence = -self.ranked(-confidence, tokens)
         # mean tokens of earlier stages do not exit and are not ranked
         confidence = confidence.masked_fill(tokens.index == self.num_tokens, 0.0)
         aux = {f"confidence_{stage + 1}": confidence}

@@ -14,7 +14,7 @@ from sct.models.blocks.layers import AttentionStats
 from sct.models.blocks.recompute import recomputed
 from sct.models.reducers.base import Reducer, Reduction, check_ratio, split_top_k
 from sct.models.reducers.scorer import TokenScorer, gumbel_noise
-from sct.models.tokens import Encoded, FeatureSpec, Tokens
+from sct.models.tokens import Encoded, FeatureSpec, Scores, Tokens
 
 
 class KeepScorer(TokenScorer):
@@ -74,8 +74,10 @@ class DynamicViT(Reducer):
         """tokens (B, n, C) -> in training live and dropped (B, N, C) with masks, else (B, K, C) and (B, n - K, C)."""
         if not self.training:
             scores = self.scorers[stage](tokens.x)[..., 0]
-            keep, drop = split_top_k(scores, k=self.counts[stage])
-            return Reduction(tokens.take(keep), tokens.take(drop), aux={f"score_{stage + 1}": scores})
+            ranking = Scores(scores, tokens.index, self.counts[stage])
+            keep, drop = split_top_k(self.ranked(scores, tokens), k=ranking.num_kept)
+            aux = {f"score_{stage + 1}": scores}
+            return Reduction(tokens.take(keep), tokens.take(drop), scores=ranking, aux=aux)
         before = tokens.mask if tokens.mask is not None else torch.ones_like(tokens.index, dtype=torch.float32)
         # recomputed in the backward pass: a scorer is cheap, but its activations are four times as large as its input
         scores = recomputed(self.scorers[stage], tokens.x, before)

@@ -14,7 +14,7 @@ from sct.errors import UserError
 from sct.models.blocks.layers import AttentionStats
 from sct.models.reducers.asvit import token_scores
 from sct.models.reducers.base import Reducer, Reduction, check_ratio, keep_count, split_top_k
-from sct.models.tokens import FeatureSpec, Tokens
+from sct.models.tokens import FeatureSpec, Scores, Tokens
 
 
 class EViT(Reducer):
@@ -76,11 +76,13 @@ class EViT(Reducer):
         attention = token_scores(stats, head_importance=True) if self.head_importance else class_attention(stats)
         n = tokens.x.shape[1]
         k = keep_count(n, ratio=self.current_ratio(), rounding="ceil")
-        keep, drop = split_top_k(attention.detach(), k=k)
+        scores = attention.detach()
+        keep, drop = split_top_k(self.ranked(scores, tokens), k=k)
         live, dropped = tokens.take(keep), tokens.take(drop)
         if self.fuse and k < n:
             live = append_fused(live, dropped, weight=attention.gather(1, drop), place=self.num_tokens)
-        return Reduction(live, dropped, aux={f"score_{stage + 1}": attention.detach()})
+        ranking = Scores(scores, tokens.index, k)
+        return Reduction(live, dropped, scores=ranking, aux={f"score_{stage + 1}": scores})
 
     def current_ratio(self) -> float:
         """The share to drop at this step: `ratio`, or less in the first part of a training with schedule=cosine."""

@@ -3,12 +3,16 @@
 Letters: B batch, n tokens alive, C width.
 """
 
+import math
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from sct.models.reducers.base import full_precision
+
+# standard deviation of Gumbel(0, 1)
+GUMBEL_STD = math.pi / math.sqrt(6)
 
 
 class TokenScorer(nn.Module):
@@ -47,6 +51,12 @@ class TokenScorer(nn.Module):
                 weight = weight.unsqueeze(-1).to(pooled.dtype)
                 mean = (pooled * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True).clamp_min(1.0)
             return self.score(torch.cat([local, mean.expand_as(pooled)], dim=-1)).float()
+
+
+def falling_noise(scores: Tensor, *, progress: float) -> Tensor:
+    """Gumbel noise whose standard deviation is that of the scores (B, n) of each image, times 1 - progress."""
+    spread = scores.detach().std(dim=1, keepdim=True) / GUMBEL_STD
+    return gumbel_noise(scores) * spread * (1 - progress)
 
 
 def gumbel_noise(scores: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ from sct.models.reducers.base import (
     split_order,
     split_top_k,
 )
-from sct.models.reducers.scorer import TokenScorer, gumbel_noise
-from sct.models.tokens import FeatureSpec, Tokens
+from sct.models.reducers.scorer import TokenScorer, falling_noise, gumbel_noise
+from sct.models.tokens import FeatureSpec, Scores, Tokens
 
 
 class Scorer(TokenScorer):
@@ -50,6 +50,10 @@ class STP(Reducer):
     `gradient="published"` is the paper's gradient. It is about 1/n of the token gradients and far below Adam's usual
     eps of 1e-8. Scorers then change only by weight decay, unless `optimizer.reducer_eps` is tiny, which is the default
     of this project. `gradient="scaled"` multiplies the gradient of the soft mask by n.
+    `taught=true` is not in the paper: the loss teaches the scores which patches are worth to be kept (`worth` of the
+    criterion), and with `gradient="none"` nothing else does; labels are needed in training alone. `noise="falling"`
+    makes the noise as wide as the scores of the image, times the share of the training that is left, so that training
+    chooses at its end as evaluation does. Published noise does not know how far the scores lie apart.
     `rounding="floor"` gives the K of the authors' program. `perturb=false` and `log_sigmoid=false` are the ablations
     of tables 4c and 9, `tau` is varied in table 4d.
 
@@ -59,11 +63,13 @@ class STP(Reducer):
     perturb: whether Gumbel noise is added to the scores in training
     log_sigmoid: whether the scores are log-sigmoids of the logits; false: the logits
     rounding: how the number of kept tokens is rounded: nearest or floor
-    gradient: gradient of the scores: published, or scaled (times the number of tokens alive)
+    gradient: gradient of the scores from the gate: published, scaled (times the number of tokens alive), or none
+    noise: width of the noise: fixed (1, the paper), or falling (the spread of the scores at first, 0 at the end)
+    taught: whether the loss teaches the scores what patches are worth (loss.worth); needs log_sigmoid=false
     """
 
     changeable = ("ratio", "rounding")
-    training_only = ("tau", "perturb", "log_sigmoid", "gradient")
+    training_only = ("tau", "perturb", "log_sigmoid", "gradient", "noise", "taught")
 
     def __init__(
         self,
@@ -75,7 +81,9 @@ class STP(Reducer):
         perturb: bool = True,
         log_sigmoid: bool = True,
         rounding: Literal["nearest", "floor"] = "nearest",
-        gradient: Literal["published", "scaled"] = "published",
+        gradient: Literal["published", "scaled", "none"] = "published",
+        noise: Literal["fixed", "falling"] = "fixed",
+        taught: bool = False,
     ) -> None:
         super().__init__(blocks=blocks)
         check_ratio(ratio)
@@ -83,10 +91,17 @@ class STP(Reducer):
             raise UserError(f"encoder.reducer.tau={tau} must be above 0; the paper uses 1.")
         if rounding not in ("nearest", "floor"):
             raise UserError(f"encoder.reducer.rounding={rounding!r} must be 'nearest' or 'floor'.")
-        if gradient not in ("published", "scaled"):
-            raise UserError(f"encoder.reducer.gradient={gradient!r} must be 'published' or 'scaled'.")
+        if gradient not in ("published", "scaled", "none"):
+            raise UserError(f"encoder.reducer.gradient={gradient!r} must be 'published', 'scaled' or 'none'.")
+        if noise not in ("fixed", "falling"):
+            raise UserError(f"encoder.reducer.noise={noise!r} must be 'fixed' or 'falling'.")
         self.ratio, self.tau, self.perturb = ratio, tau, perturb
         self.rounding, self.gradient = rounding, gradient
+        if taught and log_sigmoid:
+            raise UserError(
+                "encoder.reducer.taught=true teaches the scores as logits: set encoder.reducer.log_sigmoid=false."
+            )
+        self.noise, self.taught = noise, taught
         self.scorers = nn.ModuleList(Scorer(spec.dim, log_sigmoid=log_sigmoid) for _ in self.blocks)
 
     def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
@@ -95,24 +110,30 @@ class STP(Reducer):
         k = keep_count(n, ratio=self.ratio, rounding=self.rounding)
         # recomputed in the backward pass: a scorer is cheap, but its activations are five times as large as its input
         scores = recomputed(self.scorers[stage], tokens.x)
+        ranking = Scores(scores, tokens.index, k, taught=self.taught)
         aux = {f"score_{stage + 1}": scores}
         if not self.training:
-            keep, drop = split_top_k(scores, k=k)
-            return Reduction(tokens.take(keep), tokens.take(drop), aux=aux)
-        hard, soft = gumbel_soft_top_k(scores, k=k, tau=self.tau, perturb=self.perturb)
+            keep, drop = split_top_k(self.ranked(scores, tokens), k=k)
+            return Reduction(tokens.take(keep), tokens.take(drop), scores=ranking, aux=aux)
+        noise = self.drawn_noise(scores) if self.perturb else None
+        hard, soft = gumbel_soft_top_k(scores, k=k, tau=self.tau, noise=noise)
         # exactly zero in value: with (hard - soft) + soft the gates below would not be exactly 1
-        slope = (soft - soft.detach()) * (n if self.gradient == "scaled" else 1)
+        slope = (soft - soft.detach()) * {"published": 1, "scaled": n, "none": 0}[self.gradient]
         before = tokens.gate if tokens.gate is not None else torch.ones_like(hard)
         order = split_order(hard)
         live = gated(tokens.take(order[:, :k]), (before * (hard + slope)).gather(1, order[:, :k]))
         dropped = gated(tokens.take(order[:, k:]), (before * (1 - hard - slope)).gather(1, order[:, k:]))
-        return Reduction(live, dropped, aux=aux)
+        return Reduction(live, dropped, scores=ranking, aux=aux)
+
+    def drawn_noise(self, scores: Tensor) -> Tensor:
+        """Noise in the shape of the scores (B, n)."""
+        return falling_noise(scores, progress=self.progress) if self.noise == "falling" else gumbel_noise(scores)
 
 
-def gumbel_soft_top_k(scores: Tensor, *, k: int, tau: float, perturb: bool) -> tuple[Tensor, Tensor]:
-    """Hard and soft mask (B, n) of the perturbed scores (B, n): equation 2, listing 1 of the paper."""
-    if perturb:
-        scores = scores + gumbel_noise(scores)
+def gumbel_soft_top_k(scores: Tensor, *, k: int, tau: float, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Hard and soft mask (B, n) of scores (B, n) plus noise: equation 2, listing 1 of the paper."""
+    if noise is not None:
+        scores = scores + noise
     return hard_top_k(scores.detach(), k=k), (scores / tau).softmax(dim=1)
 
 

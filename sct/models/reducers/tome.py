@@ -4,8 +4,9 @@ Letters: B batch, N tokens of the grid, n tokens alive, K tokens kept, C width, 
 r tokens that are merged into others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from torch import Tensor
 from sct.models.blocks.layers import AttentionStats
 from sct.models.reducers.base import Reducer, Reduction, check_ratio, full_precision, keep_count, split_top_k
 from sct.models.tokens import FeatureSpec, Tokens
+
+Rank = Callable[[Tensor], Tensor]
 
 
 @dataclass
@@ -79,7 +82,9 @@ class ToMe(Reducer):
             sums = torch.cat([tokens.x.float() * size, stats.keys.detach().float() * size, size], dim=-1)
             live, places, parents = Tokens(sums, tokens.index), [], []
             while (count := live.x.shape[1]) > k:
-                live, place, parent = merge_once(live, keys=slice(C, -1), r=min(count - k, count // 2))
+                r = min(count - k, count // 2)
+                rank = partial(self.ranked, tokens=live.changed(lambda values: values[:, ::2]))
+                live, place, parent = merge_once(live, keys=slice(C, -1), r=r, rank=rank)
                 places.append(place)
                 parents.append(parent)
             size = live.x[..., -1]
@@ -99,7 +104,7 @@ def sizes(tokens: Tokens) -> Tensor:
     return torch.ones_like(tokens.index, dtype=torch.float32)
 
 
-def match(keys: Tensor, *, r: int) -> tuple[Tensor, Tensor, Tensor]:
+def match(keys: Tensor, *, r: int, rank: Rank | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Bipartite soft matching of keys (B, n, D).
 
     Even tokens are the first set, odd tokens the second set. Returns three tensors of positions: in the first set of
@@ -109,16 +114,19 @@ def match(keys: Tensor, *, r: int) -> tuple[Tensor, Tensor, Tensor]:
     keys = F.normalize(keys, dim=-1)
     similarity = keys[:, ::2] @ keys[:, 1::2].transpose(1, 2)
     best, partner = similarity.max(dim=2)
-    merged, others = split_top_k(best, k=r)
+    # tokens that are unlike all others stay
+    merged, others = split_top_k(best if rank is None else -rank(-best), k=r)
     return merged, others, partner.gather(1, merged)
 
 
-def merge_once(tokens: Tokens, *, keys: slice, r: int) -> tuple[Tokens, Tensor, Tensor]:
+def merge_once(tokens: Tokens, *, keys: slice, r: int, rank: Rank | None = None) -> tuple[Tokens, Tensor, Tensor]:
     """One matching: adds r of the tokens (B, n, C) to their partners; `keys` are the channels of the keys.
+
+    rank: gives other scores (B, m) in place of those by which the tokens of the first set stay
 
     Returns the n - r tokens in spatial order, the places of the merged tokens (B, r) and of their partners (B, r).
     """
-    merged, others, partner = match(tokens.x[..., keys].detach(), r=r)
+    merged, others, partner = match(tokens.x[..., keys].detach(), r=r, rank=rank)
     first, second = tokens.changed(lambda values: values[:, ::2]), tokens.changed(lambda values: values[:, 1::2])
     sources = first.take(merged)
     # a product and not `scatter_add`: on a GPU its order of addition, and so its result, may differ between calls

@@ -1,0 +1,67 @@
+"""How scores learn what patches are worth."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sct.data.cases import LabelMap
+from sct.data.outputs import Classes
+from sct.losses.criterion import Criterion
+from sct.losses.dice_ce import DiceCE
+from sct.losses.worth import worth_loss
+from sct.models.tokens import Encoded, Prediction, Scores, Tokens
+
+INDEX = torch.tensor([[0, 1, 2, 3]])
+
+
+def cross_entropy(logit: float, worth: float) -> float:
+    chance = 1 / (1 + math.exp(-logit))
+    return -worth * math.log(chance) - (1 - worth) * math.log(1 - chance)
+
+
+def test_the_loss_is_the_cross_entropy_of_the_places_of_each_stage():
+    worth = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
+    first = Scores(torch.tensor([[2.0, -1.0, 0.5, 0.0]]), INDEX, 2)
+    second = Scores(torch.tensor([[1.5, -3.0]]), torch.tensor([[0, 3]]), 1)
+    by_stage = [
+        (cross_entropy(2, 1) + cross_entropy(-1, 0) + cross_entropy(0.5, 1) + cross_entropy(0, 0)) / 4,
+        (cross_entropy(1.5, 1) + cross_entropy(-3, 0)) / 2,
+    ]
+    assert worth_loss([first, second], worth).item() == pytest.approx(sum(by_stage) / 2)
+    known = torch.tensor([[True, False, False, True]])
+    by_stage[0] = (cross_entropy(2, 1) + cross_entropy(0, 0)) / 2
+    assert worth_loss([first, second], worth, known=known).item() == pytest.approx(sum(by_stage) / 2)
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_the_criterion_adds_it_with_its_weight_where_scores_are_taught(taught):
+    values = torch.zeros(1, 4, requires_grad=True)
+    tokens = Tokens(torch.zeros(1, 4, 8), INDEX)
+    encoded = Encoded((2, 2), tokens, torch.zeros(1, 0, 8), scores=[Scores(values, INDEX, 2, taught=taught)])
+    label = torch.zeros(1, 4, 4, dtype=torch.long)
+    label[:, :2, 2:] = 1
+    logits = torch.randn(1, 2, 4, 4)
+    criterion = Criterion(outputs=Classes(LabelMap(("background", "a"))), pixel=DiceCE(), worth_weight=0.3)
+    parts = criterion(Prediction(logits, encoded), label, image=torch.zeros(1, 1, 4, 4))
+    if not taught:
+        assert "worth" not in parts
+        torch.testing.assert_close(parts["loss"], parts["pixel"])
+        return
+    torch.testing.assert_close(parts["loss"], parts["pixel"] + 0.3 * math.log(2))
+    parts["loss"].backward()
+    # only the patch of the foreground, the second one, is pushed up
+    assert (values.grad < 0).tolist() == [[False, True, False, False]]
+
+
+def test_voxels_to_ignore_teach_nothing():
+    values = torch.zeros(1, 4, requires_grad=True)
+    tokens = Tokens(torch.zeros(1, 4, 8), INDEX)
+    encoded = Encoded((2, 2), tokens, torch.zeros(1, 0, 8), scores=[Scores(values, INDEX, 2, taught=True)])
+    label = torch.zeros(1, 4, 4, dtype=torch.long)
+    label[:, 2:, :2] = 2  # the value to ignore fills the third patch
+    outputs = Classes(LabelMap(("background", "a"), has_ignored=True))
+    criterion = Criterion(outputs=outputs, pixel=DiceCE(), query=nn.Identity())
+    criterion(Prediction(torch.randn(1, 2, 4, 4), encoded), label, image=torch.zeros(1, 1, 4, 4))["loss"].backward()
+    assert (values.grad != 0).tolist() == [[True, True, False, True]]
