@@ -16,6 +16,7 @@ from sct.data.identity import check_ids
 from sct.data.sets.btcv import listed_cases
 from sct.data.sets.msd import MSD
 from sct.data.sets.nnunet import NNUNet
+from sct.errors import UserError
 
 JUNK: list[Any] = [
     *(None, 0, -1, 2, 1.5, True, "", "x", "../../etc/passwd", "/etc/hostname", "\0", "a" * 5000, "\ud800", "a/b", ".."),
@@ -128,7 +129,12 @@ def judge(folder: Path, base: dict, changes: list[Change]) -> list[str]:
     if base["fold"]:
         own |= {"fold": 0} if base["kind"] == "nnunet" else {"split": str(root / "splits_final.json")}
     data = (MSD if base["kind"] == "decathlon" else NNUNet)(root=str(root), intensity=lambda s: s, **own)
-    data.prepare()
+    try:
+        data.prepare()
+    except UserError as error:
+        if "too few" in str(error):  # it is about the number of cases, and not about a file
+            return []
+        raise
     return problems(data, root, base, written)
 
 

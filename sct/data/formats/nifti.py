@@ -152,8 +152,8 @@ def save_label_map(path: Path, labels: np.ndarray, *, like: Path) -> None:
     header["pixdim"][1:4] = source.header["pixdim"][1:4]
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
-    # The class of the source keeps NIfTI-2 as NIfTI-2; the unchanged affine leaves qform and sform alone.
-    save_image(path, type(source)(in_file_order(labels), source.affine, header))
+    # The class of the source keeps NIfTI-2 as NIfTI-2; without an affine, qform and sform stay as they are.
+    save_image(path, type(source)(in_file_order(labels), None, header))
 
 
 def save_image(path: Path, image: nib.Nifti1Image) -> None:

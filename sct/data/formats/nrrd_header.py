@@ -94,7 +94,7 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
         )
     gap = re.search(rb"\r?\n\r?\n", block)
     try:
-        lines = block[: gap.start() if gap else None].decode("utf-8").splitlines()[1:]
+        lines = block[: gap.start() if gap else None].decode("utf-8").replace("\r\n", "\n").split("\n")[1:]
     except UnicodeDecodeError:
         raise wrong(path, "header", "bytes that are no text", "lines of text") from None
     fields: dict[str, str] = {}
