@@ -3,13 +3,8 @@
 from fuzzing import arrays, descriptions, dicom, itk, nifti, pictures, runs
 from fuzzing.kind import Kind
 
-DATA: dict[str, Kind] = {
-    **nifti.KINDS,
-    **itk.KINDS,
-    **dicom.KINDS,
-    **pictures.KINDS,
-    **arrays.KINDS,
-    **descriptions.KINDS,
+KINDS: dict[str, Kind] = {
+    **{**nifti.KINDS, **itk.KINDS, **dicom.KINDS},
+    **{**pictures.KINDS, **arrays.KINDS, **descriptions.KINDS},
+    **runs.KINDS,
 }
-RUNS: dict[str, Kind] = runs.KINDS
-KINDS: dict[str, Kind] = {**DATA, **RUNS}

@@ -37,7 +37,7 @@ def outcomes(fuzzer, name: str, folder: Path, *, cases: int) -> dict[str, int]:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from Linux")
 def test_mutated_files_end_well(fuzzer, tmp_path):
     wrong = {}
-    for name in fuzzer[0].DATA:
+    for name in fuzzer[0].KINDS:
         found = outcomes(fuzzer, name, tmp_path / name, cases=CASES.get(name, 30))
         wrong |= {f"{name}:{seed}": outcome for outcome, seed in found.items() if outcome not in fuzzer[1].GOOD}
         assert "ok" in found, f"{name} is never read"

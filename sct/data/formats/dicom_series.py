@@ -100,8 +100,8 @@ class Slice:
         if (SLOPE in self.tags) != (INTERCEPT in self.tags):
             raise self.wrong(SLOPE if INTERCEPT in self.tags else INTERCEPT, "missing", "both, or none")
         for tag in (SLOPE, INTERCEPT):
-            if tag in self.tags:
-                self.numbers(tag, count=1)
+            if tag in self.tags and self.numbers(tag, count=1)[0] == 0 and tag == SLOPE:
+                raise self.wrong(SLOPE, "0", "another number")
         if self.whole(SAMPLES) != 1 or self.whole(FRAMES, default=1) > 1:
             return  # refused where series are arranged
         claimed = -(-edges[0] * edges[1] * bits // 8)

@@ -154,6 +154,8 @@ def _vectors(path: Path, text: str) -> list[str]:
 def _vector(text: str, *, count: int) -> list[float]:
     if not (text.startswith("(") and text.endswith(")")):
         raise ValueError(text)
+    if text.count(",") != count - 1:
+        raise ValueError(text)
     return real_numbers(text[1:-1].replace(",", " "), count=count)
 
 
