@@ -261,7 +261,8 @@ def mha_reading(path: Path) -> Reading | str:
         name, equals, text = line.decode("latin-1").partition("=")
         if not end or not equals or name.strip() in fields:
             return "a line is no field, or a field is there twice"
-        fields[name.strip()] = text.strip()
+        text = {"true": "True", "false": "False"}.get(text.strip(), text.strip())
+        fields[name.strip()] = text
     if fields["ElementDataFile"] != "LOCAL":
         beside = fields["ElementDataFile"]
         if Path(beside).name != beside:

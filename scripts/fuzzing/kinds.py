@@ -1,10 +1,7 @@
-"""All kinds of input by name: what a data set is made of, and what runs leave behind."""
+"""All kinds of input by name: what data sets are made of, and what runs leave behind."""
 
 from fuzzing import arrays, descriptions, dicom, itk, nifti, pictures, runs
 from fuzzing.kind import Kind
 
-KINDS: dict[str, Kind] = {
-    **{**nifti.KINDS, **itk.KINDS, **dicom.KINDS},
-    **{**pictures.KINDS, **arrays.KINDS, **descriptions.KINDS},
-    **runs.KINDS,
-}
+MODULES = (nifti, itk, dicom, pictures, arrays, descriptions, runs)
+KINDS: dict[str, Kind] = {name: kind for module in MODULES for name, kind in module.KINDS.items()}

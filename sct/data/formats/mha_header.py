@@ -27,6 +27,7 @@ OFFSET, MATRIX, ORDER = (
     ("BinaryDataByteOrderMSB", "ElementByteOrderMSB"),
 )
 LAST = "ElementDataFile"
+TRUE, FALSE = ("True", "true", "TRUE"), ("False", "false", "FALSE")
 
 
 def read_mha(path: Path) -> Stored:
@@ -103,9 +104,9 @@ def _kind(path: Path, fields: dict[str, str]) -> np.dtype:
 
 def _flag(path: Path, fields: dict[str, str], name: str, *, default: bool) -> bool:
     text = fields.get(name, str(default))
-    if text.lower() not in ("true", "false"):
+    if text not in (*TRUE, *FALSE):
         raise wrong(path, name, text, "True or False")
-    return text.lower() == "true"
+    return text in TRUE
 
 
 def _affine(path: Path, fields: dict[str, str], *, dims: int) -> np.ndarray:
