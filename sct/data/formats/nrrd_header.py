@@ -94,11 +94,11 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
         )
     gap = re.search(rb"\r?\n\r?\n", block)
     try:
-        lines = block[: gap.start() if gap else None].decode("utf-8").replace("\r\n", "\n").split("\n")[1:]
+        text = block[: gap.start() if gap else None].decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise wrong(path, "header", "bytes that are no text", "lines of text") from None
     fields: dict[str, str] = {}
-    for line in lines:
+    for line in text.removesuffix("\n").split("\n")[1:]:
         if line.startswith("#") or re.match(r"[^:]*:=", line):
             continue
         name, colon, text = line.partition(": ")
