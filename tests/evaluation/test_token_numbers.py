@@ -5,9 +5,12 @@ import math
 import pytest
 import torch
 
+from sct.data.cases import LabelMap
+from sct.data.outputs import Classes
 from sct.evaluation.tokens import alive_spread, alive_tokens, kept_shares, known_means, method_numbers, token_statistics
 from sct.models.tokens import Encoded, Prediction, Tokens
 
+OUTPUTS = Classes(LabelMap(("background", "organ")))
 # number of stages that each patch of two images survived, of two stages
 DEPTH = torch.tensor([[[0, 1], [2, 2]], [[1, 1], [0, 2]]])
 
@@ -24,7 +27,8 @@ def prediction():
 
 def test_shares_kept_at_every_stage():
     foreground = torch.tensor([[[True, True], [True, False]], [[False, False], [False, False]]])
-    assert kept_shares(DEPTH, foreground, num_stages=2, unit="patches") == pytest.approx(
+    kinds = {"foreground": foreground}
+    assert kept_shares(DEPTH, kinds, num_stages=2, unit="patches") == pytest.approx(
         {
             "patches/kept_1": 6 / 8,
             "patches/foreground_kept_1": 2 / 3,
@@ -32,7 +36,7 @@ def test_shares_kept_at_every_stage():
             "patches/foreground_kept_2": 1 / 3,
         }
     )
-    nothing = kept_shares(DEPTH, torch.zeros_like(foreground), num_stages=1)
+    nothing = kept_shares(DEPTH, {"foreground": torch.zeros_like(foreground)}, num_stages=1)
     assert nothing == {"tokens/kept_1": 0.75}
 
 
@@ -55,14 +59,14 @@ def test_numbers_of_the_method_and_of_the_decoder():
 def test_all_together():
     label = torch.zeros(2, 4, 4, dtype=torch.long)
     label[0, 0, 3] = 1  # a patch that the first stage keeps and the second drops
-    found = token_statistics(prediction(), label, patch_size=2)
+    found = token_statistics(prediction(), label, patch_size=(2, 2), outputs=OUTPUTS)
     assert (found["tokens/foreground_kept_1"], found["tokens/foreground_kept_2"]) == (1, 0)
     assert (found["tokens/fewest_2"], found["tokens/most_2"]) == (1, 2)
     assert found["reducer/threshold_1"] == 0.5
     assert "tokens/alive_reentered" not in found
     again = prediction()
     again.encoded.alive.append(torch.tensor([4.0, 2.0]))
-    assert token_statistics(again, label, patch_size=2)["tokens/alive_reentered"] == 3
+    assert token_statistics(again, label, patch_size=(2, 2), outputs=OUTPUTS)["tokens/alive_reentered"] == 3
 
 
 def test_means_over_the_rows_that_have_a_number():

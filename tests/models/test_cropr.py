@@ -8,6 +8,8 @@ import torch
 from little_models import CLASSES, Combination, little_batch, little_config, little_criterion, little_network
 from stp_by_hand import spec_of
 
+from sct.data.cases import LabelMap
+from sct.data.outputs import Classes
 from sct.errors import UserError
 from sct.evaluation.tokens import token_statistics
 from sct.models.blocks.layers import AttentionStats
@@ -18,6 +20,7 @@ from sct.models.tokens import FeatureSpec, Tokens, gather_tokens
 from sct.profiling.segmenter import tokens_alive
 
 WHICH = Combination("cropr", "scatter", "fcn", 2)
+OUTPUTS = Classes(LabelMap(("background", *(f"class {number}" for number in range(1, CLASSES)))))
 SPEC = FeatureSpec((6,), 1, (1,), 4, 2, depth=3, num_classes=2)
 
 
@@ -88,7 +91,7 @@ def test_dropped_tokens_re_enter_as_they_were_and_count_as_alive():
     assert torch.equal(depth.flatten(1).gather(1, first.dropped.index), torch.zeros(2, 8, dtype=torch.long))
     assert torch.equal(depth.flatten(1).gather(1, second.live.index), torch.full((2, 4), 2))
     prediction = network.predict(little_batch(WHICH)[0])
-    row = token_statistics(prediction, little_batch(WHICH)[1], patch_size=(4, 4))
+    row = token_statistics(prediction, little_batch(WHICH)[1], patch_size=(4, 4), outputs=OUTPUTS)
     alive = {name: value for name, value in row.items() if name.startswith("tokens/alive")}
     assert alive == {"tokens/alive_1": 8, "tokens/alive_2": 4, "tokens/alive_reentered": 16}
     fewest = {name: value for name, value in row.items() if name.startswith("tokens/fewest")}
