@@ -132,10 +132,13 @@ class Ledger:
         """Each task that is to do, when its turn comes; the caller ends every claim, from whatever thread.
 
         A task that another process is at comes last: it is waited for, and done here where the other one was killed.
+        What a process left that was killed after its last step is removed.
         """
-        others = []
+        others, left = [], []
         for task in tasks:
             if self._is_settled(task):
+                if self._lock_path(task).exists():
+                    left.append(task)
                 continue
             claim = self._claim(task, wait=False)
             if claim is None:
@@ -151,6 +154,9 @@ class Ledger:
                 claim.release()
             else:
                 yield claim
+        for task in left:
+            if (claim := self._claim(task, wait=True)) is not None:
+                claim.release()
 
     def result(self, task: Task) -> Any:
         """What `finish` recorded of a task that is done; None where it is not."""
@@ -201,8 +207,11 @@ class Ledger:
         self.claimed.add(claim)
         return claim
 
+    def _lock_path(self, task: Task) -> Path:
+        return self.folder / "locks" / hashed(task.name)
+
     def _lock(self, task: Task, *, wait: bool) -> FileLock | None:
-        path = self.folder / "locks" / hashed(task.name)
+        path = self._lock_path(task)
         path.parent.mkdir(parents=True, exist_ok=True)
         # claimed in one thread and let go in another; a file that stands for a lock would outlive a killed process
         lock = FileLock(path, thread_local=False, fallback_to_soft=False)

@@ -143,6 +143,15 @@ def take(book: Ledger, tasks: list[Task], number: int) -> list[Claim]:
     return [next(claims) for _ in range(number)]
 
 
+def test_what_a_process_left_that_was_killed_after_its_last_step_is_removed(tmp_path, tasks):
+    """The record and the output are there, and so is the file of the lock, which nobody holds."""
+    work(tmp_path, tasks)
+    left = tmp_path / "out/.records/locks" / hashed("b/c")
+    left.touch()
+    assert work(tmp_path, tasks) == []
+    assert not left.exists()
+
+
 def test_an_output_of_other_settings_is_never_taken_for_that_of_the_record(tmp_path, tasks, monkeypatch):
     """Killed between the record and the output, of one size both: the next start must see that nothing is done."""
     work(tmp_path, tasks)
