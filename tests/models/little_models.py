@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -131,13 +131,17 @@ def little_config(which: Combination, *overrides: str) -> DictConfig:
 
 
 def little_network(which: Combination, *overrides: str, seed: int = 0) -> Segmenter:
-    """The network of a combination in evaluation mode, on the default device.
+    """The network of a combination, as `network_of_config` makes it."""
+    return network_of_config(little_config(which, *overrides), image_size=which.image_size, seed=seed)
+
+
+def network_of_config(cfg: DictConfig, *, image_size: Sequence[int], seed: int = 0) -> Segmenter:
+    """The network of a config in evaluation mode, on the default device.
 
     Noise is added to every trained parameter: tokens and biases that start at zero would hide mistakes.
     """
-    cfg = little_config(which, *overrides)
     torch.manual_seed(seed)
-    sizes = {"image_size": which.image_size, "in_channels": CHANNELS, "num_classes": CLASSES}
+    sizes = {"image_size": image_size, "in_channels": CHANNELS, "num_classes": CLASSES}
     network = Segmenter(
         encoder=build(cfg.encoder, key="encoder", **sizes),
         completion=build(cfg.completion, key="completion"),

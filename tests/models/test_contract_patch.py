@@ -9,7 +9,16 @@ from functools import cache
 import pytest
 import torch
 from closed_form import closed_form
-from little_models import CHANNELS, CLASSES, Combination, covering, little_config, little_criterion, options
+from little_models import (
+    CHANNELS,
+    CLASSES,
+    Combination,
+    covering,
+    little_config,
+    little_criterion,
+    network_of_config,
+    options,
+)
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -75,20 +84,7 @@ def num_skips(cfg: DictConfig, which: Combination, sizes: Extent) -> int:
 
 def network_of(which: Combination, patch_size: int | list[int]) -> Segmenter:
     """In evaluation mode; noise on every trained parameter, so that none hides by being zero."""
-    cfg = config(which, patch_size)
-    torch.manual_seed(0)
-    sizes = {"image_size": SIZE[which.dims], "in_channels": CHANNELS, "num_classes": CLASSES}
-    network = Segmenter(
-        encoder=build(cfg.encoder, key="encoder", **sizes),
-        completion=build(cfg.completion, key="completion"),
-        decoder=build(cfg.decoder, key="decoder"),
-        num_classes=CLASSES,
-    )
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter), alpha=0.05)
-    return network.eval()
+    return network_of_config(config(which, patch_size), image_size=SIZE[which.dims])
 
 
 @cache
