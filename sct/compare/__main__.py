@@ -9,6 +9,7 @@ interruption, or with more methods or seeds. All settings except the method come
 
 column                        measured on
 scores, foreground kept       test cases
+selection                     test cases: mean Dice minus that of a random choice of tokens
 MACs, tokens                  windows of validation cases
 speed                         all networks in turn, in one process; relative to the first row
 

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from sct.compare.methods import CANVAS
+from sct.compare.methods import CANVAS, IN_TRAINING
 from sct.config.saved import key_of
 from sct.errors import UserError
 from sct.runs.folder import NOT_IDENTITY
@@ -23,6 +23,11 @@ class Cell:
     changes: tuple[str, ...]
     seed: int
     folder: Path
+
+    @property
+    def chooses(self) -> bool:
+        """Whether the method chooses tokens."""
+        return IN_TRAINING.get(self.method) != "-"
 
     @property
     def overrides(self) -> list[str]:
@@ -49,8 +54,10 @@ def fill(cell: Cell, *, overrides: list[str], options: argparse.Namespace, threa
     if not (cell.folder / "finished").exists():
         arguments = [*overrides, *cell.overrides, f"run_dir={cell.folder}", "resume=auto"]
         run("train", *arguments, log=log, threads=threads)
-    if not (cell.folder / "eval/test/summary.json").exists():
-        run("eval", f"ckpt={cell.folder}", "split=test", "save_predictions=false", log=log, threads=threads)
+    wanted = "selection.json" if cell.chooses else "summary.json"
+    if not (cell.folder / "eval/test" / wanted).exists():
+        settings = (f"ckpt={cell.folder}", "split=test", "save_predictions=false")
+        run("eval", *settings, f"selection={str(cell.chooses).lower()}", log=log, threads=threads)
     if not (cell.folder / "profile.json").exists():
         settings = (f"ckpt={cell.folder}", f"profile.windows={options.windows}", "profile.latency=false")
         run("profile", *settings, log=log, threads=threads)

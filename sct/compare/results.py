@@ -17,6 +17,7 @@ from sct.profiling.timing import Inference, Stopwatch
 from sct.profiling.windows import sample_windows
 from sct.reports.collect import last_kept
 from sct.runs.run import open_run
+from sct.runs.selection import read_value
 
 
 def time_cells(cells: Sequence[Cell], *, options: argparse.Namespace) -> dict[Cell, dict[str, float]]:
@@ -56,6 +57,7 @@ def table(cells: Sequence[Cell], times: dict[Cell, dict[str, float]]) -> list[di
             for name in summaries[0]
             if isinstance(summaries[0][name], dict) and "mean" in summaries[0][name]
         }
+        values = [value for cell in row_cells if (value := read_value(cell.folder / "eval/test")) is not None]
         shares = [share for summary in summaries if (share := last_kept(summary["meta"])) is not None]
         row: dict[str, Any] = {
             "decoder": decoder,
@@ -65,6 +67,7 @@ def table(cells: Sequence[Cell], times: dict[Cell, dict[str, float]]) -> list[di
             "scores": {name: mean(values) for name, values in scores.items()},
             "scores_std": {name: stdev(values) for name, values in scores.items() if len(values) > 1},
             "missed": sum(summary["n_missed"] for summary in summaries),
+            "selection": mean(values) if values else None,
             "foreground_kept": mean(share.foreground for share in shares) if shares else None,
             "patches_kept": mean(share.patches for share in shares) if shares else None,
             "tokens_kept": mean(share.tokens for share in shares) if shares else None,
@@ -84,13 +87,14 @@ def markdown(rows: list[dict[str, Any]], *, scores: Sequence[str]) -> str:
     measured = rows[0]["scores"]
     names = [name for score in scores for name in measured if name == score or name.startswith(f"{score}_")]
     head = (
-        "decoder", "method", "training", *names, "missed", "tokens kept", "foreground kept", "patches kept",
-        "MACs G", "encoder G", "inference x", "training x",
+        "decoder", "method", "training", *names, "missed", "selection", "tokens kept", "foreground kept",
+        "patches kept", "MACs G", "encoder G", "inference x", "training x",
     )  # fmt: skip
     lines = [head, tuple("---" for _ in head)]
     for row in rows:
         lines.append((
             row["decoder"], row["method"], row["training"], *(shown(row, name) for name in names), str(row["missed"]),
+            "-" if row["selection"] is None else f"{row['selection']:+.4f}",
             percent(row["tokens_kept"]), percent(row["foreground_kept"]), percent(row["patches_kept"]),
             f"{row['macs_g']:.3f}", f"{row['encoder_macs_g']:.3f}",
             f"{row['inference_speed']:.2f}", f"{row['training_speed']:.2f}",

@@ -90,6 +90,8 @@ class EvalConfig(InferenceConfig):
     save_predictions: write the label maps
     figures: number of cases that are drawn, the first of the split
     lesions: also count the connected parts of every class, found, missed and false
+    selection: also predict with other tokens (random, inverted, the best by the labels) and write selection.json: what
+        the choice of tokens is worth; takes five times as long
     postprocess: chosen, none, or choose: first chooses the post-processing of the run, on its validation cases
     shard: i/n, part i of n of the cases, counted from 0; the tables are written when the last part ends; null: all, or
         the part of a process of torchrun, srun or a Slurm array
@@ -102,7 +104,13 @@ class EvalConfig(InferenceConfig):
     save_predictions: bool = True
     figures: int = 3
     lesions: bool = False
+    selection: bool = False
     shard: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.selection and self.shard is not None:
+            raise UserError("selection=true is measured by one process: leave out shard, or measure it without.")
 
     def check_postprocess(self) -> None:
         check_postprocess(self.postprocess, choices=("chosen", "none", "choose"))

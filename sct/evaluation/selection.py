@@ -4,6 +4,7 @@ Letters: B windows of a batch, C channels, Q channels of the logits, N tokens of
 S spatial size.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -146,23 +147,28 @@ class Selection:
     def p_value(self, ranking: Ranking) -> float | None:
         """Two-sided p of Wilcoxon's test against the random ranking; None below 6 cases or without differences."""
         difference = np.subtract(self.outcomes[ranking].dice, self.outcomes["random"].dice)
+        difference = difference[~np.isnan(difference)]
         if len(difference) < 6 or not difference.any():
             return None
         return float(wilcoxon(difference).pvalue)
 
     def summary(self) -> dict[str, Any]:
-        """As plain numbers, for a file."""
+        """As plain numbers, for a file; None for what no case or patch has."""
         stages = range(1, self.num_stages + 1)
         rankings = {
             ranking: {
-                "dice": outcome.mean,
+                "dice": known(outcome.mean),
                 "p_value": self.p_value(ranking),
-                "cases": outcome.dice,
-                "kept": {kind: [outcome.shares.of(kind, stage) for stage in stages] for kind in KINDS},
+                "cases": [known(dice) for dice in outcome.dice],
+                "kept": {kind: [known(outcome.shares.of(kind, stage)) for stage in stages] for kind in KINDS},
             }
             for ranking, outcome in self.outcomes.items()
         }
-        return {"value": self.value, "agreement": self.agreement, "rankings": rankings}
+        return {"value": known(self.value), "agreement": self.agreement, "rankings": rankings}
+
+
+def known(number: float) -> float | None:
+    return None if math.isnan(number) else number
 
 
 @torch.no_grad()

@@ -100,11 +100,13 @@ def chosen_shares(scores: Sequence[Scores], foreground: Tensor) -> dict[str, flo
     """
     row = {}
     for number, stage in enumerate(scores, start=1):
-        worth = gather_tokens(foreground.flatten(1), stage.index)
-        chosen = hard_top_k(stage.values.detach(), k=stage.num_kept).bool()
+        values = stage.values.detach()
+        ranked = torch.ones_like(values, dtype=torch.bool) if stage.alive is None else stage.alive.detach() > 0
+        worth = gather_tokens(foreground.flatten(1), stage.index) & ranked
+        chosen = hard_top_k(values.masked_fill(~ranked, -torch.inf), k=stage.num_kept).bool()
         if worth.any():
             row[f"tokens/foreground_chosen_{number}"] = (chosen & worth).sum().item() / worth.sum().item()
-        row[f"reducer/spread_{number}"] = stage.values.detach().std(dim=1).mean().item()
+        row[f"reducer/spread_{number}"] = values.std(dim=1, correction=0).mean().item()
     return row
 
 

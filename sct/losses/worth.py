@@ -13,13 +13,29 @@ from sct.models.tokens import Scores, gather_tokens
 
 
 def worth_loss(scores: Sequence[Scores], worth: Tensor, *, known: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy of the scores of every stage with worth (B, N) in [0, 1], mean over stages.
+    """Binary cross-entropy of the scores of every stage with worth (B, N), 0 or 1, mean over stages.
 
-    known (B, N) bool: patches that count; None: all.
+    known (B, N) bool: patches that count; None: all. Tokens that an earlier stage masked count in none.
     """
     terms = []
     for stage in scores:
-        each = F.binary_cross_entropy_with_logits(stage.values, gather_tokens(worth, stage.index), reduction="none")
-        counted = torch.ones_like(each) if known is None else gather_tokens(known, stage.index).to(each.dtype)
+        ranked = torch.ones_like(stage.values) if stage.alive is None else stage.alive.to(stage.values.dtype)
+        target = gather_tokens(worth, stage.index)
+        if stage.taught == "share":
+            target = keep_share(target, num_kept=stage.num_kept, ranked=ranked)
+        counted = ranked if known is None else ranked * gather_tokens(known, stage.index)
+        each = F.binary_cross_entropy_with_logits(stage.values, target, reduction="none")
         terms.append((each * counted).sum() / counted.sum().clamp_min(1))
     return torch.stack(terms).mean()
+
+
+def keep_share(worth: Tensor, *, num_kept: int, ranked: Tensor) -> Tensor:
+    """Probability to keep each token (B, n), such that num_kept of the `ranked` (B, n) tokens are kept on average.
+
+    First those with worth 1, as many as fit, then the others, with equal chances.
+    """
+    worthy = (worth * ranked).sum(dim=1, keepdim=True)
+    others = ((1 - worth) * ranked).sum(dim=1, keepdim=True)
+    first = (num_kept / worthy.clamp_min(1)).clamp_max(1)
+    rest = ((num_kept - worthy).clamp_min(0) / others.clamp_min(1)).clamp_max(1)
+    return torch.where(worth > 0, first, rest)

@@ -7,7 +7,7 @@ Q classes (or overlapping regions), S spatial size (2 or 3 dims).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -182,13 +182,16 @@ class Scores:
 
     values (B, n): the higher, the sooner a token is kept; without noise. index (B, n): places of the tokens.
     num_kept: number of tokens kept, the same for all images.
-    taught: the values are logits, which the loss teaches what their patches are worth.
+    alive (B, n): 0 for tokens that an earlier stage masked, else 1; None: all are ranked.
+    taught: what the loss teaches the values as logits. worth: whether the patch is worth to be kept; share: the same,
+    as probabilities that keep num_kept tokens; None: nothing.
     """
 
     values: Tensor
     index: Tensor
     num_kept: int
-    taught: bool = False
+    alive: Tensor | None = None
+    taught: Literal["worth", "share"] | None = None
 
 
 @dataclass

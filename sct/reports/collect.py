@@ -24,6 +24,7 @@ from sct.evaluation.scores import read_cases_csv
 from sct.runs.card import FILE, digest, read_card
 from sct.runs.changes import FOLDER, label
 from sct.runs.folder import identity, saved_config
+from sct.runs.selection import read_value
 from sct.runtime.plain import read_json
 
 # keys in which the runs of one setting differ: not part of the setting
@@ -51,6 +52,7 @@ class EvaluatedRun:
     """One evaluated run: its config, the overrides of its command, its scores, and its costs if it was profiled.
 
     changed: settings of the pruning method that the evaluation had instead of the training's; config has them too.
+    selection: mean Dice minus that of a random choice of tokens; None where it was not measured.
     """
 
     folder: Path
@@ -61,6 +63,7 @@ class EvaluatedRun:
     profile: dict[str, Any] | None
     card: dict[str, Any] | None
     changed: dict[str, Any] = field(default_factory=dict)
+    selection: float | None = None
 
     @property
     def mark(self) -> str:
@@ -106,6 +109,10 @@ class Setting:
         values = [lookup(run.profile, keys) for run in self.runs if run.profile is not None]
         known = [value for value in values if value is not None]
         return fmean(known) if known else None
+
+    def selection(self) -> list[float]:
+        """Value of the selection of tokens of the runs in which it was measured."""
+        return [run.selection for run in self.runs if run.selection is not None]
 
     def kept(self) -> Kept | None:
         """Shares that the last pruning stage keeps, mean over the runs; None without pruning."""
@@ -170,6 +177,7 @@ def read_run(folder: Path, place: Path, *, split: str) -> EvaluatedRun:
         profile=read_json(profile, remedy=AGAIN.format("sct.profile")) if profile.exists() else None,
         card=read_card(folder) if (folder / FILE).exists() else None,
         changed=changed,
+        selection=read_value(scores),
     )
 
 

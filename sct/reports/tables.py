@@ -19,6 +19,7 @@ class Cell:
     digits: int = 2
     percent: bool = False
     suffix: str = ""
+    signed: bool = False
     is_probability: bool = False  # a p-value is never 0: a tiny one is shown as "< 0.001"
 
     def text(self) -> str:
@@ -27,7 +28,7 @@ class Cell:
         if self.is_probability and self.value < 10**-self.digits:
             return f"< {10**-self.digits:.{self.digits}f}"
         scale = 100 if self.percent else 1
-        number = f"{self.value * scale:.{self.digits}f}"
+        number = f"{self.value * scale:{'+' if self.signed else ''}.{self.digits}f}"
         if self.std is not None:
             number += f" ± {self.std * scale:.{self.digits}f}"
         return f"{number} %" if self.percent else number + self.suffix
@@ -44,7 +45,7 @@ def build_table(
     classes: bool,
     papers: Mapping[str, Mapping[str, float]],
 ) -> Table:
-    """A row for each setting: scores, missed cases, a paired test, tokens, costs, and both relative to `baseline`.
+    """A row for each setting: scores, missed cases, a paired test, tokens and costs, also relative to `baseline`.
 
     scores: names as in summary.json; "hd95" stands for hd95 in the measured unit. classes: adds a column of every
     score for each class and each group of classes. papers: label -> column -> number from a paper, in its own column.
@@ -62,6 +63,8 @@ def build_table(
         if baseline is not None:
             p_value = None if setting is baseline else paired_p_value(setting, baseline)
             row["p"] = Cell(p_value, digits=3, is_probability=True)
+        values = setting.selection()
+        row["selection"] = Cell(fmean(values) if values else None, spread(values), digits=4, signed=True)
         shares = setting.kept()
         row["tokens kept"] = Cell(shares.tokens if shares else None, digits=0, percent=True)
         row["foreground kept"] = Cell(shares.foreground if shares else None, digits=0, percent=True)

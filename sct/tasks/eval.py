@@ -18,6 +18,7 @@ from sct.runs.meeting import prepare_to_score
 from sct.runs.parts import evaluate_part
 from sct.runs.postprocessing import FILE
 from sct.runs.run import Run, open_run
+from sct.runs.selection import measure_selection, selection_table
 from sct.runtime.shards import local_rank
 from sct.tasks.parts import all_end_together, shard_of_command
 
@@ -63,6 +64,8 @@ def evaluate(cfg: DictConfig, *, may_write: tuple[str, ...] | None = None) -> No
             scores = evaluate_part(run, folder=folder, **settings, shard=shard)
     if scores is not None:
         logger.info("\n%s\nWritten to %s", scores.table(), folder)
+    if cfg.selection:
+        logger.info("\n%s", selection_table(measure_selection(run, split=cfg.split, folder=folder)))
 
 
 def default_folder(cfg: DictConfig, *, run: Run) -> Path:

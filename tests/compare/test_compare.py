@@ -24,14 +24,15 @@ def test_a_run_that_was_asked_for_otherwise_is_not_taken(tmp_path):
 
 def test_markdown_shows_the_scores_that_are_there():
     row = {
-        "decoder": "fcn", "method": "stp", "training": "drops", "seeds": 2, "missed": 1, "foreground_kept": 0.5,
-        "tokens_kept": None, "patches_kept": 0.5,
+        "decoder": "fcn", "method": "stp", "training": "drops", "seeds": 2, "missed": 1, "selection": 0.0125,
+        "foreground_kept": 0.5, "tokens_kept": None, "patches_kept": 0.5,
         "macs_g": 1.0, "encoder_macs_g": 0.5, "inference_speed": 1.5, "training_speed": 2.0,
         "scores": {"dice": 0.5, "iou": 0.4, "hd95_mm": 3.0}, "scores_std": {"dice": 0.01},
     }  # fmt: skip
     head, _, line = markdown([row], scores=("dice", "hd95")).splitlines()
     assert "| dice | hd95_mm |" in head
-    assert line == "| fcn | stp | drops | 0.5000 ± 0.0100 | 3.00 | 1 | - | 50% | 50% | 1.000 | 0.500 | 1.50 | 2.00 |"
+    scores = "0.5000 ± 0.0100 | 3.00 | 1"
+    assert line == f"| fcn | stp | drops | {scores} | +0.0125 | - | 50% | 50% | 1.000 | 0.500 | 1.50 | 2.00 |"
 
 
 def test_help_comes_without_importing_torch():

@@ -10,7 +10,7 @@ from sct.data.cases import LabelMap
 from sct.data.outputs import Classes
 from sct.losses.criterion import Criterion
 from sct.losses.dice_ce import DiceCE
-from sct.losses.worth import worth_loss
+from sct.losses.worth import keep_share, worth_loss
 from sct.models.tokens import Encoded, Prediction, Scores, Tokens
 
 INDEX = torch.tensor([[0, 1, 2, 3]])
@@ -35,7 +35,40 @@ def test_the_loss_is_the_cross_entropy_of_the_places_of_each_stage():
     assert worth_loss([first, second], worth, known=known).item() == pytest.approx(sum(by_stage) / 2)
 
 
-@pytest.mark.parametrize("taught", [False, True])
+def test_a_token_that_an_earlier_stage_masked_is_not_judged():
+    worth = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
+    stage = Scores(torch.tensor([[2.0, -1.0, 0.5, 0.0]]), INDEX, 2, alive=torch.tensor([[1.0, 1.0, 0.0, 0.0]]))
+    expected = (cross_entropy(2, 1) + cross_entropy(-1, 0)) / 2
+    assert worth_loss([stage], worth).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("worth", "ranked", "num_kept", "expected"),
+    [
+        # the two worthy ones and one of the two others
+        ([1, 0, 1, 0], [1, 1, 1, 1], 3, [1, 0.5, 1, 0.5]),
+        # more worthy ones than fit
+        ([1, 1, 1, 0], [1, 1, 1, 1], 2, [2 / 3, 2 / 3, 2 / 3, 0]),
+        # the third one is gone already: one of two others is kept
+        ([1, 0, 1, 0], [1, 1, 0, 1], 2, [1, 0.5, 1, 0.5]),
+        # fewer tokens are left than could be kept
+        ([0, 0, 0, 0], [1, 0, 0, 0], 2, [1, 1, 1, 1]),
+    ],
+)
+def test_shares_to_keep_fill_the_places(worth, ranked, num_kept, expected):
+    tensors = (torch.tensor([values], dtype=torch.float32) for values in (worth, ranked))
+    shares = keep_share(next(tensors), num_kept=num_kept, ranked=next(tensors))
+    assert shares[0].tolist() == pytest.approx(expected)
+
+
+def test_scores_may_learn_the_share_to_keep():
+    worth = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
+    stage = Scores(torch.tensor([[2.0, -1.0, 0.5, 0.0]]), INDEX, 3, taught="share")
+    expected = (cross_entropy(2, 1) + cross_entropy(-1, 0.5) + cross_entropy(0.5, 1) + cross_entropy(0, 0.5)) / 4
+    assert worth_loss([stage], worth).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("taught", [None, "worth"])
 def test_the_criterion_adds_it_with_its_weight_where_scores_are_taught(taught):
     values = torch.zeros(1, 4, requires_grad=True)
     tokens = Tokens(torch.zeros(1, 4, 8), INDEX)
@@ -58,7 +91,7 @@ def test_the_criterion_adds_it_with_its_weight_where_scores_are_taught(taught):
 def test_voxels_to_ignore_teach_nothing():
     values = torch.zeros(1, 4, requires_grad=True)
     tokens = Tokens(torch.zeros(1, 4, 8), INDEX)
-    encoded = Encoded((2, 2), tokens, torch.zeros(1, 0, 8), scores=[Scores(values, INDEX, 2, taught=True)])
+    encoded = Encoded((2, 2), tokens, torch.zeros(1, 0, 8), scores=[Scores(values, INDEX, 2, taught="worth")])
     label = torch.zeros(1, 4, 4, dtype=torch.long)
     label[:, 2:, :2] = 2  # the value to ignore fills the third patch
     outputs = Classes(LabelMap(("background", "a"), has_ignored=True))

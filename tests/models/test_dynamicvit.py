@@ -76,6 +76,20 @@ def test_the_scorers_mean_counts_only_tokens_alive():
     assert scorer(x, torch.zeros(2, 6)).isfinite().all(), "nothing left"
 
 
+def test_scores_that_are_taught_are_the_log_odds_of_the_tokens_that_earlier_stages_left():
+    odds = torch.tensor([[1.5, -0.5, 2.0, -3.0]]), torch.tensor([[0.3, 4.0, -1.0, 0.2]])
+    scores = [torch.stack([value, torch.zeros_like(value)], dim=-1).log_softmax(dim=-1) for value in odds]
+    reducer = given_dynamicvit(*scores, ratio=0.5, taught=True)
+    tokens = random_tokens(B=1, N=4)
+    first = reducer(tokens, stage=0, stats=None)
+    second = reducer(first.live, stage=1, stats=None)
+    for stage, value, alive in ((first, odds[0], [1, 1, 1, 1]), (second, odds[1], [1, 0, 1, 0])):
+        torch.testing.assert_close(stage.scores.values, value)
+        assert stage.scores.alive.tolist() == [alive]
+        assert stage.scores.taught == "share"
+    assert (first.scores.num_kept, second.scores.num_kept) == (2, 1)
+
+
 def test_decisions_accumulate_and_the_masks_sum_to_one():
     torch.manual_seed(0)
     reducer = DynamicViT(spec=spec_of(64, dim=8), blocks=(1, 2, 3), ratio=0.5).train()

@@ -121,6 +121,7 @@ def test_falling_noise_is_as_wide_as_the_scores_of_its_image_and_falls_to_nothin
         noise = falling_noise(scores, progress=progress)
         torch.testing.assert_close(noise.std(dim=1), (1 - progress) * scores.std(dim=1), rtol=0.03, atol=0)
     assert not falling_noise(scores, progress=1.0).any()
+    assert not falling_noise(torch.randn(2, 1), progress=0.0).any(), "a token alone has nothing to be ranked against"
     assert pytest.approx(gumbel_noise(scores).std().item(), rel=0.02) == GUMBEL_STD
 
 

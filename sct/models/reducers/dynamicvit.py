@@ -44,11 +44,12 @@ class DynamicViT(Reducer):
     tau: temperature of the Gumbel-softmax
     perturb: whether Gumbel noise is added to the scores in training
     ratio_weight: weight of the ratio loss: the squared difference between shares kept and their targets
+    taught: whether the loss teaches the scores which patches are worth to be kept (loss.worth); not in the paper
     """
 
     masks = "attention"
     changeable = ("ratio",)
-    training_only = ("tau", "perturb", "ratio_weight")
+    training_only = ("tau", "perturb", "ratio_weight", "taught")
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class DynamicViT(Reducer):
         tau: float = 1.0,
         perturb: bool = True,
         ratio_weight: float = 2.0,
+        taught: bool = False,
     ) -> None:
         super().__init__(blocks=blocks)
         check_ratio(ratio)
@@ -67,6 +69,7 @@ class DynamicViT(Reducer):
         if ratio_weight < 0:
             raise UserError(f"encoder.reducer.ratio_weight={ratio_weight} must not be negative; the paper uses 2.")
         self.ratio, self.tau, self.perturb, self.ratio_weight = ratio, tau, perturb, ratio_weight
+        self.taught = taught
         self.counts = counts_kept(spec.num_tokens, ratio=ratio, num_stages=len(self.blocks))
         self.scorers = nn.ModuleList(KeepScorer(spec.dim) for _ in self.blocks)
 
@@ -82,9 +85,17 @@ class DynamicViT(Reducer):
         # recomputed in the backward pass: a scorer is cheap, but its activations are four times as large as its input
         scores = recomputed(self.scorers[stage], tokens.x, before)
         decision = before * gumbel_keep(scores, tau=self.tau, perturb=self.perturb).to(before.dtype)
+        ranking = Scores(
+            scores[..., 0] - scores[..., 1],
+            tokens.index,
+            self.counts[stage],
+            alive=before.detach(),
+            taught="share" if self.taught else None,
+        )
         return Reduction(
             Tokens(tokens.x, tokens.index, mask=decision),
             Tokens(tokens.x, tokens.index, mask=before - decision),
+            scores=ranking,
             aux={f"score_{stage + 1}": scores[..., 0]},
         )
 

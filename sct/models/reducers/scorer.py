@@ -55,7 +55,8 @@ class TokenScorer(nn.Module):
 
 def falling_noise(scores: Tensor, *, progress: float) -> Tensor:
     """Gumbel noise whose standard deviation is that of the scores (B, n) of each image, times 1 - progress."""
-    spread = scores.detach().std(dim=1, keepdim=True) / GUMBEL_STD
+    # not nan where one token is left
+    spread = scores.detach().std(dim=1, correction=0, keepdim=True) / GUMBEL_STD
     return gumbel_noise(scores) * spread * (1 - progress)
 
 

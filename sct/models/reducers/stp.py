@@ -110,7 +110,7 @@ class STP(Reducer):
         k = keep_count(n, ratio=self.ratio, rounding=self.rounding)
         # recomputed in the backward pass: a scorer is cheap, but its activations are five times as large as its input
         scores = recomputed(self.scorers[stage], tokens.x)
-        ranking = Scores(scores, tokens.index, k, taught=self.taught)
+        ranking = Scores(scores, tokens.index, k, taught="worth" if self.taught else None)
         aux = {f"score_{stage + 1}": scores}
         if not self.training:
             keep, drop = split_top_k(self.ranked(scores, tokens), k=k)
