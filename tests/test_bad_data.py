@@ -102,6 +102,13 @@ def test_a_bad_case_stops_training(told, smoke, data_copy, tmp_path):
     assert not run.exists()
 
 
+@pytest.mark.parametrize("told", ["truncated"], indirect=True)
+def test_a_network_that_cannot_be_built_is_told_before_the_files_are_read(told, smoke, data_copy, tmp_path):
+    """Reading takes minutes where there are many files."""
+    settings = (*smoke, f"data.root={data_copy}", f"run_dir={tmp_path}/run", "pruning.blocks=[99]")
+    assert_one_message(run_command(train.main, *settings), "blocks", "99")
+
+
 # cases are read by the same code as in training: one fault of an image and one of a label
 AGAIN = [pytest.param(name, marks=() if name in ("truncated", "other affine") else pytest.mark.long) for name in FAULTS]
 

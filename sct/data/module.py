@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,8 +28,7 @@ from sct.data.splits import (
     split_at_random,
     split_by_file,
     split_in_folds,
-    warn_of_shared_patients,
-    warn_of_trained_on,
+    warn_of_shared,
     without_excluded,
 )
 from sct.errors import UserError
@@ -112,6 +112,7 @@ class SegmentationData(ABC):
     # settings whose folders may be written to: those of a saved config only where the command at hand names them
     may_write: tuple[str, ...] = field(default=("root", "cache_dir"), init=False)
     _splits: dict[str, list[Case]] | None = field(default=None, init=False, repr=False)
+    _checked: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -214,10 +215,16 @@ class SegmentationData(ABC):
     def _drawing(self) -> dict[str, Any]:
         return {"val_share": self.val_share, "seed": self.split_seed, "patient_pattern": self.patient_pattern}
 
-    def prepare(self) -> None:
-        """Find the cases, share them out and check every file once; does nothing the second time."""
-        if self._splits is not None:
-            return
+    def prepare(self, *, check: bool = True) -> None:
+        """Find the cases and share them out, then `check` their files; nothing is done a second time."""
+        if self._splits is None:
+            self._splits = self._shared_out()
+        if check and self.check and not self._checked:
+            self.check_files(sorted({case for part in self._splits.values() for case in part}, key=attrgetter("name")))
+            self._checked = True
+
+    def _shared_out(self) -> dict[str, list[Case]]:
+        """The cases of each part, without those to leave out."""
         cases = self.find_cases()
         check_ids(cases)
         splits = self.split_cases(cases)
@@ -228,13 +235,9 @@ class SegmentationData(ABC):
             if not splits[name]:
                 raise UserError(f"The split data.split={self.split} has no case to {name} on. Give it at least one.")
         if not self.is_other_set:
-            warn_of_trained_on(splits, split=self.split)
-            if self.patient_pattern is not None:
-                warn_of_shared_patients(splits, pattern=self.patient_pattern)
+            warn_of_shared(splits, split=self.split, pattern=self.patient_pattern)
         self.measure(splits["train"])
-        if self.check:
-            self.check_files(sorted({case for part in splits.values() for case in part}, key=lambda case: case.name))
-        self._splits = splits
+        return splits
 
     def check_files(self, cases: list[Case], *, remember: bool = True) -> None:
         """Read every file of `cases` (also new ones to predict, without label) unless known to be good.

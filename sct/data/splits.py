@@ -203,16 +203,14 @@ def without_excluded(splits: Mapping[str, Sequence[Case]], *, exclude: Sequence[
     }
 
 
-def warn_of_trained_on(splits: Mapping[str, Sequence[Case]], *, split: str | None) -> None:
-    """A warning where the cases that train also validate or test."""
+def warn_of_shared(splits: Mapping[str, Sequence[Case]], *, split: str | None, pattern: str | None) -> None:
+    """A warning where cases that train also validate or test, and where cases of one patient are in several parts."""
     if set(splits["train"]) & {*splits["val"], *splits["test"]}:
         logger.warning(
             "split %s validates or tests on cases it trains on: its figures mean nothing", Path(split or "").stem
         )
-
-
-def warn_of_shared_patients(splits: Mapping[str, Sequence[Case]], *, pattern: str) -> None:
-    """A warning where cases of one patient are in more than one part."""
+    if pattern is None:
+        return
     part_of = {case: name for name in SPLITS for case in splits[name]}
     shared = [cases for cases in by_patient(list(part_of), pattern=pattern) if len({part_of[c] for c in cases}) > 1]
     if shared:

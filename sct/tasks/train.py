@@ -81,13 +81,16 @@ def train_run(plan: Plan, *, processes: Processes, ending: Ending) -> float:
         cfg.data.cache_dir = plan.cache_dir
     data = build(cfg.data, key="data", trust=plan.trust)
     data.may_write = plan.may_write
-    # one process prepares and checks the files; the others then read its result
-    processes.on_main(data.prepare)
-    data.prepare()
+    # one process finds and later checks the files; the others then read its result
+    processes.on_main(lambda: data.prepare(check=False))
+    data.prepare(check=False)
     # a data set may come from a stranger, too
     found = plain_config(data.found(), place=data.root)
     plan = replace(plan, config={**plan.config, "found": found})
+    # a network that can't be built is told before the files are read, which takes minutes
     trainer = build_trainer(cfg, data=data, processes=processes, config=plan.config, trust=plan.trust)
+    processes.on_main(data.prepare)
+    data.prepare()
     first = None
     if not (plan.folder and checkpoint.step_files(plan.folder)):
         start(trainer, cfg)
