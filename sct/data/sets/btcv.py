@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sct.data.cases import Case, LabelMap
+from sct.data.layouts import no_data
 from sct.data.module import SegmentationData
 from sct.data.sets.described import inside, read_json
 from sct.errors import UserError
@@ -56,13 +57,16 @@ def raw_cases(root: Path, *, setting: str = "data.root") -> list[Case]:
         number = _number(image)
         cases.append(Case(number, image, training / "label" / f"label{number}.nii.gz"))
     if not cases:
-        state = "has no image in either layout" if root.is_dir() else "does not exist"
-        raise UserError(
-            f"No BTCV data: looked in {root.resolve()} ({setting}), which {state}.\n"
-            "  Expected: RawData/Training/img/img0001.nii.gz ... and label/label0001.nii.gz ...,\n"
+        raise no_data(
+            "BTCV",
+            name="btcv",
+            root=root,
+            setting=setting,
+            lacks="no image in either layout",
+            expected="Expected: RawData/Training/img/img0001.nii.gz ... and label/label0001.nii.gz ...,\n"
             "  or MONAI's dataset_0.json with imagesTr/ and labelsTr/.\n"
             "  Register at https://www.synapse.org, project syn3193805, unpack RawData.zip and set "
-            f"{setting} to the folder that holds RawData."
+            f"{setting} to the folder that holds RawData.",
         )
     return cases
 

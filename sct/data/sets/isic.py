@@ -6,6 +6,7 @@ from pathlib import Path
 from sct.data.cases import Case, LabelMap
 from sct.data.formats.base import FileFormat
 from sct.data.formats.pictures import Pictures
+from sct.data.layouts import no_data
 from sct.data.module import SegmentationData
 from sct.errors import UserError
 
@@ -54,14 +55,16 @@ def paired_cases(root: Path, *, file_format: FileFormat) -> list[Case]:
     suffix = file_format.label_suffix
     masks = {path.name.removesuffix(suffix): path for path in (root / MASKS).glob(f"*{suffix}")}
     if not images and not masks:
-        state = "has neither" if root.is_dir() else "does not exist"
-        raise UserError(
-            f"No ISIC data: looked in {root.resolve()} (data.root), which {state}.\n"
-            f"  Expected: {IMAGES}/ISIC_0000000.jpg ... and\n"
+        raise no_data(
+            "ISIC",
+            name="isic",
+            root=root,
+            lacks="neither images nor masks",
+            expected=f"Expected: {IMAGES}/ISIC_0000000.jpg ... and\n"
             f"  {MASKS}/ISIC_0000000{suffix} ...\n"
             "  Download the training data and ground truth of Task 1 from\n"
             "  https://challenge.isic-archive.com/data/#2018, unpack both and set data.root to the folder\n"
-            "  that holds them."
+            "  that holds them.",
         )
     return [
         Case(

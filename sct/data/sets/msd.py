@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sct.data.cases import Case
 from sct.data.identity import name_cases
+from sct.data.layouts import no_data
 from sct.data.sets.described import Described, inside, is_twin, read_json
 from sct.errors import UserError
 
@@ -17,11 +18,13 @@ class MSD(Described):
     @cached_property
     def _description(self) -> dict:
         if not self.file.is_file():
-            state = "has no dataset.json" if Path(self.root).is_dir() else "does not exist"
-            raise UserError(
-                f"No Decathlon data: looked in {Path(self.root).resolve()} (data.root), which {state}.\n"
-                "  Expected: dataset.json (labels, modality, training), imagesTr and labelsTr.\n"
-                "  Download one from http://medicaldecathlon.com, unpack it and set data.root to its folder."
+            raise no_data(
+                "Decathlon",
+                name="msd",
+                root=self.root,
+                lacks="no dataset.json",
+                expected="Expected: dataset.json (labels, modality, training), imagesTr and labelsTr.\n"
+                "  Download one from http://medicaldecathlon.com, unpack it and set data.root to its folder.",
             )
         content = read_json(self.file)
         if not isinstance(content, dict):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sct.data.layouts import no_data
 from sct.data.sets.described import inside, is_twin, read_json, slashes
 from sct.data.splits import check_ids_of_list
 from sct.errors import UserError
@@ -39,11 +40,13 @@ def read_description(root: Path, *, ignore: str | None) -> Description:
     """dataset.json of the folder `root`; `ignore` is the name of the label to ignore, if there is one."""
     path = root / FILE
     if not path.is_file():
-        state = f"has no {FILE}" if root.is_dir() else "does not exist"
-        raise UserError(
-            f"No nnU-Net data: looked in {root.resolve()} (data.root), which {state}.\n"
-            f"  Expected: {FILE} (channel_names, labels, numTraining, file_ending), imagesTr with CASE_0000.nii.gz\n"
-            "  and labelsTr with CASE.nii.gz, as in nnUNet_raw/Dataset001_Name."
+        raise no_data(
+            "nnU-Net",
+            name="nnunet",
+            root=root,
+            lacks=f"no {FILE}",
+            expected=f"Expected: {FILE} (channel_names, labels, numTraining, file_ending), imagesTr with\n"
+            "  CASE_0000.nii.gz and labelsTr with CASE.nii.gz, as in nnUNet_raw/Dataset001_Name.",
         )
     content = read_json(path)
     if not isinstance(content, dict):

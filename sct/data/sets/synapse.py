@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sct.data.cases import Case, LabelMap
 from sct.data.formats.base import FileFormat
+from sct.data.layouts import no_data
 from sct.data.module import SegmentationData
 from sct.data.sets.described import inside
 from sct.data.sets.synapse_files import SynapseFiles
@@ -95,12 +96,14 @@ def listed(root: Path, name: str) -> list[str]:
     places = [root / folder / name for folder in LIST_FOLDERS]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        state = f"has no {name}" if root.is_dir() else "does not exist"
-        raise UserError(
-            f"No Synapse data: looked in {root.resolve()} (data.root), which {state}.\n"
-            f"  Expected: {SLICES}/case0005_slice000.npz ..., {VOLUMES}/case0001.npy.h5 ..., and the lists\n"
+        raise no_data(
+            "Synapse",
+            name="synapse",
+            root=root,
+            lacks=f"no {name}",
+            expected=f"Expected: {SLICES}/case0005_slice000.npz ..., {VOLUMES}/case0001.npy.h5 ..., and the lists\n"
             f"  {TRAIN_LIST} and {TEST_LIST} beside them or in {LIST_FOLDERS[1]}/.\n"
             "  Make them from the raw BTCV download (https://www.synapse.org, project syn3193805) with\n"
-            "  python scripts/prepare_synapse.py RAW OUT, and set data.root to OUT."
+            "  python scripts/prepare_synapse.py RAW OUT, and set data.root to OUT.",
         )
     return read_text(path).split()
