@@ -62,10 +62,11 @@ def report(cfg: DictConfig) -> None:
     write_text(folder / "table.md", f"{text}\n{about}\n")
     write_text(folder / "table.csv", comma_separated(table))
     write_text(folder / "table.tex", latex(table))
+    # before the figure, which needs costs that may be missing
+    logger.info("\n%s\nWritten to %s", text, folder)
     if cfg.plot:
         points = tradeoff.tradeoff_points(collected, cost=cost, baseline=baseline)
         style.save(tradeoff.draw_tradeoff(points, cost=cost, about=SPREAD), folder / "tradeoff")
-    logger.info("\n%s\nWritten to %s", text, folder)
 
 
 def pick_baseline(collected: list[Setting], *, label: str | None) -> Setting | None:

@@ -102,11 +102,12 @@ def train_run(plan: Plan, *, processes: Processes, ending: Ending) -> float:
             leave_card(plan, run_dir, first=first, trainer=trainer)
         best = trainer.fit(run_dir, ending=ending)
     logger.info(
-        "best %s %.4f at step %d; evaluate with  python -m sct.eval ckpt=%s",
+        "best %s %.4f at step %d; evaluate with  python -m sct.eval ckpt=%s%s",
         settings.best_metric,
         best.get(settings.best_metric, math.nan),
         best["step"],
         run_dir,
+        f" 'plugins=[{','.join(plan.trust.plugins)}]'" if plan.trust.plugins else "",
     )
     distributed.leave()
     return best.get(settings.best_metric, math.nan)
