@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sct.data.cases import LabelMap
 from sct.data.layouts import no_data
+from sct.data.outputs import Classes, Outputs, Regions
 from sct.data.sets.described import inside, is_twin, read_json, slashes
 from sct.data.splits import check_ids_of_list
 from sct.errors import UserError
@@ -71,6 +73,16 @@ def read_description(root: Path, *, ignore: str | None) -> Description:
         listed=_listed(content["dataset"], path=path) if "dataset" in content else None,
         reader=content.get(_READER),
     )
+
+
+def described_outputs(content: Mapping[str, Any], *, path: Path, ignore: str | None) -> Outputs:
+    """What the logits of a network are for the labels of a dataset.json: classes, or regions."""
+    labels, regions, painted = _labels(content, path=path, ignore=ignore)
+    has_ignored = ignore is not None and labels[-1] == ignore
+    label_map = LabelMap(tuple(labels[:-1] if has_ignored else labels), has_ignored=has_ignored)
+    if regions is None:
+        return Classes(label_map)
+    return Regions.from_settings(label_map, regions, painted=painted)
 
 
 def _labels(
