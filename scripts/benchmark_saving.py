@@ -2,11 +2,21 @@
 
     python scripts/benchmark_saving.py
     python scripts/benchmark_saving.py --experiments btcv_stp_mta --folder outputs     # on the disk of the outputs
+    OMP_NUM_THREADS=1 python scripts/benchmark_saving.py                               # a core is free for the saving
 
-A state is that of a training after one step: weights, and AdamW's statistics of them. Medians of some rounds in turn:
-`torch.save` alone, with a flush to the disk and a rename over the last one; the project's save, which sums up what it
-writes; `torch.load` alone; the project's load, which checks the sum first. One save a minute costs the training the
-share in the last column.
+A state is that of a training after one step: weights, and AdamW's statistics of them. Medians of some rounds in turn,
+in seconds:
+
+* `torch.save`: alone, with a flush to the disk and a rename over the last one
+* save: by the training itself, with the sum of what is written
+* copy: in the background, until the training goes on; written: until the file is on the disk; CPU: what a processor
+  does for both
+* lost: a fixed amount of computing (matrix products on all threads of torch) with a save at its start, less the same
+  without it: the copy, and what computing loses while the thread writes. The least of all rounds: other programs
+  disturb this difference most
+* `torch.load`: alone; load: with the check of the sum first
+
+One save a minute costs the training the share in the last column, from the lost time in the background.
 """
 
 import argparse
@@ -14,6 +24,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -27,6 +38,7 @@ from sct.config.trust import SHIPPED_ALONE
 from sct.runs.build import build_segmenter
 from sct.runtime import checkpoint
 from sct.runtime.files import flush_folder
+from sct.runtime.saver import Saver
 
 EXPERIMENTS = ("demo", "btcv_fast_stp", "btcv_stp_mta")
 
@@ -64,20 +76,66 @@ def load_anew(path: Path) -> None:
     checkpoint.load(path)
 
 
+class Computing:
+    """A fixed amount of computing, which takes at least some seconds on a machine without other work."""
+
+    def __init__(self, seconds: float) -> None:
+        self.matrix = torch.randn(512, 512)
+        self.number = 1
+        while (needed := timed(self)) < seconds:
+            self.number = max(2 * self.number, int(1.2 * self.number * seconds / needed))
+
+    def __call__(self) -> None:
+        for _ in range(self.number):
+            self.matrix @ self.matrix
+
+
 def measure(state: dict[str, Any], folder: Path, *, rounds: int) -> dict[str, float]:
     """Medians of seconds."""
     plain, own = folder / "plain.pt", folder / "own.pt"
-    tasks: dict[str, Callable[[], Any]] = {
-        "torch.save": lambda: save_plainly(state, plain),
-        "save": lambda: checkpoint.save(state, own),
-        "torch.load": lambda: torch.load(plain, weights_only=True),
-        "load": lambda: load_anew(own),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for _ in range(rounds):
-        for name, task in tasks.items():
-            seconds[name].append(timed(task))
-    return {"size": own.stat().st_size / 1e6, **{name: median(values) for name, values in seconds.items()}}
+    seconds: dict[str, list[float]] = defaultdict(list)
+    with Saver() as saver:
+        tasks: dict[str, Callable[[], Any]] = {
+            "torch.save": lambda: save_plainly(state, plain),
+            "save": lambda: checkpoint.save(state, own),
+            "torch.load": lambda: torch.load(plain, weights_only=True),
+            "load": lambda: load_anew(own),
+            "copy": lambda: saver.save(state, own),
+            "wait": saver.wait,
+        }
+        for name in ("save", "copy", "wait"):  # the first time takes the memory
+            tasks[name]()
+        computing = Computing(2 * timed(tasks["save"]))
+        for _ in range(rounds):
+            for name, task in tasks.items():
+                began = time.process_time()
+                seconds[name].append(timed(task))
+                seconds[f"{name}, CPU"].append(time.process_time() - began)
+            seconds["alone"].append(timed(computing))
+            for name in ("save", "copy"):
+                seconds[f"{name} and computing"].append(timed(tasks[name]) + timed(computing))
+            saver.wait()
+    found = {name: median(values) for name, values in seconds.items()}
+    found["size"] = own.stat().st_size / 1e6
+    for column in ("", ", CPU"):
+        found[f"written{column}"] = found[f"copy{column}"] + found[f"wait{column}"]
+    for name in ("save", "copy"):
+        found[f"{name}, lost"] = min(seconds[f"{name} and computing"]) - min(seconds["alone"])
+    return found
+
+
+COLUMNS = {
+    "`torch.save`": "torch.save",
+    "save": "save",
+    "CPU": "save, CPU",
+    "lost": "save, lost",
+    "copy": "copy",
+    "written": "written",
+    "CPU in the background": "written, CPU",
+    "lost in the background": "copy, lost",
+    "`torch.load`": "torch.load",
+    "load": "load",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,14 +144,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--folder", type=Path, help="on the disk to measure; default: where temporary files are")
     options = parser.parse_args(arguments)
-    print("| experiment | MB | torch.save s | save s | torch.load s | load s | one save a minute |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    print(f"threads: {torch.get_num_threads()}\n")
+    print(f"| experiment | MB | {' | '.join(COLUMNS)} | one save a minute |")
+    print("|---|" + "---:|" * (len(COLUMNS) + 2))
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         folder = Path(temporary)
         for experiment in options.experiments:
             found = measure(state_of(experiment, folder / experiment), folder, rounds=options.rounds)
-            times = " | ".join(f"{found[name]:.3f}" for name in ("torch.save", "save", "torch.load", "load"))
-            print(f"| {experiment} | {found['size']:.1f} | {times} | {found['save'] / 60:.2%} |", flush=True)
+            times = " | ".join(f"{found[name]:.3f}" for name in COLUMNS.values())
+            print(f"| {experiment} | {found['size']:.1f} | {times} | {found['copy, lost'] / 60:.2%} |", flush=True)
     return 0
 
 

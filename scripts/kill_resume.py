@@ -34,7 +34,7 @@ from faults.starts import BY_THE_CLOCK, Fault, faults_of_end, launch
 from sct import train
 from sct.errors import UserError
 from sct.inference import SlidingWindow
-from sct.runtime import checkpoint
+from sct.runtime import blocks, checkpoint
 from sct.runtime.rows import read_rows
 from sct.training import loggers, trainer
 from sct.training.trainer import Trainer
@@ -57,7 +57,8 @@ MOMENTS = {
     "filling the cache": Moment(np, "save", 9, (*SIGNALS, *DISKS), half_a_file),
     "first step": Moment(Trainer, "train_step", 1, (*SIGNALS, "dead worker", "dead worker")),
     "in a step": Moment(torch.optim.AdamW, "step", 12, SIGNALS),
-    "in a save, half written": Moment(torch, "save", 6, (*SIGNALS, *DISKS), half_a_checkpoint),
+    "in a save, copying the state": Moment(torch, "save", 6, SIGNALS),
+    "in a save, half written": Moment(blocks, "write_past_cache", 6, (*SIGNALS, *DISKS), half_a_checkpoint),
     "in a save, at the rename": Moment(os, "replace", 6, (*SIGNALS, *DISKS)),
     "in a save, removing the oldest": Moment(Path, "unlink", 12, SIGNALS),
     "in validation": Moment(SlidingWindow, "__call__", 4, SIGNALS),

@@ -8,6 +8,8 @@ import logging
 import os
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +18,7 @@ import torch
 from torch import nn
 
 from sct.errors import UserError
+from sct.runtime.blocks import Blocks
 from sct.runtime.files import checksum, crc32, flush_folder, full_disk_told
 from sct.runtime.migration import config_of_today
 from sct.runtime.plain import plain_config
@@ -31,14 +34,42 @@ ENDING_SIZE = 19
 
 def save(state: dict[str, Any], path: Path) -> None:
     """Writes `state` to `path`: at any moment the file is complete, with either the old or the new state."""
+    with replacing(path) as file:
+        written = Summed(file)
+        write_state(state, written)
+        file.write(ending(written.total))
+
+
+def copy_to(copy: Blocks, state: dict[str, Any]) -> None:
+    """Makes a file in memory of `state`; for `save_copy`."""
+    copy.clear()
+    write_state(state, copy)
+
+
+def save_copy(copy: Blocks, path: Path) -> None:
+    """As `save`, of the state in `copy`; it needs no state of torch or Python, so that another thread may do it."""
+    copy.write(ending(copy.checksum()))
+    with replacing(path) as file:
+        copy.write_to(file)
+
+
+def write_state(state: dict[str, Any], file: "Blocks | Summed") -> None:
+    torch.save({"format": FORMAT, **state}, file)  # type: ignore[arg-type]
+
+
+def ending(total: int) -> bytes:
+    return f"sct-crc32 {total:08x}\n".encode()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Gives a file that takes the place of `path` once the block has ended and all of it is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # always the same name: the unfinished file of a killed process is overwritten, so such files can't fill the disk
     temporary = path.parent / "unfinished.tmp"
     try:
         with full_disk_told(path.parent), temporary.open("wb") as file:
-            written = Summed(file)
-            torch.save({"format": FORMAT, **state}, written)  # type: ignore[arg-type]
-            file.write(f"sct-crc32 {written.total:08x}\n".encode())
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -62,18 +93,33 @@ class Summed:
 
 
 def save_step(state: dict[str, Any], run_dir: Path, *, step: int, previous: int | None = None) -> None:
-    """Saves the state after `step` steps. Only then removes all other step checkpoints except the previous one.
+    """Saves the state after `step` steps, then removes the checkpoints that `remove_earlier` does."""
+    path = step_path(run_dir, step=step)
+    save(state, path)
+    remove_earlier(path, step=step, previous=previous)
+
+
+def remove_earlier(path: Path, *, step: int, previous: int | None) -> None:
+    """Removes all step checkpoints except `path`, which is that of `step`, and the previous one.
 
     previous: step of the last one that is known to be whole: one between it and `step`, or later, is a damaged one from
     which the run could not resume. Without it, the one before `step`.
     """
-    path = run_dir / FOLDER / f"step_{step:08d}.pt"
-    save(state, path)
     last = step - 1 if previous is None else min(previous, step - 1)
-    earlier = [other for other in step_files(run_dir) if other.name <= f"step_{last:08d}.pt"]
-    for other in step_files(run_dir):
+    files = step_files(path.parent.parent)
+    earlier = [other for other in files if other.name <= step_name(last)]
+    for other in files:
         if other not in (path, *earlier[:1]):
             other.unlink()
+
+
+def step_path(run_dir: Path, *, step: int) -> Path:
+    """The file of the state after `step` steps."""
+    return run_dir / FOLDER / step_name(step)
+
+
+def step_name(step: int) -> str:
+    return f"step_{step:08d}.pt"
 
 
 def step_files(run_dir: Path) -> list[Path]:

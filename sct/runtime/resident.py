@@ -1,4 +1,4 @@
-"""Resident memory of this process, in MiB, where the system reports it."""
+"""Resident memory of this process, in MiB, where the system reports it, and memory that is free."""
 
 import ctypes
 import gc
@@ -6,6 +6,9 @@ import platform
 from pathlib import Path
 
 import psutil
+
+# where Linux says what the processes of a container may take and have taken
+CONTAINER = Path("/sys/fs/cgroup")
 
 
 def resident_mb() -> float:
@@ -37,3 +40,14 @@ def reset_peak() -> float | None:
     except (OSError, AttributeError):
         return None
     return resident_mb()
+
+
+def available_bytes() -> int:
+    """Bytes that this process may still take: of the machine, and of the container where it has a limit."""
+    free = psutil.virtual_memory().available
+    limit, taken, parts = (CONTAINER / f"memory.{name}" for name in ("max", "current", "stat"))
+    if not limit.is_file() or not (most := limit.read_text().strip()).isdecimal():
+        return free
+    # what was read from files is given back when it is needed
+    cached = next(int(line.split()[1]) for line in parts.read_text().splitlines() if line.startswith("inactive_file "))
+    return min(free, int(most) - int(taken.read_text()) + cached)

@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from sct.errors import UserError
 from sct.runtime import checkpoint
 from sct.training.optim import set_learning_rate
@@ -30,6 +32,12 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
         "number_format": trainer.format.name,
         "config": trainer.config,
     }
+
+
+def save_best(trainer: Trainer, network: nn.Module) -> None:
+    """Saves a network for evaluation: the best so far, whose scores are `trainer.best`."""
+    state = {"step": trainer.step, "model": network.state_dict(), "best": trainer.best, "config": trainer.config}
+    trainer.saver.save(state, trainer.run_dir / checkpoint.FOLDER / "best.pt")
 
 
 def restore(trainer: Trainer, run_dir: Path) -> None:

@@ -33,10 +33,11 @@ from sct.runtime.files import write_text
 from sct.runtime.precision import NumberFormat, autocast
 from sct.runtime.progress import Pace
 from sct.runtime.resident import peak_resident_mb
+from sct.runtime.saver import Saver
 from sct.runtime.signals import Ending, Interrupted
 from sct.training.loggers import RunLogger, add_losses, flat_settings, short
 from sct.training.optim import gradient_norms, set_learning_rate, update_average, warmup_notice
-from sct.training.saving import restore, state_of
+from sct.training.saving import restore, save_best, state_of
 from sct.training.validation import check_best_metric, is_better, sample_overlay, validate
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Trainer:
         self.dtype = self.format.dtype
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.ema = copy.deepcopy(self.segmenter).requires_grad_(False) if settings.ema_decay is not None else None
-        self.step = 0
+        self.step, self.saver = 0, Saver()
         self.saved_step: int | None = None  # of the last checkpoint that this process has read or written
         self.to_validate = False  # whether the validation of the last step is still to come
         self.best: dict[str, float] = {}
@@ -101,7 +102,7 @@ class Trainer:
         self.run_dir, self.ending = run_dir, ending or Ending()
         self.log = self.open_log(run_dir)
         steps = self.batches()  # fills the cache before the time of steps is measured
-        with closing(steps), self.ending.held():
+        with closing(steps), self.ending.held(), self.saver:
             try:
                 self.take_steps(steps)
             except Interrupted as interrupted:
@@ -147,6 +148,7 @@ class Trainer:
         """Validates and saves if that is due; returns whether it was. Interrupted if a signal has come."""
         if number := self.processes.largest(self.ending.received or 0):
             raise Interrupted(number)
+        self.saver.check()
         to_validate = self.to_validate
         to_save = self.step % self.settings.save_every == 0 or self.step == self.settings.max_steps
         if to_validate:
@@ -290,20 +292,20 @@ class Trainer:
         if is_better(row, self.best, metric=self.settings.best_metric):
             self.best = {"step": self.step, **row}
             if self.processes.is_main:
-                state = {"step": self.step, "model": network.state_dict(), "best": self.best, "config": self.config}
-                checkpoint.save(state, self.run_dir / checkpoint.FOLDER / "best.pt")
+                save_best(self, network)
         self.to_validate = False
 
     def save(self) -> None:
         """Saves everything that is needed to resume the run exactly."""
         if self.processes.is_main:
-            checkpoint.save_step(state_of(self), self.run_dir, step=self.step, previous=self.saved_step)
+            self.saver.save_step(state_of(self), self.run_dir, step=self.step, previous=self.saved_step)
             self.saved_step = self.step
 
     def save_unfinished(self, interrupted: Interrupted) -> None:
         """Saves the state at a signal, marks the run as to be continued and adds to the exception how that is done."""
         if self.step > 0:
             self.save()
+            self.saver.wait()
         if self.processes.is_main:
             write_text(self.run_dir / UNFINISHED, f"step {self.step}, {signal.Signals(interrupted.number).name}\n")
         self.log.close()

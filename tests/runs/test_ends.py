@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from commands import assert_one_message, flipped, run_command
 
 from sct import predict, train
 from sct.inference import SlidingWindow
-from sct.runtime import checkpoint
+from sct.runtime import blocks, checkpoint
 from sct.runtime.logs import RunLog
 from sct.runtime.rows import read_rows
 from sct.training import loggers, trainer
@@ -78,6 +79,30 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(smoke, finished_run, tmp_pat
     assert not (run / "finished").exists()
     assert run_command(train.main, *arguments).status == 0
     assert not (run / "unfinished").exists()
+    assert_same(run, finished_run)
+
+
+def test_a_signal_while_a_checkpoint_is_written_waits_for_it(smoke, finished_run, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    arguments = [*smoke, f"run_dir={run}", "resume=auto", "trainer.save_every=1"]
+    write, calls = blocks.write_past_cache, []
+
+    def signalled(*args):
+        calls.append(1)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)  # the training goes on meanwhile
+        write(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "write_past_cache", signalled)
+        outcome = run_command(train.main, *arguments)
+    assert outcome.status == 143, outcome
+    assert "Ended by SIGTERM. Saved at step" in outcome.err
+    assert "unfinished.tmp" not in {path.name for path in (run / checkpoint.FOLDER).iterdir()}
+    saved = checkpoint.load(checkpoint.step_files(run)[0])["step"]
+    assert (run / "unfinished").read_text() == f"step {saved}, SIGTERM\n"
+    assert run_command(train.main, *arguments).status == 0
     assert_same(run, finished_run)
 
 
@@ -193,14 +218,19 @@ def test_a_prediction_that_is_ended_keeps_what_it_has_written(run_copy, workplac
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
-@pytest.mark.parametrize("where", ["append_line", pytest.param("write_text", marks=pytest.mark.long)])
+PLACES = {"append_line": loggers, "write_past_cache": blocks, "write_text": trainer}
+
+
+@pytest.mark.parametrize(
+    "where", ["append_line", "write_past_cache", pytest.param("write_text", marks=pytest.mark.long)]
+)
 def test_a_full_disk_is_one_message_and_blocks_no_later_try(smoke, finished_run, tmp_path, monkeypatch, where):
     run = tmp_path / "run"
 
     def full(path, text):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    module = loggers if where == "append_line" else trainer
+    module = PLACES[where]
     with monkeypatch.context() as patch:
         patch.setattr(module, where, full)
         outcome = run_command(train.main, *smoke, f"run_dir={run}")
