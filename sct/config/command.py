@@ -35,7 +35,7 @@ from sct.config.schema import Config
 from sct.config.trust import trust_working_directory
 from sct.errors import UserError
 from sct.runtime.extras import install_command
-from sct.runtime.files import FULL, full_disk_told_once
+from sct.runtime.full_disk import FULL, full_disk_told_once
 from sct.runtime.memory import tune_allocator
 from sct.runtime.signals import Ending, Interrupted
 from sct.runtime.slurm import num_tasks, process_rank

@@ -44,7 +44,10 @@ def options(group: str) -> list[str]:
 
 def find_file(group: str, name: str) -> Path | None:
     """The config file of a choice; None where there is none."""
-    places = [folder / group / f"{name}.yaml" for folder in (CONFIG_DIR, *own_folders())]
+    shipped = CONFIG_DIR / group / f"{name}.yaml"
+    if shipped.is_file():  # as most are: own folders need not be looked for
+        return shipped
+    places = [folder / group / f"{name}.yaml" for folder in own_folders()]
     return next((place for place in places if place.is_file()), None)
 
 

@@ -1,17 +1,17 @@
 """Atomic writing: a file is either complete or absent. Sums: whether a file still is what was written. Full disks."""
 
-import errno
 import hashlib
 import json
 import logging
 import os
 import platform
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from sct.runtime.full_disk import FULL
 
 try:  # several times as fast; not on every kind of processor
     from isal.isal_zlib import crc32
@@ -20,8 +20,6 @@ except ImportError:
 
 logger = logging.getLogger(__name__)
 
-# how the system says that a disk, or the part of it that a user may have, is full
-FULL = (errno.ENOSPC, errno.EDQUOT)
 # bytes that a disk has room for unless it is full, and bytes that are read at a time
 _ROOM, _PIECE = 2**20, 2**22
 
@@ -66,22 +64,6 @@ def full_disk_told(folder: Path) -> Iterator[None]:
         if reason is None:
             raise
         raise reason from error
-
-
-@contextmanager
-def full_disk_told_once() -> Iterator[None]:
-    """No traceback where a thread, such as TensorBoard's, meets a full disk: who waits for it raises the error."""
-    before = threading.excepthook
-
-    def hook(arguments: threading.ExceptHookArgs) -> None:
-        if not (isinstance(arguments.exc_value, OSError) and arguments.exc_value.errno in FULL):
-            before(arguments)
-
-    threading.excepthook = hook
-    try:
-        yield
-    finally:
-        threading.excepthook = before
 
 
 def why_full(folder: Path) -> OSError | None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-# asks a job to save and to be queued again, see sct.runtime.slurm; Windows does not have it
+# asks a job to save and to be queued again, see sct.runtime.requeue; Windows does not have it
 REQUEUE = getattr(signal, "SIGUSR1", None)
 
 

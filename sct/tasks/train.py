@@ -23,8 +23,8 @@ from sct.runs.folder import Plan, best_score, log_to, opened, plan_run
 from sct.runtime import checkpoint, distributed
 from sct.runtime.distributed import Processes
 from sct.runtime.plain import plain_config
+from sct.runtime.requeue import queue_again, signals_of_jobs
 from sct.runtime.signals import Ending, Interrupted
-from sct.runtime.slurm import queue_again, signals_of_jobs
 from sct.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from sct.errors import UserError
+from sct.runtime.requeue import queue_again, signals_of_jobs
 from sct.runtime.signals import REQUEUE
 from sct.runtime.slurm import (
     host_names,
@@ -13,8 +14,6 @@ from sct.runtime.slurm import (
     port,
     process_rank,
     process_variables,
-    queue_again,
-    signals_of_jobs,
     tasks_of_nodes,
 )
 
