@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sct.data.formats import nifti
-from sct.data.formats.nifti import in_file_order, read_voxels, save_label_map
+from sct.data.formats.nifti import in_file_order, read_grid, read_voxels, save_label_map
 from sct.errors import UserError
 
 TURNED = np.array([[0.0, -1.3, 0.0, 12.0], [0.9, 0.0, 0.0, -4.0], [0.0, 0.0, 2.5, 7.5], [0.0, 0.0, 0.0, 1.0]])
@@ -129,3 +129,52 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         save_label_map(tmp_path / "old.nii", np.ones((2, 2, 2), np.uint8), like=tmp_path / "old.nii")
     assert (tmp_path / "old.nii").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["old.nii"]
+
+
+@pytest.mark.parametrize(
+    ("moved", "codes", "told"),
+    [
+        (0.0, (1, 1), None),
+        (0.19, (1, 1), None),  # less than a tenth of a voxel of 2 mm
+        (0.21, (1, 1), "0.105"),
+        (30.0, (1, 4), "15"),
+        (30.0, (0, 1), None),
+        (30.0, (1, 0), None),
+    ],
+)
+def test_a_file_whose_two_forms_differ_is_named_once(tmp_path, caplog, moved, codes, told):
+    path, sform = tmp_path / "image.nii", np.diag([2.0, 3.0, 4.0, 1.0])
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), sform)
+    qform = sform.copy()
+    qform[1, 3] += moved
+    image.set_qform(qform, code=codes[0])
+    image.set_sform(sform, code=codes[1])
+    nib.save(image, path)
+    grids = [read_grid(path, spatial_dims=3) for _ in range(2)]
+    np.testing.assert_allclose(grids[0].affine, sform if codes[1] else qform, rtol=1e-6)
+    message = f"{path}: its sform and its qform are up to {told} voxels apart. The sform is used"
+    assert [record.getMessage() for record in caplog.records] == ([message] if told else [])
+
+
+def test_forms_that_are_turned_are_compared_at_the_corners(tmp_path, caplog):
+    path, sform = tmp_path / "image.nii", np.eye(4)
+    image = nib.Nifti1Image(np.zeros((101, 3, 3), np.int16), sform)
+    image.set_sform(sform, code=1)
+    turned = np.eye(4)
+    turned[:2, :2] = [[np.cos(0.01), -np.sin(0.01)], [np.sin(0.01), np.cos(0.01)]]
+    image.set_qform(turned, code=1)
+    nib.save(image, path)
+    read_grid(path, spatial_dims=3)
+    # 100 voxels times 0.01
+    assert "up to 1 voxels apart" in caplog.text
+
+
+def test_a_qform_that_is_no_form_changes_nothing(tmp_path, caplog):
+    path, sform = tmp_path / "image.nii", np.eye(4)
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), sform)
+    image.set_sform(sform, code=1)
+    image.header["qform_code"] = 1
+    image.header["quatern_b"] = 3.0
+    nib.save(image, path)
+    np.testing.assert_array_equal(read_grid(path, spatial_dims=3).affine, sform)
+    assert not caplog.text

@@ -1,8 +1,10 @@
 """NIfTI files: header or voxels, in file order or turned to RAS, with errors that name the file; label maps."""
 
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import nibabel as nib
@@ -14,10 +16,14 @@ from sct.data.cases import Grid
 from sct.data.formats import gzipped
 from sct.data.formats.geometry import check_affine
 from sct.data.formats.gzipped import GzipFile
-from sct.data.formats.nifti_header import is_packed, read_header, source_of_affine, unit_in_mm
+from sct.data.formats.nifti_header import distance_of_forms, is_packed, read_header, source_of_affine, unit_in_mm
 from sct.errors import UserError
 from sct.runtime.files import atomic
 
+logger = logging.getLogger(__name__)
+
+# voxels by which sform and qform may differ: the qform is a rounded quaternion
+SAME_PLACE = 0.1
 # Voxels along the first two axes that are turned around together: near the processor with all that lie behind them.
 TILE = (64, 16)
 # what is left to go wrong once the header is checked: packed voxels, and a size that no memory holds
@@ -59,7 +65,14 @@ def _open(path: Path, *, spatial_dims: int) -> tuple[nib.Nifti1Image, Grid]:
     affine = np.array(image.affine, dtype=np.float64)
     affine[:3] *= unit_in_mm(header)
     check_affine(affine, path=path, source=source_of_affine(header))
+    if (apart := distance_of_forms(header)) > SAME_PLACE:
+        _tell_of_forms(path, apart)
     return image, Grid(shape, num_channels, affine)
+
+
+@lru_cache(maxsize=2**16)  # once for each file, which is read several times
+def _tell_of_forms(path: Path, apart: float) -> None:
+    logger.warning("%s: its sform and its qform are up to %.3g voxels apart. The sform is used", path, apart)
 
 
 def spatial_shape(shape: Sequence[int], *, path: Path, spatial_dims: int) -> tuple[tuple[int, ...], int]:

@@ -3,12 +3,14 @@
 nibabel repairs or passes over many faults of a header. Here each is one error that names the field.
 """
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import HeaderDataError
 
 from sct.data.formats.gzipped import GzipFile, check_size, check_unpacked_size
 from sct.errors import UserError
@@ -137,6 +139,25 @@ def source_of_affine(header: Header) -> str:
     if header["sform_code"] > 0:
         return "sform: srow_x, srow_y, srow_z"
     return "qform: pixdim, quatern, qoffset" if header["qform_code"] > 0 else "pixdim"
+
+
+def distance_of_forms(header: Header) -> float:
+    """How far the sform and the qform of a checked header put a corner of the image apart, in voxels.
+
+    0 where the header has one of them alone, or a qform that is no form: the sform counts then as it does always.
+    """
+    if header["sform_code"] == 0 or header["qform_code"] == 0:
+        return 0.0
+    shape = (*header.get_data_shape(), 1, 1)[:3]
+    corners = np.array([*itertools.product(*((0, size - 1) for size in shape))], dtype=np.float64)
+    try:
+        with np.errstate(all="ignore"):
+            sform, qform = (header.get_sform().astype(np.float64), header.get_qform().astype(np.float64))
+            apart = np.linalg.norm(corners @ (sform - qform)[:3, :3].T + (sform - qform)[:3, 3], axis=1).max()
+            found = apart / np.linalg.norm(sform[:3, :3], axis=0).min()
+    except (ValueError, HeaderDataError):
+        return 0.0
+    return float(found) if math.isfinite(found) else 0.0
 
 
 def wrong(path: Path, field: str, value: Any, expected: str) -> UserError:
