@@ -4,7 +4,6 @@ Letters: C channels, S size of the window (2 or 3 dims).
 """
 
 import logging
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -31,6 +30,7 @@ from sct.runs.backends import check_precision, default_folder
 from sct.runs.folder import log_to
 from sct.runs.run import Run, open_run
 from sct.runtime import checkpoint
+from sct.runtime.aside import aside
 from sct.runtime.files import folder_digests, full_disk_told
 
 logger = logging.getLogger(__name__)
@@ -112,10 +112,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary,
+        aside(folder.parent) as temporary,
         full_disk_told(folder.parent),
     ):
-        unfinished = Path(temporary) / folder.name
+        unfinished = temporary / folder.name
         unfinished.mkdir()
         yield unfinished
         empty_folder(folder)

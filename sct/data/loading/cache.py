@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import fields
@@ -18,6 +17,7 @@ import torch
 from sct.data.cases import Case, Grid, window_shape
 from sct.data.loading.transforms import Foreground, Prepared, Preprocess
 from sct.errors import UserError
+from sct.runtime.aside import aside
 from sct.runtime.files import checksums, full_disk_told
 from sct.runtime.progress import counted
 
@@ -157,10 +157,10 @@ def _write(prepared: Prepared, folder: Path) -> None:
         },
     }
     with (
-        tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary,
+        aside(folder.parent) as temporary,
         full_disk_told(folder.parent),
     ):
-        built = Path(temporary) / folder.name
+        built = temporary / folder.name
         built.mkdir()
         arrays = {"image": prepared.image, "label": prepared.label}
         if prepared.foreground is not None:
@@ -190,8 +190,8 @@ def _is_whole(folder: Path) -> bool:
 
 def _remove(folder: Path) -> None:
     """Removes a folder, also while another process does the same."""
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary, suppress(OSError):
-        folder.rename(Path(temporary) / folder.name)
+    with aside(folder.parent) as temporary, suppress(OSError):
+        folder.rename(temporary / folder.name)
 
 
 def _read(folder: Path) -> Prepared:

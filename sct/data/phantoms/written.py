@@ -2,7 +2,6 @@
 
 import json
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sct.errors import UserError
+from sct.runtime.aside import aside
 from sct.runtime.plain import read_json
 
 logger = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ def write_once(folder: Path, *, record: Mapping[str, Any], write: Callable[[Path
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         logger.info("writing phantoms to %s", folder)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary:
-            built = Path(temporary) / folder.name
+        with aside(folder.parent) as temporary:
+            built = temporary / folder.name
             built.mkdir()
             write(built)
             (built / RECORD).write_text(json.dumps(record, indent=2))

@@ -9,7 +9,6 @@ radiologist. Don't mix the two sets unless you have seen that they lie alike.
 
 import json
 import logging
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from sct.data.sets import btcv
 from sct.data.sets.synapse import ORGANS, SLICES, TEST_LIST, TRAIN_LIST, VOLUMES
 from sct.data.sets.synapse_files import write_slice, write_volume
 from sct.errors import UserError
+from sct.runtime.aside import aside
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +103,8 @@ def prepare(raw: Path, out: Path, *, split: str) -> None:
     names = ("background", *btcv.ORGANS)
     check_cases(cases, label_map=LabelMap(names), num_channels=1, file_format=Nifti(3), memory=None)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".part-") as temporary:
-        built = Path(temporary) / out.name
+    with aside(out.parent) as temporary:
+        built = temporary / out.name
         write_set(built, _scans(cases, names=names), train=train, test=test)
         built.rename(out)
     logger.info("%s: slices of %d patient(s) to train on, volumes of %d to test on", out, len(train), len(test))
