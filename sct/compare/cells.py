@@ -1,7 +1,6 @@
 """One network of the comparison: runs the commands that train, evaluate and profile it, if they have not run yet."""
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from sct.compare.methods import CANVAS, IN_TRAINING
 from sct.config.saved import key_of
 from sct.errors import UserError
 from sct.runs.folder import NOT_IDENTITY
+from sct.runtime.plain import read_json
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,13 @@ def fill(cell: Cell, *, overrides: list[str], options: argparse.Namespace, threa
 def check_same(cell: Cell, *, overrides: list[str]) -> None:
     """UserError if the cell's folder has a run with other overrides."""
     record = cell.folder / "overrides.json"
+    if not record.exists():
+        return
+    content = read_json(record, remedy="Restore it, or give another --output.")
+    if not isinstance(content, list) or not all(isinstance(item, str) for item in content):
+        raise UserError(f"{record} is no list of overrides KEY=VALUE. Restore it, or give another --output.")
+    recorded = {item.lstrip("+") for item in content}
     expected = {item.lstrip("+") for item in [*overrides, *cell.overrides] if key_of(item) not in NOT_IDENTITY}
-    if record.exists() and (recorded := {item.lstrip("+") for item in json.loads(record.read_text())}) != expected:
+    if recorded != expected:
         listed = ", ".join(sorted(recorded ^ expected))
         raise UserError(f"{cell.folder} holds a run with other settings: {listed}. Give another --output.")

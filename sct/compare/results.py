@@ -2,8 +2,9 @@
 
 import argparse
 import copy
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
@@ -12,12 +13,16 @@ import torch
 from sct.compare.cells import Cell
 from sct.compare.methods import IN_TRAINING
 from sct.config.check import build
+from sct.errors import UserError
 from sct.profiling.segmenter import training_run
 from sct.profiling.timing import Inference, Stopwatch
 from sct.profiling.windows import sample_windows
-from sct.reports.collect import last_kept
+from sct.reports.collect import Kept, last_kept
 from sct.runs.run import open_run
 from sct.runs.selection import read_value
+from sct.runtime.plain import read_json
+
+AGAIN = "Remove the file: the same command makes it again."
 
 
 def time_cells(cells: Sequence[Cell], *, options: argparse.Namespace) -> dict[Cell, dict[str, float]]:
@@ -44,21 +49,47 @@ def time_cells(cells: Sequence[Cell], *, options: argparse.Namespace) -> dict[Ce
     return {cell: {name: median(values) for name, values in watch.samples.items()} for cell, watch in watches.items()}
 
 
+@dataclass(frozen=True)
+class Result:
+    """What the folder of one network says of it; scores: means over the test cases; selection: value of it."""
+
+    scores: dict[str, float]
+    missed: int
+    kept: Kept | None
+    selection: float | None
+    macs: float
+    encoder_macs: float
+
+
+def read_result(folder: Path) -> Result:
+    """The result of one network; UserError where a file of it is damaged or lacks a value."""
+    scored, counted = folder / "eval/test/summary.json", folder / "profile.json"
+    summary, profile = (read_json(path, remedy=AGAIN) for path in (scored, counted))
+    try:
+        return Result(
+            scores={
+                name: float(part["mean"]) for name, part in summary.items() if isinstance(part, dict) and "mean" in part
+            },
+            missed=int(summary["n_missed"]),
+            kept=last_kept(summary["meta"]),
+            selection=read_value(scored.parent),
+            macs=float(profile["macs"]["total"]),
+            encoder_macs=float(profile["macs"]["encoder"]),
+        )
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{scored} or {counted} lacks a value ({type(error).__name__}: {error}). {AGAIN}") from error
+
+
 def table(cells: Sequence[Cell], times: dict[Cell, dict[str, float]]) -> list[dict[str, Any]]:
     """One row for each decoder and method, with means over seeds; `scores` and `scores_std` by name."""
     rows = []
     for decoder, method in dict.fromkeys((cell.decoder, cell.method) for cell in cells):
         row_cells = [cell for cell in cells if (cell.decoder, cell.method) == (decoder, method)]
         first_cells = [cell for cell in cells if (cell.decoder, cell.method) == (decoder, cells[0].method)]
-        summaries = [json.loads((cell.folder / "eval/test/summary.json").read_text()) for cell in row_cells]
-        profiles = [json.loads((cell.folder / "profile.json").read_text()) for cell in row_cells]
-        scores = {
-            name: [summary[name]["mean"] for summary in summaries]
-            for name in summaries[0]
-            if isinstance(summaries[0][name], dict) and "mean" in summaries[0][name]
-        }
-        values = [value for cell in row_cells if (value := read_value(cell.folder / "eval/test")) is not None]
-        shares = [share for summary in summaries if (share := last_kept(summary["meta"])) is not None]
+        results = [read_result(cell.folder) for cell in row_cells]
+        scores = {name: [result.scores[name] for result in results] for name in results[0].scores}
+        shares = [result.kept for result in results if result.kept is not None]
+        values = [result.selection for result in results if result.selection is not None]
         row: dict[str, Any] = {
             "decoder": decoder,
             "method": method,
@@ -66,13 +97,13 @@ def table(cells: Sequence[Cell], times: dict[Cell, dict[str, float]]) -> list[di
             "seeds": len(row_cells),
             "scores": {name: mean(values) for name, values in scores.items()},
             "scores_std": {name: stdev(values) for name, values in scores.items() if len(values) > 1},
-            "missed": sum(summary["n_missed"] for summary in summaries),
+            "missed": sum(result.missed for result in results),
             "selection": mean(values) if values else None,
             "foreground_kept": mean(share.foreground for share in shares) if shares else None,
             "patches_kept": mean(share.patches for share in shares) if shares else None,
             "tokens_kept": mean(share.tokens for share in shares) if shares else None,
-            "macs_g": mean(profile["macs"]["total"] for profile in profiles) / 1e9,
-            "encoder_macs_g": mean(profile["macs"]["encoder"] for profile in profiles) / 1e9,
+            "macs_g": mean(result.macs for result in results) / 1e9,
+            "encoder_macs_g": mean(result.encoder_macs for result in results) / 1e9,
         }
         for name in ("inference", "training"):
             milliseconds = mean(times[cell][name] for cell in row_cells)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sct.errors import UserError
 from sct.evaluation.selection import KINDS, Selection, check_selection
 from sct.inference import SlidingWindow
 from sct.runtime.files import write_text
@@ -41,8 +42,14 @@ def measure_selection(run: Run, *, split: str, folder: Path, count: int | None =
 def read_value(folder: Path) -> float | None:
     """The value of the selection that an evaluation in `folder` measured; None where it did not."""
     path = folder / FILE
+    if not path.exists():
+        return None
     again = "Make it again with  python -m sct.eval ckpt=RUN selection=true"
-    return read_json(path, remedy=again)["value"] if path.exists() else None
+    content = read_json(path, remedy=again)
+    value = content.get("value") if isinstance(content, dict) else content
+    if not isinstance(value, int | float | None):
+        raise UserError(f"{path}: `value` is {value!r}, and no number. {again}")
+    return value
 
 
 def selection_table(selection: Selection) -> str:

@@ -38,6 +38,7 @@ COMMANDS = {
     "eval": (evaluation.main, ["ckpt=run", "output=out"]),
     "export": (export.main, ["ckpt=run", "format=torch", "output=out"]),
     "profile": (profile.main, ["ckpt=run"]),
+    "resume": (train.main, ["resume=run"]),
     "resume with more": (train.main, ["resume=run", "trainer.max_steps=6"]),
 }
 

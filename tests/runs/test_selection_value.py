@@ -9,8 +9,9 @@ from commands import assert_one_message, run_command
 
 from sct import eval as evaluation
 from sct import report
+from sct.errors import UserError
 from sct.runs.run import open_run
-from sct.runs.selection import FILE, measure_selection
+from sct.runs.selection import FILE, measure_selection, read_value
 
 QUICK = ("figures=0", "save_predictions=false")
 
@@ -45,6 +46,14 @@ def test_the_learned_ranking_is_that_of_the_evaluation(run_copy, tmp_path):
     first = run.data.cases("test")[0].name
     dice = np.nanmean([row.dice for row in scored.rows if row.case_id == first])
     assert selection.outcomes["learned"].dice[0] == pytest.approx(dice, abs=1e-6)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"value": "high"}'])
+def test_a_damaged_file_is_told(text, tmp_path):
+    assert read_value(tmp_path) is None
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(UserError, match=r"selection\.json.*sct\.eval ckpt=RUN selection=true"):
+        read_value(tmp_path)
 
 
 def test_it_is_measured_by_one_process(run_copy):
