@@ -21,7 +21,7 @@ SMOKE = {"sct.data.sets.isic.ISIC": "smoke_isic", "sct.data.sets.synapse.Synapse
 # and what it leaves wide
 WIDTHS = {"encoder.stem.width": 8, "decoder.feature_size": 4}
 # which tokens exit depends on values: built with them
-WITH_VALUES = ("lookalike_dtop",)
+WITH_VALUES = ("lookalike_dtop", "synapse_dtop")
 
 
 def size_of(cfg) -> list[str]:

@@ -158,6 +158,16 @@ RECIPES = {
         "loss.pixel.log": False,
         "trainer.max_steps": 13950,
     },
+    "synapse_dtop": {
+        "encoder.dim": 768,
+        "encoder.depth": 12,
+        "encoder.patch_size": 16,
+        "encoder.class_token": False,
+        "encoder.reducer.blocks": [6, 8],
+        "encoder.reducer.head": "atm",
+        "decoder._target_": "sct.models.decoders.atm.ATM",
+        "data.roi_size": [512, 512],
+    },
 }
 # encoder -> the paper's numbers in its file
 METHODS = {
@@ -193,6 +203,19 @@ VARIANTS = {
         "schedule.min_factor": 0.1,  # down to 2e-6
         "loss.teacher": "RUN",
         "loss.distill_weight": 0.5,
+    },
+    ("hippocampus_stp_mta", "evit_finetuned"): {
+        "encoder.reducer.inside_block": True,
+        "encoder.reducer.fuse": True,
+        "optimizer.lr": 2e-5,
+        "optimizer.weight_decay": 1e-6,
+        "schedule.min_factor": 0.1,
+    },
+    ("synapse_dtop", "dtop_large"): {
+        "encoder.dim": 1024,
+        "encoder.depth": 24,
+        "encoder.num_heads": 16,
+        "encoder.reducer.blocks": [8, 16],
     },
     ("lookalike_dtop", "dtop_finetune"): {
         "encoder.reducer.mode": "finetune",
