@@ -6,7 +6,7 @@ Letters: B batch, H heads, L queries, M keys, D head width, S spatial size.
 import math
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from sct.models.segmenter import Segmenter
 Handler = Callable[[list, list], float]
 
 PARTS = ("encoder", "completion", "decoder")
+SELF_ATTENTION = re.compile(r"encoder\.blocks\.\d+\.attn")
 
 
 def attention_products(inputs: list, outputs: list) -> int:
@@ -142,6 +143,24 @@ def count_macs(segmenter: Segmenter, image: Tensor, *, convention: str = "fvcore
     image (B, C_in, *S): the result is the mean over the batch, since some methods keep a different number of tokens
     for each image. On the meta device (network and image) nothing is computed and counting takes a second.
     """
+    counts = counts_by_module(segmenter, image, convention=convention)
+    modules = {"total": "", **{part: part for part in PARTS}}
+    return {name: round(counts[module] / image.shape[0]) for name, module in modules.items()}
+
+
+def count_layers(segmenter: Segmenter, image: Tensor) -> dict[str, int]:
+    """MACs of linear and convolution layers alone: {"total", "self_attention"}; image as in `count_macs`.
+
+    "self_attention" is of the attention modules in the encoder's blocks, which are its projections and, with APFormer's
+    pruning, the projection of the thresholds. These are the SA-GFLOPs in table III of the APFormer paper.
+    """
+    counts = counts_by_module(segmenter, image, convention="modules")
+    attention = sum(count for name, count in counts.items() if SELF_ATTENTION.fullmatch(name))
+    return {"total": round(counts[""] / image.shape[0]), "self_attention": round(attention / image.shape[0])}
+
+
+def counts_by_module(segmenter: Segmenter, image: Tensor, *, convention: str) -> Mapping[str, float]:
+    """MACs of a whole batch by the name of the module; "" is the network."""
     check_convention(convention)
     segmenter.eval()
     analysis = FlopCountAnalysis(segmenter, image).set_op_handle(**CONVENTIONS[convention])
@@ -152,9 +171,8 @@ def count_macs(segmenter: Segmenter, image: Tensor, *, convention: str = "fvcore
     products = re.compile(r"mm\b|attention|conv|matmul|dot\b")
     missed = [name for name in analysis.unsupported_ops() if products.search(name)]
     if missed:
-        warnings.warn(f"MACs of {', '.join(missed)} are not counted: no handler in sct.profiling.macs.", stacklevel=2)
-    modules = {"total": "", **{part: part for part in PARTS}}
-    return {name: round(counts[module] / image.shape[0]) for name, module in modules.items()}
+        warnings.warn(f"MACs of {', '.join(missed)} are not counted: no handler in sct.profiling.macs.", stacklevel=3)
+    return counts
 
 
 def count_parameters(module: nn.Module, *, trainable: bool = False) -> int:

@@ -16,7 +16,8 @@ class Profile:
     """The result of profiling; `profile.json` has exactly these fields.
 
     params_by_part, macs: for "encoder", "completion", "decoder"; macs are for one image, with "total" and
-    "convention" in addition. macs_layers: total MACs of linear and convolution layers alone.
+    "convention" in addition. macs_layers: total MACs of linear and convolution layers alone; macs_attention_layers: of
+    these, those in the self-attention of the encoder (SA-GFLOPs of the APFormer paper).
     tokens_alive: patch tokens after each block, mean over the images; tokens_alive_spread: "p10", "p50" and "p90" of
     these numbers over the images.
     latency_ms: "inference" and "training" -> "total" and parts -> "median", "p10", "p90"; for one batch.
@@ -31,6 +32,7 @@ class Profile:
     params_by_part: dict[str, int]
     macs: dict[str, Any]
     macs_layers: int
+    macs_attention_layers: int
     tokens_alive: list[float]
     tokens_alive_spread: dict[str, list[float]]
     latency_ms: dict[str, Latency]
@@ -63,7 +65,7 @@ def format_profile(profile: Profile) -> str:
         *aligned(rows),
         "",
         f"MACs of one image, convention {profile.macs['convention']}; linear and convolution layers alone: "
-        f"{profile.macs_layers / 1e9:.2f} G",
+        f"{profile.macs_layers / 1e9:.2f} G, in self-attention {profile.macs_attention_layers / 1e9:.2f} G",
         f"{profile.params_trainable / 1e6:.2f} M parameters are trained",
         "tokens alive after each block: " + " ".join(map(brief, profile.tokens_alive)),
     ]

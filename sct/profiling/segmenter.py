@@ -17,7 +17,7 @@ from sct.models.base import Encoder
 from sct.models.segmenter import Segmenter
 from sct.models.selfcheck import choose_precision
 from sct.models.tokens import Encoded
-from sct.profiling.macs import PARTS, count_macs, count_parameters
+from sct.profiling.macs import PARTS, count_layers, count_macs, count_parameters
 from sct.profiling.profile import Profile
 from sct.profiling.timing import Inference, Training, device_name, measure, peak_memory_mb, write_trace
 from sct.runtime.precision import NumberFormat
@@ -47,8 +47,8 @@ def profile_segmenter(
     windows = windows.to(device)
     image = windows[: settings.batch_size]
     batches = windows.split(settings.batch_size)
-    macs = mean_macs(segmenter, batches, convention=settings.convention)
-    macs_layers = mean_macs(segmenter, batches, convention="modules")["total"]
+    macs = mean_counts(partial(count_macs, segmenter, convention=settings.convention), batches)
+    layers = mean_counts(partial(count_layers, segmenter), batches)
     with torch.no_grad():
         alive = np.hstack([tokens_alive(segmenter.encoder, segmenter.encoder(batch)) for batch in batches])
     runs: dict[str, Inference | Training] = {}
@@ -86,7 +86,8 @@ def profile_segmenter(
         params_trainable=count_parameters(segmenter, trainable=True),
         params_by_part={part: count_parameters(getattr(segmenter, part)) for part in PARTS},
         macs={"convention": settings.convention, **macs},
-        macs_layers=macs_layers,
+        macs_layers=layers["total"],
+        macs_attention_layers=layers["self_attention"],
         tokens_alive=alive.mean(axis=1).tolist(),
         tokens_alive_spread={f"p{q}": np.percentile(alive, q, axis=1).tolist() for q in (10, 50, 90)},
         latency_ms=latency,
@@ -108,11 +109,10 @@ def profile_segmenter(
     )
 
 
-def mean_macs(segmenter: Segmenter, batches: Sequence[Tensor], *, convention: str) -> dict[str, int]:
-    """`count_macs` as a mean over all images of batches (B, C_in, *S)."""
-    counts = [count_macs(segmenter, batch, convention=convention) for batch in batches]
-    sizes = [len(batch) for batch in batches]
-    return {part: round(float(np.average([count[part] for count in counts], weights=sizes))) for part in counts[0]}
+def mean_counts(count: Callable[[Tensor], dict[str, int]], batches: Sequence[Tensor]) -> dict[str, int]:
+    """What `count` gives for a batch (B, C_in, *S), as a mean over all images of all batches."""
+    counts, sizes = [count(batch) for batch in batches], [len(batch) for batch in batches]
+    return {part: round(float(np.average([row[part] for row in counts], weights=sizes))) for part in counts[0]}
 
 
 def two_steps(run: Inference | Training) -> None:

@@ -6,7 +6,7 @@ import torch
 from sct.config.check import build
 from sct.config.command import compose_config
 from sct.models.segmenter import Segmenter
-from sct.profiling.macs import count_macs, count_parameters
+from sct.profiling.macs import count_layers, count_macs, count_parameters
 
 # APFormer before its gate prunes anything; thresholds add their linear layers
 UNPRUNED = ("encoder.gate=null",)
@@ -61,6 +61,28 @@ def test_transunet():
     assert stem == pytest.approx(3.94, rel=1e-2)
     total = gmacs(segmenter, size=224, convention="modules")["total"]
     assert total - stem == pytest.approx(24.6, rel=5e-3)
+
+
+# network -> self-attention's linear layers by hand (4 N C^2 a block; APFormer has 6 heads of 128), and the paper's G
+SELF_ATTENTION = {
+    "setr": (12 * 4 * 1024 * 512**2, 12.89),
+    # the paper's tool counts biases too, 0.01 G
+    "transunet": (12 * 4 * 256 * 768**2, 7.26),
+    # what the paper counts beside the projections is not said
+    "apformer": (4 * 4 * 1024 * 128 * 768, 1.63),
+}
+
+
+@pytest.mark.parametrize("encoder", SELF_ATTENTION)
+def test_self_attention_as_the_paper_counts_it(encoder):
+    decoder = {"setr": "setr_pup", "transunet": "cup", "apformer": "unet"}[encoder]
+    prune_nothing = ("encoder.gate=null", "encoder.attention.dependencies=null") if encoder == "apformer" else ()
+    segmenter = network(f"encoder={encoder}", f"decoder={decoder}", *prune_nothing, size=256, classes=2)
+    by_hand, published = SELF_ATTENTION[encoder]
+    found = count_layers(segmenter, torch.empty(2, 3, 256, 256, device="meta"))
+    assert found["self_attention"] == by_hand
+    assert by_hand / 1e9 == pytest.approx(published, rel=1.3e-2)
+    assert found["total"] / 1e9 == pytest.approx(gmacs(segmenter, size=256, convention="modules")["total"])
 
 
 class Stem(torch.nn.Module):

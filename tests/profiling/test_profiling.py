@@ -315,7 +315,16 @@ def test_counting_without_computing_gives_the_same(choice, smoke):
         )
         for device in ("cpu", "meta")
     )
-    same = ("params", "params_by_part", "macs", "macs_layers", "tokens_alive", "tokens_alive_spread", "gain_bound")
+    same = (
+        "params",
+        "params_by_part",
+        "macs",
+        "macs_layers",
+        "macs_attention_layers",
+        "tokens_alive",
+        "tokens_alive_spread",
+        "gain_bound",
+    )
     assert {name: getattr(counted, name) for name in same} == {name: getattr(computed, name) for name in same}
 
 
