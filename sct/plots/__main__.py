@@ -15,6 +15,9 @@ FIGURES = {
     "panels": "predictions of several runs beside the image and the truth",
     "curves": "pixel loss and validation Dice of several runs over the training",
     "depth": "how long each patch of a case is kept, and the patches that remain after each stage",
+    "stages": "tokens that exit early (DToP), and the prediction after each stage",
+    "heads": "how important each head of attention is for each token, as AS-ViT weights them",
+    "positions": "APFormer's relative positions (GRPE) as heat maps, of all places and of one query",
     "kept": "how many tokens each image keeps, with easy, normal and hard cases",
     "sparsity": "sparsity of each class and its gain in Dice over a baseline",
 }

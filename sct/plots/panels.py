@@ -126,8 +126,8 @@ def tint(axes: "Axes", labels: np.ndarray, *, aspect: float) -> None:
     axes.imshow(colors, aspect=aspect, interpolation="nearest")
 
 
-def legend(figure: "Figure", *, classes: Sequence[tuple[int, str]]) -> None:
-    """Draws the legend of classes (value, name) and of the outline above the panels."""
+def legend(figure: "Figure", *, classes: Sequence[tuple[int, str]], title: str = "") -> None:
+    """Draws the legend of classes (value, name) and of the outline above the panels, below a title."""
     axes = figure.axes[0]
     entries = [
         axes.plot([], [], linestyle="none", marker="s", color=class_color(value), label=name)[0]
@@ -136,4 +136,4 @@ def legend(figure: "Figure", *, classes: Sequence[tuple[int, str]]) -> None:
     entries += axes.plot(
         [], [], linestyle="none", marker="s", markerfacecolor=TRUTH, markeredgecolor=INK, label="outline of the truth"
     )
-    figure.legend(handles=entries, loc="outside upper center", ncols=5)
+    figure.legend(handles=entries, loc="outside upper center", ncols=5, title=title)

@@ -2,6 +2,7 @@
 
 import difflib
 from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,15 +27,22 @@ class Window:
     spacing: list[float]
 
 
-def open_run(run: str, *, options: Namespace) -> Run:
-    """A run by its folder or checkpoint, with the weights, data root, device and trusted packages of `options`."""
+def open_run(run: str, *, options: Namespace, encoder: Mapping[str, Any] | None = None, with_data: bool = True) -> Run:
+    """A run by its folder or checkpoint, with the weights, data root, device and trusted packages of `options`.
+
+    encoder: settings of the pruning method that are changed after training, as {"reducer": {"p0": 0.8}}
+    with_data: whether the data set is prepared, which figures of the weights alone do not need
+    """
     checkpoint.find(run, weights=options.weights, key="run")
     changes: dict[str, Any] = {"data": {"root": options.root}} if options.root else {}
+    if encoder:
+        changes["encoder"] = encoder
     trust = Trust(options.plugins, option="--plugins {}")
     opened = open_trained(
         run, weights=options.weights, device=options.device, precision="fp32", changes=changes, trust=trust
     )
-    opened.data.prepare()
+    if with_data:
+        opened.data.prepare()
     return opened
 
 

@@ -107,6 +107,15 @@ def test_gate(run: Path, tmp_path: Path) -> None:
     assert_written(tmp_path / "gate", "gate", run, "--case", *CASES)
 
 
+def test_positions_need_no_data(run: Path, tmp_path: Path) -> None:
+    arguments = (run, "--layer", 2, "--head", 2, "--query", 3, 4)
+    figure = drawn("positions", *arguments)
+    expected = opened(run).network.encoder.blocks[1].attn.positions()[1].detach()
+    np.testing.assert_allclose(figure.axes[2].images[0].get_array(), expected)
+    np.testing.assert_allclose(figure.axes[3].images[0].get_array(), expected[3 * 8 + 4].reshape(8, 8))
+    assert_written(tmp_path / "positions", "positions", *arguments, "--root", tmp_path / "nowhere")
+
+
 def test_panels_predict_what_an_evaluation_writes_and_take_it_where_it_is(run: Path, tmp_path: Path) -> None:
     arguments = ("--run", f"one={run}", "--run", f"two={run}/checkpoints/best.pt", "--cases", *CASES)
     fresh = drawn("panels", *arguments)
@@ -218,6 +227,7 @@ def test_curves(run: Path, tmp_path: Path) -> None:
         (("attention", "--case", "ISIC_5"), "has no case ISIC_5"),
         (("attention", "--case", CASES[0], "--layer", "3"), "--layer 3: this network has blocks 1 to 2"),
         (("attention", "--case", CASES[0], "--head", "0"), "--head 0: this network has heads 1 to 2"),
+        (("positions", "--query", "8", "0"), r"\(8, 0\): give a patch of the grid \(8, 8\)"),
         (
             ("attention", "--case", CASES[0], "--query", "8", "0"),
             r"\(8, 0\): give a patch of the grid \(8, 8\)",

@@ -43,8 +43,14 @@ class GRPE(nn.Module):
 
     def forward(self) -> Tensor:
         """P (H, N, N): entry (i, j) is added to the product of query i and key j."""
-        gaussian = torch.exp(-self.distance / (2 * self.theta.square().unsqueeze(1) + 1e-6))
-        offset_values = self.position_table + self.scale * gaussian
+        return self.by_pair(self.position_table + self.scale * self.gaussian())
+
+    def gaussian(self) -> Tensor:
+        """G of every offset, before its scale: (H, M)."""
+        return torch.exp(-self.distance / (2 * self.theta.square().unsqueeze(1) + 1e-6))
+
+    def by_pair(self, offset_values: Tensor) -> Tensor:
+        """Values of offsets (H, M) for every pair of places (H, N, N)."""
         N = math.isqrt(self.index.numel())
         return offset_values.index_select(1, self.index).reshape(-1, N, N)
 
