@@ -9,6 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 DOCS, CONFIGS = ROOT / "docs", ROOT / "configs"
 README = ROOT / "README.md"
+# generated, with commands that stand for one another's runs
+PAPER_TABLES = DOCS / "reference/paper-tables.md"
 SHELL = ("bash", "sh")
 
 

@@ -43,10 +43,10 @@ def succeed(main: Callable[[], None], *arguments: object) -> None:
     assert outcome.status == 0, f"{' '.join(map(str, arguments))}\n{outcome.err}\n{outcome.out}"
 
 
-def first_job(arguments: Sequence[str]) -> list[str]:
-    """The overrides of a command; of a sweep those of its first job, as Hydra's own sweeper makes them."""
+def jobs(arguments: Sequence[str]) -> list[list[str]]:
+    """The overrides of every job of a command: with -m those of the sweep, as Hydra's own sweeper makes them."""
     if "-m" not in arguments:
-        return list(arguments)
+        return [list(arguments)]
     overrides = [argument for argument in arguments if argument != "-m" and not argument.startswith("hydra")]
     overrides = [override for override in overrides if override != SEARCH]
     names = [override.partition("=")[2] for override in overrides if override.startswith("+sweep=")]
@@ -55,7 +55,12 @@ def first_job(arguments: Sequence[str]) -> list[str]:
         given = {override.split("=")[0] for override in overrides}
         overrides += [f"{key}={value}" for key, value in params.items() if key not in given]
     (batch,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(overrides), None)
-    return [*batch[0], "hydra.mode=RUN"]
+    return [[*job, "hydra.mode=RUN"] for job in batch]
+
+
+def first_job(arguments: Sequence[str]) -> list[str]:
+    """The overrides of a command; of a sweep those of its first job."""
+    return jobs(arguments)[0]
 
 
 def small(overrides: Sequence[str], *, cfg: DictConfig) -> list[str]:

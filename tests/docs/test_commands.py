@@ -1,7 +1,8 @@
 """Every command in README and docs runs, in small.
 
-Those of pages that make files are in test_python.py. A command that can't run here is composed and checked, or its
-options are parsed: `NOT_RUN` says which and why. A command that no rule knows fails its test.
+Those of pages that make files are in test_python.py, those of the papers' tables in test_paper_tables.py. A command
+that can't run here is composed and checked, or its options are parsed: `NOT_RUN` says which and why. A command that no
+rule knows fails its test.
 """
 
 import re
@@ -22,7 +23,7 @@ import numpy as np
 import pytest
 from commands import own_settings
 from dicom_files import needs_dicom, write_series
-from doc_pages import ROOT, SHELL, blocks, commands, inline_code, makes_files, pages
+from doc_pages import PAPER_TABLES, ROOT, SHELL, blocks, commands, inline_code, makes_files, pages
 from exported_runs import needs
 from omegaconf import DictConfig, OmegaConf
 from shrunk import OWN_DATA, first_job, replaced, small, succeed
@@ -48,6 +49,8 @@ NOT_RUN = {
     "data=pictures": "pictures of the user's; tests/test_picture_set_end_to_end.py trains on some",
     "attention": "a run of APFormer; tests/plots draws this figure",
     "gate": "a run of APFormer; tests/plots draws this figure",
+    "positions": "a run of APFormer; tests/plots draws this figure",
+    "stages": "a run of DToP; tests/plots draws this figure",
 }
 # all other scripts measure for minutes, and have tests of their own: their options are parsed
 RUN_SCRIPTS = ("draw_readme",)
@@ -62,6 +65,8 @@ def every_command() -> dict[Words, str]:
     """Each different command of all pages, in blocks and in sentences, and the first place where it stands."""
     found: dict[Words, str] = {}
     for page in pages():
+        if page == PAPER_TABLES:
+            continue
         for block in blocks(page, *SHELL):
             for words in commands(block) if not makes_files(page) else []:
                 found.setdefault(words, block.place)
