@@ -198,7 +198,8 @@ class ReportConfig:
     runs: run folders, folders of runs, or patterns in quotes; a list in brackets
     split: split of the evaluations: val or test
     baseline: row that the others are compared with: its label, or a part that no other label has; null: none
-    scores: columns: any of dice, iou, accuracy, sensitivity, specificity, nsd, hd95, and lesion for lesion-wise ones
+    scores: columns: any of dice, iou, pooled_iou, accuracy, sensitivity, specificity, nsd, hd95, and lesion for
+        lesion-wise ones
     classes: also a column for every class
     papers: a YAML file {label: {column: figure}} with figures of papers, which get columns of their own
     plot: also draw Dice against cost

@@ -31,12 +31,15 @@ from scipy import ndimage
 
 from sct.data.outputs import Outputs, any_of
 from sct.evaluation.lesions import Lesions, count_lesions, pooled
+from sct.evaluation.pooled import VOXEL_COUNTS, Voxels, pooled_iou
 from sct.evaluation.surfaces import Box, bounding_box, join, surface_scores
 
 OVERLAPS = ("dice", "iou", "accuracy", "sensitivity", "specificity")
 # scores from 0 to 1
 SHARES = (*OVERLAPS, "nsd")
 DISTANCES = ("hd95_mm", "hd95_voxel")
+# over all cases together
+POOLED = ("pooled_iou",)
 # of the lesions of a class, where they are asked for
 LESION_SHARES = ("lesion_sensitivity", "lesion_precision", "lesion_f1")
 LESION_COUNTS = ("lesions_found", "lesions_missed", "lesions_false")
@@ -51,6 +54,7 @@ class Row:
     Of the voxels of the class, against all others: dice 2 TP / (2 TP + FP + FN), iou TP / (TP + FP + FN),
     accuracy (TP + TN) / all, sensitivity TP / (TP + FN), specificity TN / (TN + FP), 1 if the class fills the image.
     Of its surfaces: nsd the share within the tolerance, hd95 the 95 % Hausdorff distance, see `surface_scores`.
+    voxels_hit, voxels_wrong, voxels_lost: TP, FP and FN, for scores over all cases together.
     Of its connected parts, where asked: how many are found, missed and false, see `sct.evaluation.lesions`.
     """
 
@@ -66,6 +70,9 @@ class Row:
     nsd: float = math.nan
     hd95_mm: float = math.nan
     hd95_voxel: float = math.nan
+    voxels_hit: float = math.nan
+    voxels_wrong: float = math.nan
+    voxels_lost: float = math.nan
     lesion_sensitivity: float = math.nan
     lesion_precision: float = math.nan
     lesion_f1: float = math.nan
@@ -156,10 +163,13 @@ def score_case(
     for name, values in outputs.scored.items():
         box_pred, box_truth = (_box_of(values, boxes) for boxes in (boxes_pred, boxes_truth))
         overlaps, (share, distance) = (0.0,) * len(OVERLAPS), worst
+        voxels = Voxels(0, _size(pred_labels, values, box_pred), _size(truth_labels, values, box_truth))
         if box_pred is not None and box_truth is not None:
             box = join(box_pred, box_truth)
             pred, truth = any_of(pred_labels[box], values), any_of(truth_labels[box], values)
-            overlaps = _overlaps(pred, truth, num_voxels=num_voxels)
+            hit = int(np.count_nonzero(pred & truth))
+            voxels = Voxels(hit, voxels.wrong - hit, voxels.lost - hit)
+            overlaps = _overlaps(voxels, num_voxels=num_voxels)
             if surface:
                 limit = tolerance.get(name, TOLERANCE)
                 distance, share = surface_scores(pred, truth, spacing=spacing, tolerance=limit)
@@ -177,16 +187,16 @@ def score_case(
                 **dict(zip(OVERLAPS, overlaps, strict=True)),
                 nsd=share,
                 **{f"hd95_{unit}": distance},
+                **dict(zip(VOXEL_COUNTS, map(float, voxels), strict=True)),
                 **counted,
             )
         )
     return rows
 
 
-def _overlaps(pred: np.ndarray, truth: np.ndarray, *, num_voxels: int) -> tuple[float, ...]:
-    """The scores `OVERLAPS` of two masks, neither of them empty, cut out of an image of `num_voxels`."""
-    hit = int(np.count_nonzero(pred & truth))
-    wrong, lost = int(np.count_nonzero(pred)) - hit, int(np.count_nonzero(truth)) - hit
+def _overlaps(voxels: Voxels, *, num_voxels: int) -> tuple[float, ...]:
+    """The scores `OVERLAPS` of two masks, neither of them empty, in an image of `num_voxels`."""
+    hit, wrong, lost = voxels
     rest = num_voxels - hit - wrong - lost
     return (
         2 * hit / (2 * hit + wrong + lost),
@@ -195,6 +205,11 @@ def _overlaps(pred: np.ndarray, truth: np.ndarray, *, num_voxels: int) -> tuple[
         hit / (hit + lost),
         rest / (rest + wrong) if rest + wrong else 1.0,
     )
+
+
+def _size(labels: np.ndarray, values: Sequence[int], box: Box | None) -> int:
+    """Number of voxels of some values in a label map (*S), given the box round them."""
+    return 0 if box is None else int(np.count_nonzero(any_of(labels[box], values)))
 
 
 def _lesion_fields(
@@ -237,8 +252,8 @@ def summarize(rows: Iterable[Row], *, groups: Mapping[str, Sequence[str]] | None
 
     `groups` asks for further means over named lists of classes. A mean of nothing is None (null in JSON).
     HD95 is there in the units that the rows have, in mm if they have none; other scores than overlaps where a row has
-    them, and `lesions`, sums over the cases of a class, where they were counted. Raises ValueError if a group names an
-    unknown class.
+    them, and `pooled_iou` and `lesions`, sums over the cases of a class, where they were counted. Raises ValueError if
+    a group names an unknown class.
     """
     rows = unique_rows(rows)
     by_class: dict[str, list[Row]] = {}
@@ -250,7 +265,9 @@ def summarize(rows: Iterable[Row], *, groups: Mapping[str, Sequence[str]] | None
             raise ValueError(f"group {group}: unknown classes {sorted(unknown)}, have {list(by_class)}")
 
     def means(field: str) -> dict:
-        per_class = {name: _mean(getattr(row, field) for row in own) for name, own in by_class.items()}
+        return with_means({name: _mean(getattr(row, field) for row in own) for name, own in by_class.items()})
+
+    def with_means(per_class: dict[str, float | None]) -> dict:
         return {
             "mean": _mean(per_class.values()),
             "per_class": per_class,
@@ -260,6 +277,10 @@ def summarize(rows: Iterable[Row], *, groups: Mapping[str, Sequence[str]] | None
     def known(names: Sequence[str]) -> list[str]:
         return [name for name in names if any(not math.isnan(getattr(row, name)) for row in rows)]
 
+    voxels = {
+        name: pooled_iou(Voxels(row.voxels_hit, row.voxels_wrong, row.voxels_lost) for row in own)
+        for name, own in by_class.items()
+    }
     counted = {
         name: pooled(lesions)
         for name, own in by_class.items()
@@ -270,6 +291,7 @@ def summarize(rows: Iterable[Row], *, groups: Mapping[str, Sequence[str]] | None
             name: means(name)
             for name in (*OVERLAPS, *known(("nsd",)), *(known(DISTANCES) or DISTANCES[:1]), *known(LESION_SHARES))
         },
+        **({"pooled_iou": with_means(voxels)} if known(VOXEL_COUNTS) else {}),
         **_counts(rows),
         "counts_per_class": {name: _counts(own) for name, own in by_class.items()},
         **({"lesions": counted} if counted else {}),

@@ -9,15 +9,25 @@ from pathlib import Path
 
 from sct.errors import UserError
 from sct.evaluation.lesions import RULE, aligned, lesion_table
-from sct.evaluation.metrics import DISTANCES, LESION_COUNTS, LESION_SHARES, SHARES, Row, summarize, unique_rows
+from sct.evaluation.metrics import (
+    DISTANCES,
+    LESION_COUNTS,
+    LESION_SHARES,
+    POOLED,
+    SHARES,
+    Row,
+    summarize,
+    unique_rows,
+)
+from sct.evaluation.pooled import VOXEL_COUNTS
 from sct.runtime.files import write_text
 
-SCORES = (*SHARES, *DISTANCES, *LESION_SHARES)
-COLUMNS = ("case_id", "class", *SHARES, *DISTANCES, "missed", "false_positive")
+SCORES = (*SHARES, *POOLED, *DISTANCES, *LESION_SHARES)
+COLUMNS = ("case_id", "class", *SHARES, *DISTANCES, *VOXEL_COUNTS, "missed", "false_positive")
 # where they were asked for
 LESIONS = (*LESION_SHARES, *LESION_COUNTS)
 # what earlier versions did not measure
-NEW = ("nsd",)
+NEW = ("nsd", *VOXEL_COUNTS)
 # columns of a table where nobody chooses them
 SHOWN = ("dice", "nsd", "hd95")
 HEADS = {
@@ -27,6 +37,7 @@ HEADS = {
     "sensitivity": "sensitivity",
     "specificity": "specificity",
     "nsd": "NSD",
+    "pooled_iou": "IoU pooled",
     "hd95_mm": "HD95 (mm)",
     "hd95_voxel": "HD95 (voxels)",
     "lesion_sensitivity": "lesion sensitivity",
@@ -101,7 +112,7 @@ def read_cases_csv(path: Path) -> list[Row]:
                 class_name=line["class"],
                 missed=line["missed"] == "1",
                 false_positive=line["false_positive"] == "1",
-                **{name: float(line.get(name) or "nan") for name in (*SHARES, *DISTANCES, *LESIONS)},
+                **{name: float(line.get(name) or "nan") for name in (*SHARES, *DISTANCES, *VOXEL_COUNTS, *LESIONS)},
             )
             for line in lines
         ]
@@ -110,7 +121,7 @@ def read_cases_csv(path: Path) -> list[Row]:
 def markdown_table(summary: Mapping, *, scores: Sequence[str] = SHOWN) -> str:
     """The summary as an aligned markdown table, a line per class and per mean, for a file or a terminal.
 
-    scores: columns, of `SHARES` and `hd95`, which is every unit that the summary has it in
+    scores: columns, of `SHARES`, `pooled_iou` and `hd95`, which is every unit that the summary has it in
     """
     columns = [name for name in SCORES if name in summary and (name in scores or name.split("_")[0] in scores)]
     header = ("class", *(HEADS[name] for name in columns), "cases", "missed", "false pos.", "absent")
@@ -132,7 +143,8 @@ def _cases_csv(rows: Sequence[Row]) -> str:
     lesions = LESIONS if any(row.lesions is not None for row in rows) else ()
     writer.writerow((*COLUMNS, *lesions))
     for row in rows:
-        numbers, more = ([_exact(getattr(row, name)) for name in names] for names in ((*SHARES, *DISTANCES), lesions))
+        columns = (*SHARES, *DISTANCES, *VOXEL_COUNTS)
+        numbers, more = ([_exact(getattr(row, name)) for name in names] for names in (columns, lesions))
         writer.writerow((row.case_id, row.class_name, *numbers, int(row.missed), int(row.false_positive), *more))
     return text.getvalue()
 
@@ -143,7 +155,7 @@ def _exact(value: float) -> str:
 
 
 def _number(value: float | None, *, of: str) -> str:
-    return "-" if value is None else f"{value:.4f}" if of in (*SHARES, *LESION_SHARES) else f"{value:.2f}"
+    return "-" if value is None else f"{value:.4f}" if of in (*SHARES, *POOLED, *LESION_SHARES) else f"{value:.2f}"
 
 
 def _counts(counts: Mapping) -> tuple[str, ...]:
