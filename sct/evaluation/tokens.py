@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sct.data.outputs import Outputs
@@ -99,10 +100,12 @@ def chosen_shares(scores: Sequence[Scores], foreground: Tensor) -> dict[str, flo
     foreground (B, *grid). A stage that sees no foreground has no share.
     """
     row = {}
+    # tokens without a place (index N), such as EViT's fused token, are no foreground
+    places = F.pad(foreground.flatten(1), (0, 1))
     for number, stage in enumerate(scores, start=1):
         values = stage.values.detach()
         ranked = torch.ones_like(values, dtype=torch.bool) if stage.alive is None else stage.alive.detach() > 0
-        worth = gather_tokens(foreground.flatten(1), stage.index) & ranked
+        worth = gather_tokens(places, stage.index) & ranked
         chosen = hard_top_k(values.masked_fill(~ranked, -torch.inf), k=stage.num_kept).bool()
         if worth.any():
             row[f"tokens/foreground_chosen_{number}"] = (chosen & worth).sum().item() / worth.sum().item()

@@ -7,8 +7,16 @@ import torch
 
 from sct.data.cases import LabelMap
 from sct.data.outputs import Classes
-from sct.evaluation.tokens import alive_spread, alive_tokens, kept_shares, known_means, method_numbers, token_statistics
-from sct.models.tokens import Encoded, Prediction, Tokens
+from sct.evaluation.tokens import (
+    alive_spread,
+    alive_tokens,
+    chosen_shares,
+    kept_shares,
+    known_means,
+    method_numbers,
+    token_statistics,
+)
+from sct.models.tokens import Encoded, Prediction, Scores, Tokens
 
 OUTPUTS = Classes(LabelMap(("background", "organ")))
 # number of stages that each patch of two images survived, of two stages
@@ -38,6 +46,16 @@ def test_shares_kept_at_every_stage():
     )
     nothing = kept_shares(DEPTH, {"foreground": torch.zeros_like(foreground)}, num_stages=1)
     assert nothing == {"tokens/kept_1": 0.75}
+
+
+def test_foreground_that_the_scores_choose():
+    foreground = torch.tensor([[[True, False], [True, True]]])
+    # of places 0, 1, 3 and a fused token (place 4, the highest score) two are kept: 4 and 1
+    fused = Scores(torch.tensor([[0.2, 0.6, 0.3, 0.9]]), torch.tensor([[0, 1, 3, 4]]), num_kept=2)
+    found = chosen_shares([fused], foreground)
+    assert found["tokens/foreground_chosen_1"] == 0
+    more = Scores(fused.values, fused.index, num_kept=3)
+    assert chosen_shares([more], foreground)["tokens/foreground_chosen_1"] == 0.5
 
 
 def test_numbers_of_tokens_alive():
