@@ -45,7 +45,7 @@ def test_token_statistics_by_hand():
         "tokens/boundary_kept_1": pytest.approx(2 / 3),
         "tokens/wrong_kept_1": pytest.approx(2 / 3),
         "tokens/foreground_chosen_1": 1.0,
-        "reducer/spread_1": pytest.approx(math.sqrt(5 / 3)),
+        "reducer/spread_1": pytest.approx(math.sqrt(5 / 4)),
         "tokens/fewest_1": 1,
         "tokens/most_1": 2,
         "reducer/threshold_1": 0.5,
