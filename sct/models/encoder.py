@@ -10,18 +10,21 @@ from functools import partial
 from typing import Literal, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sct.errors import UserError
 from sct.models.base import Encoder
 from sct.models.blocks.convolutions import PATCH_EMBEDDING
-from sct.models.blocks.layers import FULL, AttentionStats, Block, Layout, init_weights, make_dropout, sincos_positions
+from sct.models.blocks.layers import AttentionStats, Block, Layout, init_weights, shrink_branches, sincos_positions
+from sct.models.blocks.mlp import Activation, is_gated, make_dropout
+from sct.models.blocks.rotary import rotary_table
 from sct.models.grid import join, split, survival, unmerge, whole_grid
+from sct.models.layout import layout_of
 from sct.models.patch import patch_sizes, token_grid
-from sct.models.placement import check_partition, check_pruning, check_stages, tap_blocks
+from sct.models.placement import check_options, check_partition, check_pruning, check_stages, tap_blocks
 from sct.models.reducers.base import Reducer
 from sct.models.stems.base import Stem
+from sct.models.stems.pyramid import PyramidEmbedding
 from sct.models.tokens import Encoded, FeatureSpec, Tokens
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,8 @@ class ViTEncoder(Encoder):
     - A hybrid has a `stem` of convolutions. Every place of the stem's output is a patch, and the stem's pyramid goes to
       the decoder.
     - Where voxels are longer along one axis, fewer of them along it make a patch nearer to a cube: [8,8,4].
+    - `rotary` rotates queries and keys by the place of their token, beside the learned positions or instead of them. A
+      merged token has the place of the token into which others were merged; tokens without a place are not rotated.
     - `attention` replaces the plain attention of all blocks. `gate` decides from the stem's output which tokens are
       no queries in this attention (APFormer, and its pruning on other networks).
 
@@ -52,7 +57,10 @@ class ViTEncoder(Encoder):
     mlp_ratio: hidden channels of the MLP, as a multiple of dim
     qkv_bias: whether the projections to queries, keys and values have biases
     class_token: whether a class token is added to the patch tokens
-    activation: activation of the MLP: gelu or relu
+    activation: activation of the MLP: gelu, relu, or swiglu (gated: a third linear layer)
+    mlp_norm: whether the MLP has a LayerNorm before its last linear layer (EVA-02)
+    attention_norm: whether attention has a LayerNorm before its last linear layer (EVA-02)
+    layer_scale: initial factor of both branches of a block, learned for each channel, such as 0.1; null: no factors
     dropout: probability of dropout after the embedding and after the linear layers of the MLP
     drop_path: probability that the last block is skipped in training; it falls linearly to 0 at the first block
     norm_eps: epsilon of the LayerNorms
@@ -60,13 +68,17 @@ class ViTEncoder(Encoder):
     transformer: false: the identity control, without any transformer block
     position_init: initial values of the learned positions: normal, sincos (sines and cosines of the place), or none (no
         positions)
+    rotary: whether queries and keys are rotated by the place of their token in the grid
     init_std: standard deviation of the initial weights of the linear layers
+    depth_init: whether the last linear layers of attention and MLP in block i start divided by sqrt(2 i) (EVA-02)
     stem: convolutions before the transformer; null: no stem
+    pyramid_embed: whether the stem's finer maps are projected to the tokens, too, with learned factors (Primus V3)
     gate: decides which tokens are no queries in attention (APFormer); null: all tokens are queries
     attention: replaces the attention of all blocks; null: plain attention
     reducer: the pruning method; null: dense, no token is pruned
     """
 
+    rotary: Tensor | None
     no_weight_decay = ("class_token", "position")
 
     def __init__(
@@ -83,27 +95,33 @@ class ViTEncoder(Encoder):
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
         class_token: bool = True,
-        activation: Literal["gelu", "relu"] = "gelu",
+        activation: Activation = "gelu",
+        mlp_norm: bool = False,
+        attention_norm: bool = False,
+        layer_scale: float | None = None,
         dropout: float = 0.0,
         drop_path: float = 0.0,
         norm_eps: float = 1e-6,
         taps: int | Sequence[int] = 0,
         transformer: bool = True,
         position_init: Literal["normal", "sincos", "none"] = "normal",
+        rotary: bool = False,
         init_std: float = 0.02,
+        depth_init: bool = False,
         stem: Callable[..., Stem] | None = None,
+        pyramid_embed: bool = False,
         gate: Callable[..., nn.Module] | None = None,
         attention: Callable[..., nn.Module] | None = None,
         reducer: Callable[..., Reducer] | None = None,
     ) -> None:
         super().__init__()
-        if init_std <= 0:
-            raise UserError(f"encoder.init_std={init_std}: choose a standard deviation above 0, such as 0.02.")
         dims = len(image_size)
         patch = patch_sizes(patch_size, num_axes=dims)
         self.grid = token_grid(tuple(image_size), patch)
         self.depth = depth = depth if transformer else 0
         check_pruning(gate=gate, stem=stem, attention=attention, reducer=reducer, class_token=class_token)
+        plain_only = {"rotary": rotary, "attention_norm": attention_norm} if attention is not None else {}
+        check_options(init_std=init_std, plain_only=plain_only, pyramid_embed=pyramid_embed, stem=stem)
         if not depth and attention is not None:
             logger.warning("encoder.attention and encoder.gate are ignored: the encoder has no transformer block")
             attention = gate = None
@@ -112,6 +130,9 @@ class ViTEncoder(Encoder):
         if self.stem is not None:
             channels, embedded = self.stem.out_channels, (1,) * dims
         self.patch_embed = PATCH_EMBEDDING[dims](channels, dim, kernel_size=embedded, stride=embedded)  # type: ignore[arg-type]
+        self.pyramid_embed = None
+        if pyramid_embed and self.stem is not None:
+            self.pyramid_embed = PyramidEmbedding(self.stem.pyramid_channels, dim=dim, patch_size=patch)
         self.gate = gate(spatial_dims=dims, in_channels=channels) if gate is not None else None
         self.dropout = make_dropout(dropout)
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
@@ -120,6 +141,9 @@ class ViTEncoder(Encoder):
         self.position = None
         if position_init != "none":
             self.position = nn.Parameter(torch.zeros(1, self.num_prefix + num_tokens, dim))
+        table = rotary_table(self.grid, head_dim=dim // num_heads) if rotary else None
+        # not saved with the weights: grid and width of a head determine it
+        self.register_buffer("rotary", table, persistent=False)
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         self.blocks: Sequence[Block] = nn.ModuleList(  # type: ignore[assignment]
             Block(
@@ -128,6 +152,9 @@ class ViTEncoder(Encoder):
                 mlp_ratio=mlp_ratio,
                 qkv_bias=qkv_bias,
                 activation=activation,
+                mlp_norm=mlp_norm,
+                layer_scale=layer_scale,
+                attention_norm=attention_norm,
                 dropout=dropout,
                 drop_path=rate,
                 norm_eps=norm_eps,
@@ -148,6 +175,7 @@ class ViTEncoder(Encoder):
             pyramid_channels=self.stem.pyramid_channels if self.stem is not None else (),
             depth=depth,
             mlp_ratio=mlp_ratio,
+            mlp_layers=2 + is_gated(activation),
             num_classes=num_classes,
             overlapping=overlapping,
             prunes_rows=gate is not None,
@@ -158,7 +186,7 @@ class ViTEncoder(Encoder):
         if self.reducer is not None:
             check_stages(self.reducer, depth=depth, class_token=class_token)
             self.spec = replace(self.spec, num_stages=len(self.reducer.blocks), restored=self.reducer.restores)
-        self.reset_parameters(position_init, std=init_std)
+        self.reset_parameters(position_init, std=init_std, depth_init=depth_init)
         if self.reducer is not None and self.reducer.freezes_encoder:
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(name.startswith("reducer."))
@@ -174,8 +202,10 @@ class ViTEncoder(Encoder):
                 part.train(mode and name == "reducer")
         return self
 
-    def reset_parameters(self, position_init: str, *, std: float) -> None:
+    def reset_parameters(self, position_init: str, *, std: float, depth_init: bool) -> None:
         self.apply(partial(init_weights, std=std))
+        if depth_init:
+            shrink_branches(self.blocks)
         if self.position is not None:
             nn.init.trunc_normal_(self.position, std=0.02)
             if position_init == "sincos":
@@ -200,7 +230,7 @@ class ViTEncoder(Encoder):
                 f"{tuple(image.shape)}. For a whole image use sct.load(RUN).predict(image), or an inferer."
             )
         features, pyramid = self.stem(image) if self.stem is not None else (image, [])
-        x = self.embed(features)
+        x = self.embed(features, pyramid)
         B, P = x.shape[0], self.num_prefix
         index = torch.arange(x.shape[1] - P, device=x.device).expand(B, -1)
         tokens = Tokens(x[:, P:], index)
@@ -210,26 +240,25 @@ class ViTEncoder(Encoder):
             encoded.aux["queries_pruned"] = 1 - encoded.query_mask.float().mean(dim=1)
         encoded.taps.extend([tokens.x] * self.taps.count(0))
         parents: list[Tensor] = []
+        reduce = partial(self.reduce, encoded=encoded, parents=parents)
         if (reducer := self.reducer_at(0)) is not None:
-            x, tokens = self.reduce(
-                reducer, x, AttentionStats(), number=0, tokens=tokens, encoded=encoded, parents=parents
-            )
+            x, tokens = reduce(reducer, x, AttentionStats(), number=0, tokens=tokens)
+        layout = self.layout(tokens, query_mask=encoded.query_mask)
         for number, block in enumerate(self.blocks, start=1):
             if self.reducer is not None and self.reducer.reenter_before == number:
                 x, tokens = self.reenter(x, tokens=tokens, encoded=encoded)
+                layout = self.layout(tokens)
             reducer = self.reducer_at(number)
             wants = reducer.wants if reducer is not None else ()
-            x, stats = block.attend(x, self.layout(tokens, query_mask=encoded.query_mask), wants=wants)
+            x, stats = block.attend(x, layout, wants=wants)
             self.record(stats, number=number, encoded=encoded)
             if reducer is not None and reducer.inside_block:
-                x, tokens = self.reduce(
-                    reducer, x, stats, number=number, tokens=tokens, encoded=encoded, parents=parents
-                )
-            x = block.feed(x, self.layout(tokens, query_mask=encoded.query_mask))
+                x, tokens = reduce(reducer, x, stats, number=number, tokens=tokens)
+                layout = self.layout(tokens)
+            x = block.feed(x, layout)
             if reducer is not None and not reducer.inside_block:
-                x, tokens = self.reduce(
-                    reducer, x, stats, number=number, tokens=tokens, encoded=encoded, parents=parents
-                )
+                x, tokens = reduce(reducer, x, stats, number=number, tokens=tokens)
+                layout = self.layout(tokens)
             encoded.taps.extend([x[:, P:]] * self.taps.count(number))
         encoded.prefix, x = split(self.norm(x), tokens, num_prefix=P)
         encoded.final = replace(tokens, x=x)
@@ -242,9 +271,12 @@ class ViTEncoder(Encoder):
             encoded.dropped = []
         return encoded
 
-    def embed(self, features: Tensor) -> Tensor:
-        """Image (B, C_in, *S), or the output of a stem -> prefix and patch tokens with positions (B, P + N, C)."""
-        x = self.patch_embed(features).flatten(2).transpose(1, 2)
+    def embed(self, features: Tensor, pyramid: Sequence[Tensor] = ()) -> Tensor:
+        """Image (B, C_in, *S), or output and pyramid of a stem -> prefix and tokens with positions (B, P + N, C)."""
+        x = self.patch_embed(features)
+        if self.pyramid_embed is not None:
+            x = x + self.pyramid_embed(pyramid)
+        x = x.flatten(2).transpose(1, 2)
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
         return self.dropout(x + self.position if self.position is not None else x)
@@ -260,19 +292,8 @@ class ViTEncoder(Encoder):
         """Layout of the sequence of prefix and `tokens` for a block; query_mask (B, N) is the gate's decision."""
         if query_mask is not None:
             return Layout(query_mask=query_mask)
-        bias = None
-        if tokens.key_bias is not None:
-            values = tokens.key_bias.unsqueeze(-1)
-            prefix_bias = values.new_zeros(tokens.batch_size, self.num_prefix, 1)
-            bias = join(prefix_bias, replace(tokens, x=values)).squeeze(-1)
-        if tokens.lengths is not None:
-            return Layout(lengths=tuple(self.num_prefix + length for length in tokens.lengths), key_bias=bias)
-        if self.reducer is None or tokens.mask is None:
-            return FULL if bias is None else Layout(key_bias=bias)
-        mask = F.pad(tokens.mask, (self.num_prefix, 0), value=1.0)
-        if self.reducer.masks == "attention":
-            return Layout(seen=mask, key_bias=bias)
-        return Layout(active=mask, key_bias=bias)
+        masks = self.reducer.masks if self.reducer is not None else None
+        return layout_of(tokens, num_prefix=self.num_prefix, masks=masks, rotary=self.rotary)
 
     def reducer_at(self, number: int) -> Reducer | None:
         """The reducer if it prunes at block `number`, else None; at 0 it prunes the embedding."""
@@ -323,7 +344,7 @@ class ViTEncoder(Encoder):
 
     def layer_of(self, name: str) -> int:
         """Depth of a parameter for layer-wise decay: 0 embedding, i block i, depth + 1 after the blocks."""
-        if name.startswith(("stem.", "gate.", "patch_embed.", "class_token", "position")):
+        if name.startswith(("stem.", "gate.", "patch_embed.", "pyramid_embed.", "class_token", "position")):
             return 0
         if name.startswith("blocks."):
             return int(name.split(".")[1]) + 1

@@ -1,6 +1,6 @@
 """Which blocks of an encoder keep snapshots and drop tokens, and checks of settings that exclude each other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -47,6 +47,28 @@ def check_pruning(
         )
     if attention is not None and class_token:
         raise UserError("encoder.attention works on patch tokens only; set encoder.class_token=false.")
+
+
+def check_options(
+    *, init_std: float, plain_only: Mapping[str, bool], pyramid_embed: bool, stem: Callable[..., Stem] | None
+) -> None:
+    """UserError for a spread that is not positive, and where an option has nothing to act on.
+
+    plain_only: settings of plain attention by name, where another attention replaces it.
+    """
+    if init_std <= 0:
+        raise UserError(f"encoder.init_std={init_std}: choose a standard deviation above 0, such as 0.02.")
+    for name, value in plain_only.items():
+        if value:
+            raise UserError(
+                f"encoder.{name}=true is a part of plain attention, and encoder.attention replaces plain attention: "
+                f"set encoder.{name}=false, or encoder.attention=null and encoder.gate=null."
+            )
+    if pyramid_embed and stem is None:
+        raise UserError(
+            "encoder.pyramid_embed=true projects the maps of a stem, and this encoder has no stem: set encoder.stem "
+            "(see configs/variant/primus_v3.yaml), or encoder.pyramid_embed=false."
+        )
 
 
 @torch.no_grad()

@@ -91,8 +91,8 @@ class FeatureSpec:
     patch_size: voxels of a patch along each axis.
     pyramid_channels: widths of the convolutional feature maps of a hybrid, finest map first. The last map is one step
     of `patch.halvings` finer than the token grid; each map is one step finer than the next one.
-    depth, mlp_ratio: the encoder's. num_classes: number of classes, 0 where the encoder was built without it; methods
-    that predict inside the encoder need it.
+    depth, mlp_ratio: the encoder's. mlp_layers: number of linear layers of a block's MLP. num_classes: number of
+    classes, 0 where the encoder was built without it; methods that predict inside the encoder need it.
     overlapping: the logits are of regions (sigmoid), and a voxel may be in several regions; false: classes (softmax).
     prunes_rows: a gate switches tokens off as queries in attention (APFormer); the tokens stay in the set.
     restored: the encoder brings dropped tokens back, so that its final set is the whole grid. The tokens re-enter, or
@@ -110,6 +110,7 @@ class FeatureSpec:
     pyramid_channels: tuple[int, ...] = ()
     depth: int = 0
     mlp_ratio: float = 4.0
+    mlp_layers: int = 2
     num_classes: int = 0
     overlapping: bool = False
     prunes_rows: bool = False

@@ -19,13 +19,15 @@ SEARCHES = ("optuna_stp",)
 SWEEPS = [name for name in options("sweep") if name not in SEARCHES]
 
 
-# variants that no sweep has, but which are a paper's way to train or its size -> an experiment, whether they need a run
+# variants that are no row of a table but a paper's way to train, its size, or blocks for any method -> an experiment for
+# it, and whether it starts from a run
 RECIPES = {
     "finetuned": ("hippocampus_stp_mta", True),
     "dtop_large": ("synapse_dtop", False),
     "asvit_published": ("hippocampus_stp_mta", True),
     "dtop_finetune": ("lookalike_dtop", True),
     "apformer_published": ("synapse_apformer", False),
+    **dict.fromkeys(("primus", "primus_v2", "primus_v3"), ("hippocampus_stp_mta", False)),
 }
 
 

@@ -6,10 +6,21 @@ Letters: N tokens of the grid, n tokens alive, P prefix tokens, L = P + n, C enc
 import math
 from collections.abc import Callable
 
-from closed_form_stems import AFFINE_NORM, BATCH_NORM, BILINEAR, PLAIN_NORM, Ladder, conv_bn, resnet_stem, unet_stem
+from closed_form_stems import (
+    AFFINE_NORM,
+    BATCH_NORM,
+    BILINEAR,
+    PLAIN_NORM,
+    Ladder,
+    conv_bn,
+    residual_stem,
+    resnet_stem,
+    unet_stem,
+)
 from torch import nn
 
 from sct.models.adaptive.attention import AdaptiveAttention
+from sct.models.blocks.layers import Block
 from sct.models.completion.mim import MIM
 from sct.models.completion.mta import MTA
 from sct.models.completion.scatter import Scatter
@@ -17,6 +28,7 @@ from sct.models.decoders.atm import ATM
 from sct.models.decoders.cup import CUP
 from sct.models.decoders.fcn import FCN
 from sct.models.decoders.patchwise import Patchwise
+from sct.models.decoders.primus import Primus
 from sct.models.decoders.setr_pup import SETRPUP
 from sct.models.decoders.thin import Thin
 from sct.models.decoders.unet import UNet
@@ -30,6 +42,7 @@ from sct.models.reducers.evit import EViT
 from sct.models.reducers.stp import STP
 from sct.models.reducers.tome import ToMe
 from sct.models.segmenter import Segmenter
+from sct.models.stems.residual import ResidualStem
 from sct.models.stems.resnet import ResNetStem
 from sct.models.stems.unet import UNetStem
 
@@ -49,10 +62,12 @@ def vit(encoder: ViTEncoder) -> int:
     macs = n * encoder.patch_embed.weight.numel()
     if encoder.stem is not None:
         macs += FORMS[type(encoder.stem)](encoder.stem, spec)
+    if encoder.pyramid_embed is not None:
+        macs += n * sum(projection.weight.numel() for projection in encoder.pyramid_embed.projections)
     for number in range(1, encoder.depth + 1):
         if encoder.reducer is not None and encoder.reducer.reenter_before == number:
             n = spec.num_tokens
-        macs += block(spec.num_prefix + n, spec.dim)
+        macs += block(spec.num_prefix + n, spec.dim) + (spec.num_prefix + n) * modern(encoder.blocks[number - 1])
         if isinstance(encoder.blocks[number - 1].attn, AdaptiveAttention):
             macs += n * spec.dim  # a threshold for every query of every head
         if encoder.reducer is not None and number in encoder.reducer.blocks:
@@ -64,6 +79,14 @@ def vit(encoder: ViTEncoder) -> int:
 def block(L: int, C: int) -> int:
     """Query, key, value and output; both attention products; an MLP four times as wide; two norms."""
     return 4 * L * C**2 + 2 * L**2 * C + 8 * L * C**2 + 2 * AFFINE_NORM * L * C
+
+
+def modern(block: Block) -> int:
+    """What an MLP of another form, and norms in MLP and attention, cost a token beside the plain block."""
+    C, hidden = block.norm1.normalized_shape[0], block.mlp.fc1.out_features
+    norms = sum(AFFINE_NORM * norm.normalized_shape[0] for norm in block.modules() if isinstance(norm, nn.LayerNorm))
+    layers = 2 + (block.mlp.gated is not None)
+    return layers * hidden * C - 8 * C**2 + norms - 2 * AFFINE_NORM * C
 
 
 def stp(reducer: STP, n: int, C: int) -> tuple[int, int]:
@@ -231,6 +254,17 @@ def patchwise(decoder: Patchwise, segmenter: Segmenter) -> int:
     return macs + cells * W * cell * Q
 
 
+def primus(decoder: Primus, segmenter: Segmenter) -> int:
+    """A linear layer from every place to its places one step finer and a norm there; the step to the voxels."""
+    spec = segmenter.completion.spec
+    ladder, above, macs = Ladder(spec), spec.dim, 0
+    for number, rung in enumerate(decoder.rungs, start=1):
+        out, places = rung.norm.normalized_shape[0], ladder.voxels(ladder.steps - number)
+        macs += places * (above * out + AFFINE_NORM * out)
+        above = out
+    return macs + math.prod(spec.image_size) * above * segmenter.num_classes
+
+
 def thin(decoder: Thin, segmenter: Segmenter) -> int:
     """At every resolution down to twice the grid: a step down, a convolution; a step up, a convolution.
 
@@ -309,12 +343,14 @@ FORMS = Forms(
         UNETR: unetr,
         FCN: fcn,
         Patchwise: patchwise,
+        Primus: primus,
         Thin: thin,
         ATM: atm,
         SETRPUP: setr_pup,
         CUP: cup,
         UNetStem: unet_stem,
         ResNetStem: resnet_stem,
+        ResidualStem: residual_stem,
         UNet: unet,
     }
 )

@@ -2,6 +2,7 @@
 
 import math
 
+from sct.models.stems.residual import ResidualStem
 from sct.models.stems.resnet import ResNetStem
 from sct.models.stems.unet import UNetStem
 from sct.models.tokens import FeatureSpec
@@ -61,4 +62,15 @@ def resnet_stem(stem: ResNetStem, spec: FeatureSpec) -> int:
             macs += conv(before, 1, above, mid) + conv(voxels, kernel, mid, mid) + conv(voxels, 1, mid, 4 * mid)
             macs += 0 if number else conv(voxels, 1, above, 4 * mid)
             above = 4 * mid
+    return macs
+
+
+def residual_stem(stem: ResidualStem, spec: FeatureSpec) -> int:
+    """Two convolutions of 3^d at every level, the first from the level above, and norms; 1^d where widths differ."""
+    ladder, above, macs = Ladder(spec), spec.in_channels, 0
+    for level, width in enumerate((*stem.pyramid_channels, stem.out_channels)):
+        voxels, first = ladder.voxels(level), ladder.kernel(max(level - 1, 0))
+        macs += voxels * (first * above * width + ladder.kernel(level) * width**2 + 2 * AFFINE_NORM * width)
+        macs += (above != width) * voxels * (above * width + AFFINE_NORM * width)
+        above = width
     return macs

@@ -42,7 +42,7 @@ KEEP_ALL_DEFAULT = "pruning.ratio=0.0"
 # methods that keep a different number of tokens of every image: no fixed graph, cost, or result without values
 DATA_DEPENDENT: set[str] = {"asvit", "dtop", "apformer", "ap_transunet"}
 # every token stays: completions have nothing to complete
-KEEPING: set[str] = {"setr", "ap_setr", "transunet", "ap_transunet", "apformer"}
+KEEPING: set[str] = {"setr", "ap_setr", "transunet", "ap_transunet", "apformer", "primus", "primus_v2", "primus_v3"}
 # the kind of token sets that completion and decoder get, where it is not the same number of tokens of every image
 KINDS: dict[str, str] = {"asvit": "packed", "dtop": "early exits", "dynamicvit": "masked"}
 # decoder -> why it refuses an encoder

@@ -53,7 +53,9 @@ def few(among: list[Combination], *, chosen: set[Combination]) -> pytest.MarkDec
 
 EVERY = [meeting(*names) for names in itertools.product(options("completion"), options("decoder"), (2, 3))]
 DECODERS = [which for which in EVERY if which.completion == "scatter"]
-STEMS = [Combination(name, "scatter", "cup", dims) for name in ("apformer", "transunet") for dims in (2, 3)]
+STEMS = [
+    Combination(name, "scatter", "cup", dims) for name in ("apformer", "transunet", "primus_v3") for dims in (2, 3)
+]
 # the number of queries of the others depends on the image
 COUNTED = [which for which in [*DECODERS, *STEMS] if which.encoder != "apformer"]
 
@@ -71,7 +73,7 @@ def config(which: Combination, patch_size: int | list[int]) -> DictConfig:
     if cfg.encoder.gate is not None:
         # untrained, a gate may switch off all of so few queries
         cfg.encoder.gate.threshold = 0.9999
-    if "widths" in cfg.decoder:
+    if cfg.decoder.get("widths") is not None:
         cfg.decoder.widths = WIDTHS[max(sizes)]
     cfg.encoder.taps = num_skips(cfg, which, sizes)
     return cfg

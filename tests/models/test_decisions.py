@@ -13,6 +13,7 @@ from sct.config.command import compose_config
 from sct.models.adaptive.dependencies import AdaptiveThreshold
 from sct.models.adaptive.gate import QueryGate
 from sct.models.blocks.layers import Attention, Layout
+from sct.models.blocks.rotary import rotary_table
 from sct.models.grid import presence
 from sct.models.reducers.asvit import ASViT
 from sct.models.reducers.dtop import DToP
@@ -97,13 +98,17 @@ def test_without_exact_scores_a_token_in_a_thousand_is_another():
 
 @pytest.mark.parametrize("lengths", [None, (5, 9)], ids=["whole", "packed"])
 @pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("rotary", [False, True], ids=["plain", "rotary"])
 @torch.no_grad()
-def test_statistics_of_attention_are_those_of_float32(lengths, qkv_bias):
+def test_statistics_of_attention_are_those_of_float32(lengths, qkv_bias, rotary):
     torch.manual_seed(0)
     attention = Attention(24, num_heads=3, qkv_bias=qkv_bias)
     for parameter in attention.parameters():
         parameter.copy_(torch.randn_like(parameter))
-    x, layout = torch.randn(1, 14, 24), Layout(lengths=lengths, key_bias=torch.randn(1, 14))
+    # the first token of an image has no place
+    table = rotary_table((3, 3), head_dim=8)
+    rotation = table[[9, 1, 4, 7, 8, 9, *range(8)]].unsqueeze(0) if rotary else None
+    x, layout = torch.randn(1, 14, 24), Layout(lengths=lengths, key_bias=torch.randn(1, 14), rotation=rotation)
     wants = ("class_row", "keys")
     exact = attention(x, layout, wants=wants)[1]
     with torch.autocast("cpu", dtype=HALF):

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from sct.errors import UserError
+from sct.models.stems.residual import ResidualStem
 from sct.models.stems.resnet import Bottleneck, ResNetStem, StandardisedConv2d, StandardisedConv3d, standardise
 from sct.models.stems.unet import UNetStem
 from sct.profiling.macs import count_parameters
@@ -15,6 +16,7 @@ STEMS = {
         spatial_dims=dims, in_channels=2, patch_size=(16,) * dims, units=(1, 2, 1), width=4
     ),
     "unet": lambda dims: UNetStem(spatial_dims=dims, in_channels=2, patch_size=(4,) * dims, widths=(3, 4, 6)),
+    "residual": lambda dims: ResidualStem(spatial_dims=dims, in_channels=2, patch_size=(4,) * dims, widths=(3, 4, 6)),
 }
 
 
@@ -51,12 +53,12 @@ def test_standardise_by_hand(dims):
 @torch.no_grad()
 def test_the_pyramid_halves_down_to_the_output(name, size):
     stem = little_stem(name, len(size)).eval()
-    finest = {"resnet": 2, "unet": 1}[name]
+    finest = {"resnet": 2, "unet": 1, "residual": 1}[name]
     output, pyramid = stem(torch.randn(2, 2, *size))
-    assert stem.pyramid_channels == {"resnet": (4, 16, 32), "unet": (3, 4)}[name]
+    assert stem.pyramid_channels == {"resnet": (4, 16, 32), "unet": (3, 4), "residual": (3, 4)}[name]
     expected = [(2, C, *(s // (finest * 2**i) for s in size)) for i, C in enumerate(stem.pyramid_channels)]
     assert [tuple(x.shape) for x in pyramid] == expected
-    assert output.shape == (2, stem.out_channels, *(s // {"resnet": 16, "unet": 4}[name] for s in size))
+    assert output.shape == (2, stem.out_channels, *(s // {"resnet": 16, "unet": 4, "residual": 4}[name] for s in size))
     assert tuple(output.shape[2:]) == tuple(s // 2 for s in pyramid[-1].shape[2:])
 
 

@@ -15,7 +15,8 @@ from sct.errors import UserError
 from sct.models.adaptive.dependencies import AdaptiveThreshold
 from sct.models.adaptive.grpe import GRPE
 from sct.models.adaptive.ssa import SSA
-from sct.models.blocks.layers import FULL, AttentionStats, Layout, make_dropout
+from sct.models.blocks.layers import FULL, AttentionStats, Layout
+from sct.models.blocks.mlp import make_dropout
 
 
 @part

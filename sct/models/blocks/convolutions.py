@@ -22,6 +22,7 @@ TRANSPOSED: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
     3: nn.ConvTranspose3d,
 }
 MAX_POOL: dict[int, type[nn.MaxPool2d] | type[nn.MaxPool3d]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+AVG_POOL: dict[int, type[nn.AvgPool2d] | type[nn.AvgPool3d]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 CHANNELS_LAST: dict[int, torch.memory_format] = {2: torch.channels_last, 3: torch.channels_last_3d}
 
@@ -227,6 +228,14 @@ def transposed_conv(
 ) -> nn.ConvTranspose2d | nn.ConvTranspose3d:
     """Transposed convolution whose kernel is its stride: (B, in_channels, *S) -> (B, out_channels, *S step)."""
     return TRANSPOSED[len(step)](in_channels, out_channels, kernel_size=step, stride=step, bias=bias)  # type: ignore[arg-type]
+
+
+def init_he(module: nn.Module) -> None:
+    """Kaiming's normal weights and zero biases for convolutions, as nnU-Net starts. For `nn.Module.apply`."""
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        nn.init.kaiming_normal_(module.weight, a=0.01)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def strided_conv(in_channels: int, out_channels: int, *, step: Extent) -> nn.Conv2d | nn.Conv3d:

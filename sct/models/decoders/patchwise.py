@@ -170,11 +170,11 @@ class Patchwise(TwoStageDecoder):
 class Rung(nn.Module):
     """A step up within every patch: a linear layer from each place to prod(step) places, LayerNorm, GELU."""
 
-    def __init__(self, above: int, out: int, *, step: Extent) -> None:
+    def __init__(self, above: int, out: int, *, step: Extent, norm_eps: float = 1e-5) -> None:
         super().__init__()
         self.step = step
         self.expand = nn.Linear(above, math.prod(step) * out)
-        self.norm = nn.LayerNorm(out)
+        self.norm = nn.LayerNorm(out, eps=norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (M, *s, above) -> (M, *s step, out)."""

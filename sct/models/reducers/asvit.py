@@ -227,10 +227,11 @@ def encoder_macs(alive: Sequence[Tensor | float], *, spec: FeatureSpec, blocks: 
         # tokens are dropped after the block, so the block itself still computes them
         stage = min(bisect_left(blocks, number), len(alive))
         count = alive[stage - 1] if stage else spec.num_tokens
-        macs = macs + block_macs(count + spec.num_prefix, dim=spec.dim, mlp_ratio=spec.mlp_ratio)
+        n = count + spec.num_prefix
+        macs = macs + block_macs(n, dim=spec.dim, mlp_ratio=spec.mlp_ratio, mlp_layers=spec.mlp_layers)
     return macs
 
 
-def block_macs(n: Tensor | float, *, dim: int, mlp_ratio: float = 4.0) -> Tensor | float:
+def block_macs(n: Tensor | float, *, dim: int, mlp_ratio: float = 4.0, mlp_layers: int = 2) -> Tensor | float:
     """MACs of a block with n tokens: projections, both attention products, MLP (section 3.4)."""
-    return 4 * dim**2 * n + 2 * dim * n**2 + 2 * dim * int(dim * mlp_ratio) * n
+    return 4 * dim**2 * n + 2 * dim * n**2 + mlp_layers * dim * int(dim * mlp_ratio) * n

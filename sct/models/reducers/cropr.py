@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from sct.errors import UserError
 from sct.models.blocks.attention import cross_attention
-from sct.models.blocks.layers import AttentionStats, Mlp
+from sct.models.blocks.layers import AttentionStats
+from sct.models.blocks.mlp import Mlp
 from sct.models.grid import to_grid
 from sct.models.reducers.base import Reducer, Reduction, check_ratio, full_precision, keep_count, split_top_k
 from sct.models.tokens import FeatureSpec, HeadOutput, Scores, Tokens

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sct.errors import UserError
-from sct.models.blocks.layers import Attention, AttentionStats, Block, DropPath, Layout, Mlp, sincos_positions
+from sct.models.blocks.layers import Attention, AttentionStats, Block, DropPath, Layout, sincos_positions
+from sct.models.blocks.mlp import Mlp
 from sct.models.encoder import ViTEncoder
 
 
