@@ -1,9 +1,10 @@
 """Compares dense and sparse: time of encoder, forward pass and training step, and peak training memory.
 
     python scripts/benchmark_pruning.py                 # ViT-B, patch 8, 96^3, r = 0.9, deep decoder, fp32
+    python scripts/benchmark_pruning.py --primus --ratio 0.75  # Primus-S and its decoder
     python scripts/benchmark_pruning.py --size 32 --dim 96 --depth 4 --heads 4 --stages 1 2 3  # a quick try
 
-Dense is the same encoder without reducer, with three taps and plain scatter completion; sparse is STP with MTA.
+Dense is the same encoder without reducer, with three taps (UNETR) and plain scatter completion; sparse is STP with MTA.
 Runs alternate (dense, STP, dense, STP, ...), so that other load on the machine affects both. Memory is measured
 in fresh processes: the peak of the process over two training steps (on CUDA: allocated on the device).
 """
@@ -17,14 +18,18 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
+from sct.config.command import compose_config
 from sct.data.outputs import numbered
 from sct.losses.criterion import Criterion
 from sct.losses.dice_ce import DiceCE
 from sct.models.completion.mta import MTA
 from sct.models.completion.scatter import Scatter
+from sct.models.decoders.primus import Primus
 from sct.models.decoders.unetr import UNETR
 from sct.models.encoder import ViTEncoder
 from sct.models.reducers.stp import STP
@@ -40,9 +45,10 @@ MEASURES = ("encoder", "forward", "training step")
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=96, help="edge of the cubic image: 32, 48, 64, ...")
-    parser.add_argument("--dim", type=int, default=768)
+    parser.add_argument("--primus", action="store_true", help="blocks and decoder of Primus-S, not of ViT-B and UNETR")
+    parser.add_argument("--dim", type=int, help="width, if not that of ViT-B or Primus-S")
     parser.add_argument("--depth", type=int, default=12)
-    parser.add_argument("--heads", type=int, default=12)
+    parser.add_argument("--heads", type=int, help="attention heads, if not those of ViT-B or Primus-S")
     parser.add_argument("--stages", type=int, nargs="+", default=[3, 6, 9], help="STP prunes after these blocks")
     parser.add_argument("--ratio", type=float, default=0.9, help="share of the tokens dropped at each stage")
     parser.add_argument("--classes", type=int, default=14)
@@ -54,7 +60,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--memory-of", choices=NETWORKS, help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    options.dim = options.dim or (396 if options.primus else 768)
+    options.heads = options.heads or (6 if options.primus else 12)
+    return options
+
+
+def block_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Settings of the encoder beside its sizes: those of the shipped config of Primus, or the plain ViT's defaults."""
+    if not options.primus:
+        return {}
+    settings = OmegaConf.to_container(compose_config("train", overrides=["encoder=primus"]).encoder)
+    assert isinstance(settings, dict)
+    ours = ("_target_", "patch_size", "dim", "depth", "num_heads", "taps", "reducer")
+    return {str(name): value for name, value in settings.items() if name not in ours}
 
 
 def build(network: str, options: argparse.Namespace) -> Segmenter:
@@ -67,13 +86,15 @@ def build(network: str, options: argparse.Namespace) -> Segmenter:
         dim=options.dim,
         depth=options.depth,
         num_heads=options.heads,
-        taps=3 if dense else 0,
+        taps=3 if dense and not options.primus else 0,
         reducer=None if dense else partial(STP, blocks=options.stages, ratio=options.ratio),
+        **block_settings(options),
     )
+    unetr = partial(UNETR, layout="deep", feature_size=options.feature_size)
     segmenter = Segmenter(
         encoder=encoder,
         completion=Scatter if dense else MTA,
-        decoder=partial(UNETR, layout="deep", feature_size=options.feature_size),
+        decoder=Primus if options.primus else unetr,
         num_classes=options.classes,
     )
     return segmenter.to(options.device)

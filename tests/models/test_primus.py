@@ -78,6 +78,17 @@ def test_attention_of_tokens_alive_is_that_of_the_grid_with_the_others_masked(cl
     torch.testing.assert_close(found.reshape(-1, 24), full[seen.bool()], rtol=0, atol=1e-6)
 
 
+def test_tokens_without_a_place_are_not_rotated():
+    encoder = little_encoder(class_token=True)
+    N = encoder.spec.num_tokens
+    tokens = Tokens(torch.zeros(1, 3, 24), torch.tensor([[0, N - 1, N]]))
+    class_token, _, last, fused = encoder.layout(tokens).rotation[0].unbind(0)
+    none = torch.cat([torch.ones(6), torch.zeros(6)]).double()
+    assert torch.equal(class_token, none)
+    assert torch.equal(fused, none)
+    assert not torch.equal(last, none)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @torch.no_grad()
 def test_an_image_moved_by_one_patch_has_the_same_attention(axis):
