@@ -37,9 +37,9 @@ class FastSlidingWindow(Inferer):
     Windows are predicted in order along the first axis. Only the rows that later windows can still change are stored,
     on the model's device.
 
-    stitch: what is blended: features or logits. features: for decoders with two stages (thin, patchwise), the windows'
-        features are blended, and logits are computed from them once for each voxel, chunk by chunk; sizes of padded
-        images and starts of windows are then multiples of the features' stride. logits: the windows' logits are
+    stitch: what is blended: features or logits. features: for decoders with two stages (thin, patchwise, primus), the
+        windows' features are blended, and logits are computed from them once for each voxel, chunk by chunk; sizes of
+        padded images and starts of windows are then multiples of the features' stride. logits: the windows' logits are
         blended, as in `SlidingWindow`. Other decoders and mirrored windows always use logits
     skip_below: a window is skipped if no voxel of it is above this preprocessed intensity in any channel; null skips
         no window. Other windows alone decide the voxels that they share with a skipped window (blended features end at

@@ -15,6 +15,7 @@ from sct.inference import FastSlidingWindow, SlidingWindow, base
 from sct.inference.stages import stages_of
 from sct.inference.tiling import window_starts, window_weight
 from sct.models.decoders.patchwise import Patchwise
+from sct.models.decoders.primus import Primus
 from sct.models.decoders.thin import Thin
 from sct.models.grid import patches
 from sct.models.segmenter import Segmenter
@@ -24,6 +25,7 @@ CPU = torch.device("cpu")
 CLASSES, CHANNELS, PATCH, WINDOW = 4, 2, 4, 16
 DECODERS = {
     "patchwise": partial(Patchwise, width=6, detail=3, hidden=8),
+    "primus": partial(Primus, widths=[6]),
     "thin": partial(Thin, width=4),
     "thin, voxels": partial(Thin, width=4, voxels=3),
 }

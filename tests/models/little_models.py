@@ -27,6 +27,7 @@ LIMITS: dict[str, dict[str, Any]] = {
         "dim": 24,
         "depth": 3,
         "num_heads": 2,
+        "drop_path": 0,  # a block that is dropped by chance gets no gradient
         "stem": {"units": [1], "width": 8, "widths": [4, 6, 8]},
         "attention": {"head_dim": 6},
     },

@@ -96,7 +96,7 @@ def test_identity_control_works_with_every_decoder(decoder, dims):
     cfg = little_config(Which("identity", "scatter", decoder, dims)).copy()
     size = [16] * dims
     cfg.encoder.patch_size = 8
-    if "widths" in cfg.decoder:
+    if cfg.decoder.get("widths") is not None:
         cfg.decoder.widths = [8, 6, 4]
     make_decoder = build(cfg.decoder, key="decoder")
     spec = FeatureSpec(tuple(size), 1, (8,) * len(size), cfg.encoder.dim, 2)

@@ -15,6 +15,7 @@ from sct.models.blocks.rotary import rotary_table, rotated
 from sct.models.decoders.primus import published_widths
 from sct.models.encoder import ViTEncoder
 from sct.models.grid import join
+from sct.models.reducers.asvit import encoder_macs
 from sct.models.segmenter import Segmenter
 from sct.models.stems.pyramid import PyramidEmbedding
 from sct.models.tokens import Tokens
@@ -32,7 +33,7 @@ SETTINGS = {
 
 def primus(method, dims):
     token = f"encoder.class_token={str(method in CLASS_TOKEN).lower()}"
-    overrides = ["+variant=primus", token, "encoder.drop_path=0.0", *SETTINGS.get(method, ())]
+    overrides = ["+variant=primus", token, *SETTINGS.get(method, ())]
     which = Combination(method, "scatter" if dims == 2 else "mta", "primus", dims)
     return which, little_network(which, *overrides)
 
@@ -169,6 +170,14 @@ def test_options_of_plain_attention_are_refused_with_another_attention(option):
     which = Combination("ap_setr", "scatter", "fcn", 2)
     with pytest.raises(UserError, match=rf"encoder\.{option}=true.*set encoder\.{option}=false, or encoder\.attention"):
         little_network(which, f"encoder.{option}=true")
+
+
+def test_the_budget_of_asvit_counts_a_gated_mlp():
+    encoder = little_encoder(activation="swiglu", mlp_ratio=8 / 3, class_token=False)
+    N, C = encoder.spec.num_tokens, encoder.spec.dim
+    layers = sum(module.weight.numel() for module in encoder.modules() if isinstance(module, torch.nn.Linear))
+    expected = N * (layers + encoder.patch_embed.weight.numel()) + encoder.depth * 2 * N**2 * C
+    assert encoder_macs([], spec=encoder.spec, blocks=(1,)).item() == expected
 
 
 def test_a_projection_of_maps_needs_a_stem():
