@@ -92,7 +92,9 @@ def known_keys():
     keys = {key for name in COMMANDS for key in all_keys(to_dict(compose_config(name, overrides=[])))}
     for path in CONFIGS.glob("*/*.yaml"):
         content = yaml.safe_load(path.read_text()) or {}
-        keys |= set(all_keys(content, prefix=f"{path.parent.name}."))
+        # variants set keys of groups
+        prefix = "" if path.parent.name == "variant" else f"{path.parent.name}."
+        keys |= set(all_keys(content, prefix=prefix))
     return keys
 
 
