@@ -45,8 +45,8 @@ class ViTEncoder(Encoder):
     - A hybrid has a `stem` of convolutions. Every place of the stem's output is a patch, and the stem's pyramid goes to
       the decoder.
     - Where voxels are longer along one axis, fewer of them along it make a patch nearer to a cube: [8,8,4].
-    - `rotary` rotates queries and keys by the place of their token, beside the learned positions or instead of them. A
-      merged token has the place of the token into which others were merged; tokens without a place are not rotated.
+    - `rotary` rotates queries and keys by the place of their token. A merged token has the place of the token that the
+      others were merged into; tokens without a place are not rotated.
     - `attention` replaces the plain attention of all blocks. `gate` decides from the stem's output which tokens are
       no queries in this attention (APFormer, and its pruning on other networks).
 
@@ -130,9 +130,8 @@ class ViTEncoder(Encoder):
         if self.stem is not None:
             channels, embedded = self.stem.out_channels, (1,) * dims
         self.patch_embed = PATCH_EMBEDDING[dims](channels, dim, kernel_size=embedded, stride=embedded)  # type: ignore[arg-type]
-        self.pyramid_embed = None
-        if pyramid_embed and self.stem is not None:
-            self.pyramid_embed = PyramidEmbedding(self.stem.pyramid_channels, dim=dim, patch_size=patch)
+        maps = self.stem.pyramid_channels if pyramid_embed and self.stem is not None else ()
+        self.pyramid_embed = PyramidEmbedding(maps, dim=dim, patch_size=patch) if maps else None
         self.gate = gate(spatial_dims=dims, in_channels=channels) if gate is not None else None
         self.dropout = make_dropout(dropout)
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None

@@ -6,17 +6,7 @@ Letters: N tokens of the grid, n tokens alive, P prefix tokens, L = P + n, C enc
 import math
 from collections.abc import Callable
 
-from closed_form_stems import (
-    AFFINE_NORM,
-    BATCH_NORM,
-    BILINEAR,
-    PLAIN_NORM,
-    Ladder,
-    conv_bn,
-    residual_stem,
-    resnet_stem,
-    unet_stem,
-)
+from closed_form_stems import AFFINE_NORM, BATCH_NORM, BILINEAR, PLAIN_NORM, STEMS, Ladder, conv_bn
 from torch import nn
 
 from sct.models.adaptive.attention import AdaptiveAttention
@@ -42,9 +32,6 @@ from sct.models.reducers.evit import EViT
 from sct.models.reducers.stp import STP
 from sct.models.reducers.tome import ToMe
 from sct.models.segmenter import Segmenter
-from sct.models.stems.residual import ResidualStem
-from sct.models.stems.resnet import ResNetStem
-from sct.models.stems.unet import UNetStem
 
 
 def closed_form(segmenter: Segmenter) -> dict[str, int]:
@@ -348,9 +335,7 @@ FORMS = Forms(
         ATM: atm,
         SETRPUP: setr_pup,
         CUP: cup,
-        UNetStem: unet_stem,
-        ResNetStem: resnet_stem,
-        ResidualStem: residual_stem,
         UNet: unet,
+        **STEMS,
     }
 )

@@ -74,3 +74,6 @@ def residual_stem(stem: ResidualStem, spec: FeatureSpec) -> int:
         macs += (above != width) * voxels * (above * width + AFFINE_NORM * width)
         above = width
     return macs
+
+
+STEMS = {UNetStem: unet_stem, ResNetStem: resnet_stem, ResidualStem: residual_stem}
