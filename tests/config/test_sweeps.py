@@ -19,8 +19,8 @@ SEARCHES = ("optuna_stp",)
 SWEEPS = [name for name in options("sweep") if name not in SEARCHES]
 
 
-# variants that are no row of a table but a paper's way to train, its size, or blocks for any method -> an experiment for
-# it, and whether it starts from a run
+# variants that are no row of a table but a paper's way to train, its size, or blocks for any method -> an experiment,
+# and whether it starts from a run
 RECIPES = {
     "finetuned": ("hippocampus_stp_mta", True),
     "dtop_large": ("synapse_dtop", False),

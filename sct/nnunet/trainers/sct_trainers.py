@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
 from sct.config.check import build
@@ -66,16 +66,14 @@ class nnUNetTrainerSCT(nnUNetTrainer):
 
     @staticmethod
     def build_network_architecture(
-        architecture_class_name: str,
-        arch_init_kwargs: dict,
-        arch_init_kwargs_req_import: Any,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
         num_input_channels: int,
         num_output_channels: int,
         enable_deep_supervision: bool = True,
-        **others: Any,
     ) -> nn.Module:
-        """The network that the plans describe; `others`: what later versions of nnU-Net tell besides."""
-        described = Described.read(arch_init_kwargs)
+        """The network that the plans describe."""
+        described = Described.read(configuration_manager.network_arch_init_kwargs)
         return described.network(in_channels=num_input_channels, num_classes=num_output_channels)
 
     def _do_i_compile(self) -> bool:
@@ -125,3 +123,23 @@ class nnUNetTrainerSCTPaper(nnUNetTrainerSCT):
     """STP and MTA as published, on ViT-B, with UNETR's decoder."""
 
     overrides = ("encoder=stp", "completion=mta", "decoder=unetr", *RECIPE)
+
+
+class nnUNetTrainerSCTPrimus(nnUNetTrainerSCT):  # noqa: N801
+    """Primus-S, whose decoder sees tokens alone."""
+
+    overrides = ("encoder=primus", "completion=scatter", "decoder=primus", *RECIPE)
+
+
+class nnUNetTrainerSCTPrimusPruned(nnUNetTrainerSCT):  # noqa: N801
+    """Primus-S with half of its tokens dropped twice by taught scores, completed by MTA."""
+
+    overrides = (
+        "encoder=stp_taught",
+        "+variant=primus",
+        "completion=mta",
+        "decoder=primus",
+        "pruning.blocks=[4,8]",
+        "pruning.ratio=0.5",
+        *RECIPE,
+    )
