@@ -125,13 +125,13 @@ class nnUNetTrainerSCTPaper(nnUNetTrainerSCT):
     overrides = ("encoder=stp", "completion=mta", "decoder=unetr", *RECIPE)
 
 
-class nnUNetTrainerSCTPrimus(nnUNetTrainerSCT):  # noqa: N801
+class nnUNetTrainerSCTPrimus(nnUNetTrainerSCT):
     """Primus-S, whose decoder sees tokens alone."""
 
     overrides = ("encoder=primus", "completion=scatter", "decoder=primus", *RECIPE)
 
 
-class nnUNetTrainerSCTPrimusPruned(nnUNetTrainerSCT):  # noqa: N801
+class nnUNetTrainerSCTPrimusPruned(nnUNetTrainerSCT):
     """Primus-S with half of its tokens dropped twice by taught scores, completed by MTA."""
 
     overrides = (
