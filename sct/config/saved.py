@@ -15,7 +15,7 @@ from sct.runtime.plain import KEY_ALONE, LOOKUP, clipped, read_json
 logger = logging.getLogger(__name__)
 
 # folders of configs/ that are no key of a config but whole sets of settings
-APPENDED = ("experiment", "variant", "sweep", "debug")
+APPENDED = ("experiment", "recipe", "variant", "sweep", "debug")
 # first parts of the keys that may stand in the overrides of a run folder
 SAVED = {field.name for field in fields(Config)} - {"plugins", "resume", "run_dir", "ckpt", "found"} | set(APPENDED)
 # keys of these, or first parts of keys, that say where files are written

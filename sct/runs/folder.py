@@ -267,7 +267,7 @@ def job_label(overrides: list[str]) -> str:
         key, value = key_of(override), override.partition("=")[2]
         if key.split(".")[0] not in NOT_IN_LABEL and "/" not in value:
             tidy = re.sub(r"[^\w.-]+", "-", value).strip("-")
-            parts.append(tidy if key in ("experiment", "variant") else f"{key.rpartition('.')[2]}-{tidy}")
+            parts.append(tidy if key in ("experiment", "recipe", "variant") else f"{key.rpartition('.')[2]}-{tidy}")
     return "_".join(parts)[:150]
 
 

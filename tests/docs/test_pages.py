@@ -92,8 +92,8 @@ def known_keys():
     keys = {key for name in COMMANDS for key in all_keys(to_dict(compose_config(name, overrides=[])))}
     for path in CONFIGS.glob("*/*.yaml"):
         content = yaml.safe_load(path.read_text()) or {}
-        # variants set keys of groups
-        prefix = "" if path.parent.name == "variant" else f"{path.parent.name}."
+        # variants and recipes set keys of groups
+        prefix = "" if path.parent.name in ("variant", "recipe") else f"{path.parent.name}."
         keys |= set(all_keys(content, prefix=prefix))
     return keys
 
