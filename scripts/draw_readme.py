@@ -18,7 +18,7 @@ import torch
 
 import sct
 from sct.errors import UserError
-from sct.models.grid import pruning_depth
+from sct.models.grid import foreground_patches, pruning_depth
 from sct.plots import style
 from sct.plots.planes import View, faded, grey, outline, show, view
 from sct.runtime.files import atomic
@@ -59,6 +59,7 @@ def draw(path: str, *, case_id: str | None) -> "Figure":
     return draw_panels(
         view(image.numpy(), truth, spacing=volume.spacing, index=fullest_slice(truth)),
         depth=pruning_depth(prediction.encoded)[0].numpy(),
+        organs=foreground_patches(label.unsqueeze(0), patch_size=run.network.encoder.spec.patch_size)[0].numpy(),
         labels=run.data.outputs.labels(prediction.logits[0]).numpy(),
         num_stages=num_stages,
         names=run.data.outputs.legend,
@@ -73,9 +74,15 @@ def fullest_slice(labels: np.ndarray) -> int:
 
 @style.styled
 def draw_panels(
-    where: View, *, depth: np.ndarray, labels: np.ndarray, num_stages: int, names: Sequence[str]
+    where: View,
+    *,
+    depth: np.ndarray,
+    organs: np.ndarray,
+    labels: np.ndarray,
+    num_stages: int,
+    names: Sequence[str],
 ) -> "Figure":
-    """depth (*grid): number of stages that a patch survived; labels (*S) index `names`."""
+    """depth (*grid): number of stages that a patch survived; organs (*grid): patches with any; labels index `names`."""
     style.matplotlib().rcParams.update(FONT)
     num_panels = num_stages + 2
     figure = style.new_figure(3.2 * where.height + 1.6, width=3.2 * num_panels)
@@ -83,8 +90,12 @@ def draw_panels(
     show(line[0], where.picture, aspect=where.aspect)
     line[0].set(title="slice of a phantom CT", xlabel=f"{depth.size} tokens")
     for stage, axes in enumerate(line[1:-1], start=1):
-        draw_kept(axes, where, kept=depth >= stage)
-        axes.set(title=f"after pruning stage {stage}", xlabel=f"{(depth >= stage).sum()} tokens kept")
+        kept = depth >= stage
+        draw_kept(axes, where, kept=kept)
+        share = (kept & organs).sum() / organs.sum()
+        axes.set(
+            title=f"after pruning stage {stage}", xlabel=f"{kept.sum()} tokens kept:\n{share:.0%} of the organ patches"
+        )
     plane = where.of(labels)
     show(line[-1], grey(where.picture), aspect=where.aspect)
     line[-1].set(title="predicted labels", xlabel="a label for every voxel")

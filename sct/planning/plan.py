@@ -91,7 +91,7 @@ def plan_network(facts: SetFacts, sizes: Sizes, *, machine: Machine) -> tuple[li
         completion = Choice("completion", "scatter", "nothing was dropped that must be brought back")
     else:
         kept = (1 - ratio) ** len(size.blocks)
-        encoder = Choice("encoder", "stp", f"{seen}, so that tokens can be dropped on the way")
+        encoder = Choice("encoder", "stp_taught", f"{seen}, so that tokens can be dropped on the way")
         completion = Choice("completion", "mta", "brings dropped tokens back")
         pruning = [
             Choice("pruning.blocks", list(size.blocks), "blocks after which tokens are dropped"),

@@ -260,7 +260,7 @@ def test_a_dense_network_where_the_foreground_is_large():
     groups = values(make_plan(replace(FACTS, patches=0.5), machine=PROCESSOR, given={}).groups)
     assert (groups["encoder"], groups["completion"]) == ("dense", "scatter")
     groups = values(make_plan(FACTS, machine=PROCESSOR, given={}).groups)
-    assert (groups["encoder"], groups["completion"]) == ("stp", "mta")
+    assert (groups["encoder"], groups["completion"]) == ("stp_taught", "mta")
 
 
 def test_the_length_of_a_training():
