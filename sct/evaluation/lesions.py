@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from sct.evaluation.markup import plain_markdown
+
 RULE = (
     "A lesion is a connected part of a class (voxels that share a face, an edge or a corner). A true lesion is found "
     "where at least one of its voxels is predicted; a predicted part is false where it has no voxel of a true lesion. "
@@ -82,6 +84,7 @@ def lesion_table(by_class: Mapping[str, Mapping[str, Any]]) -> str:
 
 def aligned(lines: list[tuple[str, ...]]) -> str:
     """A markdown table of a line of heads and others: the first column to the left, the rest to the right."""
+    lines = [tuple(map(plain_markdown, line)) for line in lines]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     rule = ("-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:]))
     return "".join(

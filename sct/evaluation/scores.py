@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sct.errors import UserError
 from sct.evaluation.lesions import RULE, aligned, lesion_table
+from sct.evaluation.markup import plain_cell, plain_markdown, text_of_cell
 from sct.evaluation.metrics import (
     DISTANCES,
     LESION_COUNTS,
@@ -86,8 +87,8 @@ def write_report(
     summary = summary_of(rows, title=title, meta=meta, groups=groups)
     write_text(folder / "cases.csv", _cases_csv(rows))
     write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    about = "".join(f"- {key}: {value}\n" for key, value in summary["meta"].items())
-    text = f"# {title}\n\n{about}\n{markdown_table(summary, scores=scores)}\n{POLICY}\n"
+    about = "".join(f"- {key}: {plain_markdown(str(value))}\n" for key, value in summary["meta"].items())
+    text = f"# {plain_markdown(title)}\n\n{about}\n{markdown_table(summary, scores=scores)}\n{POLICY}\n"
     if "lesions" in summary:
         text += f"\n{lesion_table(summary['lesions'])}\n{RULE}\n"
     write_text(folder / "table.md", text)
@@ -108,8 +109,8 @@ def read_cases_csv(path: Path) -> list[Row]:
             )
         return [
             Row(
-                case_id=line["case_id"],
-                class_name=line["class"],
+                case_id=text_of_cell(line["case_id"]),
+                class_name=text_of_cell(line["class"]),
                 missed=line["missed"] == "1",
                 false_positive=line["false_positive"] == "1",
                 **{name: float(line.get(name) or "nan") for name in (*SHARES, *DISTANCES, *VOXEL_COUNTS, *LESIONS)},
@@ -145,7 +146,8 @@ def _cases_csv(rows: Sequence[Row]) -> str:
     for row in rows:
         columns = (*SHARES, *DISTANCES, *VOXEL_COUNTS)
         numbers, more = ([_exact(getattr(row, name)) for name in names] for names in (columns, lesions))
-        writer.writerow((row.case_id, row.class_name, *numbers, int(row.missed), int(row.false_positive), *more))
+        names = plain_cell(row.case_id), plain_cell(row.class_name)
+        writer.writerow((*names, *numbers, int(row.missed), int(row.false_positive), *more))
     return text.getvalue()
 
 

@@ -18,6 +18,8 @@ from sct.runtime.files import atomic, write_text
 from sct.runtime.version import __version__
 
 INFERENCE, METADATA, WEIGHTS = "configs/inference.json", "configs/metadata.json", "models/model.pt"
+# letters that have a meaning in MONAI's configs
+SPECIAL = frozenset("$@%#")
 # MONAI's schema of metadata.json
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 
@@ -37,7 +39,7 @@ class Bundle(Format):
         with atomic(folder / WEIGHTS) as temporary, temporary.open("wb") as file:
             torch.save(source.network.state_dict(), file)
         write_text(folder / INFERENCE, json.dumps(inference_config(source), indent=1) + "\n")
-        write_text(folder / METADATA, json.dumps(metadata(source), indent=1) + "\n")
+        write_text(folder / METADATA, json.dumps(as_it_is(metadata(source)), indent=1) + "\n")
         write_text(folder / "docs/README.md", readme(source))
         write_text(folder / "LICENSE", license_text(source))
 
@@ -79,7 +81,7 @@ def inference_config(source: Source) -> dict[str, Any]:
             "inferer": "@inferer",
             "output": "@output_dir",
             "device": "@device",
-            "postprocessing": source.postprocessing,
+            "postprocessing": as_it_is(source.postprocessing),
         },
         "run": ["$@evaluator.run()"],
     }
@@ -107,14 +109,27 @@ def monai_node(node: DictConfig) -> dict[str, Any]:
     """A `_target_` node with its inner nodes for MONAI's parser, which marks partial nodes in another way."""
 
     def translated(value: Any) -> Any:
-        if isinstance(value, list):
-            return [translated(item) for item in value]
         if not isinstance(value, dict):
-            return value
+            return as_it_is(value) if not isinstance(value, list) else [translated(item) for item in value]
         inner = {key: translated(item) for key, item in value.items() if key != "_partial_"}
         return {**inner, "_mode_": "callable"} if value.get("_partial_") else inner
 
     return translated(to_dict(node))
+
+
+def as_it_is(value: Any) -> Any:
+    """Texts in JSON values as MONAI's parser gives them back.
+
+    The parser runs `$...`, replaces `@...` and `%...` by what they name, which may be a file, and changes `#`. A name
+    in the config of a run may come from a stranger: such a text becomes an expression of nothing but the text.
+    """
+    if isinstance(value, dict):
+        return {key: as_it_is(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [as_it_is(item) for item in value]
+    if not isinstance(value, str) or not SPECIAL & set(value):
+        return value
+    return "$'" + "".join(letter if letter.isalnum() else f"\\U{ord(letter):08x}" for letter in value) + "'"
 
 
 def metadata(source: Source) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from sct.evaluation.markup import plain_cell, plain_markdown
 from sct.evaluation.scores import DISTANCES, HEADS, SCORES
 from sct.reports.collect import Setting, paired_p_value, spread
 
@@ -33,6 +34,9 @@ class Cell:
             number += f" ± {self.std * scale:.{self.digits}f}"
         return f"{number} %" if self.percent else number + self.suffix
 
+
+# letters that LaTeX writes by a name
+NAMED = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum"}
 
 Table = list[dict[str, str | Cell]]
 
@@ -121,8 +125,8 @@ def all_dashes(rows: Table, head: str) -> bool:
 
 def markdown(table: Table) -> str:
     """The table as markdown with aligned columns."""
-    heads = list(table[0])
-    lines = [[cell if isinstance(cell, str) else cell.text() for cell in row.values()] for row in table]
+    heads = list(map(plain_markdown, table[0]))
+    lines = [[plain_markdown(cell) if isinstance(cell, str) else cell.text() for cell in row.values()] for row in table]
     widths = [max(len(line[i]) for line in [heads, *lines]) for i in range(len(heads))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "".join(
@@ -136,11 +140,12 @@ def comma_separated(table: Table) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     spreads = {head for row in table for head, cell in row.items() if isinstance(cell, Cell) and cell.std is not None}
-    writer.writerow([name for head in table[0] for name in ([head, f"{head} std"] if head in spreads else [head])])
+    names = [name for head in table[0] for name in ([head, f"{head} std"] if head in spreads else [head])]
+    writer.writerow(map(plain_cell, names))
     for row in table:
         line: list[object] = []
         for head, cell in row.items():
-            values = [cell] if isinstance(cell, str) else [cell.value, cell.std]
+            values = [plain_cell(cell)] if isinstance(cell, str) else [cell.value, cell.std]
             line += ["" if value is None else value for value in values[: 1 + (head in spreads)]]
         writer.writerow(line)
     return text.getvalue()
@@ -161,6 +166,7 @@ def latex(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """The text with LaTeX's special characters escaped."""
-    harmless = {**{letter: f"\\{letter}" for letter in "%&_#$"}, "±": r"$\pm$", "<": "$<$"}
-    return "".join(harmless.get(letter, letter) for letter in text)
+    """The text in one line, with LaTeX's special characters escaped: none of it is a command."""
+    harmless = {letter: f"\\{letter}" for letter in "%&_#${}"} | {"±": r"$\pm$", "<": "$<$", ">": "$>$"}
+    harmless |= {letter: rf"\text{name}{{}}" for letter, name in NAMED.items()}
+    return "".join(harmless.get(letter, letter) for letter in " ".join(text.split()))

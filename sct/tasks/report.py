@@ -3,15 +3,16 @@
 import logging
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from sct.config.check import nearest, to_dict
+from sct.config.check import nearest
 from sct.errors import UserError
 from sct.plots import style, tradeoff
 from sct.reports.collect import Setting, find_runs, settings
 from sct.reports.tables import build_table, comma_separated, latex, markdown
 from sct.runs.folder import log_to
 from sct.runtime.files import write_text
+from sct.runtime.plain import read_yaml_config
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +47,7 @@ def report(cfg: DictConfig) -> None:
     if unprofiled:
         consequence = ", not in the plot" if cfg.plot else ""
         logger.warning("no costs of %s%s: run  python -m sct.profile ckpt=RUN", ", ".join(unprofiled), consequence)
-    papers = to_dict(OmegaConf.load(cfg.papers)) if cfg.papers else {}
-    if not all(isinstance(figures, dict) for figures in papers.values()):
-        raise UserError(f"papers={cfg.papers} must hold, for each label, a mapping from column to figure.")
+    papers = read_papers(Path(cfg.papers)) if cfg.papers else {}
     baseline = pick_baseline(collected, label=cfg.baseline)
     table = build_table(
         collected,
@@ -67,6 +66,15 @@ def report(cfg: DictConfig) -> None:
     if cfg.plot:
         points = tradeoff.tradeoff_points(collected, cost=cost, baseline=baseline)
         style.save(tradeoff.draw_tradeoff(points, cost=cost, about=SPREAD), folder / "tradeoff")
+
+
+def read_papers(path: Path) -> dict[str, dict[str, float]]:
+    """Figures of papers, label -> column -> number; UserError where the file holds anything else."""
+    papers = read_yaml_config(path)
+    for figures in papers.values():
+        if not isinstance(figures, dict) or not all(type(number) in (int, float) for number in figures.values()):
+            raise UserError(f"papers={path} must hold, for each label, a mapping from column to figure, a number.")
+    return papers
 
 
 def pick_baseline(collected: list[Setting], *, label: str | None) -> Setting | None:
