@@ -33,7 +33,7 @@ from sct.config.requests import register_schemas
 from sct.config.saved import APPENDED, key_of
 from sct.config.schema import Config
 from sct.config.trust import trust_working_directory
-from sct.errors import UserError
+from sct.errors import UserError, visible
 from sct.runtime.extras import install_command
 from sct.runtime.full_disk import FULL, full_disk_told_once
 from sct.runtime.memory import tune_allocator
@@ -169,7 +169,7 @@ def tell(message: str) -> None:
     """A message about a mistake; a process of torchrun or srun other than the first says which one it is."""
     place = "" if is_first() else f" in process {process_rank(os.environ)}"
     if message:
-        sys.stderr.write(f"Error{place}: {message}\n")
+        sys.stderr.write(f"Error{place}: {visible(message)}\n")
 
 
 def explain(error: Exception, *, config_name: str) -> str:

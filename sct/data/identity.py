@@ -3,10 +3,10 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from sct.data.cases import Case
-from sct.errors import UserError
+from sct.errors import UserError, visible
 
 _SHOWN = 5
 
@@ -51,12 +51,20 @@ def rater_name(label: Path, *, among: Sequence[Path], stem: Callable[[Path], str
 
 
 def check_ids(cases: Sequence[Case]) -> None:
-    """UserError that names both files where two cases have one name: one of them would be lost in every list."""
+    """UserError that names both files where two cases have one name: one of them would be lost in every list.
+
+    Also for a name that is no place for a file, see `is_place`.
+    """
     first: dict[str, Case] = {}
     clashes = []
     for case in cases:
         if not case.id:
             raise UserError(f"{files(case)}: the file has no name before its ending. Rename it, or take it out.")
+        if not is_place(case.name):
+            raise UserError(
+                f"{files(case)}: {case.name!r} can't be the name of a case, since files of results are called so. Take "
+                "letters, digits, - and _; no line breaks, and no .. or / that leads out of a folder."
+            )
         other = first.setdefault(case.name, case)
         if other is not case:
             clashes.append(f"{case.name}: {files(other)} and {files(case)}")
@@ -66,6 +74,16 @@ def check_ids(cases: Sequence[Case]) -> None:
             f"{len(clashes)} case id(s) stand for two cases:\n  {listed}\nRename the files, or take one of each two "
             "out of the data set."
         )
+
+
+def is_place(name: str) -> bool:
+    """Whether a file called so, below any folder, lies in it, and the name fits in a line of a list.
+
+    Names of cases may come from a stranger, in a list such as dataset.json.
+    """
+    parts = name.replace("\\", "/").split("/")
+    is_relative = not PureWindowsPath(name).drive and not {"", ".", ".."} & set(parts)
+    return is_relative and visible(name) == name and not {"\n", "\t"} & set(name)
 
 
 def files(case: Case) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sct.data.loading.cache import KINDS
-from sct.errors import UserError
+from sct.errors import UserError, visible
 
 if TYPE_CHECKING:  # the data set checks itself by this module
     from sct.data.module import SegmentationData
@@ -76,7 +76,15 @@ def tolerances_of(tolerance: float | Mapping[str, float], *, names: Sequence[str
 
 
 def check_scored_names(data: SegmentationData) -> None:
-    """UserError where `class_groups` or `tolerance` names a class or region that is not scored."""
+    """UserError where `class_groups` or `tolerance` names a class or region that is not scored.
+
+    Also for a name of a class or region that does not stand in one line.
+    """
+    if broken := [name for name in data.outputs.names if len(visible(name).splitlines()) != 1 or visible(name) != name]:
+        raise UserError(
+            f"{broken[0]!r} can't be the name of a class or region, which stands in a line of tables. Take letters, "
+            "digits and signs, in data.labels, data.regions or dataset.json."
+        )
     data.tolerances()
     for group, members in data.class_groups.items():
         if unknown := [name for name in members if name not in data.outputs.names]:

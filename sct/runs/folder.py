@@ -26,7 +26,7 @@ from sct.errors import UserError
 from sct.runtime import checkpoint
 from sct.runtime.distributed import Processes
 from sct.runtime.files import remove_unfinished, write_text
-from sct.runtime.logs import RunLog
+from sct.runtime.logs import LogFormatter, RunLog
 from sct.runtime.migration import config_of_today
 from sct.runtime.plain import read_yaml_config
 from sct.runtime.rows import FILE, read_rows
@@ -339,6 +339,6 @@ def log_to(run_dir: Path | None, *, level: int = logging.INFO) -> None:
     if run_dir is not None:
         handlers.append(RunLog(run_dir / "train.log"))
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        handler.setFormatter(LogFormatter())
         root.addHandler(handler)
     root.setLevel(level)

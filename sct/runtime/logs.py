@@ -1,8 +1,20 @@
-"""Log files that a full disk does not turn into tracebacks."""
+"""Log files that a full disk does not turn into tracebacks, and lines that a terminal shows and does not obey."""
 
 import logging
 import sys
 from contextlib import suppress
+
+from sct.errors import visible
+
+
+class LogFormatter(logging.Formatter):
+    """Time and message; control characters, which names in files of a stranger may have, are shown as \\x1b."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 class RunLog(logging.FileHandler):
