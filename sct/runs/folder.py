@@ -23,6 +23,7 @@ from sct.config.naming import earlier_name
 from sct.config.saved import key_of, saved_overrides
 from sct.config.trust import SHIPPED_ALONE, Trust
 from sct.errors import UserError
+from sct.runs.links import check_links
 from sct.runtime import checkpoint
 from sct.runtime.distributed import Processes
 from sct.runtime.files import remove_unfinished, write_text
@@ -281,6 +282,7 @@ def opened(plan: Plan, *, processes: Processes) -> Iterator[Path]:
             try:
                 folder = plan.folder or new_folder(parent, label=job_label(plan.overrides))
                 folder.mkdir(parents=True, exist_ok=True)
+                check_links(folder)
             except OSError as error:
                 raise UserError(f"The run folder can't be made ({error}). Set run_dir or paths.outputs.") from error
             stack.enter_context(locked(folder))

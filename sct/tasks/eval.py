@@ -14,6 +14,7 @@ from sct.runs.changes import KEY, folder_of
 from sct.runs.evaluation import Evaluation
 from sct.runs.evaluation import evaluate as score_all
 from sct.runs.folder import log_to
+from sct.runs.links import check_links
 from sct.runs.meeting import prepare_to_score
 from sct.runs.parts import evaluate_part
 from sct.runs.postprocessing import FILE
@@ -84,6 +85,7 @@ def default_folder(cfg: DictConfig, *, run: Run) -> Path:
             f"{', '.join(changed)} differ from the run's settings. The run's evaluation in {folder} would be "
             "overwritten by another one: give output=FOLDER."
         )
+    check_links(run.folder)
     return folder
 
 
@@ -95,6 +97,7 @@ def check_choice(cfg: DictConfig, *, run: Run) -> None:
             f"postprocess=choose: {', '.join(changed)} differ from the run's. The post-processing of a run is chosen "
             "on its own validation cases. Choose without that, and evaluate with it afterwards."
         )
+    check_links(run.folder)
 
 
 def other_data(cfg: DictConfig, *, run: Run, split: str) -> list[str]:

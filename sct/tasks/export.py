@@ -28,6 +28,7 @@ from sct.profiling.windows import sample_windows
 from sct.runs import card
 from sct.runs.backends import check_precision, default_folder
 from sct.runs.folder import log_to
+from sct.runs.links import check_links
 from sct.runs.run import Run, open_run
 from sct.runtime import checkpoint
 from sct.runtime.aside import aside
@@ -42,7 +43,7 @@ def export(config: DictConfig) -> None:
     cfg = OmegaConf.to_object(config)
     assert isinstance(cfg, ExportConfig)
     form = pick_format(cfg)
-    folder = empty_folder(Path(cfg.output or default_folder(cfg.ckpt, weights=cfg.weights, form=form.name)))
+    folder = empty_folder(Path(cfg.output) if cfg.output else run_folder(cfg, form=form))
     cpu = torch.device("cpu")
     run = open_run(
         cfg.ckpt,
@@ -95,6 +96,12 @@ def pick_format(cfg: ExportConfig) -> Format:
     if cfg.batch is not None and not form.fixed_graph:
         raise UserError(f"batch={cfg.batch}: format={form.name} takes any number of windows. Leave batch out.")
     return form
+
+
+def run_folder(cfg: ExportConfig, *, form: Format) -> Path:
+    """The folder in that of the run; UserError where a link there leads elsewhere."""
+    check_links(checkpoint.folder_of(checkpoint.find(cfg.ckpt, weights=cfg.weights)))
+    return default_folder(cfg.ckpt, weights=cfg.weights, form=form.name)
 
 
 def empty_folder(folder: Path) -> Path:

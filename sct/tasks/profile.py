@@ -17,6 +17,7 @@ from sct.profiling.profile import format_profile
 from sct.runs.changes import folder_of
 from sct.runs.experiment import Experiment, from_config
 from sct.runs.folder import log_to, task_overrides
+from sct.runs.links import check_links
 from sct.runs.run import Run, open_run
 from sct.runtime.distributed import pick_device
 
@@ -40,6 +41,7 @@ def profile(cfg: DictConfig) -> None:
         experiment = from_config(cfg, device=pick_device(cfg.trainer.device))
     folder = new_folder(cfg)
     if isinstance(experiment, Run):
+        check_links(experiment.folder)
         folder = folder_of(experiment.folder, changed=experiment.changed)
     settings = OmegaConf.to_object(cfg.profile)
     assert isinstance(settings, ProfileConfig)
