@@ -23,7 +23,6 @@ from importlib import import_module
 from pathlib import Path
 
 from sct.compare.methods import DECODERS, TABLES
-from sct.config.trust import trust_working_directory
 from sct.errors import UserError
 
 
@@ -53,7 +52,6 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options, overrides = parse(argv)
-    trust_working_directory()
     try:
         # imported only here: torch takes seconds, and --help does not need it
         sys.stdout.write(import_module("sct.compare.task").compare(options, overrides=overrides))

@@ -18,7 +18,7 @@ from sct.config.parts import check_library_settings, is_part
 from sct.config.requests import PlanConfig
 from sct.config.schema import Config
 from sct.config.signatures import Signature, from_source, object_signature
-from sct.config.trust import LIBRARIES, OWN, SHIPPED_ALONE, Trust
+from sct.config.trust import LIBRARIES, OWN, SHIPPED_ALONE, Trust, is_plugin, trust_working_directory
 from sct.errors import UserError
 from sct.runtime.plain import clipped
 
@@ -213,6 +213,8 @@ def resolve_target(path: str, *, key: str, trust: Trust) -> Any:
     Of torch and MONAI classes only: some of their functions run commands, or download and run code.
     """
     trust.check_path(path, key=key)
+    if is_plugin(path.split(".")[0]):
+        trust_working_directory()
     try:
         target = get_object(path)
     except Exception as error:

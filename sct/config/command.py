@@ -32,7 +32,6 @@ from sct.config.paths import quoted, text_overrides, whole_nodes
 from sct.config.requests import register_schemas
 from sct.config.saved import APPENDED, key_of
 from sct.config.schema import Config
-from sct.config.trust import trust_working_directory
 from sct.errors import UserError, visible
 from sct.runtime.extras import install_command
 from sct.runtime.full_disk import FULL, full_disk_told_once
@@ -82,7 +81,6 @@ def run(task: str, *, config_name: str, page: Page, open_groups: Sequence[str] =
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     register_schemas()
     register_folders()
-    trust_working_directory()
     if {"--help", "-h"} & set(sys.argv[1:]):
         print_help(page, config_name=config_name)
         return

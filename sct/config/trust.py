@@ -116,8 +116,10 @@ def check_plugins(names: Iterable[str]) -> None:
 def trust_working_directory() -> None:
     """Lets the console scripts find packages in the working directory, as `python -m` does.
 
-    The directory comes last, so that a file in it never takes the place of an installed package. Python's option -P
-    and PYTHONSAFEPATH switch that off.
+    Only once a package of the user is asked for: MONAI and others look for dozens of packages that need not be
+    installed, and a file of such a name, in a folder that a stranger has sent, would run. The directory comes last, so
+    that a file in it never takes the place of an installed package. Python's option -P and PYTHONSAFEPATH switch that
+    off.
     """
     here = str(Path.cwd())
     if not sys.flags.safe_path and "" not in sys.path and here not in sys.path:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from sct.config.check import nearest
-from sct.config.trust import trust_working_directory
 from sct.plots.commands import base
 
 # each figure has a module of its name in sct.plots.commands; it is imported when it is needed: torch takes seconds
@@ -42,7 +41,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if name not in FIGURES:
         sys.exit(f"Error: there is no figure {name!r}. {nearest(name, FIGURES)} sct-plot --help describes them.")
-    trust_working_directory()
     module = import_module(f"sct.plots.commands.{name}")
     parser = module.parser()
     parser.prog = f"sct-plot {name}"

@@ -9,9 +9,11 @@ import pytest
 from commands import assert_one_message, run_command
 
 from sct import train
-from sct.config.check import check_config
+from sct.config.check import check_config, resolve_target
 from sct.config.command import compose_config
 from sct.config.folders import CONFIG_DIR, given_folders, hidden_files, options, own_folders
+from sct.config.trust import Trust
+from sct.errors import UserError
 from sct.tasks import train as training
 
 FILES = {
@@ -110,4 +112,8 @@ def test_the_working_directory_is_searched_for_packages_last(home, seen, monkeyp
     monkeypatch.setattr(training, "train", lambda cfg: places.append(sys.path[:]))
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(home))])
     assert run_command(train.main).status == 0
-    assert places[0] == [*sys.path, str(home)]
+    assert places[0] == sys.path
+    searched = [*sys.path, str(home)]
+    with pytest.raises(UserError, match="or lie in the working directory"):
+        resolve_target("nopackage.Reducer", key="encoder.reducer", trust=Trust())
+    assert sys.path == searched
