@@ -57,21 +57,21 @@ class Onnx(Format):
 def check_weights(onnx: ModuleType, path: Path) -> None:
     """UserError where a graph takes weights from another file than the one that is exported beside it."""
     try:
-        graph = onnx.load(path, load_external_data=False).graph
+        model = onnx.load(path, load_external_data=False)
     except Exception as error:  # of protobuf, which is not a dependency of its own
         raise UserError(f"{path} is no ONNX graph ({clipped(error)}). Export the run again.") from error
-    places = {entry.value for tensor in tensors(graph) for entry in tensor.external_data if entry.key == "location"}
+    places = {entry.value for tensor in tensors(model) for entry in tensor.external_data if entry.key == "location"}
     if others := places - {WEIGHTS}:
         raise UserError(f"{path} takes weights from {clipped(min(others))}, not from {WEIGHTS}. Export the run again.")
 
 
-def tensors(graph: Any) -> Iterator[Any]:
-    """All tensors in a graph of ONNX, and in graphs in it."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for inner in (attribute.g, *attribute.graphs):
+def tensors(message: Any) -> Iterator[Any]:
+    """All tensors in a model of ONNX, wherever they are: also in sparse ones, inner graphs, functions and training."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in [value] if hasattr(value, "ListFields") else value:
                 yield from tensors(inner)
 
 

@@ -11,6 +11,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from sct.errors import UserError
 from sct.exporting.base import INPUT, OUTPUT, Format, Source, in_batches, quiet
 from sct.exporting.torch import program_of
 from sct.inference import Model
@@ -18,6 +19,8 @@ from sct.inference import Model
 logger = logging.getLogger(__name__)
 
 FILE = "model.xml"
+# what the intermediate representation begins with
+XML = b"<?xml "
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
@@ -50,6 +53,7 @@ class OpenVino(Format):
         if device.type != "cpu":
             logger.warning("device=%s is ignored: openvino computes on the CPU here", device)
         # without a hint OpenVINO chooses bf16 on a processor that supports it
+        check_xml(folder / FILE)
         settings = {"INFERENCE_PRECISION_HINT": HINTS[precision], "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         compiled = openvino.Core().compile_model(folder / FILE, "CPU", settings)
 
@@ -58,3 +62,13 @@ class OpenVino(Format):
             return torch.from_numpy(logits).to(windows.device)
 
         return in_batches(run, batch=batch)
+
+
+def check_xml(path: Path) -> None:
+    """UserError where a file is no XML: OpenVINO would read it as a file of another program, such as an ONNX graph.
+
+    Those may name files elsewhere, which the intermediate representation can't.
+    """
+    with path.open("rb") as file:
+        if file.read(len(XML)) != XML:
+            raise UserError(f"{path} is no graph of OpenVINO. Export the run again.")

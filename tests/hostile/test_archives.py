@@ -12,13 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from exported_runs import needs
 
 from sct import predict
 from sct.errors import UserError
 from sct.exporting.archive import SIZE, TARGET, check_archive
 from sct.exporting.manifest import check_files, read_manifest
-from sct.exporting.onnx import check_weights
 from sct.runtime.files import file_digest
 
 Records = dict[str, bytes]
@@ -278,32 +276,6 @@ def test_targets_of_a_graph():
         "torch.ops.aten.add.Tensor.x",
     ):
         assert not TARGET.fullmatch(name), name
-
-
-@pytest.mark.parametrize("place", ["../other.data", "/etc/passwd", "other.data", "model.onnx.data/../x"])
-def test_onnx_takes_weights_from_its_own_file_alone(place, stage):
-    needs("onnx")
-    import onnx
-    from onnx import TensorProto, helper
-
-    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
-    weight.external_data.add(key="location", value="model.onnx.data")
-    branch = helper.make_graph([], "branch", [], [helper.make_tensor_value_info("w", TensorProto.FLOAT, [1])], [weight])
-    node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
-    value = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
-    graph = helper.make_graph(
-        [node], "g", [helper.make_tensor_value_info("c", TensorProto.BOOL, [])], [value], [weight]
-    )
-    path = stage.here / "model.onnx"
-    path.write_bytes(helper.make_model(graph).SerializeToString())
-    check_weights(onnx, path)
-    graph.node[0].attribute[0].g.initializer[0].external_data[0].value = place
-    path.write_bytes(helper.make_model(graph).SerializeToString())
-    with pytest.raises(UserError, match="takes weights from"):
-        check_weights(onnx, path)
-    path.write_bytes(b"\xff" * 100)
-    with pytest.raises(UserError, match="is no ONNX graph"):
-        check_weights(onnx, path)
 
 
 def test_an_export_of_torchscript_is_refused(stage, export, image):
