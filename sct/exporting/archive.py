@@ -18,6 +18,7 @@ import torch
 from torch.export.pt2_archive import PT2ArchiveReader
 
 from sct.errors import UserError
+from sct.exporting.operations import is_operation
 from sct.runtime.plain import clipped
 
 # names of the files in the archive
@@ -31,10 +32,10 @@ CONFIGS = {
     "data/constants/": "data/constants/model_constants_config.json",
 }
 PAYLOAD = re.compile(r"(weight|tensor)_\d+")
-# what a node may call: operations on tensors, without those that read files or leave the bounds of a tensor to others
+# what a node may call, where an operation of ATen is one of `OPERATIONS`
+ATEN = re.compile(r"torch\.ops\.aten\.(\w+)\.\w+")
 TARGET = re.compile(
-    r"torch\.ops\.aten\.(?!from_file|set_|_unsafe|resize|record_stream|data\b)\w+\.\w+"
-    r"|torch\.ops\.higher_order\.wrap_with_(autocast|set_grad_enabled)"
+    r"torch\.ops\.higher_order\.wrap_with_(autocast|set_grad_enabled)"
     r"|torch\.sym_(max|min|not|int|float|ite|sum)"
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
     r"|math\.(floor|ceil|trunc)"
@@ -50,7 +51,8 @@ GUARD = re.compile(r"L\['\w+'\]\.size\(\)\[\d+\] (==|!=|<=|>=|<|>) \d{1,18}")
 # names of nodes and weights become names in a program
 NAME = re.compile(r"[\w.+-]*")
 # keys whose texts have rules of their own
-RULES = {"target": TARGET, "as_operator": TARGET, "expr_str": SIZE, "guards_code": GUARD}
+RULES = {"expr_str": SIZE, "guards_code": GUARD}
+CALLED = ("target", "as_operator")
 # what a node remembers of its source, shown where it fails
 ORIGIN = ("stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack")
 STRUCTURES = ("builtins.tuple", "builtins.list", "builtins.dict", None)
@@ -117,8 +119,18 @@ def check_text(key: str, text: str) -> None:
     """ValueError for a text of the graph that its loader would take for a program."""
     if key in ("in_spec", "out_spec"):
         check_structure(json.loads(text)[1])
+    elif key in CALLED:
+        if not is_callable(text):
+            raise ValueError(f"its graph calls {text!r}, which is no operation of sct/exporting/operations.py")
     elif not RULES.get(key, NAME).fullmatch(text):
         raise ValueError(f"its graph holds {text!r}")
+
+
+def is_callable(target: str) -> bool:
+    """Whether a node may call a function of this name."""
+    if found := ATEN.fullmatch(target):
+        return is_operation(found[1])
+    return TARGET.fullmatch(target) is not None
 
 
 def check_structure(node: Any) -> None:
