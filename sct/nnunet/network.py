@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from sct.config.check import build, check_config, read_source
 from sct.config.command import compose_config
+from sct.config.saved import is_saved
 from sct.config.trust import SHIPPED_ALONE
 from sct.errors import UserError
 from sct.models.segmenter import Segmenter
@@ -38,7 +39,13 @@ class Described:
                 f"nnU-Net's plans describe another network (its arguments are {', '.join(sorted(kept))}). Train with a "
                 "trainer of this project, or predict with the trainer that trained."
             )
-        return cls(tuple(kept["overrides"]), tuple(kept["image_size"]), bool(kept["overlapping"]))
+        overrides = tuple(map(str, kept["overrides"]))
+        # plans come with the weights, and both may be of a stranger
+        if unknown := [override for override in overrides if not is_saved(override)]:
+            raise UserError(
+                f"nnU-Net's plans hold {unknown[0]!r}, which is no setting of a network. Take the original."
+            )
+        return cls(overrides, tuple(kept["image_size"]), bool(kept["overlapping"]))
 
     @property
     def config(self) -> DictConfig:

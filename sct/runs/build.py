@@ -14,6 +14,7 @@ from sct.inference import Inferer
 from sct.models.base import ImageOnly
 from sct.models.completion.scatter import Scatter
 from sct.models.segmenter import Segmenter
+from sct.runs.folder import WRITTEN
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,8 @@ def build_segmenter(cfg: DictConfig, *, data: SegmentationData, trust: Trust = S
 def use_found(cfg: DictConfig) -> None:
     """Adds the section `found` (what a training read from the files of its data set) to the settings of the data set.
 
-    UserError if `found` names code (`_target_`): it comes from a run folder, also when the rest of the config is
-    trusted.
+    UserError if `found` names code (`_target_`) or a folder: it comes from a run folder, also when the rest of the
+    config is trusted, and would take the place of a folder that the command names.
     """
     if found := cfg.get("found"):
         for key, node in target_nodes(found, key="found"):
@@ -55,6 +56,12 @@ def use_found(cfg: DictConfig) -> None:
                 f"{key}._target_={node['_target_']} is in the config of a run: a training writes names and numbers "
                 "there, no code. The run has been changed: use its original, or start anew with another run_dir."
             )
+        for key in WRITTEN:
+            if key in found:
+                raise UserError(
+                    f"found.{key}={found[key]} is in the config of a run: no training writes the name of a folder "
+                    "there. The run has been changed: use its original, or start anew with another run_dir."
+                )
         cfg.data = OmegaConf.merge(cfg.data, found)
 
 

@@ -81,6 +81,22 @@ def test_a_training_from_a_card_writes_beside_its_output_alone(stage, scored):
     assert {path.name for path in stage.out.iterdir()} == {"run", "data", "cache"}
 
 
+@pytest.mark.parametrize("key", ["root", "cache_dir"])
+def test_what_a_training_found_is_no_folder(key, stage, scored, image):
+    """It would take the place of the folder that the command names."""
+    victim = str(stage.here / "victim")
+    card = changed_card(scored, f"training.config.found.{key}", victim)
+    shutil.copy(card, stage.here / "card.json")
+    change_config(scored, lambda config: put(config, f"found.{key}", victim))
+    for main, *arguments in (
+        (verify.main, "card=card.json", "retrain=true", "output=out"),
+        (train.main, "resume=run", "data.root=out/data", "data.cache_dir=out/cache"),
+        (evaluation.main, "ckpt=run", "data.root=out/data", "output=out"),
+        (predict.main, "ckpt=run", f"input={image}", "output=out"),
+    ):
+        stage.refused(main, *arguments, words=(f"found.{key}", "victim"))
+
+
 def test_a_card_names_no_output_of_its_own(stage, scored):
     for key, value in (("output", "victim"), ("plugins", ["os"]), ("shard", "0/2"), ("save_predictions", True)):
         changed_card(scored, f"evaluation.{key}", value)

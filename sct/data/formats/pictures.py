@@ -12,7 +12,7 @@ from PIL import Image
 
 from sct.data.cases import Grid
 from sct.data.formats.base import FileFormat
-from sct.data.formats.decoding import UPRIGHT, decode, orientation
+from sct.data.formats.decoding import READ, UPRIGHT, decode, orientation
 from sct.errors import UserError
 from sct.runtime.files import atomic
 
@@ -31,7 +31,7 @@ class Pictures(FileFormat):
     label_suffix = "_segmentation.png"
 
     def remark(self, image: Path) -> str | None:
-        with Image.open(image) as picture:
+        with Image.open(image, formats=READ) as picture:
             if orientation(picture) == UPRIGHT:
                 return None
         return "turned upright as the camera says (EXIF orientation); the mask must be drawn on the upright picture"
