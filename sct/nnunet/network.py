@@ -42,9 +42,7 @@ class Described:
         overrides = tuple(map(str, kept["overrides"]))
         # plans come with the weights, and both may be of a stranger
         if unknown := [override for override in overrides if not is_saved(override)]:
-            raise UserError(
-                f"nnU-Net's plans hold {unknown[0]!r}, which is no setting of a network. Take the original."
-            )
+            raise UserError(f"nnU-Net's plans hold {unknown[0]!r}, which is no setting. Take the original.")
         return cls(overrides, tuple(kept["image_size"]), bool(kept["overlapping"]))
 
     @property

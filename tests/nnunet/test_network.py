@@ -1,6 +1,7 @@
 """Networks and losses for nnU-Net, without nnU-Net: what its plans keep, and its targets."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from sct.config.check import build
 from sct.data.outputs import Classes, Regions
 from sct.errors import UserError
+from sct.nnunet import FOLDER
 from sct.nnunet.loss import Loss, labels_of, outputs_of
 from sct.nnunet.network import SECTION, Described, describe, fitting_patch
 
@@ -69,6 +71,24 @@ def test_plans_may_not_name_code():
     described = Described((*LITTLE, "decoder._target_=os.system"), image_size=(16, 16, 16), overlapping=False)
     with pytest.raises(UserError, match=r"os\.system"):
         described.network(in_channels=1, num_classes=2)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["hydra.searchpath=[evil]", "--config-dir=evil", "encoder=../evil", "name=${oc.env:HOME}", "resume=evil", 3],
+)
+def test_plans_hold_settings_alone(override):
+    kept = {"overrides": [*LITTLE, override], "image_size": [16, 16, 16], "overlapping": False}
+    with pytest.raises(UserError, match="which is no setting"):
+        Described.read(kept)
+
+
+def test_the_plans_of_the_shipped_trainers_are_read():
+    trainers = (FOLDER / "sct_trainers.py").read_text()
+    overrides = re.findall(r'"((?:\w+\.)*\w+=[^"]*)"', trainers)
+    assert len(overrides) > 10
+    kept = {"overrides": overrides, "image_size": [16, 16, 16], "overlapping": False}
+    assert Described.read(kept).overrides == tuple(overrides)
 
 
 def test_labels_of_classes_are_the_target():
