@@ -124,8 +124,8 @@ def draw_attention(
     after = matrices.after * count
     figure = new_figure(0.39 * WIDTH + 0.27 * WIDTH * where.height + 2.35)
     figure.suptitle(
-        f"{title}\n$\\alpha$ = {matrices.pruned_queries:.1%} of the queries pruned, "
-        f"$\\lambda$ = {matrices.dependencies:.1%} of the other queries' dependencies pruned (mean over heads)"
+        f"{title}\n\u03b1 = {matrices.pruned_queries:.1%} of the queries pruned, "
+        f"\u03bb = {matrices.dependencies:.1%} of the other queries' dependencies pruned (mean over heads)"
     )
     rows = figure.add_gridspec(2, 6, hspace=0.06, height_ratios=(0.39, 0.27 * where.height))
     place = int(np.ravel_multi_index(query, grid))

@@ -87,6 +87,8 @@ def matplotlib() -> ModuleType:
     try:
         import matplotlib.colors
         import matplotlib.figure
+        import matplotlib.text
+        import matplotlib.ticker
     except ImportError as error:
         raise UserError(
             "Figures need the package matplotlib, which is not installed. Install it with: "
@@ -134,9 +136,27 @@ def round_numbers(low: float, high: float) -> list[float]:
     return inside[0] if len(inside[0]) <= 7 else inside[1]
 
 
+def show_as_written(figure: "Figure") -> None:
+    """Makes all texts of a figure plain: a name with dollar signs is no formula, which may be one that can't be drawn.
+
+    Only the powers of ten beside a logarithmic axis are formulas.
+    """
+    package = matplotlib()
+    powers: set[Any] = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_ticklabels()  # makes them, where they are not yet made
+            if isinstance(axis.get_major_formatter(), package.ticker.LogFormatter):
+                powers.update(axis.findobj(package.text.Text))
+                powers.discard(axis.label)
+    for text in set(figure.findobj(package.text.Text)) - powers:
+        text.set_parse_math(False)
+
+
 @styled
 def save(figure: "Figure", stem: Path) -> list[Path]:
     """Writes stem.png and stem.pdf; equal figures give equal bytes."""
+    show_as_written(figure)
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # it logs every table of every font in a PDF
     written = []
     for kind, metadata in (("png", {}), ("pdf", {"CreationDate": None})):

@@ -6,6 +6,7 @@ import re
 
 import pytest
 from hostile_files import change_config, put
+from matplotlib.text import Text
 from monai.bundle import ConfigParser
 from omegaconf import OmegaConf
 
@@ -15,6 +16,7 @@ from sct.evaluation.markup import plain_markdown
 from sct.evaluation.metrics import Row
 from sct.evaluation.scores import read_cases_csv, write_report
 from sct.exporting.bundle import INFERENCE, METADATA, as_it_is, monai_node
+from sct.plots import style
 from sct.reports.tables import Cell, comma_separated, latex, markdown
 from sct.tasks.report import read_papers
 
@@ -101,3 +103,34 @@ def test_figures_of_papers_are_numbers(papers, stage):
     (stage.here / "papers.yaml").write_text(papers)
     with pytest.raises(UserError, match=r"papers\.yaml"):
         read_papers(stage.here / "papers.yaml")
+
+
+# --- figures
+
+FORMULAS = ["$\\unknown$", "$x", "a $b$ c", r"\$", "$\\frac{1}{2}$"]
+
+
+@style.styled
+def figure_of(name: str):
+    figure = style.new_figure(2.0)
+    axes = figure.subplots()
+    axes.plot([1, 100], [1, 2], label=name)
+    axes.set_xscale("log")
+    axes.set_title(name)
+    axes.set_yticks([1, 2], [name, name])
+    axes.set_ylabel(name)
+    figure.legend(title=name)
+    style.caption(figure, name)
+    return figure
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_name_is_no_formula_of_a_figure(name, stage):
+    figure = figure_of(name)
+    style.save(figure, stage.out / "figure")
+    shown = [text for text in figure.findobj(Text) if text.get_text() == name]
+    assert len(shown) >= 7
+    assert not any(text.get_parse_math() for text in shown)
+    powers = [text for text in figure.findobj(Text) if "10^" in text.get_text()]
+    assert powers
+    assert all(text.get_parse_math() for text in powers)

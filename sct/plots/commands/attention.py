@@ -56,6 +56,6 @@ def draw(options: argparse.Namespace) -> base.Drawn:
         title=f"{run.config.name}, {case.id} ({split}): block {options.layer}, head {options.head}",
         about=f"N = {matrices.before.shape[0]} patches. Colours are logarithmic; each panel has its own scale, from "
         "its 1st to its 99.9th percentile. Pruned entries are grey in the matrices and uncoloured over the image. The "
-        "matrix before pruning has all queries. $\\alpha$: of the image; $\\lambda$: of the block, mean over heads.",
+        "matrix before pruning has all queries. \u03b1: of the image; \u03bb: of the block, mean over heads.",
     )
     return base.Drawn(figure, run.folder / "figures" / f"attention_{case.id}_block{options.layer}_head{options.head}")
