@@ -10,8 +10,8 @@ from sct.errors import visible
 class LogFormatter(logging.Formatter):
     """Time and message; control characters, which names in files of a stranger may have, are shown as \\x1b."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    def __init__(self, line: str = "%(asctime)s %(message)s") -> None:
+        super().__init__(line, datefmt="%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record))

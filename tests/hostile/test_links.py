@@ -8,6 +8,7 @@ from commands import assert_one_message
 from sct import eval as evaluation
 from sct import export, predict, profile, train
 from sct.errors import UserError
+from sct.plots.__main__ import main as plot
 from sct.runs.links import check_links
 
 COMMANDS = {
@@ -42,6 +43,14 @@ def test_no_command_writes_through_a_link(name, stage, run, victim):
         place.symlink_to(victim if link in ("eval", "export", "checkpoints", "tensorboard") else victim / link)
     outcome = stage.run(main, *arguments, writes=(stage.here / "outputs",))  # the cache of the command
     assert_one_message(outcome, "is a link to", "victim", "Put what is there")
+
+
+def test_no_figure_is_written_through_a_link(stage, run, victim):
+    (run / "figures").symlink_to(victim)
+    before = sorted(victim.iterdir())
+    with pytest.raises(SystemExit, match="is a link to"):
+        plot(["depth", "run", "--case", "0004"])
+    assert sorted(victim.iterdir()) == before
 
 
 @pytest.mark.parametrize("link", LINKS)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from sct.config.trust import check_plugins
 from sct.errors import UserError
 from sct.plots import style
+from sct.runs.links import check_links
 from sct.runtime.files import write_text
+from sct.runtime.logs import LogFormatter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,12 +76,17 @@ def named_run(text: str) -> tuple[str, str]:
 def execute(parser: argparse.ArgumentParser, draw: Callable[[argparse.Namespace], Drawn], argv: Sequence[str]) -> None:
     """Parses the options, draws the figure and writes it; a UserError ends the command with its message."""
     options = parser.parse_args(argv)
-    logging.basicConfig(format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("sct").setLevel(logging.INFO)  # not for all packages: those that write PDF log too much
     try:
         style.matplotlib()  # a missing package is an error here, before the networks are loaded
         drawn = draw(options)
         stem = options.output or drawn.stem
+        run = stem.parent.parent
+        if options.output is None and (run / "config.yaml").exists():  # figures of several runs have another place
+            check_links(run)
         written = style.save(drawn.figure, stem)
         if drawn.table:
             written.append(stem.with_name(f"{stem.name}.csv"))
