@@ -277,7 +277,7 @@ def test_mistakes_in_the_folders(make: Callable, root: Path) -> None:
     with pytest.raises(UserError, match=r"imagesTr: does not exist; expected files that end in \.nii\.gz"):
         make().prepare()
     (root / "dataset.json").unlink()
-    with pytest.raises(UserError, match=r"(?s)has no dataset\.json.*imagesTr with CASE_0000"):
+    with pytest.raises(UserError, match=r"(?s)has no dataset\.json.*imagesTr with\s+CASE_0000"):
         make().prepare()
 
 

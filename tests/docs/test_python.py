@@ -16,8 +16,11 @@ from commands import own_settings
 from doc_pages import DOCS, ROOT, SHELL, Block, blocks, commands, file_of, makes_files, notebook_cells, pages
 from shrunk import MAINS, succeed
 
-# pages with fragments of Python: a test of their own takes them apart
-FRAGMENTS = {"docs/how-to/add-a-method.md": "tests/models/test_add_a_method.py"}
+# pages with fragments of Python, or Python that needs another package: a test of their own takes them apart
+FRAGMENTS = {
+    "docs/how-to/add-a-method.md": "tests/models/test_add_a_method.py",
+    "docs/getting-started/from-nnunet.md": "tests/nnunet/test_trainers.py",
+}
 PAGES = [
     page
     for page in pages()

@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 import sct.nnunet
+from sct.nnunet.network import Described
 
 pytest.importorskip("nnunetv2", reason="the extra nnunet is not installed")
 
@@ -30,6 +32,15 @@ class nnUNetTrainerShort(nnUNetTrainerSCT):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 2, 25, 2
 """
+
+
+def test_the_trainer_of_the_page_makes_a_network():
+    page = Path(__file__).parents[2] / "docs/getting-started/from-nnunet.md"
+    code = page.read_text().split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(compile(code, page.name, "exec"), names)
+    described = Described(names["nnUNetTrainerMine"].overrides, image_size=(16, 16, 16), overlapping=False)
+    assert described.network(in_channels=1, num_classes=2).encoder.spec.dim == 384
 
 
 def write_set(root: Path) -> None:

@@ -29,12 +29,17 @@ LACKING: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
+# modules that nnU-Net imports, and that import nnU-Net
+OF_NNUNET = "sct.nnunet.trainers."
+
+
 def import_all() -> list[str]:
     """Imports every module of sct anew; their names."""
     for name in [name for name in sys.modules if name.split(".")[0] == "sct"]:
         del sys.modules[name]
     importlib.import_module("sct")
-    found = [module.name for module in pkgutil.walk_packages(sct.__path__, "sct.")]
+    modules = (module.name for module in pkgutil.walk_packages(sct.__path__, "sct."))
+    found = [name for name in modules if not name.startswith(OF_NNUNET)]
     for name in found:
         importlib.import_module(name)
     return found

@@ -24,7 +24,8 @@ def test_every_module_is_imported_and_predicts(finished_run, workplace, tmp_path
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    names = {".".join(path.relative_to(SOURCES.parent).with_suffix("").parts) for path in SOURCES.rglob("*.py")}
+    files = (path for path in SOURCES.rglob("*.py") if path.parent.name != "trainers")
+    names = {".".join(path.relative_to(SOURCES.parent).with_suffix("").parts) for path in files}
     imported = result.stdout.split()
     assert all(imported.count(name) == 2 for name in names if not name.endswith("__init__"))
     (written,) = tmp_path.iterdir()
