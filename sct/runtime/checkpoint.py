@@ -256,24 +256,30 @@ def is_finite(value: torch.Tensor) -> bool:
 def initialize(module: nn.Module, weights: dict[str, torch.Tensor], *, source: str) -> None:
     """Starts a model from the weights of another one, where names and shapes agree; logs the names that do not.
 
-    UserError if less than half of the model's values are in `weights`: that is probably a mistake of the user.
+    UserError if less than half of the model's values are in `weights`, and less than half of these in the model: that
+    is probably a mistake of the user. A pretrained encoder may be a small part of a network with a large decoder.
     """
     current = module.state_dict()
     fitting = {name: value for name, value in weights.items() if name in current and current[name].shape == value.shape}
     new = [name for name in current if name not in fitting]
     unused = [name for name in weights if name not in fitting]
-    share = sum(value.numel() for value in fitting.values()) / sum(value.numel() for value in current.values())
-    if share < 0.5:
+    share, used = (num_values(fitting) / num_values(all_values) for all_values in (current, weights))
+    if max(share, used) < 0.5:
         raise UserError(
-            f"init={source} has only {share:.0%} of this model's weights (new: {shortened(new)}; not used: "
-            f"{shortened(unused)}). Give a run of the same encoder and decoder sizes."
+            f"init={source} has only {share:.0%} of this model's weights, and {used:.0%} of its own fit (new: "
+            f"{shortened(new)}; not used: {shortened(unused)}). Give a run of the same encoder and decoder sizes."
         )
     check_finite(fitting, current=current, source=f"init={source}")
     module.load_state_dict(fitting, strict=False)
-    logger.info("started from %s: %.1f %% of the weights", source, 100 * share)
+    logger.info("started from %s: %.1f %% of the weights, %.1f %% of the file's", source, 100 * share, 100 * used)
     for state, names in (("start anew", new), ("of the file are not used", unused)):
         if names:
             logger.warning("%d weights %s: %s", len(names), state, shortened(names))
+
+
+def num_values(weights: dict[str, torch.Tensor]) -> int:
+    """How many numbers the weights have."""
+    return sum(value.numel() for value in weights.values())
 
 
 def shortened(names: list[str], *, shown: int = 6, separator: str = ", ") -> str:

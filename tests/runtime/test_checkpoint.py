@@ -227,3 +227,14 @@ def test_a_full_disk_is_told_as_the_system_says_it_and_leaves_nothing(tmp_path, 
         save_steps(tmp_path, 4)
     assert caught.value.errno == errno.ENOSPC
     assert [path.name for path in (tmp_path / checkpoint.FOLDER).iterdir()] == ["step_00000002.pt"]
+
+
+def test_a_part_of_a_larger_model_is_a_start(caplog):
+    """A pretrained encoder is most of its file, and a small part of a network with a large decoder."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(20, 20))
+    with caplog.at_level(logging.INFO):
+        checkpoint.initialize(model, {"0.weight": torch.ones(2, 2), "old": torch.ones(2)}, source="run")
+    assert (model[0].weight == 1).all()
+    assert "0.9 % of the weights, 66.7 % of the file's" in caplog.text
+    with pytest.raises(UserError, match=r"only 1% of this model's weights, and 40% of its own fit"):
+        checkpoint.initialize(model, {"0.weight": torch.ones(2, 2), "old": torch.ones(6)}, source="run")
