@@ -55,7 +55,8 @@ class TrainerConfig:
     log_every: steps between two logged rows
     validate_every: steps between two validations
     save_every: steps between two checkpoints
-    best_metric: score of a validation by which the best weights are chosen: val/dice/mean or val/dice/CLASS
+    best_metric: score of a validation by which the best weights are chosen: val/dice/mean or val/dice/CLASS, or
+        val/explained of a pretraining without labels
     tensorboard: also write all numbers and pictures for TensorBoard
     """
 

@@ -138,7 +138,10 @@ class Volume:
 
 
 class Batch(TypedDict):
-    """One micro-batch: image (B, C, *S) float32, label (B, *S) int64, case ids (B)."""
+    """One micro-batch: image (B, C, *S) float32, label (B, *S) int64, case ids (B).
+
+    The label of a case without label file is background everywhere: transforms of image and label then serve both.
+    """
 
     image: torch.Tensor
     label: torch.Tensor

@@ -19,10 +19,10 @@ from sct.data.formats.volumes import Volumes, Written
 from sct.data.identity import check_ids
 from sct.data.loading.cache import VolumeCache
 from sct.data.loading.loader import CropDataset, StepSampler, make_loader
-from sct.data.loading.transforms import DictTransform, Preprocess, TrainingCrops
+from sct.data.loading.transforms import DictTransform, Preprocess
 from sct.data.loading.workers import decide_loading
 from sct.data.outputs import Classes, Outputs
-from sct.data.settings import check_scored_names, check_settings, tolerances_of
+from sct.data.settings import check_scored_names, check_settings, tolerances_of, training_crops
 from sct.data.splits import (
     SPLITS,
     split_at_random,
@@ -30,6 +30,7 @@ from sct.data.splits import (
     split_in_folds,
     warn_of_shared,
     without_excluded,
+    without_labels,
 )
 from sct.errors import UserError
 
@@ -75,6 +76,7 @@ class SegmentationData(ABC):
     series: UID of the DICOM series to predict where a folder or zip file holds several; null: it holds one
     slices: axial, coronal or sagittal: the slices of volumes that roi_size, of 2 numbers, is for; null: none
     label_format: kind of the label maps that are written: nifti, nrrd, mha or dicom-seg; null: that of the image
+    labelled: false: the images alone, to pretrain on (loss=masked), without label files and cases to test on
     """
 
     root: str
@@ -106,6 +108,7 @@ class SegmentationData(ABC):
     series: str | None = None
     label_format: str | None = None
     slices: Literal["axial", "coronal", "sagittal"] | None = None
+    labelled: bool = True
     # parts that must have cases, and whether none of the cases is one that the run at hand was trained on
     needed: tuple[str, ...] = field(default=SPLITS, init=False)
     is_other_set: bool = field(default=False, init=False)
@@ -185,6 +188,11 @@ class SegmentationData(ABC):
         return len(self.label_map)
 
     @property
+    def num_outputs(self) -> int:
+        """Channels that a network predicts: those of `outputs`, or of the image itself where there are no labels."""
+        return self.outputs.num_channels if self.labelled else self.num_channels
+
+    @property
     def spatial_dims(self) -> int:
         """Axes of the network's window, 2 or 3; a volume before a window of 2 is seen as slices of its first axis."""
         return len(self.roi_size)
@@ -231,13 +239,13 @@ class SegmentationData(ABC):
         if self.exclude:
             splits = without_excluded(splits, exclude=self.exclude)
         check_scored_names(self)
-        for name in self.needed:
+        for name in self.needed if self.labelled else ("train", "val"):
             if not splits[name]:
                 raise UserError(f"The split data.split={self.split} has no case to {name} on. Give it at least one.")
         if not self.is_other_set:
             warn_of_shared(splits, split=self.split, pattern=self.patient_pattern)
         self.measure(splits["train"])
-        return splits
+        return splits if self.labelled else without_labels(splits)
 
     def check_files(self, cases: list[Case], *, remember: bool = True) -> None:
         """Read every file of `cases` (also new ones to predict, without label) unless known to be good.
@@ -288,13 +296,6 @@ class SegmentationData(ABC):
         """
         cases = self.cases("train")
         self._volumes.fill(cases)
-        crops = TrainingCrops(
-            roi_size=self.roi_size,
-            num_crops=self.crops_per_volume,
-            positive_share=self.positive_share,
-            by_class=self.crop_centre == "class",
-            augment=[transform for transform in (self.augment or {}).values() if transform is not None],
-        )
         sampler = StepSampler(
             start_step=start_step,
             num_steps=num_steps,
@@ -303,7 +304,7 @@ class SegmentationData(ABC):
             world_size=world_size,
             batch_size=self.batch_size,
         )
-        dataset = CropDataset(cases=cases, cache=self._volumes, crops=crops, seed=seed)
+        dataset = CropDataset(cases=cases, cache=self._volumes, crops=training_crops(self), seed=seed)
         loading = decide_loading(
             self.num_workers,
             num_crops=self.batch_size * self.crops_per_volume,

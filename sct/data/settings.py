@@ -1,4 +1,4 @@
-"""Checks of a data set's settings: what is not valid, and what does not go together."""
+"""Checks of a data set's settings, what is not valid and what does not go together, and the crops that they ask for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sct.data.loading.cache import KINDS
+from sct.data.loading.transforms import TrainingCrops
 from sct.errors import UserError, visible
 
 if TYPE_CHECKING:  # the data set checks itself by this module
@@ -56,6 +57,17 @@ def check_settings(data: SegmentationData) -> None:
             f"data.split={data.split} and data.folds={data.folds} both say what is tested on. Set data.split=null "
             "for cross-validation, or leave data.folds out."
         )
+
+
+def training_crops(data: SegmentationData) -> TrainingCrops:
+    """What cuts and augments the crops of a training."""
+    return TrainingCrops(
+        roi_size=data.roi_size,
+        num_crops=data.crops_per_volume,
+        positive_share=data.positive_share,
+        by_class=data.crop_centre == "class",
+        augment=[transform for transform in (data.augment or {}).values() if transform is not None],
+    )
 
 
 def tolerances_of(tolerance: float | Mapping[str, float], *, names: Sequence[str]) -> dict[str, float]:

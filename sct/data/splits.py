@@ -9,6 +9,7 @@ import difflib
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,11 @@ def without_excluded(splits: Mapping[str, Sequence[Case]], *, exclude: Sequence[
         name: [case for case in part if case.id not in exclude and case.name not in exclude]
         for name, part in splits.items()
     }
+
+
+def without_labels(splits: Mapping[str, Sequence[Case]]) -> dict[str, list[Case]]:
+    """The parts with the images of their cases alone."""
+    return {name: [replace(case, label=None) for case in part] for name, part in splits.items()}
 
 
 def warn_of_shared(splits: Mapping[str, Sequence[Case]], *, split: str | None, pattern: str | None) -> None:

@@ -15,6 +15,7 @@ import torch
 from sct.data.cases import Case, Grid, window_shape
 from sct.data.formats.nifti import turned
 from sct.data.module import SegmentationData
+from sct.errors import UserError
 from sct.models.grid import foreground_patches
 from sct.models.patch import Extent, in_words
 
@@ -57,8 +58,12 @@ def survey_case(case: Case, *, split: str, data: SegmentationData, patch_size: E
 
 def read_case(case: Case, *, data: SegmentationData) -> tuple[np.ndarray, Grid, np.ndarray]:
     """Image (C, *S) as in the file, its grid, and label values (*S) int64."""
+    if case.label is None:
+        raise UserError(
+            f"{case.image}: has no label to count (data.labelled=false). sct.data is for data sets with labels; "
+            "sct.train checks the images before its first step."
+        )
     image, grid = data.format.read_image(case.image)
-    assert case.label is not None
     return image, grid, data.label_map.cleared(np.rint(data.format.read_label(case.label)[0]).astype(np.int64))
 
 

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from sct.data.cases import Case
-from sct.data.formats.base import FileFormat
+from sct.data.formats.base import FileFormat, images_in
 from sct.data.identity import check_ids, name_cases
 from sct.errors import UserError
 
@@ -57,20 +57,6 @@ def listed_files(path: Path, *, file_format: FileFormat, recursive: bool) -> Ite
     elif path.suffix.lower() == LIST:
         entries = [entry for place in read_list(path) for entry in images_of(place, path, file_format, recursive)]
         yield from dict.fromkeys(entries)
-
-
-def images_in(folder: Path, *, file_format: FileFormat, recursive: bool) -> Iterator[Path]:
-    """The images of a folder; what begins with a dot, such as records of predictions, is none."""
-    if not recursive:
-        yield from (file for file in sorted(folder.iterdir()) if file_format.is_image(file))
-        return
-    for place, folders, names in os.walk(folder):
-        shown = sorted(name for name in folders if not name.startswith("."))
-        # a folder may be one image: the slices of a DICOM series
-        images = [name for name in shown if file_format.is_image(Path(place) / name)]
-        yield from (Path(place) / name for name in images)
-        folders[:] = [name for name in shown if name not in images]
-        yield from (file for name in sorted(names) if file_format.is_image(file := Path(place) / name))
 
 
 def images_of(place: Path, source: Path, file_format: FileFormat, recursive: bool) -> Iterator[Path]:

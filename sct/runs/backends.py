@@ -145,6 +145,11 @@ def find_checkpoint(
         changed = changed_settings(saved, asked, trust=trust)
         changes = {**changes, "encoder": {"reducer": changed}}
     config, data = with_data(state["config"], changes=changes, trust=trust)
+    if not data.labelled:
+        raise UserError(
+            f"{path} was pretrained on images without labels (data.labelled=false): it reconstructs images and knows "
+            f"no class. Train from it, with labels:  python -m sct.train +experiment=NAME init={ckpt}"
+        )
     # resolved, as all that is saved
     changed = {name: to_dict(config.encoder)["reducer"][name] for name in changed}
     # the state is not kept: it may also have the optimizer's statistics

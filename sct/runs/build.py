@@ -1,12 +1,13 @@
-"""Builds the data set, the network and the inferer of a config."""
+"""Builds the data set, the network, the loss and the inferer of a config."""
 
 import copy
 import logging
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
-from sct.config.check import build, check_config, read_source, target_nodes
+from sct.config.check import build, check_config, read_source, resolve_target, target_nodes, target_path
 from sct.config.trust import SHIPPED_ALONE, Trust
 from sct.data.module import SegmentationData
 from sct.errors import UserError
@@ -28,20 +29,39 @@ def build_segmenter(cfg: DictConfig, *, data: SegmentationData, trust: Trust = S
     sizes: dict[str, Any] = {
         "image_size": data.roi_size,
         "in_channels": data.num_channels,
-        "num_classes": outputs.num_channels,
+        "num_classes": data.num_outputs,
         "overlapping": outputs.overlapping,
     }
     if cfg.get("model") is not None:
         logger.info("model=%s is used instead of encoder, completion and decoder", cfg.model["_target_"])
         network, encoder = build(cfg.model, key="model", trust=trust), ImageOnly(**sizes)
-        return Segmenter(encoder=encoder, completion=Scatter, decoder=network, num_classes=outputs.num_channels)
+        return Segmenter(encoder=encoder, completion=Scatter, decoder=network, num_classes=data.num_outputs)
     encoder = build(cfg.encoder, key="encoder", trust=trust, **sizes)
     return Segmenter(
         encoder=encoder,
         completion=build(cfg.completion, key="completion", trust=trust),
         decoder=build(cfg.decoder, key="decoder", trust=trust),
-        num_classes=outputs.num_channels,
+        num_classes=data.num_outputs,
     )
+
+
+def build_criterion(cfg: DictConfig, *, data: SegmentationData, trust: Trust = SHIPPED_ALONE) -> nn.Module:
+    """The loss of a config: (Prediction, target, image=image) -> the loss of a training step and its parts.
+
+    A loss gets the outputs of the data set, unless it says `needs_labels = False`: it then compares with the image.
+    UserError where one of data and loss has labels and the other one needs none.
+    """
+    path = target_path(cfg.loss, key="loss", trust=trust)
+    needs_labels = getattr(resolve_target(path, key="loss", trust=trust), "needs_labels", True)
+    if needs_labels and not data.labelled:
+        raise UserError(f"loss={path} needs labels, but data.labelled=false leaves them out. Give loss=masked.")
+    if not needs_labels and data.labelled:
+        raise UserError(
+            f"loss={path} asks for the image and not for labels. Give data.labelled=false, or loss=dice_ce."
+        )
+    if not needs_labels:
+        return build(cfg.loss, key="loss", trust=trust)
+    return build(cfg.loss, key="loss", trust=trust, outputs=data.outputs, plugins=trust.plugins)
 
 
 def use_found(cfg: DictConfig) -> None:

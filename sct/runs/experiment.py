@@ -21,7 +21,7 @@ from sct.data.module import SegmentationData
 from sct.inference import Inferer
 from sct.models.segmenter import Segmenter
 from sct.profiling.windows import sample_windows
-from sct.runs.build import build_inferer, build_segmenter, use_found
+from sct.runs.build import build_criterion, build_inferer, build_segmenter, use_found
 
 if TYPE_CHECKING:  # the import takes time, and a prediction needs no profile
     from sct.profiling.profile import Profile
@@ -49,9 +49,7 @@ class Experiment:
     @cached_property
     def criterion(self) -> nn.Module:
         """(Prediction, target, image=image) -> the loss of a training step and its parts."""
-        return build_part(
-            self.config.loss, key="loss", trust=self.trust, outputs=self.data.outputs, plugins=self.trust.plugins
-        )
+        return build_criterion(self.config, data=self.data, trust=self.trust)
 
     def profile(
         self, *, latency: bool = True, training: bool = True, windows: int = 0, convention: str = "fvcore"

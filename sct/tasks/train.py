@@ -17,7 +17,7 @@ from sct.config.trust import SHIPPED_ALONE, Trust
 from sct.data.loading.workers import watched_workers
 from sct.data.module import SegmentationData
 from sct.errors import UserError
-from sct.runs.build import build_inferer, build_segmenter, use_found
+from sct.runs.build import build_criterion, build_inferer, build_segmenter, use_found
 from sct.runs.card import FILE, differences, read_card, run_card, weights_digest, write_card
 from sct.runs.folder import Plan, best_score, log_to, opened, plan_run
 from sct.runtime import checkpoint, distributed
@@ -102,11 +102,11 @@ def train_run(plan: Plan, *, processes: Processes, ending: Ending) -> float:
             leave_card(plan, run_dir, first=first, trainer=trainer)
         best = trainer.fit(run_dir, ending=ending)
     logger.info(
-        "best %s %.4f at step %d; evaluate with  python -m sct.eval ckpt=%s%s",
+        "best %s %.4f at step %d; %s%s",
         settings.best_metric,
         best.get(settings.best_metric, math.nan),
         best["step"],
-        run_dir,
+        trainer.goal.next_command(run_dir),
         f" 'plugins=[{','.join(plan.trust.plugins)}]'" if plan.trust.plugins else "",
     )
     distributed.leave()
@@ -188,7 +188,7 @@ def build_trainer(
         processes=processes,
         data=data,
         segmenter=build_segmenter(cfg, data=data, trust=trust),
-        criterion=build(cfg.loss, key="loss", trust=trust, outputs=data.outputs, plugins=trust.plugins),
+        criterion=build_criterion(cfg, data=data, trust=trust),
         make_optimizer=build(cfg.optimizer, key="optimizer", trust=trust),
         schedule=build(cfg.schedule, key="schedule", trust=trust),
         inferer=build_inferer(cfg, trust=trust),

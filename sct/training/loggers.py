@@ -119,7 +119,7 @@ def add_losses(row: dict[str, float], losses: Mapping[str, Tensor], *, num_batch
 
 def short(row: dict[str, float]) -> str:
     """The main numbers of a row as text."""
-    names = ("train/loss", "train/lr", "train/grad_norm", "val/dice/mean")
+    names = ("train/loss", "train/lr", "train/grad_norm", "val/dice/mean", "val/explained")
     return "  ".join(f"{name.split('/', 1)[1]} {row[name]:.4g}" for name in names if name in row)
 
 

@@ -20,7 +20,7 @@ from sct.config.schema import TrainerConfig
 from sct.data.cases import Batch
 from sct.data.module import SegmentationData
 from sct.errors import UserError
-from sct.evaluation.tokens import known_means, token_statistics
+from sct.evaluation.tokens import known_means
 from sct.inference import Inferer
 from sct.models.encoder import ViTEncoder
 from sct.models.segmenter import Segmenter
@@ -35,10 +35,11 @@ from sct.runtime.progress import Pace
 from sct.runtime.resident import peak_resident_mb
 from sct.runtime.saver import Saver
 from sct.runtime.signals import Ending, Interrupted
+from sct.training.goal import goal_of
 from sct.training.loggers import RunLogger, add_losses, flat_settings, short
 from sct.training.optim import gradient_norms, set_learning_rate, update_average, warmup_notice
 from sct.training.saving import restore, save_best, state_of
-from sct.training.validation import check_best_metric, is_better, sample_overlay, validate
+from sct.training.validation import is_better
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ class Trainer:
         self.schedule, self.base_lr = schedule, self.optimizer.defaults["lr"]
         # bad settings are refused here, before the first step
         schedule(0, max_steps=settings.max_steps)
-        check_best_metric(settings.best_metric, data=data)
+        self.goal = goal_of(data, network=self.segmenter, criterion=criterion)
+        self.goal.check_best_metric(settings.best_metric)
         self.format = self.common_format()
         self.dtype = self.format.dtype
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
@@ -212,9 +214,7 @@ class Trainer:
                 self.scaler.scale(losses["loss"] / len(batches)).backward()
             add_losses(row, losses, num_batches=len(batches))
         if self.is_logged(self.step + 1):
-            patch_size = self.segmenter.encoder.spec.patch_size
-            label = self.data.outputs.label_map.cleared(label)
-            row |= token_statistics(prediction, label, patch_size=patch_size, outputs=self.data.outputs)
+            row |= self.goal.statistics(prediction, label, network=self.segmenter)
         self.scaler.unscale_(self.optimizer)
         norms = gradient_norms(self.segmenter)
         row |= {"train/lr": lr, **{f"train/{name}": norm.item() for name, norm in norms.items()}}
@@ -273,22 +273,17 @@ class Trainer:
         return row
 
     def validate(self) -> None:
-        """Scores the validation cases; saves the weights if they are the best so far."""
+        """Judges the network on the validation cases; saves the weights if they are the best so far."""
         network = self.ema if self.ema is not None else self.segmenter
         self.processes.share_buffers(network)  # the checkpoint has the main process's buffers
-        row = validate(
-            network,
-            data=self.data,
-            inferer=self.inferer,
-            processes=self.processes,
-            dtype=self.dtype,
-            ending=self.ending,
+        row = self.goal.validate(
+            network, inferer=self.inferer, processes=self.processes, dtype=self.dtype, ending=self.ending
         )
         self.log.log(row, step=self.step)
         self.log.tell(f"step {self.step}  validation  " + short(row))
         if self.processes.is_main and self.settings.tensorboard:
-            picture = sample_overlay(network, data=self.data, device=self.device)
-            self.log.image("val/overlay", picture, step=self.step)
+            for name, picture in self.goal.pictures(network, device=self.device).items():
+                self.log.image(name, picture, step=self.step)
         if is_better(row, self.best, metric=self.settings.best_metric):
             self.best = {"step": self.step, **row}
             if self.processes.is_main:

@@ -3,14 +3,14 @@
 Letters: B batch, R scored classes or regions, S spatial size, C channels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sct.config.check import nearest
+from sct.data.cases import Case
 from sct.data.module import SegmentationData
 from sct.errors import UserError
 from sct.evaluation.metrics import quick_dice
@@ -41,31 +41,35 @@ def validate(
     the last case. Interrupted in all of them if a signal comes to `ending` in one.
     """
     segmenter.eval()
+
+    def dice(case: Case) -> np.ndarray:
+        volume = data.load_case(case)
+        assert volume.label is not None
+        with autocast(processes.device, dtype):
+            labels = inferer.labels(
+                segmenter, volume.image, roi_size=data.roi_size, outputs=data.outputs, device=processes.device
+            )
+        return quick_dice(labels, volume.label, outputs=data.outputs)
+
+    rows = over_cases(dice, data, processes, ending)
+    return dice_row(np.stack([rows[case] for case in sorted(rows)]), names=data.outputs.names)
+
+
+def over_cases(
+    judge: Callable[[Case], np.ndarray], data: SegmentationData, processes: Processes, ending: Ending | None
+) -> dict[str, np.ndarray]:
+    """What `judge` gives for every validation case, by the name of the case; `validate` says how it is shared."""
     rows: dict[str, np.ndarray] = {}
     received = 0
     try:
         with ending.open() if ending is not None else nullcontext():
             for case in processes.share(data.cases("val")):
-                volume = data.load_case(case)
-                assert volume.label is not None
-                with autocast(processes.device, dtype):
-                    labels = inferer.labels(
-                        segmenter, volume.image, roi_size=data.roi_size, outputs=data.outputs, device=processes.device
-                    )
-                rows[case.name] = quick_dice(labels, volume.label, outputs=data.outputs)
+                rows[case.name] = judge(case)
     except Interrupted as interrupted:
         received = interrupted.number
     if received := processes.largest(received):
         raise Interrupted(received)
-    gathered = {case: row for part in processes.gather(rows) for case, row in part.items()}
-    return dice_row(np.stack([gathered[case] for case in sorted(gathered)]), names=data.outputs.names)
-
-
-def check_best_metric(name: str, *, data: SegmentationData) -> None:
-    """UserError unless `name` is a score of the validation."""
-    known = [MEAN, *(f"val/dice/{scored}" for scored in data.outputs.names)]
-    if name not in known:
-        raise UserError(f"trainer.best_metric={name} is not measured. {nearest(name, known)}")
+    return {case: row for part in processes.gather(rows) for case, row in part.items()}
 
 
 def is_better(row: Mapping[str, float], best: Mapping[str, float], *, metric: str) -> bool:

@@ -50,7 +50,7 @@ def test_every_shipped_experiment_is_valid_and_its_network_builds(name):
         # without values there is no choice of rows
         segmenter.encoder.gate = None
         prediction = segmenter(torch.rand(1, data.num_channels, *data.roi_size))
-    assert prediction.logits.shape == (1, data.outputs.num_channels, *data.roi_size)
+    assert prediction.logits.shape == (1, data.num_outputs, *data.roi_size)
     assert cfg.name == name
 
 

@@ -27,6 +27,7 @@ RECIPES = {
     "asvit_published": ("hippocampus_stp_mta", True),
     "dtop_finetune": ("lookalike_dtop", True),
     "apformer_published": ("synapse_apformer", False),
+    "mae": ("hippocampus_stp_mta", False),
     **dict.fromkeys(("primus", "primus_v2", "primus_v3"), ("hippocampus_stp_mta", False)),
 }
 

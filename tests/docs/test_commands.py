@@ -47,6 +47,7 @@ NOT_RUN = {
     "pretrained=timm:vit_small_patch16_224": "published weights",
     "data.split=split.json": "a file of the user's",
     "data=pictures": "pictures of the user's; tests/test_picture_set_end_to_end.py trains on some",
+    "data=images": "scans of the user's; tests/test_pretraining_end_to_end.py trains on some",
     "attention": "a run of APFormer; tests/plots draws this figure",
     "gate": "a run of APFormer; tests/plots draws this figure",
     "positions": "a run of APFormer; tests/plots draws this figure",

@@ -3,7 +3,9 @@
 Letters: C channels, S spatial size of a file (2 or 3 numbers), in its own axis order.
 """
 
+import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -97,6 +99,20 @@ class FileFormat(ABC):
         """Name of an image file without its suffix."""
         suffix = next((suffix for suffix in self.suffixes if path.name.lower().endswith(suffix)), path.suffix)
         return path.name[: len(path.name) - len(suffix)]
+
+
+def images_in(folder: Path, *, file_format: FileFormat, recursive: bool) -> Iterator[Path]:
+    """The images of a folder; what begins with a dot, such as records of predictions, is none."""
+    if not recursive:
+        yield from (file for file in sorted(folder.iterdir()) if file_format.is_image(file))
+        return
+    for place, folders, names in os.walk(folder):
+        shown = sorted(name for name in folders if not name.startswith("."))
+        # a folder may be one image: the slices of a DICOM series
+        images = [name for name in shown if file_format.is_image(Path(place) / name)]
+        yield from (Path(place) / name for name in images)
+        folders[:] = [name for name in shown if name not in images]
+        yield from (file for name in sorted(names) if file_format.is_image(file := Path(place) / name))
 
 
 @dataclass(frozen=True)

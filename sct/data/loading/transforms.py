@@ -228,6 +228,7 @@ class TrainingCrops:
 
     With probability `positive_share` a crop is centred on a random foreground voxel (moved inwards where it
     would leave the volume), otherwise it lies anywhere, uniformly. Then the `augment` transforms run in turn.
+    Crops of a case without label lie anywhere, and their label is background everywhere.
 
     by_class: the centre's class is drawn first, so that a small organ is in the middle as often as a large one
     """
@@ -250,22 +251,22 @@ class TrainingCrops:
             return [self._crop(prepared, rng) for _ in range(self.num_crops)]
 
     def _crop(self, prepared: Prepared, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        assert prepared.label is not None
-        assert prepared.foreground is not None
-        window = np.array(window_shape(self.roi_size, num_dims=prepared.label.ndim))
-        room = np.array(prepared.label.shape) - window
+        shape = prepared.image.shape[1:]
+        window = np.array(window_shape(self.roi_size, num_dims=len(shape)))
+        room = np.array(shape) - window
         positive = rng.random() < self.positive_share
-        if positive and prepared.foreground.voxels.size:
+        if positive and prepared.foreground is not None and prepared.foreground.voxels.size:
             flat = prepared.foreground.draw(rng, by_class=self.by_class)
-            centre = np.array(np.unravel_index(flat, prepared.image.shape[1:]))
+            centre = np.array(np.unravel_index(flat, shape))
             start = np.clip(centre - window // 2, 0, room)
         else:
             start = rng.integers(0, room + 1)
         box = tuple(slice(a, a + size) for a, size in zip(start, window, strict=True))
+        label = np.zeros(window, dtype=np.uint8) if prepared.label is None else prepared.label[box]
         # The copies also take the crop out of read-only memory maps.
         sample: Mapping = {
             "image": torch.from_numpy(np.array(prepared.image[(slice(None), *box)])).reshape(-1, *self.roi_size),
-            "label": torch.from_numpy(np.array(prepared.label[box])).reshape(1, *self.roi_size),
+            "label": torch.from_numpy(np.array(label)).reshape(1, *self.roi_size),
         }
         for transform in self.augment:
             sample = transform(sample)
