@@ -82,8 +82,19 @@ def test_a_training_starts_from_it(pretrained, paths, place):
     start, now = weights(pretrained, "best"), weights(place / "tuned")
     taken = [name for name in now if name.startswith("encoder.") and "reducer" not in name]
     assert taken
+    shared = [name for name in now if name in start and name.startswith("completion.blocks") and now[name].ndim > 1]
+    assert shared
+    assert not any(torch.equal(start[name], now[name]) for name in shared), "what completes starts anew, as in MAE"
+    assert "its encoder is taken" in outcome.out
     assert all(torch.equal(start[name], now[name]) for name in taken), "with a learning rate of 0 they stay"
     assert run_command(evaluation.main, f"ckpt={place}/tuned").status == 0
+
+
+def test_another_pretraining_takes_all(pretrained, paths, place):
+    outcome = run_command(train.main, *MAE, *paths, f"init={pretrained}", "optimizer.lr=0", f"run_dir={place}/on")
+    assert outcome.status == 0, outcome
+    start, now = weights(pretrained, "best"), weights(place / "on")
+    assert all(torch.equal(start[name], now[name]) for name in start)
 
 
 @pytest.mark.parametrize(

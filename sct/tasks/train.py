@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from sct.config.check import build
 from sct.config.schema import TrainerConfig
@@ -152,7 +153,7 @@ def start(trainer: Trainer, cfg: DictConfig) -> None:
         raise UserError(f"init={cfg.init} and pretrained={cfg.pretrained} both give the first weights; keep one.")
     if cfg.init is not None:
         path = checkpoint.find(cfg.init, weights="best", key="init")
-        trainer.start_from(checkpoint.load(path)["model"], source=str(path))
+        trainer.start_from(weights_for(trainer.data, checkpoint.load(path), source=path), source=str(path))
     if cfg.pretrained is not None:
         trainer.start_pretrained(cfg.pretrained)
     reducer = trainer.segmenter.encoder.reducer
@@ -161,6 +162,18 @@ def start(trainer: Trainer, cfg: DictConfig) -> None:
             "%s trains a frozen encoder, but nothing gives it weights: it stays as it was drawn. Give init=RUN",
             type(reducer).__name__,
         )
+
+
+def weights_for(data: SegmentationData, state: dict[str, Any], *, source: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint for a training on `data`: all, or of a pretraining without labels the encoder's.
+
+    As in MAE: what fills in and decodes hidden patches has learnt that alone.
+    """
+    weights: dict[str, Tensor] = state["model"]
+    if not data.labelled or state["config"]["data"].get("labelled", True):
+        return weights
+    logger.info("%s was pretrained without labels: its encoder is taken, its completion and decoder are not", source)
+    return {name: value for name, value in weights.items() if name.startswith("encoder.")}
 
 
 def first_weights(trainer: Trainer) -> dict[str, str]:
