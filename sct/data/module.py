@@ -189,7 +189,7 @@ class SegmentationData(ABC):
 
     @property
     def num_outputs(self) -> int:
-        """Channels that a network predicts: those of `outputs`, or of the image itself where there are no labels."""
+        """Channels that a network predicts: of `outputs`, or of the image itself where there are no labels."""
         return self.outputs.num_channels if self.labelled else self.num_channels
 
     @property
@@ -294,8 +294,7 @@ class SegmentationData(ABC):
         decide cases and augmentation (see `sct.data.loading.loader`). Fills the cache first. `device` is where they are
         needed: it decides how they are loaded.
         """
-        cases = self.cases("train")
-        self._volumes.fill(cases)
+        self._volumes.fill(cases := self.cases("train"))
         sampler = StepSampler(
             start_step=start_step,
             num_steps=num_steps,
