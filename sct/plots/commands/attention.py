@@ -11,7 +11,6 @@ default is a patch on the border of the foreground.
 
 import argparse
 
-from sct.errors import UserError
 from sct.plots.attention import attention_matrices, border_query, draw_attention, foreground_shares
 from sct.plots.commands import base
 from sct.plots.planes import view
@@ -22,11 +21,7 @@ def parser() -> argparse.ArgumentParser:
     made = base.make_parser(__doc__)
     made.add_argument("run", metavar="RUN")
     made.add_argument("--case", required=True, metavar="ID", help="a case of any split")
-    made.add_argument("--layer", type=int, default=1, help="number of the block, from 1 (default: 1)")
-    made.add_argument("--head", type=int, default=1, help="number of the head, from 1 (default: 1)")
-    made.add_argument(
-        "--query", type=int, nargs="+", metavar="INDEX", help="row and column of a patch; 3 numbers in 3-D"
-    )
+    base.add_query_options(made)
     base.add_network_options(made)
     return made
 
@@ -42,8 +37,7 @@ def draw(options: argparse.Namespace) -> base.Drawn:
     query = tuple(
         options.query or border_query(foreground_shares(window.label, patch_size=patch_size), matrices.query_mask)
     )
-    if len(query) != len(grid) or any(not 0 <= place < size for place, size in zip(query, grid, strict=True)):
-        raise UserError(f"--query {query}: give a patch of the grid {grid}, counted from 0.")
+    base.check_query(query, grid=grid)
     truth = window.label.numpy()
     middle = query[-1] * patch_size[-1] + patch_size[-1] // 2
     shown = view(window.image.numpy(), truth, spacing=window.spacing, index=middle)

@@ -95,3 +95,18 @@ def execute(parser: argparse.ArgumentParser, draw: Callable[[argparse.Namespace]
             logger.info("%s", path)
     except UserError as error:
         sys.exit(f"Error: {error}")
+
+
+def add_query_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the block, the head and the patch whose attention is drawn."""
+    parser.add_argument("--layer", type=int, default=1, help="number of the block, from 1 (default: 1)")
+    parser.add_argument("--head", type=int, default=1, help="number of the head, from 1 (default: 1)")
+    parser.add_argument(
+        "--query", type=int, nargs="+", metavar="INDEX", help="row and column of a patch; 3 numbers in 3-D"
+    )
+
+
+def check_query(query: tuple[int, ...], *, grid: tuple[int, ...]) -> None:
+    """UserError unless `query` is a patch of the grid."""
+    if len(query) != len(grid) or any(not 0 <= place < size for place, size in zip(query, grid, strict=True)):
+        raise UserError(f"--query {query}: give a patch of the grid {grid}, counted from 0.")

@@ -10,7 +10,6 @@ R, which is what attention gets. --query is the row and column of the patch, cou
 
 import argparse
 
-from sct.errors import UserError
 from sct.plots.commands import base
 from sct.plots.positions import draw_positions, positions_of
 from sct.plots.runs import open_run
@@ -19,11 +18,7 @@ from sct.plots.runs import open_run
 def parser() -> argparse.ArgumentParser:
     made = base.make_parser(__doc__)
     made.add_argument("run", metavar="RUN")
-    made.add_argument("--layer", type=int, default=1, help="number of the block, from 1 (default: 1)")
-    made.add_argument("--head", type=int, default=1, help="number of the head, from 1 (default: 1)")
-    made.add_argument(
-        "--query", type=int, nargs="+", metavar="INDEX", help="row and column of a patch; 3 numbers in 3-D"
-    )
+    base.add_query_options(made)
     base.add_network_options(made)
     return made
 
@@ -33,8 +28,7 @@ def draw(options: argparse.Namespace) -> base.Drawn:
     positions = positions_of(run.network.encoder, layer=options.layer, head=options.head)
     grid = run.network.encoder.spec.grid
     query = tuple(options.query or (size // 2 for size in grid))
-    if len(query) != len(grid) or any(not 0 <= place < size for place, size in zip(query, grid, strict=True)):
-        raise UserError(f"--query {query}: give a patch of the grid {grid}, counted from 0.")
+    base.check_query(query, grid=grid)
     figure = draw_positions(
         positions,
         query=query,
