@@ -7,9 +7,11 @@ one process of batch W b all see the same samples in the same order.
 
 import logging
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -105,6 +107,16 @@ def _begin(worker_id: int) -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(30))
     if REQUEUE is not None:
         signal.signal(REQUEUE, signal.SIG_IGN)
+    sys.excepthook = _tell
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Errors of a loading process outside of loading, which the training gets itself; nothing once that has gone.
+
+    The thread that hands tensors over meets a closed connection when the training was killed while it asked for one.
+    """
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def make_loader(

@@ -184,3 +184,20 @@ def test_signals_to_all_processes_leave_the_workers_to_the_training():
     os.kill(process.pid, signal.SIGALRM)  # as half a minute later
     process.join(10)
     assert process.exitcode == -signal.SIGALRM
+
+
+def serve_a_training(error: type[Exception]) -> None:
+    _begin(0)
+    try:
+        raise error("while it asked for a tensor")
+    except error:  # as the thread does that hands tensors over
+        sys.excepthook(*sys.exc_info())
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system can't fork")
+@pytest.mark.parametrize(("error", "told"), [(ConnectionResetError, False), (EOFError, False), (ValueError, True)])
+def test_a_worker_says_nothing_of_a_training_that_was_killed(error, told, capfd):
+    process = multiprocessing.get_context("fork").Process(target=serve_a_training, args=(error,))
+    process.start()
+    process.join()
+    assert ("while it asked for a tensor" in capfd.readouterr().err) == told
