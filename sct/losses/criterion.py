@@ -14,10 +14,10 @@ from sct.config.trust import Trust
 from sct.data.outputs import Outputs
 from sct.errors import UserError
 from sct.losses.base import PixelLoss, known_mean
-from sct.losses.worth import worth_loss
+from sct.losses.worth import Worth, hard_patches, worth_loss
 from sct.models.grid import foreground_patches, resize
 from sct.models.tokens import HeadOutput, Prediction, Scores
-from sct.models.worth import Worth, patch_worth
+from sct.models.worth import patch_worth
 from sct.runs.run import open_run
 
 
@@ -47,8 +47,8 @@ class Criterion(nn.Module):
     gate_weight: weight of the cross-entropy of a gate that finds background patches (APFormer)
     teacher: a trained run or checkpoint to distil from, with the same outputs; null: none
     distill_weight: weight of the KL divergence from the teacher, mean over voxels
-    worth: what scores that are taught learn (encoder.reducer.taught): foreground, patches with any foreground, or
-        boundary, patches with or next to two labels
+    worth: what scores that are taught learn (encoder.reducer.taught): foreground, patches with any foreground;
+        boundary, patches with or next to two labels; or loss, patches with more cross-entropy than the image's mean
     worth_weight: weight of the binary cross-entropy of scores that are taught
     """
 
@@ -103,7 +103,7 @@ class Criterion(nn.Module):
             parts["gate"] = gate_loss(gate, target, known)
             parts["loss"] = parts["loss"] + self.gate_weight * parts["gate"]
         if taught := [stage for stage in prediction.encoded.scores if stage.taught]:
-            parts["worth"] = self.score_loss(taught, target, known, grid=prediction.encoded.grid)
+            parts["worth"] = self.score_loss(taught, target, known, prediction=prediction)
             parts["loss"] = parts["loss"] + self.worth_weight * parts["worth"]
         for name, value in prediction.encoded.losses.items():
             parts[name] = value
@@ -114,11 +114,16 @@ class Criterion(nn.Module):
         return parts
 
     def score_loss(
-        self, scores: Sequence[Scores], target: Tensor, known: Tensor | None, *, grid: tuple[int, ...]
+        self, scores: Sequence[Scores], target: Tensor, known: Tensor | None, *, prediction: Prediction
     ) -> Tensor:
         """How far the scores are from what the patches of the labels (B, *S) are worth."""
-        patch = tuple(size // count for size, count in zip(target.shape[1:], grid, strict=True))
-        worth = patch_worth(target, patch_size=patch, kind=self.worth)
+        sizes = zip(target.shape[1:], prediction.encoded.grid, strict=True)
+        patch = tuple(size // count for size, count in sizes)
+        if self.worth == "loss":
+            targets, overlapping = self.outputs.targets(target), self.outputs.overlapping
+            worth = hard_patches(prediction.logits, targets, patch_size=patch, overlapping=overlapping)
+        else:
+            worth = patch_worth(target, patch_size=patch, kind=self.worth)
         counted = None if known is None else foreground_patches(known, patch_size=patch).flatten(1)
         return worth_loss(scores, worth, known=counted)
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from sct.models.grid import foreground_patches
 from sct.models.patch import Extent
 
-Worth = Literal["foreground", "boundary"]
+# what the labels alone tell
+Shown = Literal["foreground", "boundary"]
 
 
-def patch_worth(labels: Tensor, *, patch_size: Extent, kind: Worth) -> Tensor:
+def patch_worth(labels: Tensor, *, patch_size: Extent, kind: Shown) -> Tensor:
     """1 for patches that are worth to be kept, else 0: (B, N) float, of labels (B, *S).
 
     kind: foreground, a patch with any voxel that is not background; boundary, a patch with two labels, in itself or

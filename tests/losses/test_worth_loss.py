@@ -10,7 +10,7 @@ from sct.data.cases import LabelMap
 from sct.data.outputs import Classes
 from sct.losses.criterion import Criterion
 from sct.losses.dice_ce import DiceCE
-from sct.losses.worth import keep_share, worth_loss
+from sct.losses.worth import hard_patches, keep_share, worth_loss
 from sct.models.tokens import Encoded, Prediction, Scores, Tokens
 
 INDEX = torch.tensor([[0, 1, 2, 3]])
@@ -98,3 +98,36 @@ def test_voxels_to_ignore_teach_nothing():
     criterion = Criterion(outputs=outputs, pixel=DiceCE(), query=nn.Identity())
     criterion(Prediction(torch.randn(1, 2, 4, 4), encoded), label, image=torch.zeros(1, 1, 4, 4))["loss"].backward()
     assert (values.grad != 0).tolist() == [[True, True, False, True]]
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_patches_with_more_loss_than_the_mean_are_worth_it(overlapping):
+    # four patches of 2 x 2 voxels: sure and right, unsure, sure and wrong in one voxel, sure and right
+    margin = torch.full((1, 4, 4), 8.0)
+    margin[:, :2, 2:] = 2.0
+    margin[:, 2, 0] = -8.0
+    if overlapping:
+        logits, target = torch.stack([margin, -margin], dim=1), torch.tensor([1, 0]).view(1, 2, 1, 1).expand(1, 2, 4, 4)
+    else:
+        logits, target = torch.stack([margin, -margin], dim=1), torch.zeros(1, 4, 4, dtype=torch.long)
+    logits.requires_grad_()
+    worth = hard_patches(logits, target, patch_size=(2, 2), overlapping=overlapping)
+    assert worth.tolist() == [[0, 0, 1, 0]]
+    assert not worth.requires_grad
+
+
+def test_the_criterion_teaches_where_the_loss_is_high():
+    values = torch.zeros(1, 4, requires_grad=True)
+    encoded = Encoded(
+        (2, 2),
+        Tokens(torch.zeros(1, 4, 8), INDEX),
+        torch.zeros(1, 0, 8),
+        scores=[Scores(values, INDEX, 2, taught="worth")],
+    )
+    logits = torch.zeros(1, 2, 4, 4)
+    logits[:, 0] = 5.0
+    logits[:, 1, 2:, 2:] = 10.0  # wrongly foreground, where no label is
+    criterion = Criterion(outputs=Classes(LabelMap(("background", "a"))), pixel=DiceCE(), worth="loss")
+    label = torch.zeros(1, 4, 4, dtype=torch.long)
+    criterion(Prediction(logits, encoded), label, image=torch.zeros(1, 1, 4, 4))["loss"].backward()
+    assert (-values.grad).sign().tolist() == [[-1, -1, -1, 1]]
