@@ -154,8 +154,19 @@ def leftovers(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*") if path.name == "unfinished.tmp" or path.name.startswith(".1")}
 
 
-def faults_after(folder: Path, before: dict[str, int], reference: Path, *, status: int, left: set[str]) -> list[str]:
-    """Losses of a run through a fault; `before`: its readable checkpoints before; `left`: what it left half-written."""
+def mark_of(folder: Path) -> str:
+    """What the mark of a training that a signal ended says; "" where there is none."""
+    mark = folder / "unfinished"
+    return mark.read_text() if mark.exists() else ""
+
+
+def faults_after(
+    folder: Path, before: dict[str, int], reference: Path, *, status: int, left: set[str], old_mark: str
+) -> list[str]:
+    """Losses of a run through a fault.
+
+    before, old_mark: its readable checkpoints and its mark before this start; left: what this start left half-written
+    """
     after = loadable(folder)
     faults = []
     if last_step(after) < last_step(before):
@@ -169,9 +180,10 @@ def faults_after(folder: Path, before: dict[str, int], reference: Path, *, statu
         faults.append(f"rows up to step {safe} differ")
     if left and status > 0:  # a process that ends at once can remove nothing
         faults.append(f"left {', '.join(left)}")
-    mark = folder / "unfinished"
-    if status == TERMINATED and mark.exists() and mark.read_text().split()[1].strip(",") != str(safe):
-        faults.append(f"the mark says {mark.read_text()!r}, saved is step {safe}")
+    # one that ends at once may not have come to remove the mark of the start before, whose checkpoint may be damaged
+    mark = mark_of(folder)
+    if status == TERMINATED and mark not in ("", old_mark) and mark.split()[1].strip(",") != str(safe):
+        faults.append(f"the mark says {mark!r}, saved is step {safe}")
     return faults
 
 
@@ -224,7 +236,7 @@ def attack(folder: Path, *, kills: int, steps: int, seed: int) -> int:
         status = -1
         while status != 0:
             hit, words = damage(disturbed, rng) if rng.random() < 0.3 else ("", "")
-            saved, left = loadable(disturbed), leftovers(disturbed)
+            saved, left, mark = loadable(disturbed), leftovers(disturbed), mark_of(disturbed)
             fault = choose(rng, seconds=seconds, workers=workers) if done < kills else None
             status, said = start(disturbed, steps=steps, fault=fault)
             after = loadable(disturbed)
@@ -232,7 +244,8 @@ def attack(folder: Path, *, kills: int, steps: int, seed: int) -> int:
                 done += 1
                 assert fault is not None
                 faults = faults_of_start(fault, status=status, said=said, words=words)
-                faults += faults_after(disturbed, saved, reference, status=status, left=leftovers(disturbed) - left)
+                left = leftovers(disturbed) - left
+                faults += faults_after(disturbed, saved, reference, status=status, left=left, old_mark=mark)
             else:
                 faults = faults_at_end(disturbed, reference)
             row = {"moment": fault.name, "end": fault.end} if fault is not None and status else {}
