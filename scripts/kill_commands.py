@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from faults.ends import DISKS, ENDS, SIGNALS, Moment, half_a_checkpoint
+from faults.ends import DISKS, ENDS, SIGNALS, Moment, half_a_state
 from faults.starts import Fault, faults_of_end, launch
 
 from sct import eval as evaluation
@@ -75,7 +75,7 @@ COMMANDS = {
         "export",
         ("ckpt={run}", "output={output}/bundle", "format=bundle"),
         {
-            "writing": Moment(torch, "save", 1, (*SIGNALS, *DISKS), half_a_checkpoint),
+            "writing": Moment(torch, "save", 1, (*SIGNALS, *DISKS), half_a_state),
             "loading": Moment(Bundle, "load", 1, SIGNALS),
             "at the renames": Moment(os, "replace", 6, (*SIGNALS, *DISKS)),
             "at the last rename": Moment(Path, "rename", 1, (*SIGNALS, *DISKS)),

@@ -1,12 +1,13 @@
 """Moments at which a process ends, and ways in which it does: signals, full and read-only disks, dead helpers."""
 
 import errno
+import io
 import itertools
 import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -110,6 +111,14 @@ def half_a_checkpoint(original: Callable, descriptor: int, parts: Iterator[memor
     """Leaves half of a checkpoint on the disk."""
     content = b"".join(parts)
     os.write(descriptor, content[: len(content) // 2])
+
+
+def half_a_state(original: Callable, state: Any, file: IO[bytes]) -> None:
+    """Leaves half of what `torch.save` writes in an open file."""
+    content = io.BytesIO()
+    original(state, content)
+    file.write(content.getvalue()[: content.tell() // 2])
+    file.flush()
 
 
 def half_a_file(original: Callable, path: Any, *args: Any, **kwargs: Any) -> None:
