@@ -184,6 +184,7 @@ def test_class_token_is_neither_scored_nor_pruned():
         ({"gradient": "big"}, r"encoder\.reducer\.gradient='big'.*published.*scaled.*none"),
         ({"noise": "loud"}, r"encoder\.reducer\.noise='loud'.*fixed.*falling"),
         ({"taught": True}, r"encoder\.reducer\.log_sigmoid=false"),
+        ({"gradient": "sensitivity"}, r"gradient=sensitivity teaches.*encoder\.reducer\.log_sigmoid=false"),
     ],
 )
 def test_settings_out_of_range(settings, message):

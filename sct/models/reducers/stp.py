@@ -4,6 +4,7 @@ Letters: B batch, n tokens alive, K tokens kept, C width.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -23,6 +24,7 @@ from sct.models.reducers.base import (
     split_top_k,
 )
 from sct.models.reducers.scorer import TokenScorer, falling_noise, gumbel_noise
+from sct.models.reducers.sensitivity import sensed
 from sct.models.tokens import FeatureSpec, Scores, Tokens
 
 
@@ -49,7 +51,8 @@ class STP(Reducer):
 
     `gradient="published"` is the paper's gradient. It is about 1/n of the token gradients and far below Adam's usual
     eps of 1e-8. Scorers then change only by weight decay, unless `optimizer.reducer_eps` is tiny, which is the default
-    of this project. `gradient="scaled"` multiplies the gradient of the soft mask by n.
+    of this project. `gradient="scaled"` multiplies the gradient of the soft mask by n. Not in the paper:
+    `gradient="sensitivity"` teaches the scores how much the loss depends on each kept token, see `sensed`.
     `taught=true` is not in the paper: the loss teaches the scores which patches are worth to be kept (`worth` of the
     criterion), and with `gradient="none"` nothing else does; labels are needed in training alone. `noise="falling"`
     makes the noise as wide as the scores of the image, times the share of the training that is left, so that training
@@ -63,13 +66,15 @@ class STP(Reducer):
     perturb: whether Gumbel noise is added to the scores in training
     log_sigmoid: whether the scores are log-sigmoids of the logits; false: the logits
     rounding: how the number of kept tokens is rounded: nearest or floor
-    gradient: gradient of the scores from the gate: published, scaled (times the number of tokens alive), or none
+    gradient: gradient of the scores from the gate: published, scaled (times the number of tokens alive), none, or in
+        its place sensitivity (the norm of the loss's gradient ranks the tokens); that needs log_sigmoid=false
     noise: width of the noise: fixed (1, the paper), or falling (the spread of the scores at first, 0 at the end)
     taught: whether the loss teaches the scores what patches are worth (loss.worth); needs log_sigmoid=false
+    sensitivity_weight: weight of the term of gradient=sensitivity
     """
 
     changeable = ("ratio", "rounding")
-    training_only = ("tau", "perturb", "log_sigmoid", "gradient", "noise", "taught")
+    training_only = ("tau", "perturb", "log_sigmoid", "gradient", "noise", "taught", "sensitivity_weight")
 
     def __init__(
         self,
@@ -81,9 +86,10 @@ class STP(Reducer):
         perturb: bool = True,
         log_sigmoid: bool = True,
         rounding: Literal["nearest", "floor"] = "nearest",
-        gradient: Literal["published", "scaled", "none"] = "published",
+        gradient: Literal["published", "scaled", "none", "sensitivity"] = "published",
         noise: Literal["fixed", "falling"] = "fixed",
         taught: bool = False,
+        sensitivity_weight: float = 0.1,
     ) -> None:
         super().__init__(blocks=blocks)
         check_ratio(ratio)
@@ -91,17 +97,20 @@ class STP(Reducer):
             raise UserError(f"encoder.reducer.tau={tau} must be above 0; the paper uses 1.")
         if rounding not in ("nearest", "floor"):
             raise UserError(f"encoder.reducer.rounding={rounding!r} must be 'nearest' or 'floor'.")
-        if gradient not in ("published", "scaled", "none"):
-            raise UserError(f"encoder.reducer.gradient={gradient!r} must be 'published', 'scaled' or 'none'.")
+        if gradient not in ("published", "scaled", "none", "sensitivity"):
+            raise UserError(
+                f"encoder.reducer.gradient={gradient!r} must be 'published', 'scaled', 'none' or 'sensitivity'."
+            )
         if noise not in ("fixed", "falling"):
             raise UserError(f"encoder.reducer.noise={noise!r} must be 'fixed' or 'falling'.")
         self.ratio, self.tau, self.perturb = ratio, tau, perturb
         self.rounding, self.gradient = rounding, gradient
-        if taught and log_sigmoid:
+        if (taught or gradient == "sensitivity") and log_sigmoid:
             raise UserError(
-                "encoder.reducer.taught=true teaches the scores as logits: set encoder.reducer.log_sigmoid=false."
+                f"encoder.reducer.taught={taught} with gradient={gradient} teaches the scores as logits: set "
+                "encoder.reducer.log_sigmoid=false."
             )
-        self.noise, self.taught = noise, taught
+        self.noise, self.taught, self.sensitivity_weight = noise, taught, sensitivity_weight
         self.scorers = nn.ModuleList(Scorer(spec.dim, log_sigmoid=log_sigmoid) for _ in self.blocks)
 
     def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
@@ -118,12 +127,16 @@ class STP(Reducer):
         noise = self.drawn_noise(scores) if self.perturb else None
         hard, soft = gumbel_soft_top_k(scores, k=k, tau=self.tau, noise=noise)
         # exactly zero in value: with (hard - soft) + soft the gates below would not be exactly 1
-        slope = (soft - soft.detach()) * {"published": 1, "scaled": n, "none": 0}[self.gradient]
+        slope = (soft - soft.detach()) * {"published": 1, "scaled": n}.get(self.gradient, 0)
+        losses: dict[str, Tensor] = {}
+        if self.gradient == "sensitivity":
+            x, term = sensed(tokens.x, scores, hard)
+            tokens, losses = replace(tokens, x=x), {f"sensitivity_{stage + 1}": self.sensitivity_weight * term}
         before = tokens.gate if tokens.gate is not None else torch.ones_like(hard)
         order = split_order(hard)
         live = gated(tokens.take(order[:, :k]), (before * (hard + slope)).gather(1, order[:, :k]))
         dropped = gated(tokens.take(order[:, k:]), (before * (1 - hard - slope)).gather(1, order[:, k:]))
-        return Reduction(live, dropped, scores=ranking, aux=aux)
+        return Reduction(live, dropped, scores=ranking, losses=losses, aux=aux)
 
     def drawn_noise(self, scores: Tensor) -> Tensor:
         """Noise in the shape of the scores (B, n)."""
