@@ -50,6 +50,9 @@ class TrainerConfig:
     clip_norm: largest norm of all gradients together; null: no clipping
     ema_decay: decay of a moving average of the weights, between 0 and 1, such as 0.999: the average is validated and
         kept; null: none
+    ema_warmup: after t steps the decay is at most (1 + t) / (10 + t), so that the average forgets the first weights
+    deep_supervision: the decoder's coarser levels have a loss of their own in training, as in nnU-Net; of decoders that
+        have levels
     compile: torch.compile of the network
     deterministic: the same operations in the same order in every run, in exchange for some speed
     log_every: steps between two logged rows
@@ -66,6 +69,8 @@ class TrainerConfig:
     accumulate: int = 1
     clip_norm: float | None = None
     ema_decay: float | None = None
+    ema_warmup: bool = False
+    deep_supervision: bool = False
     compile: bool = False
     deterministic: bool = True
     log_every: int = 10

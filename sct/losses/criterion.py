@@ -14,6 +14,7 @@ from sct.config.trust import Trust
 from sct.data.outputs import Outputs
 from sct.errors import UserError
 from sct.losses.base import PixelLoss, known_mean
+from sct.losses.deep import level_weights, sampled
 from sct.losses.worth import Worth, hard_patches, worth_loss
 from sct.models.grid import foreground_patches, resize
 from sct.models.tokens import HeadOutput, Prediction, Scores
@@ -33,6 +34,9 @@ class Criterion(nn.Module):
     (`Encoded.losses`) come weighted. `teacher`, a run folder or checkpoint of a trained network with the same outputs,
     adds `distill_weight` times the KL divergence of the distributions of every voxel from the teacher's; the
     teacher's code may be of the packages `plugins`, which only the command at hand gives.
+
+    Coarser levels of the decoder (`trainer.deep_supervision`) are judged by `pixel`, too: the loss of the head is then
+    the mean over the levels with the weights of `deep.level_weights`.
 
     Voxels that the data set tells to ignore count in none of them. The losses then get the labels with background
     there, and with `known=` a mask of all other voxels. The gate judges a patch by its voxels that count; a patch
@@ -90,6 +94,8 @@ class Criterion(nn.Module):
         target = self.outputs.label_map.cleared(target)
         mask = masked_by(known)
         parts = self.judge(prediction.head, target, **mask, logits=prediction.logits)
+        if prediction.levels:
+            parts["levels"], parts["loss"] = self.judge_levels(prediction.levels, target, known, finest=parts["loss"])
         early = prediction.encoded.early
         heads = {
             "early": (self.early_weight, early.stages if early is not None else []),
@@ -126,6 +132,19 @@ class Criterion(nn.Module):
             worth = patch_worth(target, patch_size=patch, kind=self.worth)
         counted = None if known is None else foreground_patches(known, patch_size=patch).flatten(1)
         return worth_loss(scores, worth, known=counted)
+
+    def judge_levels(
+        self, levels: Sequence[Tensor], target: Tensor, known: Tensor | None, *, finest: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted sum of the losses of logits (B, Q, *S_i) of coarser levels; the same with the loss `finest`."""
+        first, *weights = level_weights(1 + len(levels))
+        losses = []
+        for weight, logits in zip(weights, levels, strict=True):
+            size = logits.shape[2:]
+            counted = None if known is None else sampled(known, size)
+            losses.append(weight * self.judge(None, sampled(target, size), known=counted, logits=logits)["loss"])
+        coarser = torch.stack(losses).sum()
+        return coarser, first * finest + coarser
 
     def judge(
         self, head: HeadOutput | None, target: Tensor, *, known: Tensor | None = None, logits: Tensor | None = None

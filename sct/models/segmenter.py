@@ -37,7 +37,7 @@ class Segmenter(nn.Module):
         """image (B, C, *S) -> logits and sparse features, in training and evaluation alike."""
         encoded = self.encoder(image)
         decoded = self.decoder(image, self.completion(encoded))
-        return Prediction(decoded.logits, encoded, decoded.head, decoded.aux)
+        return Prediction(decoded.logits, encoded, decoded.head, decoded.aux, decoded.levels)
 
     def features(self, image: Tensor) -> Tensor:
         """image (B, C, *S) -> features (B, F, *S / stride) of the first stage of a `TwoStageDecoder`."""

@@ -266,11 +266,13 @@ class Decoded:
     """Output of a decoder: logits (B, Q, *S), and the output of its head on the token grid where it has a head.
 
     aux: values for logs, by name: (B,), or one value for all images.
+    levels: logits (B, Q, *S_i) of coarser levels, finest first, in training with deep supervision.
     """
 
     logits: Tensor
     head: HeadOutput | None = None
     aux: dict[str, Tensor] = field(default_factory=dict)
+    levels: list[Tensor] = field(default_factory=list)
 
 
 @dataclass
@@ -278,12 +280,14 @@ class Prediction:
     """Output of the network: logits (B, Q, *S), the sparse features, and the output of the decoder's head.
 
     encoded: has the pruning depth and the losses of the reducer. aux: the decoder's values for logs, by name.
+    levels: the decoder's logits of coarser levels, see `Decoded`.
     """
 
     logits: Tensor
     encoded: Encoded
     head: HeadOutput | None = None
     aux: dict[str, Tensor] = field(default_factory=dict)
+    levels: list[Tensor] = field(default_factory=list)
 
 
 def gather_tokens(values: Tensor, index: Tensor) -> Tensor:

@@ -59,6 +59,8 @@ def build_criterion(cfg: DictConfig, *, data: SegmentationData, trust: Trust = S
         raise UserError(
             f"loss={path} asks for the image and not for labels. Give data.labelled=false, or loss=dice_ce."
         )
+    if not needs_labels and cfg.trainer.get("deep_supervision"):
+        raise UserError(f"loss={path} does not judge coarser levels. Give trainer.deep_supervision=false.")
     if not needs_labels:
         return build(cfg.loss, key="loss", trust=trust)
     return build(cfg.loss, key="loss", trust=trust, outputs=data.outputs, plugins=trust.plugins)

@@ -194,13 +194,19 @@ def build_trainer(
 ) -> Trainer:
     """A trainer before its first step, with weights drawn from `cfg.seed`; `config` is saved in its checkpoints."""
     torch.manual_seed(cfg.seed)
+    segmenter = build_segmenter(cfg, data=data, trust=trust)
+    if cfg.trainer.get("deep_supervision") and not segmenter.decoder.num_levels:
+        logger.warning(
+            "trainer.deep_supervision=true is ignored: this network has no level that counts. decoder=unetr, thin, "
+            "primus, unet and cup (from patches of 8 voxels on), model=nnunet and monai_dynunet have some"
+        )
     return Trainer(
         settings=trainer_settings(cfg),
         seed=cfg.seed,
         config=config,
         processes=processes,
         data=data,
-        segmenter=build_segmenter(cfg, data=data, trust=trust),
+        segmenter=segmenter,
         criterion=build_criterion(cfg, data=data, trust=trust),
         make_optimizer=build(cfg.optimizer, key="optimizer", trust=trust),
         schedule=build(cfg.schedule, key="schedule", trust=trust),

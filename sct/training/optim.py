@@ -160,6 +160,14 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, *, lr: float) -> None:
         group["lr"] = lr * group["lr_scale"]
 
 
+def warmed_decay(decay: float, *, step: int) -> float:
+    """The decay of an average of weights after `step` steps: at most (1 + step) / (10 + step).
+
+    Without it the average of a short training holds the random first weights: of decay 0.999, 37 % after 1000 steps.
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, *, decay: float) -> None:
     """Updates the exponential moving average of the weights in place; buffers are copied."""

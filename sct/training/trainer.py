@@ -37,7 +37,7 @@ from sct.runtime.saver import Saver
 from sct.runtime.signals import Ending, Interrupted
 from sct.training.goal import goal_of
 from sct.training.loggers import RunLogger, add_losses, flat_settings, short
-from sct.training.optim import gradient_norms, set_learning_rate, update_average, warmup_notice
+from sct.training.optim import gradient_norms, set_learning_rate, update_average, warmed_decay, warmup_notice
 from sct.training.saving import restore, save_best, state_of
 from sct.training.validation import is_better
 
@@ -223,8 +223,9 @@ class Trainer:
             clip_grads_with_norm_(self.segmenter.parameters(), self.settings.clip_norm, norms["grad_norm"])
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.ema is not None and self.settings.ema_decay is not None:
-            update_average(self.ema, self.segmenter, decay=self.settings.ema_decay)
+        if self.ema is not None and (decay := self.settings.ema_decay) is not None:
+            decay = warmed_decay(decay, step=self.step) if self.settings.ema_warmup else decay
+            update_average(self.ema, self.segmenter, decay=decay)
         return row
 
     def rate(self, step: int) -> float:

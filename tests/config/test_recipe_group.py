@@ -27,6 +27,8 @@ def test_a_recipe_replaces_what_the_experiment_says():
     assert (cfg.loss.pixel.batch, cfg.loss.pixel.log, cfg.data.crop_centre) == (True, True, "class")
     assert cfg.inferer.mirror_axes == [0, 1, 2]
     assert cfg.data.augment.shift_intensity is None
+    assert (cfg.trainer.ema_decay, cfg.trainer.ema_warmup, cfg.trainer.clip_norm) == (0.999, True, 1.0)
+    assert cfg.decoder.deep_supervision is True
 
 
 @pytest.mark.parametrize("base", ["demo", "hippocampus_fast_stp", "brats_small_stp_mta"])

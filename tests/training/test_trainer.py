@@ -20,7 +20,7 @@ from sct.runtime.distributed import Processes
 from sct.runtime.precision import NumberFormat
 from sct.tasks.train import build_trainer
 from sct.training.loggers import flat_settings
-from sct.training.optim import update_average
+from sct.training.optim import update_average, warmed_decay
 from sct.training.saving import compare_start
 from sct.training.trainer import Trainer, draw_seed
 
@@ -117,6 +117,29 @@ def test_the_average_follows_the_weights(smoke):
         average = 0.9 * average + 0.1 * weights(trainer)
     torch.testing.assert_close(nn.utils.parameters_to_vector(trainer.ema.parameters()), average)
     assert not any(parameter.requires_grad for parameter in trainer.ema.parameters())
+
+
+def test_the_decay_of_the_average_grows_to_its_value(smoke):
+    assert [warmed_decay(0.9, step=step) for step in (0, 8, 80, 1000)] == [0.1, 0.5, 0.9, 0.9]
+    trainer = make_trainer(smoke, "trainer.ema_decay=0.9", "trainer.ema_warmup=true")
+    average = weights(trainer)
+    for step, batches in enumerate(trainer.batches()):
+        trainer.train_step(batches)
+        trainer.step += 1
+        decay = (1 + step) / (10 + step)
+        average = decay * average + (1 - decay) * weights(trainer)
+    assert trainer.step > 1
+    torch.testing.assert_close(nn.utils.parameters_to_vector(trainer.ema.parameters()), average)
+
+
+def test_deep_supervision_is_a_part_of_the_loss(smoke, caplog):
+    patches = ("encoder.patch_size=8", "encoder.depth=2", "pruning.blocks=[1]")
+    for deep in (False, True):
+        (row,) = steps(make_trainer(smoke, *patches, f"trainer.deep_supervision={str(deep).lower()}"), number=1)
+        assert (row.get("train/loss_levels", 0.0) > 0) == deep
+    assert "is ignored" not in caplog.text
+    make_trainer(smoke, "encoder.patch_size=4", "trainer.deep_supervision=true")  # two levels: the coarser is left out
+    assert "trainer.deep_supervision=true is ignored" in caplog.text
 
 
 def test_the_average_takes_buffers_as_they_are():

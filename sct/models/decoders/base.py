@@ -16,7 +16,12 @@ from sct.models.tokens import Decoded, Dense
 
 @part
 class Decoder(nn.Module, ABC):
-    """Dense features -> logits; built from the completion's `FeatureSpec` and the number of classes."""
+    """Dense features -> logits; built from the completion's `FeatureSpec` and the number of classes.
+
+    num_levels: coarser levels that have logits in training, see `Decoded.levels`
+    """
+
+    num_levels: int = 0
 
     @abstractmethod
     def forward(self, image: Tensor, dense: Dense) -> Decoded:

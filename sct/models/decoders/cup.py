@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sct.errors import UserError
 from sct.models.blocks.convolutions import conv_bn_relu, double_conv, size_keeping_conv
 from sct.models.decoders.base import Decoder, doubling_steps
+from sct.models.decoders.levels import LevelHeads
 from sct.models.grid import resize, to_grid
 from sct.models.patch import in_config, kernel_at
 from sct.models.tokens import Decoded, Dense, FeatureSpec
@@ -26,6 +27,7 @@ class CUP(Decoder):
 
     hidden: channels after the first convolution
     widths: channels after each doubling of the resolution, one value for each factor 2 of encoder.patch_size
+    deep_supervision: also logits of the coarser levels in training, except the coarsest, each with a loss of its own
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class CUP(Decoder):
         num_classes: int,
         hidden: int = 512,
         widths: Sequence[int] = (256, 128, 64, 16),
+        deep_supervision: bool = False,
     ) -> None:
         super().__init__()
         steps = doubling_steps(spec.patch_size, decoder="cup")
@@ -54,12 +57,21 @@ class CUP(Decoder):
             for above, skip, width, kernel in zip([hidden, *widths[:-1]], skips, widths, kernels, strict=True)
         )
         self.classify = size_keeping_conv(widths[-1], num_classes, kernel_size=kernels[-1])
+        self.level_heads = LevelHeads(
+            list(reversed(widths[:-1])),
+            num_classes=num_classes,
+            spatial_dims=spec.spatial_dims,
+            enabled=deep_supervision,
+        )
+        self.num_levels = len(self.level_heads)
 
     def forward(self, image: Tensor, dense: Dense) -> Decoded:
         """image (B, C_in, *S), dense tokens (B, N, C) and pyramid -> Decoded with logits (B, Q, *S)."""
         x = self.enter(to_grid(dense.x, dense.grid))
         skips = [*reversed(dense.pyramid)]
+        maps: list[Tensor] = []
         for number, (step, factors) in enumerate(zip(self.steps, self.factors, strict=True)):
             x = resize(x, [size * factor for size, factor in zip(x.shape[2:], factors, strict=True)])
             x = step(torch.cat([x, *skips[number : number + 1]], dim=1))
-        return Decoded(self.classify(x))
+            maps.append(x)
+        return Decoded(self.classify(x), levels=self.level_heads(reversed(maps[:-1])))

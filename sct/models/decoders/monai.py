@@ -5,6 +5,7 @@ Letters: B batch, Q classes, S spatial size.
 
 import inspect
 from collections.abc import Callable
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -35,10 +36,15 @@ class MonaiNetwork(Decoder):
         sizes = {"spatial_dims": spec.spatial_dims, "img_size": spec.image_size}
         sizes = {name: value for name, value in sizes.items() if name in parameters}
         self.network = network(in_channels=spec.in_channels, out_channels=num_classes, **sizes)
+        supervised = getattr(self.network, "deep_supervision", False)
+        self.num_levels = cast(int, self.network.deep_supr_num) if supervised else 0
         # MONAI's modules have no `no_weight_decay`
         names = (f"network.{name}" for name, _ in self.network.named_parameters())
         self.no_weight_decay = tuple(name for name in names if "position" in name or "token" in name)
 
     def forward(self, image: Tensor, dense: Dense) -> Decoded:
         """image (B, C_in, *S); dense has no tokens -> Decoded with logits (B, Q, *S)."""
-        return Decoded(self.network(image))
+        output = self.network(image)
+        # with deep supervision, MONAI's networks give the logits of all levels in training, stacked at full resolution
+        logits, *coarser = output.unbind(dim=1) if output.ndim > image.ndim else [output]
+        return Decoded(logits, levels=coarser)

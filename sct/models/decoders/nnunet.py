@@ -5,6 +5,7 @@ Letters: B batch, Q classes, S spatial size.
 
 import sys
 from collections.abc import Sequence
+from typing import Self
 
 from torch import Tensor, nn
 
@@ -21,13 +22,15 @@ class NnUNet(Decoder):
 
     features: channels of each stage; all stages except the first halve the resolution
     num_convs: number of convolutions of each stage, in the contracting and in the expanding path
+    deep_supervision: also logits of the coarser levels in training, except the coarsest, each with a loss of its own
     """
 
     def __init__(
         self, *, spec: FeatureSpec, num_classes: int, features: Sequence[int] = (32, 64, 128, 256, 320, 320),
-        num_convs: int = 2,
+        num_convs: int = 2, deep_supervision: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.num_levels = len(features) - 3 if deep_supervision else 0
         try:
             from dynamic_network_architectures.architectures.unet import PlainConvUNet
         except ImportError as error:
@@ -57,8 +60,20 @@ class NnUNet(Decoder):
             norm_op_kwargs={"eps": 1e-5, "affine": True},
             nonlin=nn.LeakyReLU,
             nonlin_kwargs={"inplace": True},
+            deep_supervision=self.num_levels > 0,
         )
+        # the package makes a head for every level, coarsest first; one without a loss would get no gradient
+        heads = self.network.decoder.seg_layers
+        heads[: -1 - self.num_levels].requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """In evaluation the heads of coarser levels are not computed."""
+        self.network.decoder.deep_supervision = mode and self.num_levels > 0
+        return super().train(mode)
 
     def forward(self, image: Tensor, dense: Dense) -> Decoded:
         """image (B, C_in, *S); dense has no tokens -> Decoded with logits (B, Q, *S)."""
-        return Decoded(self.network(image))
+        if not (self.training and self.num_levels):
+            return Decoded(self.network(image))
+        logits, *coarser = self.network(image)
+        return Decoded(logits, levels=coarser[: self.num_levels])

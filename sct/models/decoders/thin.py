@@ -16,9 +16,10 @@ from sct.models.blocks.convolutions import (
 from sct.models.blocks.layers import init_weights
 from sct.models.blocks.sliced import SAME_CONV
 from sct.models.decoders.base import TwoStageDecoder, doubling_steps
+from sct.models.decoders.levels import LevelHeads
 from sct.models.grid import to_grid
 from sct.models.patch import Extent, kernel_at
-from sct.models.tokens import Dense, FeatureSpec
+from sct.models.tokens import Decoded, Dense, FeatureSpec
 
 
 class Thin(TwoStageDecoder):
@@ -39,9 +40,18 @@ class Thin(TwoStageDecoder):
 
     width: channels at half the resolution; twice as many at each coarser step
     voxels: channels at full resolution; 0: no convolutions there, faster and less exact at borders
+    deep_supervision: also logits of the coarser levels in training, except the coarsest, each with a loss of its own
     """
 
-    def __init__(self, *, spec: FeatureSpec, num_classes: int, width: int = 16, voxels: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        spec: FeatureSpec,
+        num_classes: int,
+        width: int = 16,
+        voxels: int = 0,
+        deep_supervision: bool = False,
+    ) -> None:
         super().__init__()
         steps, dims = doubling_steps(spec.patch_size, decoder="thin"), spec.spatial_dims
         # channels, steps and kernels [i] at 1 / 2^(i + 1) of the resolution; the last channels are of the token grid
@@ -77,6 +87,11 @@ class Thin(TwoStageDecoder):
             if voxels
             else transposed_conv(width, num_classes, step=steps[0])
         )
+        # the tokens are below all levels
+        self.level_heads = LevelHeads(
+            channels[:-1], num_classes=num_classes, spatial_dims=dims, enabled=deep_supervision
+        )
+        self.num_levels = len(self.level_heads)
         self.apply(init_weights)
         # tokens start as large as the image's features; smaller ones let only the image's path learn at first
         nn.init.trunc_normal_(linear.weight, std=spec.dim**-0.5)
@@ -84,16 +99,27 @@ class Thin(TwoStageDecoder):
         self.memory_format = CHANNELS_LAST[dims]
         self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
+    def forward(self, image: Tensor, dense: Dense) -> Decoded:
+        """image (B, C_in, *S), dense tokens (B, N, C) -> Decoded with logits (B, Q, *S)."""
+        maps = self.maps(image, dense)
+        return Decoded(self.voxels(maps[0], image), levels=self.level_heads(maps))
+
     def features(self, image: Tensor, dense: Dense) -> Tensor:
         """image (B, C_in, *S), dense tokens (B, N, C) -> (B, width, *S / stride)."""
+        return self.maps(image, dense)[0]
+
+    def maps(self, image: Tensor, dense: Dense) -> list[Tensor]:
+        """Features (B, width 2^i, *S / 2^i / stride) of every level down to the tokens, finest first."""
         skips, x = [], image.to(memory_format=self.memory_format)
         for down in self.downs:
             x = down(x)
             skips.append(x)
         x = to_grid(self.enter(dense.x), dense.grid)
+        maps = [x]
         for up, join, skip in reversed(list(zip(self.ups, self.joins, skips, strict=True))):
             x = join(up(x).add_(skip))
-        return x
+            maps.append(x)
+        return maps[::-1]
 
     def voxels(self, features: Tensor, image: Tensor) -> Tensor:
         """features (B, width, *S / stride), image (B, C_in, *S) -> logits (B, Q, *S)."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sct.errors import UserError
 from sct.models.blocks.convolutions import double_conv, size_keeping_conv
 from sct.models.decoders.base import Decoder, doubling_steps
+from sct.models.decoders.levels import LevelHeads
 from sct.models.grid import resize, to_grid
 from sct.models.patch import kernel_at
 from sct.models.tokens import Decoded, Dense, FeatureSpec
@@ -21,9 +22,11 @@ class UNet(Decoder):
     with the map, and a double convolution to the width of the next finer map. Where the finest map is coarser than the
     image, the logits are interpolated. Along an axis with a smaller patch, the finest steps keep the resolution, and
     convolutions there have extent 1.
+
+    deep_supervision: also logits of the coarser levels in training, except the coarsest, each with a loss of its own
     """
 
-    def __init__(self, *, spec: FeatureSpec, num_classes: int) -> None:
+    def __init__(self, *, spec: FeatureSpec, num_classes: int, deep_supervision: bool = False) -> None:
         super().__init__()
         if not spec.pyramid_channels:
             raise UserError(
@@ -45,11 +48,19 @@ class UNet(Decoder):
             )
         )
         self.classify = size_keeping_conv(widths[0], num_classes, kernel_size=point)
+        self.level_heads = LevelHeads(
+            widths[:-1], num_classes=num_classes, spatial_dims=spec.spatial_dims, enabled=deep_supervision
+        )
+        self.num_levels = len(self.level_heads)
 
     def forward(self, image: Tensor, dense: Dense) -> Decoded:
         """image (B, C_in, *S), dense tokens (B, N, C) and pyramid -> Decoded with logits (B, Q, *S)."""
         x = self.enter(to_grid(dense.x, dense.grid))
+        maps: list[Tensor] = []
         for step, skip in zip(self.steps, reversed(dense.pyramid), strict=True):
             x = step(torch.cat([resize(x, skip.shape[2:]), skip], dim=1))
+            maps.append(x)
         logits = self.classify(x)
-        return Decoded(logits if logits.shape[2:] == image.shape[2:] else resize(logits, image.shape[2:]))
+        if logits.shape[2:] != image.shape[2:]:
+            logits = resize(logits, image.shape[2:])
+        return Decoded(logits, levels=self.level_heads(reversed(maps[:-1])))

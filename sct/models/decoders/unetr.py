@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sct.errors import UserError
 from sct.models.blocks.recompute import recomputed
 from sct.models.decoders.base import Decoder, doubling_steps
+from sct.models.decoders.levels import LevelHeads
 from sct.models.grid import to_grid
 from sct.models.patch import Extent, in_config, kernel_at
 from sct.models.tokens import Decoded, Dense, FeatureSpec
@@ -41,6 +42,7 @@ class UNETR(Decoder):
     feature_size: channels at full resolution; each halving of the resolution doubles them
     layout: shallow, or deep (with one level below the token grid)
     recompute: compute activations again in the backward pass: less memory, more time in training
+    deep_supervision: also logits of the coarser levels in training, except the coarsest, each with a loss of its own
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class UNETR(Decoder):
         feature_size: int = 16,
         layout: Literal["shallow", "deep"] = "shallow",
         recompute: bool = True,
+        deep_supervision: bool = False,
     ) -> None:
         super().__init__()
         steps = doubling_steps(spec.patch_size, decoder="unetr")
@@ -99,15 +102,22 @@ class UNETR(Decoder):
             dims, 2 * feature_size, feature_size, kernel_size=kernels[0], stride=1, norm_name="instance"
         )
         self.head = UnetOutBlock(spatial_dims=dims, in_channels=feature_size, out_channels=num_classes)
+        self.level_heads = LevelHeads(
+            channels[1:], num_classes=num_classes, spatial_dims=dims, enabled=deep_supervision
+        )
+        self.num_levels = len(self.level_heads)
 
     def forward(self, image: Tensor, dense: Dense) -> Decoded:
         """image (B, C_in, *S), dense tokens (B, N, C) -> Decoded with logits (B, Q, *S)."""
         taps = dense.taps or [dense.x] * self.num_skips
         x = self.bottleneck(to_grid(dense.x, dense.grid))
+        coarser: list[Tensor] = []
         for level in range(self.num_skips, 0, -1):
             skip = self.run(self.skips[level - 1], to_grid(taps[level - 1], dense.grid))
             x = self.run(self.ups[level], x, skip)
-        return Decoded(self.head(self.ups[0](x, self.run(self.image_skip, image))))
+            coarser.append(x)
+        logits = self.head(self.ups[0](x, self.run(self.image_skip, image)))
+        return Decoded(logits, levels=self.level_heads(reversed(coarser)))
 
     def run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
         """Runs a block; in training with `recompute` its activations are not kept."""
