@@ -1,0 +1,1 @@
+"""The parts of `scripts/accuracy_table.py`: what is compared, the runs, and the table."""
