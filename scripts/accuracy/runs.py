@@ -10,6 +10,10 @@ from pathlib import Path
 import sct
 from accuracy.plan import Cell, Contestant, Lengths, Task, length, steps_within
 from sct.compare.cells import run
+from sct.config.saved import key_of, saved_overrides
+from sct.errors import UserError
+from sct.reports.collect import PLACES
+from sct.runs.folder import NOT_IDENTITY
 from sct.runtime.rows import FILE, read_rows
 
 # steps of a run that is only timed, and between two of its times; the first time, of a cold start, is left out
@@ -106,13 +110,26 @@ def fill(cell: Cell, *, place: Place, steps: int) -> None:
     """Trains, evaluates and counts one run; parts that are finished are not repeated, a stopped training goes on."""
     folder = place.of(cell)
     log = folder.with_suffix(".log")
-    if not (folder / "finished").exists():
-        settings = (*cell.overrides(data=place.data), *place.settings, *length(steps))
+    settings = [*cell.overrides(data=place.data), *place.settings, *length(steps)]
+    if (folder / "finished").exists():
+        check_same(folder, settings)
+    else:
         place.command("train", *settings, f"run_dir={folder}", "resume=auto", log=log)
     if not (folder / "eval/test/summary.json").exists():
         place.command("eval", f"ckpt={folder}", "split=test", "save_predictions=false", log=log)
     if not (folder / "profile.json").exists():
         place.command("profile", f"ckpt={folder}", "profile.latency=false", log=log)
+
+
+def check_same(folder: Path, overrides: Sequence[str]) -> None:
+    """UserError if the run in a folder was trained with other overrides; names of folders may differ."""
+    recorded, expected = (
+        {item.lstrip("+") for item in items if not key_of(item).startswith((*PLACES, *NOT_IDENTITY))}
+        for items in (saved_overrides(folder), overrides)
+    )
+    if recorded != expected:
+        listed = ", ".join(sorted(recorded ^ expected))
+        raise UserError(f"{folder} holds a run with other settings: {listed}. Give another --folder.")
 
 
 def prediction_seconds(cells: Sequence[Cell], *, place: Place, cases: int) -> dict[str, list[float]]:

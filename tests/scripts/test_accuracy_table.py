@@ -186,6 +186,12 @@ def test_two_tiny_contestants_from_end_to_end(script, parts, listed, tmp_path, w
     shutil.rmtree(folder / "little/identity_seed0/eval")
     script.main([*arguments, "--cases", "1"])
     assert asked == [("eval", "identity_seed0")]
+    asked.clear()
+    with pytest.raises(
+        SystemExit, match=r"dense_seed0 holds a run with other settings: optimizer\.lr=0\.5\. Give another"
+    ):
+        script.main([*arguments, "optimizer.lr=0.5"])
+    assert asked == []
     with pytest.raises(SystemExit, match=r"--minutes 0\.01"):
         script.main([*arguments, "--minutes", "1"])
 
