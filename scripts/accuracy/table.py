@@ -99,8 +99,8 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 def task_table(task: Task, rows: Sequence[Mapping[str, Any]], *, reference: str, minutes: float | None) -> str:
     """The rows of a task as a section in Markdown."""
     head = (
-        "contestant", "Dice", "sd of seeds", f"against {reference}", "p", "p (Holm)", "Dice val", "missed a run", "steps",
-        "s a step", "window", "parameters M", "MACs G", "s a case",
+        "contestant", "Dice", "sd of seeds", f"against {reference}", "p", "p (Holm)", "Dice val", "missed a run",
+        "steps", "s a step", "window", "parameters M", "MACs G", "s a case",
     )  # fmt: skip
     lines = [head, ("---", *["---:"] * (len(head) - 1))]
     for row in sorted(rows, key=lambda row: -row["dice"]):

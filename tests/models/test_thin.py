@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from sct.errors import UserError
 from sct.models.decoders.thin import Thin
@@ -23,7 +24,8 @@ def thin(grid=(2, 2, 2), *, patch_size=4, voxels=0):
 @pytest.mark.parametrize("voxels", [0, 3])
 def test_few_channels_are_as_large_as_the_image(grid, patch_size, voxels):
     decoder, image, dense = thin(grid, patch_size=patch_size, voxels=voxels)
-    names = {module: name for name, module in decoder.named_modules() if not list(module.children())}
+    leaves = {module: name for name, module in decoder.named_modules() if not list(module.children())}
+    names = {module: name for module, name in leaves.items() if not isinstance(module, nn.ModuleList)}
     sizes = {}
 
     def note(module, given, output):
