@@ -46,7 +46,7 @@ class SegmentationData(ABC):
     roi_size: voxels of a training crop and of the sliding window, 2 or 3 numbers
     spacing: mm to resample to; null keeps each file's own
     resize_to: 2 numbers of voxels to resize every picture or slice to, whatever its spacing; null keeps its size
-    intensity: MONAI dictionary transform that normalises the whole volume, key image
+    intensity: dictionary transform that normalises the whole volume, key image: of sct.data.loading.scaling, or MONAI's
     crop_above: crop to the voxels above this normalised value; null keeps the volume
     zero_background: voxels that are 0 in every channel of the file are no tissue: crop to the others, pad with 0
     augment: named MONAI dictionary transforms of a crop, keys image and label; a null is skipped; null: none at all

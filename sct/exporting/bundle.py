@@ -1,13 +1,12 @@
 """MONAI Bundle: a folder with weights, metadata and a config that `python -m monai.bundle run` understands."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai import __version__ as monai_version
-from monai.bundle import ConfigParser
 from omegaconf import DictConfig
 
 from sct.config.check import to_dict
@@ -44,6 +43,9 @@ class Bundle(Format):
         write_text(folder / "LICENSE", license_text(source))
 
     def load(self, folder: Path, *, device: torch.device, precision: str, batch: int | None) -> Model:
+        # the import takes seconds, and a prediction looks up all formats here
+        from monai.bundle import ConfigParser
+
         parser = ConfigParser()
         parser.read_config(str(folder / INFERENCE))
         parser["bundle_root"], parser["device"] = str(folder), str(device)
@@ -142,7 +144,7 @@ def metadata(source: Source) -> dict[str, Any]:
         "schema": SCHEMA,
         "version": "1.0.0",
         "changelog": {"1.0.0": f"exported by sct {__version__}"},
-        "monai_version": monai_version,
+        "monai_version": version("monai"),
         "pytorch_version": str(torch.__version__).partition("+")[0],
         "numpy_version": np.__version__,
         "required_packages_version": {"sct": __version__},

@@ -4,9 +4,9 @@ Letters: B windows of a batch, C channels of the image, S spatial size, G the gr
 """
 
 import numpy as np
+import scipy
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import affine_transform
 from torch import Tensor
 
 from sct.data.cases import Volume, window_shape
@@ -66,7 +66,7 @@ def depth_map(
     dims = depth.ndim
     rimmed = np.pad(stages.numpy().astype(np.uint8), 1, constant_values=int(NOT_SEEN))
     relative = np.linalg.inv(volume.affine) @ volume.source_affine
-    return affine_transform(
+    return scipy.ndimage.affine_transform(
         rimmed,
         relative[:dims, :dims],
         offset=relative[:dims, 3] + 1,

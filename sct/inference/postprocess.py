@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from sct.data.outputs import Outputs
 from sct.errors import UserError
@@ -47,7 +47,7 @@ class Parts:
         self.box, self.value = box, value
         self._labels = labels[box]
         connected = np.ones((3,) * labels.ndim, dtype=bool)
-        self._numbers, _ = ndimage.label(self._labels == value, structure=connected)
+        self._numbers, _ = scipy.ndimage.label(self._labels == value, structure=connected)
         self.sizes = np.bincount(self._numbers.ravel())[1:]
 
     def kept(self, steps: Steps, *, voxel: float) -> np.ndarray:
@@ -63,7 +63,7 @@ class Parts:
         return mask | self._holes(mask) if fill_holes else mask
 
     def _holes(self, mask: np.ndarray) -> np.ndarray:
-        numbers, count = ndimage.label(~mask)
+        numbers, count = scipy.ndimage.label(~mask)
         is_hole = np.ones(count + 1, dtype=bool)
         is_hole[0] = False
         # what reaches the end of the box goes on outside of it, or out of the image
@@ -141,7 +141,7 @@ def class_values(outputs: Outputs) -> dict[str, tuple[int, ...]]:
 
 def parts_of(labels: np.ndarray, *, values: list[int]) -> dict[int, Parts]:
     """The components of the classes that are in a label map (*S)."""
-    boxes = ndimage.find_objects(labels, max_label=max(values, default=0))
+    boxes = scipy.ndimage.find_objects(labels, max_label=max(values, default=0))
     return {value: Parts(labels, value=value, box=box) for value in values if (box := boxes[value - 1]) is not None}
 
 

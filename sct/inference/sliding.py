@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from monai.inferers.utils import sliding_window_inference
 from torch import Tensor
 
 from sct.data.cases import window_shape
@@ -43,6 +42,9 @@ class SlidingWindow(Inferer):
     def __call__(
         self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
     ) -> Tensor:
+        # the import takes seconds, and the fast inferer does without
+        from monai.inferers.utils import sliding_window_inference
+
         self.check_axes(roi_size)
         window = window_shape(roi_size, num_dims=image.ndim - 1)
         stitch_device = self.plan(image.shape[1:], roi_size=window, num_classes=len(background), device=device)

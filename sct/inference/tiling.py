@@ -7,8 +7,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from monai.data.utils import compute_importance_map
 from torch import Tensor
+
+# standard deviation of the gaussian weights in windows, and the least weight, as in MONAI
+SIGMA = 0.125
+LEAST_WEIGHT = 1e-3
 
 
 def pad_to_window(
@@ -40,10 +43,18 @@ def window_starts(
 
 
 def window_weight(window: Sequence[int], *, blending: str) -> Tensor:
-    """Weight (*W) of a window's voxels, float32, as in MONAI's sliding-window inference."""
-    weight = compute_importance_map(tuple(window), mode=blending, sigma_scale=0.125)
-    assert isinstance(weight, Tensor)
-    return weight
+    """Weight (*W) of a window's voxels, float32, as in MONAI's sliding-window inference.
+
+    blending: constant, or gaussian: with a standard deviation of an eighth of the window, and at least `LEAST_WEIGHT`.
+    """
+    if blending == "constant":
+        return torch.ones(tuple(window))
+    assert blending == "gaussian", "checked by the inferer"
+    weight = torch.ones(())
+    for size in window:
+        distance = torch.arange(size) - (size - 1) / 2
+        weight = weight.unsqueeze(-1) * torch.exp(distance**2 / (-2 * (size * SIGMA) ** 2))
+    return weight.clamp_(min=max(weight.min().item(), LEAST_WEIGHT))
 
 
 def occupied(mask: Tensor, *, starts: Sequence[Sequence[int]], window: Sequence[int]) -> Tensor:

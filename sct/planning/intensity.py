@@ -84,7 +84,7 @@ def hounsfield(foreground: Sequence[Foreground]) -> tuple[dict[str, Any], float 
 
 def ranged(a_min: float, a_max: float, *, b_min: float, b_max: float) -> dict[str, Any]:
     limits = {"a_min": a_min, "a_max": a_max, "b_min": b_min, "b_max": b_max}
-    return {"_target_": "monai.transforms.ScaleIntensityRanged", "keys": ["image"], **limits}
+    return {"_target_": "sct.data.loading.scaling.ScaleRange", **limits}
 
 
 def percentiles() -> dict[str, Any]:
@@ -93,4 +93,4 @@ def percentiles() -> dict[str, Any]:
 
 
 def normalised() -> dict[str, Any]:
-    return {"_target_": "monai.transforms.NormalizeIntensityd", "keys": ["image"], "channel_wise": True}
+    return {"_target_": "sct.data.loading.scaling.Standardise"}

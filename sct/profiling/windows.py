@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from monai.data.utils import dense_patch_slices
 from torch import Tensor
 
 from sct.data.cases import Case, window_shape
@@ -42,5 +41,8 @@ def all_windows(image: Tensor, *, size: Sequence[int], overlap: float) -> Iterat
     pads = [pad for voxels in reversed(missing) for pad in (voxels // 2, voxels - voxels // 2)]
     image = F.pad(image, pads)
     step = [max(1, int(edge * (1 - overlap))) for edge in shape]
+    # the import takes seconds, and predictions look up what a run can do by this module
+    from monai.data.utils import dense_patch_slices
+
     for window in dense_patch_slices(tuple(image.shape[1:]), shape, tuple(step)):
         yield image[(slice(None), *window)].reshape(-1, *size)

@@ -94,9 +94,11 @@ def with_data(config: dict[str, Any], *, changes: dict[str, Any], trust: Trust) 
     for group, settings in changes.items():
         # with a target, settings replace the group (inferer=fast), else they change single settings of the run
         cfg[group] = settings if "_target_" in settings else OmegaConf.merge(cfg[group], settings)
-    # loss and optimizer are not built here, so their code is not imported
+    # loss, optimizer and augmentation are not built here, so their code is not imported
     check_config(cfg, read=read_source, trust=trust)
-    data = build(cfg.data, key="data", trust=trust)
+    described = cfg.data.copy()
+    described.augment = None
+    data = build(described, key="data", trust=trust)
     # the folders of a saved config may be anybody's
     data.may_write = tuple(name for name in data.may_write if name in changes.get("data", {}))
     return cfg, data

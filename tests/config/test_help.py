@@ -66,7 +66,7 @@ def test_values_are_those_of_the_choices():
         "encoder.reducer.head=atm kind of the head after each pruning block: atm or fcn",
         "data.root=${paths.data}/phantom folder of the data set",
         "optimizer.betas=[0.9, 0.95] AdamW's decay of the means of gradients and of their squares",
-        "data.intensity=ScaleIntensityRanged MONAI dictionary transform that normalises the whole volume, key image",
+        "data.intensity.a_min=-200.0 start of the range in the file, such as Hounsfield units",
     ):
         assert line in lines
     assert "demo " + description("experiment", "demo")[:80] in outcome.out.replace(

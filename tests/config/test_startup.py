@@ -7,11 +7,29 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
+from sct.config.check import build, to_dict
+from sct.config.command import compose_config
 from sct.config.folders import PACKAGE
+from sct.runs.build import build_segmenter
+from sct.runtime import checkpoint
 
 COMMANDS = ("train", "eval", "predict", "export", "profile", "report", "verify")
+# what a prediction must not import: some of them take as long as torch itself, and MONAI brings most of the others
+UNUSED = (
+    *("monai", "pandas", "sklearn", "skimage", "matplotlib", "tensorboard", "torch.utils.tensorboard", "h5py"),
+    *("sympy", "fvcore", "onnx", "openvino", "SimpleITK", "highdicom", "torch._dynamo", "torch._inductor"),
+    *("scipy.ndimage", "scipy.spatial", "scipy.stats", "sct.evaluation", "sct.training", "sct.losses"),
+)
+# predicts one case with a run, as the command does, and prints what is loaded after it
+PREDICTION = """
+import json, runpy, sys
+runpy.run_module("sct.predict", run_name="__main__", alter_sys=True)
+print(json.dumps(sorted(sys.modules)))
+"""
 # together they take seconds
 HEAVY = ("torch", "monai", "scipy", "nibabel", "matplotlib", "tensorboard")
 # runs commands one after the other, as `python -m` does, and gives of each the exit status, the output and what is
@@ -88,3 +106,30 @@ def test_the_task_of_every_command_is_there():
     for name in named:
         module, function = name.split(":")
         assert callable(getattr(import_module(module), function))
+
+
+@pytest.fixture(scope="module")
+def fast_run(tmp_path_factory) -> Path:
+    """A little network as `btcv_fast_stp`, untrained."""
+    little = ("data.roi_size=[32,32,32]", "encoder.dim=24", "encoder.num_heads=2", "completion.dim=24")
+    cfg = compose_config("train", overrides=["+experiment=btcv_fast_stp", *little])
+    segmenter = build_segmenter(cfg, data=build(cfg.data, key="data"))
+    state = {"config": to_dict(cfg), "model": segmenter.state_dict(), "step": 0, "best": {}}
+    folder = tmp_path_factory.mktemp("run")
+    checkpoint.save(state, folder / checkpoint.FOLDER / "best.pt")
+    return folder
+
+
+def test_a_prediction_imports_only_what_it_needs(fast_run, tmp_path):
+    """From the command line to the label file; a whole prediction, since much is imported in functions."""
+    voxels = np.random.default_rng(0).integers(-1000, 400, (20, 24, 28)).astype(np.int16)
+    nib.save(nib.Nifti1Image(voxels, np.diag([1.7, 1.4, 3.0, 1.0])), tmp_path / "ct.nii.gz")
+    where = [f"ckpt={fast_run}", f"input={tmp_path}/ct.nii.gz", f"output={tmp_path}/labels.nii.gz", "device=cpu"]
+    process = subprocess.run(
+        [sys.executable, "-c", PREDICTION, *where], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "labels.nii.gz").exists()
+    loaded = set(json.loads(process.stdout.splitlines()[-1]))
+    assert "sct.inference.fast" in loaded
+    assert loaded & set(UNUSED) == set()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from little_volumes import REGIONS, FakeVolume, file_grid, random_network, rotation
-from monai.data.utils import dense_patch_slices
+from monai.data.utils import compute_importance_map, dense_patch_slices
 from peak import peak_bytes
 from torch import nn
 
@@ -28,6 +28,13 @@ def thin_chunks(monkeypatch):
     """Chunks of few rows, so that even a little volume has many."""
     monkeypatch.setattr(base, "CHUNK_VOXELS", 1)
     monkeypatch.setattr(base, "FEWEST_ROWS", 3)
+
+
+@pytest.mark.parametrize("window", [(96, 96, 96), (32, 24, 5), (1, 3, 2), (224, 192)])
+@pytest.mark.parametrize("blending", ["gaussian", "constant"])
+def test_weights_of_a_window_are_those_of_monai(window, blending):
+    wanted = compute_importance_map(window, mode=blending, sigma_scale=0.125)
+    assert torch.equal(window_weight(window, blending=blending), wanted)
 
 
 @pytest.mark.parametrize("option", [{"overlap": -0.1}, {"blending": "mean"}, {"accumulate": "float64"}, {"workers": 0}])

@@ -73,7 +73,7 @@ def test_a_plan_of_an_mri_by_hand(tmp_path, home):
     assert list(cfg.inferer.mirror_axes) == []
     assert [step._target_.rpartition(".")[2] for step in cfg.data.intensity.transforms] == [
         "ScaleIntensityRangePercentilesd",
-        "NormalizeIntensityd",
+        "Standardise",
     ]
     assert (cfg.data.zero_background, cfg.data.crop_above, cfg.data.split) == (False, None, None)
     assert (cfg.name, cfg.data.root, cfg.data.cache_dir) == ("mine", str(tmp_path / "set"), "outputs/cache")
@@ -100,7 +100,7 @@ def test_overlapping_regions_and_a_background_of_zeros(tmp_path):
     assert cfg.loss.pixel._target_ == "sct.losses.dice_bce.DiceBCE"
     assert dict(cfg.data.regions) == {"both": [1, 2], "lesion": [2]}
     assert cfg.data.zero_background
-    assert (cfg.data.intensity.nonzero, cfg.data.intensity.channel_wise) == (True, True)
+    assert cfg.data.intensity == {"_target_": "sct.data.loading.scaling.Standardise", "nonzero": True}
 
 
 def test_one_ct(tmp_path):

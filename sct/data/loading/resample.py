@@ -1,4 +1,5 @@
-"""Volumes at another spacing: where their voxels lie, as MONAI says; linear mixing along one axis after the other.
+"""Volumes at another spacing: where their voxels lie, as MONAI's `Spacing` says; linear mixing along one axis after the
+other.
 
 Letters: C channels, S spatial size (2 or 3 numbers).
 """
@@ -8,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
-from monai.transforms import Spacing
 
 # Relative affines come from headers in float32: below this, entries are 0.
 TOLERANCE = 1e-6
+# mm: a spacing that is as close to the wanted one stays as it is, as in MONAI
+SPACING_TOLERANCE = 1e-3
 # Voxels that are looked at together: 4 MB in float32.
 NEAR_VOXELS = 2**20
 
@@ -22,22 +23,77 @@ def resample(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Voxels (C, *S) at `spacing`, -1 for an axis that stays, float32; and their affine (D + 1, D + 1).
 
-    mode: bilinear, or nearest for labels. MONAI's `Spacing`, whose linear mixing is done here at a fifth of the time
-    wherever the axes stay parallel, as they do unless the file is sheared.
+    mode: bilinear, or nearest for labels. The result of MONAI's `Spacing`, whose linear mixing is done here at a fifth
+    of the time wherever the axes stay parallel, as they do unless the file is sheared.
     """
-    change = Spacing(pixdim=spacing, mode=mode, padding_mode="border", dtype=np.float32)
     if mode == "bilinear":
-        planned = change(MetaTensor(torch.empty(1).expand(voxels.shape), affine=torch.from_numpy(affine)), lazy=True)
-        assert isinstance(planned, MetaTensor)
-        new_affine = np.asarray(planned.peek_pending_affine(), dtype=np.float64)
-        places = places_along_axes(planned.peek_pending_shape(), affine=new_affine, source_affine=affine)
+        shape, new_affine = spaced_grid(voxels.shape[1:], affine=affine, spacing=spacing)
+        places = places_along_axes(shape, affine=new_affine, source_affine=affine)
         if places is not None:
             return resample_linear(voxels, places=places), new_affine
+    return resample_by_monai(voxels, affine=affine, spacing=spacing, mode=mode)
+
+
+def resample_by_monai(
+    voxels: np.ndarray, *, affine: np.ndarray, spacing: Sequence[float], mode: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """`resample` for axes in any direction, and for labels."""
+    # the import takes seconds, and most predictions do not get here
+    from monai.data import MetaTensor
+    from monai.transforms import Spacing
+
+    change = Spacing(pixdim=spacing, mode=mode, padding_mode="border", dtype=np.float32)
     changed = change(
         MetaTensor(torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float32)), affine=torch.from_numpy(affine))
     )
     assert isinstance(changed, MetaTensor)
     return changed.as_tensor().numpy(), changed.affine.numpy().astype(np.float64)
+
+
+def spaced_grid(
+    shape: Sequence[int], *, affine: np.ndarray, spacing: Sequence[float]
+) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape (*S) and affine (as large as `affine`) of a grid at `spacing` over a grid of `shape` (*S).
+
+    The grid of MONAI's `Spacing`, to the last digit. Its axes are the source's without shear, and the first voxels of
+    both coincide; if the source is sheared so much that no corner of it is the first along all axes, the centres do.
+    spacing: mm, -1 for an axis that stays. affine: (D + 1, D + 1) or (4, 4).
+    """
+    num_dims = len(shape)
+    source = embedded(affine, num_dims=num_dims)
+    directions = source[:num_dims, :num_dims]
+    present = np.sqrt(np.sum(directions**2, axis=0))
+    present[present == 0] = 1.0
+    wanted = np.asarray(spacing, dtype=np.float64)
+    stays = (wanted <= 0) | (np.abs(present - wanted) <= SPACING_TOLERANCE)
+    # rotation times upper triangle (of zooms and shears), of which the rotation remains
+    triangle = np.linalg.cholesky(directions.T @ directions).T
+    target = np.eye(num_dims + 1)
+    target[:num_dims, :num_dims] = (
+        directions @ np.linalg.inv(triangle) @ np.diag(np.sign(np.diag(triangle)) * np.where(stays, present, wanted))
+    )
+    corners = np.asarray(np.meshgrid(*((0.0, size - 1.0) for size in shape), indexing="ij")).reshape(num_dims, -1)
+    corners = np.concatenate((corners, np.ones_like(corners[:1])))
+    placed = (np.linalg.solve(target, source) @ corners)[:-1]
+    new_shape = np.round(np.ptp(placed, axis=1) + 1.0)
+    first = [i for i, corner in enumerate(placed.T) if np.allclose((placed - corner[:, None]).min(axis=1), 0.0)]
+    if first:
+        target[:num_dims, -1] = (source @ corners)[:-1, first[0]]
+    else:
+        centre, new_centre = np.asarray(shape) / 2.0, new_shape / 2.0
+        target[:num_dims, -1] = directions @ centre + source[:-1, -1] - target[:num_dims, :num_dims] @ new_centre
+    relative = embedded(np.linalg.solve(source, target), num_dims=len(affine) - 1)
+    # torch and numpy round this product differently
+    new_affine = torch.from_numpy(np.asarray(affine, dtype=np.float64)) @ torch.from_numpy(relative)
+    return tuple(int(size) for size in new_shape), new_affine.numpy()
+
+
+def embedded(affine: np.ndarray, *, num_dims: int) -> np.ndarray:
+    """An affine as (num_dims + 1, num_dims + 1): of its first axes, or with further ones that stay."""
+    changed = np.eye(num_dims + 1)
+    both = min(num_dims, len(affine) - 1)
+    changed[:both, :both], changed[:both, -1] = affine[:both, :both], affine[:both, -1]
+    return changed
 
 
 def places_along_axes(

@@ -3,6 +3,7 @@
 Letters: C channels, S spatial size (2 or 3 numbers).
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,8 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.data import get_track_meta, set_track_meta
-from monai.transforms import Randomizable
 
 from sct.data.cases import Case, Grid, Volume, window_shape
 from sct.data.formats.base import FileFormat
@@ -76,6 +75,11 @@ class Prepared:
 @contextmanager
 def plain_tensors() -> Iterator[None]:
     """Switch MONAI's MetaTensor off for the time of the block: it is slow and not needed in training."""
+    if "monai" not in sys.modules:  # no transform of MONAI was made; importing it takes seconds
+        yield
+        return
+    from monai.data import get_track_meta, set_track_meta
+
     before = get_track_meta()
     set_track_meta(False)
     try:
@@ -93,7 +97,7 @@ class Preprocess:
     axes: where the axes of a volume lead after it was turned, as in `turned`; None leaves an image as its file has it
     spacing: mm along the axes (of 2 numbers: along the last two), or None to keep the file's
     resize_to: voxels of the last two axes, whatever the spacing; images with antialiasing, labels nearest
-    intensity: a MONAI dictionary transform on the key `image`, a tensor (C, *S)
+    intensity: a dictionary transform on the key `image`, a tensor (C, *S), as MONAI's
     crop_above: keep the box of voxels in which any channel exceeds this *normalised* value; None keeps all
     zero_background: keep the box of voxels that are not 0 in every channel, before `intensity`, which leaves 0 at 0
     ignored: label value that is of no class, see `LabelMap`
@@ -245,7 +249,8 @@ class TrainingCrops:
         streams = np.random.SeedSequence(list(entropy)).spawn(1 + len(self.augment))
         rng = np.random.default_rng(streams[0])
         for transform, stream in zip(self.augment, streams[1:], strict=True):
-            if isinstance(transform, Randomizable):
+            # MONAI's `Randomizable`, and whoever takes a seed in the same way
+            if hasattr(transform, "set_random_state"):
                 transform.set_random_state(seed=int(stream.generate_state(1)[0]))
         with plain_tensors():
             return [self._crop(prepared, rng) for _ in range(self.num_crops)]

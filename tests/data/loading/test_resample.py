@@ -11,7 +11,7 @@ from monai.transforms import Spacing
 
 from sct.data.cases import Case
 from sct.data.formats.base import Nifti
-from sct.data.loading.resample import places_along_axes, resample, resample_linear
+from sct.data.loading.resample import places_along_axes, resample, resample_linear, spaced_grid
 from sct.data.loading.transforms import Preprocess
 
 
@@ -44,6 +44,39 @@ def test_voxels_are_those_of_monai(shape, spacing, near, monkeypatch):
             again = resample_linear(view, places=places)
             assert again.flags.c_contiguous
             np.testing.assert_allclose(again, found, atol=1e-6)  # axes in another order
+
+
+def directions(kind: str) -> np.ndarray:
+    """Where the axes of a file lead (3, 3), each of length 1."""
+    return {
+        "straight": np.eye(3),
+        "flipped": np.diag([-1.0, -1.0, 1.0]),
+        "permuted": np.eye(3)[[2, 0, 1]],
+        "turned": np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]]),
+        "sheared": np.array([[1.0, 0.3, 0.0], [0.0, 1.0, -0.2], [0.1, 0.0, 1.0]]),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("size", "kind"),
+    [
+        *(((41, 38, 23), kind) for kind in ("straight", "flipped", "permuted", "turned", "sheared")),
+        *(((30, 40), kind) for kind in ("straight", "flipped", "turned")),
+        ((7, 1, 9), "straight"),
+    ],
+)
+@pytest.mark.parametrize("spacing", [[1.5, 1.5, 2.0], [-1.0, 0.7, 3.0], [0.8005, 1.1, 2.5]])
+def test_the_grid_is_that_of_monai_to_the_last_digit(size, kind, spacing):
+    """Also of pictures, whose affine has a third axis, and where a spacing is nearly the wanted one (0.8005 mm)."""
+    affine = np.eye(4)
+    affine[:3, :3] = (directions(kind) * [0.8, 1.1, 3.0]).astype(np.float32)
+    affine[:3, 3] = [-31.7, 12.1, 4.3]
+    spacing = spacing[: len(size)]
+    change = Spacing(pixdim=spacing, mode="bilinear", padding_mode="border", dtype=np.float32)
+    planned = change(MetaTensor(torch.empty(1).expand(1, *size), affine=torch.from_numpy(affine)), lazy=True)
+    shape, found = spaced_grid(size, affine=affine, spacing=spacing)
+    assert shape == tuple(planned.peek_pending_shape())
+    np.testing.assert_array_equal(found, planned.peek_pending_affine().numpy())
 
 
 def test_what_stays_as_it_is_and_labels():
