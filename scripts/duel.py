@@ -2,6 +2,7 @@
 
     python scripts/duel.py                                       # fast STP against its rivals, random weights
     python scripts/duel.py --contestants fast dense_unetr --rounds 7 --input CT.nii.gz
+    python scripts/duel.py --contestants fast_3mm segresnet_3mm nnunet_3mm --classes 104 --shape 512 512 397
     python scripts/duel.py --runs fast=RUN dense=RUN --input CT.nii.gz --truth LABELS.nii.gz --margin 0.005
     python scripts/duel.py --runs fast=RUN --contestants dense_unetr nnunet --input CT.nii.gz    # the run is first
     python scripts/duel.py --runs a=RUN b=RUN --settings a="inferer=fast" --agreement 0.999 --input CT.nii.gz
@@ -26,7 +27,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,6 +34,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from contestants import CONTESTANTS, USUAL, Contestant, check_packages, with_classes
 from omegaconf import OmegaConf
 
 from sct.config.check import build
@@ -51,32 +52,6 @@ from sct.runtime.memory import tune_allocator
 from sct.runtime.resident import peak_resident_mb
 from sct.tasks.export import export
 from sct.tasks.predict import predict
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """Overrides that make a network, settings of its prediction, and the format of its export (None: not exported)."""
-
-    network: tuple[str, ...]
-    predict: tuple[str, ...] = ()
-    export: str | None = None
-
-
-BASELINE = ("+experiment=btcv_dense_unetr",)
-# MONAI's default overlap, which gives as many windows as the fast inferer has; nnU-Net uses 0.5, its own default
-REFERENCE = ("precision=fp32", "inferer.overlap=0.25")
-CONTESTANTS = {
-    "fast": Contestant(("+experiment=btcv_fast_stp",)),
-    "dense_unetr": Contestant(BASELINE, REFERENCE),
-    "monai_unetr": Contestant((*BASELINE, "model=monai_unetr"), REFERENCE),
-    "nnunet": Contestant((*BASELINE, "model=nnunet", "data.roi_size=[128,128,128]"), ("precision=fp32",)),
-    "openvino_dense": Contestant(BASELINE, ("precision=bf16", "inferer.overlap=0.25"), export="openvino"),
-}
-# contestants that need another package: its module, and how to install it
-PACKAGES = {
-    "nnunet": ("dynamic_network_architectures", "pip install --no-deps dynamic-network-architectures"),
-    "openvino_dense": ("openvino", "pip install -e '.[openvino]'"),
-}
 
 # last lines of a log that are shown if its process failed
 LAST_LINES = 15
@@ -100,7 +75,11 @@ class Record:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, help="untrained networks; all without --runs")
+    parser.add_argument(
+        "--contestants", nargs="+", choices=CONTESTANTS, metavar="NAME",
+        help=f"untrained networks ({', '.join(CONTESTANTS)}); without --runs: {', '.join(USUAL)}",
+    )  # fmt: skip
+    parser.add_argument("--classes", type=int, help="classes of untrained networks, without background; BTCV's 13")
     parser.add_argument("--runs", nargs="+", default=[], metavar="NAME=RUN", help="trained runs, listed first")
     parser.add_argument("--settings", nargs="+", default=[], metavar="NAME='KEY=VALUE ...'", help="for sct.predict")
     parser.add_argument("--input", type=Path, help="a NIfTI volume; a phantom CT of 512 x 512 x 147 if not given")
@@ -264,27 +243,19 @@ def weights_of(ckpt: Path) -> str:
     return card.weights_digest(checkpoint.weights_of(checkpoint.load(checkpoint.find(str(ckpt), weights="best"))))
 
 
-def check_packages(names: Sequence[str]) -> None:
-    """UserError if a contestant's package is not installed."""
-    for name in names:
-        module, remedy = PACKAGES.get(name, ("sct", ""))
-        if find_spec(module) is None:
-            raise UserError(f"{name} needs the package {module}: {remedy}, or leave it out with --contestants.")
-
-
 def enter(options: argparse.Namespace, *, volume: Path) -> dict[str, Record]:
     """The contestants by name, ready to run."""
     settings = {name: value.split() for name, value in pairs(options.settings, option="--settings").items()}
     ckpts = {name: Path(run) for name, run in pairs(options.runs, option="--runs").items()}
     predict_settings: dict[str, tuple[str, ...]] = dict.fromkeys(ckpts, ())
-    untrained_names = options.contestants or ([] if ckpts else list(CONTESTANTS))
+    untrained_names = options.contestants or ([] if ckpts else list(USUAL))
     check_packages(untrained_names)
     if both := ckpts.keys() & set(untrained_names):
         raise UserError(f"--runs and --contestants both have the name {min(both)}: give the run another name.")
     if unknown := settings.keys() - ckpts.keys() - set(untrained_names):
         raise UserError(f"--settings {min(unknown)}=...: no contestant has this name.")
     for name in untrained_names:
-        contestant = CONTESTANTS[name]
+        contestant = CONTESTANTS[name] if options.classes is None else with_classes(CONTESTANTS[name], options.classes)
         ckpts[name] = untrained(contestant, options.output / name, volume=volume)
         predict_settings[name] = contestant.predict
     records = {}
@@ -308,6 +279,9 @@ def duel(options: argparse.Namespace) -> None:
     labels = {name: read_labels(Nifti(3).label_path(folder / name / "labels" / stem, like=volume)) for name in records}
     quality = judge(labels, truth=truth)
     text = table(records, quality)
+    trained = pairs(options.runs, option="--runs")
+    if names := [name for name in records if name not in trained]:
+        text += f"\nRandom weights: {', '.join(names)}. Their times say something, their labels nothing.\n"
     environment = {
         "volume": str(volume), "rounds": options.rounds, "threads": options.threads,
         "device": device_name(torch.device(options.device)), "versions": card.versions(),

@@ -6,7 +6,7 @@
 The table has medians over the repeats, after a warm-up.
 
 stage                          what it includes
-reading                        from the file to the preprocessed image
+reading                        from the file to the preprocessed image, checked
 encoder, completion, decoder   all windows; if features are stitched, also the decoder's second stage for all chunks
 stitching                      cutting out windows; weighting and adding logits or features
 argmax                         the class of each voxel on the network's grid
@@ -32,6 +32,7 @@ from torch import Tensor
 
 from sct.config.command import compose_config, open_overrides
 from sct.data.cases import Case
+from sct.data.check import load_new
 from sct.data.module import SegmentationData
 from sct.errors import UserError
 from sct.inference import FastSlidingWindow, Inferer, logits_for, source_grid
@@ -129,7 +130,7 @@ def once(
 ) -> None:
     """Runs one prediction with the steps of `sct.predict`."""
     clock.start()
-    volume = data.load_case(case)
+    volume = load_new(case, data=data)
     clock.stop("reading")
     grid = source_grid(volume, outputs=data.outputs)
     with torch.no_grad(), autocast(clock.device, dtype):

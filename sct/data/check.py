@@ -1,20 +1,27 @@
 """The start-up check: every file of every case is read once and all faults are listed in one message."""
 
+from __future__ import annotations
+
 import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sct.data.cases import TOLERANCE, Case, Grid, LabelMap
+from sct.data.cases import TOLERANCE, Case, Grid, LabelMap, Volume
 from sct.data.formats.base import FileFormat
 from sct.data.loading.cache import describe, file_signature
 from sct.data.loading.transforms import Preprocess
 from sct.errors import UserError
 from sct.runtime.files import remembered, write_remembered
 from sct.runtime.progress import counted
+
+if TYPE_CHECKING:  # the data set checks its files by this module
+    from sct.data.module import SegmentationData
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +121,35 @@ def find_faults(
     return faults
 
 
+def load_new(case: Case, *, data: SegmentationData, file_format: FileFormat | None = None) -> Volume:
+    """An image to predict as a network sees it; UserError that tells all that is wrong with its file.
+
+    The file is read once. What `find_faults` finds in an image, in less time and memory: values after normalisation are
+    looked at on the network's grid, which has fewer of them, unless the file has values that no scanner writes.
+    file_format: what reads the image, where that is not the data set's own format
+    """
+    file_format = file_format or data.format
+    preprocess = replace(data.preprocess, file_format=file_format)
+    values = ""
+
+    def inspect(image: np.ndarray, grid: Grid) -> None:
+        nonlocal values
+        files = _files_of_channels(case.image, num_channels=len(image), file_format=file_format)
+        faults = _image_faults(case.image, image=image, grid=grid, num_channels=data.num_channels, files=files)
+        faults = faults or _size_faults(case.image, grid=grid, preprocess=preprocess)
+        if not faults and not _all_usual(image):
+            floats = image.astype(np.float32)
+            faults = _value_faults(case.image, image=floats, preprocess=preprocess, files=files)
+        if faults:
+            raise UserError("\n".join(faults))
+        values = _range(image)
+
+    prepared = preprocess(case, inspect=inspect)
+    if not np.isfinite(prepared.image).all():
+        raise UserError(_not_finite(case.image, values=values))
+    return prepared.volume()
+
+
 def _files_of_channels(image: Path, *, num_channels: int, file_format: FileFormat) -> list[Path]:
     """The file that holds each channel of an image."""
     files = file_format.files(image)
@@ -129,7 +165,7 @@ def _image_faults(path: Path, *, image: np.ndarray, grid: Grid, num_channels: in
             f"{volume}"
         )
     bad: Counter[Path] = Counter()
-    if not np.isfinite(image).all():
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
         for file, channel in zip(files, image, strict=True):
             bad[file] += int((~np.isfinite(channel)).sum())
     faults += [
@@ -165,18 +201,34 @@ def _times(numbers: Iterable[object]) -> str:
 
 def _value_faults(path: Path, *, image: np.ndarray, preprocess: Preprocess, files: Sequence[Path]) -> list[str]:
     """Whether an image whose voxels are finite is still so after normalisation, and still shows something."""
-    usual = np.abs(image) <= _LARGE
     with np.errstate(all="ignore"):
-        normalised = preprocess.normalised(image.copy())
-    values = f"its values go from {image.min():.4g} to {image.max():.4g}. Replace the values that stand for nothing."
+        # in the order of memory: files have the first axis fastest, and turning a CT takes a second
+        normalised = preprocess.normalised(image.copy(order="K"))
     if not np.isfinite(normalised).all():
-        return [f"{path}: is not finite after normalisation (data.intensity): {values}"]
-    for number, (channel, new, kept) in enumerate(zip(image, normalised, usual, strict=True)):
-        if kept.all() or not kept.any() or np.ptp(channel[kept]) == 0:
+        return [_not_finite(path, values=_range(image))]
+    for number, (channel, new) in enumerate(zip(image, normalised, strict=True)):
+        if _all_usual(channel):
             continue
-        if np.ptp(new[kept]) == 0:
-            return [f"{files[number]}: channel {number} is one constant after normalisation (data.intensity): {values}"]
+        kept = np.abs(channel) <= _LARGE
+        if kept.any() and np.ptp(channel[kept]) > 0 and np.ptp(new[kept]) == 0:
+            return [
+                f"{files[number]}: channel {number} is one constant after normalisation (data.intensity): "
+                f"{_range(image)}"
+            ]
     return []
+
+
+def _all_usual(image: np.ndarray) -> bool:
+    """Whether all values of an image without NaN are such as a scanner writes."""
+    return bool(image.min() >= -_LARGE and image.max() <= _LARGE)
+
+
+def _range(image: np.ndarray) -> str:
+    return f"its values go from {image.min():.4g} to {image.max():.4g}. Replace the values that stand for nothing."
+
+
+def _not_finite(path: Path, *, values: str) -> str:
+    return f"{path}: is not finite after normalisation (data.intensity): {values}"
 
 
 def _label_faults(path: Path, *, label: np.ndarray, label_map: LabelMap) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from sct.data.cases import Case, Volume
+from sct.data.check import load_new
 from sct.data.module import SegmentationData
 from sct.errors import UserError
 from sct.inference.base import Inferer, Model
@@ -119,11 +120,11 @@ def predict_cases(
 
 
 def read_volume(turn: Turn, *, data: SegmentationData) -> Volume:
-    """The image of a case, checked where that has not been done for all cases before."""
+    """The image of a case; UserError where something is wrong with it, or its label map would be written over it."""
     case = turn.case
-    if turn.claim is not None:
-        if turn.path.exists() and case.image.exists() and os.path.samefile(turn.path, case.image):
-            raise UserError(f"{case.image}: its label map would be written over it. Give another output.")
-        if faults := data.find_faults(case):
-            raise UserError("\n".join(faults))
-    return data.load_case(case)
+    if turn.path.exists() and case.image.exists() and os.path.samefile(turn.path, case.image):
+        raise UserError(f"{case.image}: its label map would be written over it. Give another output.")
+    volume = load_new(case, data=data)
+    if turn.claim is None and (remark := data.format.remark(case.image)) is not None:
+        logger.info("%s: %s", case.image, remark)
+    return volume

@@ -50,7 +50,6 @@ def predict_files(run: Run, inputs: Path, *, output: Path, recursive: bool, shar
 
 def predict_alone(run: Run, case: Case, *, path: Path) -> list[Path]:
     """The label map of a single image, made in any case; without a record."""
-    run.data.check_files([case], remember=False)
     keep_large_blocks()
     # a thread keeps the number of helpers that it first asks for: before the loading changes it for a while
     torch.get_num_threads()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -22,7 +21,7 @@ from sct.config.command import compose_checked, open_overrides
 from sct.config.requests import check_postprocess
 from sct.config.trust import SHIPPED_ALONE, Trust
 from sct.data.cases import Case, Volume
-from sct.data.check import check_cases
+from sct.data.check import load_new
 from sct.data.formats.base import FileFormat
 from sct.data.formats.memory import NAME, in_memory, oriented_affine
 from sct.errors import UserError
@@ -123,8 +122,7 @@ class Run(Experiment):
             if affine is not None or spacing is not None or orientation is not None:
                 raise UserError("affine, spacing and orientation are for arrays: a file contains them. Leave them out.")
             (case,) = find_inputs(Path(image), file_format=self.data.format)
-            self.data.check_files([case], remember=False)
-            return self.segment(case, self.data.load_case(case), form=self.data.format, return_depth=return_depth)
+            return self.segment(case, load_new(case, data=self.data), form=self.data.format, return_depth=return_depth)
         data = self.data
         if spacing is not None and np.ndim(spacing) != 1:
             raise UserError(f"spacing={spacing}: give one number of mm for each axis, such as (2.0, 2.0, 3.0).")
@@ -147,17 +145,8 @@ class Run(Experiment):
             spacing=None if spacing is None else tuple(spacing),
         )
         case = Case(id=str(NAME), image=NAME, label=None)
-        preprocess = replace(data.preprocess, file_format=form)
-        check_cases(
-            [case],
-            label_map=data.label_map,
-            num_channels=data.num_channels,
-            file_format=form,
-            preprocess=preprocess,
-            memory=None,
-        )
-        prepared = preprocess(case)
-        return self.segment(case, prepared.volume(), form=form, return_depth=return_depth)
+        volume = load_new(case, data=data, file_format=form)
+        return self.segment(case, volume, form=form, return_depth=return_depth)
 
     def segment(self, case: Case, volume: Volume, *, form: FileFormat, return_depth: bool = False) -> Segmentation:
         """Labels of a preprocessed volume on the grid of its image; `form` reads and writes the files of the image."""

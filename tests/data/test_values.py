@@ -1,5 +1,7 @@
 """Values are checked after conversion: headers, units, normalisation, labels of any number."""
 
+from types import SimpleNamespace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from little_data import save, scale
 from monai.transforms import NormalizeIntensityd
 
 from sct.data.cases import Case, LabelMap
-from sct.data.check import find_faults
+from sct.data.check import find_faults, load_new
 from sct.data.formats.base import Nifti
 from sct.data.loading.transforms import Preprocess
 from sct.errors import UserError
@@ -123,3 +125,42 @@ def test_more_than_255_labels_stay_what_they_are(tmp_path, kind):
     np.testing.assert_array_equal(prepared.label, label)
     assert len(prepared.foreground.sizes) == 300
     assert prepared.volume().label.max() == 299
+
+
+def loaded(path, **settings):
+    """The image of a file as a prediction loads it."""
+    data = SimpleNamespace(format=Nifti(3), preprocess=preprocess(**settings), num_channels=1)
+    return load_new(Case("a", path, None), data=data).image
+
+
+def test_a_new_image_is_loaded_as_one_of_the_data_set_in_one_reading(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.nii.gz", np.rint(noise()).astype(np.int16), affine=np.eye(4))
+    expected = preprocess(spacing=[1.5, 1.5, 2.0])(Case("a", path, None)).image
+    readings = []
+    original = Nifti.read_stored
+    monkeypatch.setattr(Nifti, "read_stored", lambda self, image: readings.append(image) or original(self, image))
+    monkeypatch.setattr(Nifti, "read_image", None)
+    np.testing.assert_array_equal(loaded(path, spacing=[1.5, 1.5, 2.0]), expected)
+    assert readings == [path]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -3.4e38, 1e30])
+def test_what_the_check_finds_in_an_image_is_found_where_it_is_loaded(tmp_path, value):
+    voxels = noise()
+    voxels[0, 0, 0] = value
+    path = save(tmp_path / "a.nii.gz", voxels, affine=np.eye(4))
+    with pytest.raises(UserError) as caught:
+        loaded(path, intensity=zscore())
+    assert str(caught.value).splitlines() == faults(path, intensity=zscore())
+    if np.isfinite(value):
+        # clipped, the value does no harm
+        assert loaded(path).shape == (1, 8, 8, 8)
+
+
+def test_whole_numbers_that_become_infinite_and_a_wrong_unit_are_found_where_they_are_loaded(tmp_path):
+    path = save(tmp_path / "a.nii.gz", np.rint(noise()).astype(np.int16), affine=np.eye(4))
+    with pytest.raises(UserError, match=r"is not finite after normalisation .* from \d+ to \d+"):
+        loaded(path, intensity=lambda sample: {"image": sample["image"] / 0})
+    large = save(tmp_path / "b.nii.gz", np.rint(noise()).astype(np.int16), affine=np.diag([2e3, 2e3, 3e3, 1.0]))
+    with pytest.raises(UserError, match="unit of length"):
+        loaded(large, spacing=[1.5, 1.5, 2.0])

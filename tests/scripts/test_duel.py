@@ -2,17 +2,34 @@
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from sct.config.check import build
+from sct.config.command import compose_config
+from sct.errors import UserError
+from sct.runs.build import build_segmenter
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "duel.py"
 
 
 @pytest.fixture(scope="module")
 def script():
-    return runpy.run_path(str(SCRIPT))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        yield runpy.run_path(str(SCRIPT))
+
+
+@pytest.fixture
+def contestants(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import contestants
+
+    return contestants
 
 
 def test_a_duel_of_one_network_with_itself(script, finished_run, workplace, tmp_path, capsys):
@@ -82,10 +99,40 @@ def test_mistakes_end_before_the_first_round(script, tmp_path, arguments, told):
         script["main"]([*arguments, "--input", str(tmp_path / "ct.nii.gz"), "--output", str(tmp_path)])
 
 
-def test_a_missing_package_is_named_before_anything_is_built(script, monkeypatch):
-    monkeypatch.setitem(script["PACKAGES"], "nnunet", ("no_such_package", "pip install it"))
-    with pytest.raises(Exception, match=r"nnunet needs the package no_such_package: pip install it"):
-        script["check_packages"](["fast", "nnunet"])
+def test_a_missing_package_is_named_before_anything_is_built(contestants, monkeypatch):
+    monkeypatch.setitem(contestants.REMEDIES, "no_such_package", "pip install it")
+    needy = replace(contestants.CONTESTANTS["nnunet"], packages=("no_such_package",))
+    monkeypatch.setitem(contestants.CONTESTANTS, "nnunet", needy)
+    with pytest.raises(UserError, match=r"nnunet needs the package no_such_package: pip install it"):
+        contestants.check_packages(["fast", "nnunet"])
+
+
+def test_every_rival_is_there_in_openvino_too(contestants):
+    for name, rival in contestants.RIVALS.items():
+        graph = contestants.CONTESTANTS[f"openvino_{name}"]
+        assert (graph.network, graph.export) == (rival.network, "openvino")
+        assert "precision=bf16" in graph.predict
+        assert set(graph.packages) == {*rival.packages, "openvino"}
+    assert set(contestants.USUAL) <= set(contestants.CONTESTANTS)
+
+
+@pytest.mark.parametrize("name", ["fast_3mm", "segresnet_3mm"])
+def test_networks_of_many_classes_at_3_mm(contestants, name):
+    """As small as they get; MONAI's network with the settings of its bundle."""
+    contestant = contestants.with_classes(contestants.CONTESTANTS[name], 104)
+    small = {"fast_3mm": ["encoder.dim=24", "encoder.num_heads=2", "completion.dim=24"], "segresnet_3mm": []}[name]
+    cfg = compose_config("train", overrides=[*contestant.network, *small, "data.roi_size=[32,32,32]"])
+    data = build(cfg.data, key="data")
+    assert data.outputs.names == tuple(f"class_{number}" for number in range(1, 105))
+    assert data.spacing == [3, 3, 3]
+    # the preprocessing of the data set whose classes are replaced
+    assert data.crop_above == 0.0
+    network = build_segmenter(cfg, data=data)
+    if name == "segresnet_3mm":
+        monai = network.decoder.network
+        assert (monai.init_filters, monai.blocks_down, monai.blocks_up) == (32, [1, 2, 2, 4], [1, 1, 1])
+    with torch.no_grad():
+        assert network.eval()(torch.zeros(1, 1, 32, 32, 32)).shape == (1, 105, 32, 32, 32)
 
 
 def test_phantoms_of_other_sizes_are_other_files(script, tmp_path):

@@ -114,8 +114,11 @@ class Preprocess:
     zero_background: bool = False
     ignored: int | None = None
 
-    def __call__(self, case: Case) -> Prepared:
+    def __call__(self, case: Case, *, inspect: Callable[[np.ndarray, Grid], None] | None = None) -> Prepared:
+        """A case as the network sees it; `inspect` gets the voxels (C, *S) as they were read and their grid first."""
         voxels, source = self.file_format.read_stored(case.image)
+        if inspect is not None:
+            inspect(voxels, source)
         num_dims = len(source.shape)
         image, affine = self._resample(voxels, grid=source, mode="bilinear")
         del voxels  # what follows takes the memory

@@ -3,6 +3,7 @@
 Letters: B batch, Q classes, S spatial size.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Self
@@ -21,13 +22,15 @@ class NnUNet(Decoder):
     Convolutions have kernels of 3^dims. Raises `UserError` where the package is not installed.
 
     features: channels of each stage; all stages except the first halve the resolution
+    last_stride: by how much the last stage divides each axis, such as [1, 1, 2], where the planner leaves the axes that
+        have too few voxels; null: it halves all
     num_convs: number of convolutions of each stage, in the contracting and in the expanding path
     deep_supervision: also logits of the coarser levels in training, except the coarsest, each with a loss of its own
     """
 
     def __init__(
         self, *, spec: FeatureSpec, num_classes: int, features: Sequence[int] = (32, 64, 128, 256, 320, 320),
-        num_convs: int = 2, deep_supervision: bool = False,
+        num_convs: int = 2, last_stride: Sequence[int] | None = None, deep_supervision: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.num_levels = len(features) - 3 if deep_supervision else 0
@@ -39,10 +42,19 @@ class NnUNet(Decoder):
                 f"{sys.executable} -m pip install --no-deps dynamic-network-architectures  (its plain "
                 "U-Net needs nothing else)."
             ) from error
-        stages, multiple = len(features), 2 ** (len(features) - 1)
-        if any(size % multiple for size in spec.image_size):
+        stages = len(features)
+        strides = [[1] * spec.spatial_dims, *[[2] * spec.spatial_dims] * (stages - 1)]
+        if last_stride is not None:
+            if len(last_stride) != spec.spatial_dims or not set(last_stride) <= {1, 2}:
+                raise UserError(
+                    f"model.last_stride={list(last_stride)} must be {spec.spatial_dims} numbers that are 1 or 2, or "
+                    "null."
+                )
+            strides[-1] = list(last_stride)
+        multiples = [math.prod(along) for along in zip(*strides, strict=True)]
+        if any(size % multiple for size, multiple in zip(spec.image_size, multiples, strict=True)):
             raise UserError(
-                f"data.roi_size={list(spec.image_size)} must be divisible by {multiple} for the {stages} stages of "
+                f"data.roi_size={list(spec.image_size)} must be divisible by {multiples} for the {stages} stages of "
                 "model.features; change one of them."
             )
         self.network = PlainConvUNet(
@@ -51,7 +63,7 @@ class NnUNet(Decoder):
             list(features),
             CONVOLUTION[spec.spatial_dims],
             3,
-            [1] + [2] * (stages - 1),
+            strides,
             num_convs,
             num_classes,
             num_convs,
