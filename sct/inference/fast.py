@@ -106,13 +106,18 @@ class FastSlidingWindow(Inferer):
         )
 
         def logits_of(start: int, stop: int) -> Tensor:
-            """Logits of rows of the padded image, computed from these rows and the rows that they depend on."""
+            """Logits (Q, stop - start, *S[1:]) of rows of the padded image, float32, without padding.
+
+            Computed from these rows and the rows that they depend on.
+            """
             first, last = first_place(start, stages=stages), -(-(stop + stages.reach) // stride[0])
             rows = slice(first * stride[0], last * stride[0])  # may reach beyond the end of the image and of the sums
+            part = (slice(start - rows.start, stop - rows.start), *inside)
             logits = stages.image_logits(total.rows(first, min(last, len(inverse))), padded[:, rows])
-            logits = logits[:, start - rows.start : stop - rows.start]
+            # what is not needed is cut away before the numbers take twice the memory
+            logits = logits[(slice(None), *part)].float()
             if (empty := inverse[first:last].isinf()).any():
-                fill(logits, where=stages.spread(empty)[start - rows.start : stop - rows.start], values=background)
+                fill(logits, where=stages.spread(empty)[part], values=background)
             return logits
 
         # first row, end and next row of the output, in rows of the padded image
@@ -128,7 +133,7 @@ class FastSlidingWindow(Inferer):
                 del results, result  # frees memory before the next batch and the chunks
             final = max(done, next_group[0] - stages.reach) if next_group else end
             for start, stop in chunk_bounds(done, final, top=top, rows=height):
-                yield Chunk(start - top, logits_of(start, stop)[(slice(None), slice(None), *inside)])
+                yield Chunk(start - top, logits_of(start, stop))
             done = final
             total.drop_before(first_place(done - 1, stages=stages))
 
@@ -190,18 +195,26 @@ class FastSlidingWindow(Inferer):
         workers = self.most_workers(device)
         at_once = AHEAD * workers + 1 if workers > 1 else 1
         rows, row = rows_of_a_chunk(padded) + 1, math.prod(padded[1:])
+        # what joins channels and voxels of a part in one axis copies it where padding is cut off
+        float32 = 4 * rows * row * num_channels
         if stages.is_logits:
             batch = self.batch_bytes(
                 roi_size=roi_size, in_channels=in_channels, num_channels=num_channels, device=device
             )
             # chunks are views of the sum, except in half precision or if padding is cut off
-            channels = num_channels * (int(itemsize < 4) + int(is_padded))
+            chunk = float32 * (int(itemsize < 4) + int(is_padded))
         else:
             features = stages.num_channels // math.prod(stages.stride) + 1  # numbers for each voxel, at most
-            batch = 4 * batch_size * math.prod(roi_size) * (in_channels + features)
-            rows += 2 * (stages.reach + stages.stride[0])
-            # logits in the network's format and in float32, intermediate maps, parts of the image and the features
-            channels = 2 * num_channels + stages.num_alive + in_channels + features
+            number = number_bytes(device)
+            batch = number * batch_size * math.prod(roi_size) * (in_channels + features)
+            reached = rows + 2 * (stages.reach + stages.stride[0] - 1)
+            reached -= reached % stages.stride[0]
+            logits = number * reached * row * num_channels
+            # intermediate maps, parts of the image and the features, whose sums in half precision are first converted
+            alive = stages.num_alive + in_channels + features * (1 + int(itemsize < 4))
+            chunk = number * reached * row * alive
+            # the last layer puts its numbers in order by a copy; then logits become those of the chunk by another one
+            chunk += logits + max(logits, float32 * int(number < 4 or is_padded))
         return {
             "image": 4 * in_channels * (math.prod(shape) + is_padded * math.prod(padded)),
             "weights": 4 * math.prod(places),
@@ -210,8 +223,13 @@ class FastSlidingWindow(Inferer):
             * stages.num_channels
             * itemsize,
             "batch": at_once * batch,
-            "chunk": 4 * rows * row * channels,
+            "chunk": chunk,
         }
+
+
+def number_bytes(device: torch.device) -> int:
+    """Bytes of a number of the network's maps: of mixed precision where that is on."""
+    return torch.get_autocast_dtype(device.type).itemsize if torch.is_autocast_enabled(device.type) else 4
 
 
 def row_groups(starts: Sequence[Sequence[int]], *, batch_size: int) -> list[list[int]]:

@@ -31,6 +31,8 @@ from sct.inference.sliding import chunks_of
 GRID_TOLERANCE = 1e-3
 # Source voxels that are processed together.
 BLOCK_VOXELS = 500_000
+# Interpolated logits that are in memory together: 28 MB.
+BORDER_LOGITS = 7_000_000
 # Value in the map of cells: the decisions of the corners differ.
 BORDER = -1
 
@@ -131,10 +133,13 @@ class SourceGrid:
         block = min(self.labels.size, max(BLOCK_VOXELS, self.labels.size // self.labels.shape[self._blocked]))
         shape = [axis.size for axis in self.axes]
         chunk = (rows_of_a_chunk(shape) + 1 if self.streams else shape[0]) * math.prod(shape[1:])
-        # for a chunk: decisions and cells; for a block, if all its voxels are at borders: indices, shares, logits twice
+        # where an axis follows several of the source, its places are numbers of their own for every voxel
+        at_place = 40 if all(len(axis.sources) <= 1 for axis in self.axes) else 160
+        together = min(block, self._together)
+        # for a chunk: decisions and cells; for a block: indices and shares; for voxels at borders: corners and logits
         return {
             "label map": self.labels.nbytes,
-            "regridding": chunk * 48 + block * (128 + 8 * self.outputs.num_channels),
+            "regridding": chunk * 24 + block * at_place + together * (128 + 8 * self.outputs.num_channels),
         }
 
     @torch.no_grad()
@@ -159,6 +164,11 @@ class SourceGrid:
         # no cell begins at the last voxel along a spanned axis
         labels[tuple(slice(0, length) for length in differ.shape)].masked_fill_(differ, BORDER)
         return labels
+
+    @property
+    def _together(self) -> int:
+        """Voxels at borders that are interpolated together."""
+        return max(1, BORDER_LOGITS // self.outputs.num_channels)
 
     @property
     def _blocked(self) -> int:
@@ -195,12 +205,13 @@ class SourceGrid:
         border = (values == BORDER).nonzero().squeeze(1)
         if len(border):
             shares = {
-                step: torch.from_numpy(axis.shares(place, corner)).to(device).expand(index.shape).reshape(-1)[border]
+                step: torch.from_numpy(axis.shares(place, corner)).to(device).expand(index.shape).reshape(-1)
                 for axis, place, corner, step in zip(self.axes, places, corners, steps, strict=True)
                 if axis.is_spanned
             }
-            sampled = interpolate(logits, first=index.view(-1)[border], shares=shares)
-            values[border] = self.outputs.labels(sampled)
+            for part in border.split(self._together):
+                own = {step: share[part] for step, share in shares.items()}
+                values[part] = self.outputs.labels(interpolate(logits, first=index.view(-1)[part], shares=own))
         values = values.view(index.shape)
         for axis, place in zip(self.axes, places, strict=True):
             inside = axis.inside(place)

@@ -26,7 +26,7 @@ class Stages:
     num_alive: channels of the intermediate maps that `image_logits` has in memory at once, without inputs and output.
 
     window_features: windows (B, C, ...) -> maps to stitch (B, F, ...); image_logits: stitched map (F, *S / t) and the
-    image (C, *S) of the same part -> logits (Q, *S) float32.
+    image (C, *S) of the same part -> logits (Q, *S), in the network's number format.
     """
 
     num_channels: int
@@ -88,7 +88,7 @@ def stages_of(
     def image_logits(features: Tensor, image: Tensor) -> Tensor:
         # slices form a batch; a volume is a batch of one
         features, image = ((part.movedim(1, 0) if slices else part.unsqueeze(0)) for part in (features, image))
-        logits = decoder.voxels(features, image).float()
+        logits = decoder.voxels(features, image)
         return logits.movedim(0, 1) if slices else logits.squeeze(0)
 
     return Stages(

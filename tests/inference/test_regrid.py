@@ -76,6 +76,28 @@ def test_between_voxels_logits_are_interpolated_and_outside_is_background(num_di
     np.testing.assert_array_equal(got.reshape(-1)[clear], ((value > 0) & inside)[clear])
 
 
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_many_classes_are_interpolated_a_few_voxels_at_a_time(side_by_side, monkeypatch):
+    """The labels do not depend on how many, and no part has more logits than it may."""
+    logits = torch.randn(40, 9, 8, 7, generator=torch.Generator().manual_seed(0))
+    if side_by_side:
+        logits = logits.movedim(0, -1).contiguous().movedim(-1, 0)
+    grids = {"affine": np.diag([2.0, 2.0, 2.0, 1.0]), "source_shape": (17, 15, 13), "source_affine": np.eye(4)}
+    wanted = to_source_grid(logits, outputs=numbered(40), **grids)
+    sizes = []
+    original = regrid.interpolate
+
+    def watched(logits, *, first, shares):
+        sizes.append(len(logits) * len(first))
+        return original(logits, first=first, shares=shares)
+
+    monkeypatch.setattr(regrid, "interpolate", watched)
+    monkeypatch.setattr(regrid, "BORDER_LOGITS", 40 * 50)
+    np.testing.assert_array_equal(to_source_grid(logits, outputs=numbered(40), **grids), wanted)
+    assert len(sizes) > 10
+    assert max(sizes) == 40 * 50
+
+
 def test_many_classes_and_no_overlap():
     logits = torch.zeros(300, 2, 2)
     logits[299] = 1
