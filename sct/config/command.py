@@ -5,12 +5,14 @@ Hydra's own run folders and logging are switched off in `configs/hydra`: a run's
 
 import difflib
 import errno
+import gc
 import logging
 import os
 import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -103,7 +105,9 @@ def run(task: str, *, config_name: str, page: Page, open_groups: Sequence[str] =
             check_composed(cfg)
             checked = True
             module, _, function = task.partition(":")
-            return getattr(import_module(module), function)(cfg)
+            with uncollected():
+                imported = import_module(module)
+            return getattr(imported, function)(cfg)
         except UserError as error:
             end(str(error) if checked or is_first() else "")
         except CONFIG_ERRORS as error:
@@ -129,6 +133,20 @@ def run(task: str, *, config_name: str, page: Page, open_groups: Sequence[str] =
         if started:
             raise
         fail(explain(error, config_name=config_name) if is_first() else "")
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection for the time of the block.
+
+    Imports make hundreds of thousands of objects that all stay: looking through them again and again takes a seventh of
+    the time.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def warn_of_hidden_files() -> None:

@@ -15,6 +15,7 @@ from sct.config.check import to_dict
 from sct.data.cases import Case
 from sct.data.loading.cache import describe
 from sct.errors import UserError
+from sct.inference.base import Model
 from sct.inference.cases import Turn, predict_cases
 from sct.inference.inputs import find_inputs, label_paths
 from sct.runs.card import digest
@@ -50,16 +51,22 @@ def predict_files(run: Run, inputs: Path, *, output: Path, recursive: bool, shar
 
 def predict_alone(run: Run, case: Case, *, path: Path) -> list[Path]:
     """The label map of a single image, made in any case; without a record."""
-    keep_large_blocks()
     # a thread keeps the number of helpers that it first asks for: before the loading changes it for a while
     torch.get_num_threads()
     with ThreadPoolExecutor(1) as pool:
         loaded = pool.submit(run.load)
+
+        def load() -> tuple[Model, torch.dtype]:
+            network = loaded.result()
+            # from here on: the voxels as stored, which are the most of all, have gone back to the system
+            keep_large_blocks()
+            return network.model, network.number_format.dtype
+
         return predict_cases(
             [Turn(case, path)],
             total=1,
             data=run.data,
-            load=lambda: (loaded.result().model, loaded.result().number_format.dtype),
+            load=load,
             inferer=run.inferer,
             device=run.device,
             postprocessing=run.postprocessing,

@@ -1,5 +1,6 @@
 """What a command imports: nothing heavy before its config proved good, and then only what its task needs."""
 
+import gc
 import json
 import re
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from sct.config.check import build, to_dict
-from sct.config.command import compose_config
+from sct.config.command import compose_config, uncollected
 from sct.config.folders import PACKAGE
 from sct.runs.build import build_segmenter
 from sct.runtime import checkpoint
@@ -97,6 +98,14 @@ def test_the_answer_comes_before_anything_heavy_is_imported(command, results):
     assert status == (0 if command in PAGES else 1)
     assert (PAGES | MISTAKES)[command] in told
     assert modules & set(HEAVY) == set()
+
+
+def test_nothing_is_collected_while_a_task_is_imported():
+    assert gc.isenabled()
+    with pytest.raises(ImportError), uncollected():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()
 
 
 def test_the_task_of_every_command_is_there():
