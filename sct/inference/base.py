@@ -24,6 +24,8 @@ Model = Callable[[Tensor], Tensor]
 CHUNK_VOXELS = 500_000
 # Neighbouring chunks share a row: chunks with fewer rows would repeat too much work.
 FEWEST_ROWS = 4
+# Logits of a chunk, unless a single row has more: 128 MB. Fewer rows take less memory and more time.
+MOST_LOGITS = 2**25
 # Voxels of one forward pass if no batch size is given. On a CPU, more voxels exceed the caches, fewer leave cores idle:
 # windows   tried batches   fastest batch   its time (light and full decoders)
 # 96^3      1, 2, 4         1               0.85 of a batch of 4
@@ -143,9 +145,11 @@ class Inferer(ABC):
         return 4 * self.windows_at_once(roi_size, device=device) * math.prod(roi_size) * channels
 
 
-def rows_of_a_chunk(shape: Sequence[int]) -> int:
-    """The number of new rows in a chunk of an image of `shape` (*S)."""
-    return max(FEWEST_ROWS, CHUNK_VOXELS // math.prod(shape[1:]))
+def rows_of_a_chunk(shape: Sequence[int], *, num_channels: int) -> int:
+    """The number of new rows in a chunk of an image of `shape` (*S), with so many channels of logits."""
+    plane = math.prod(shape[1:])
+    rows = max(FEWEST_ROWS, CHUNK_VOXELS // plane)
+    return max(1, min(rows, MOST_LOGITS // (plane * num_channels)))
 
 
 def chunk_bounds(start: int, stop: int, *, top: int = 0, rows: int) -> Iterator[tuple[int, int]]:

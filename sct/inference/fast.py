@@ -123,7 +123,7 @@ class FastSlidingWindow(Inferer):
         # first row, end and next row of the output, in rows of the padded image
         top, end = before[0], before[0] + image.shape[1]
         inside = tuple(slice(a, a + size) for a, size in zip(before[1:], image.shape[2:], strict=True))
-        done, height = top, rows_of_a_chunk(padded.shape[1:])
+        done, height = top, rows_of_a_chunk(padded.shape[1:], num_channels=len(background))
         for group_batches, next_group in zip(by_group, [*groups[1:], None], strict=True):
             for batch in group_batches:
                 results = next(computed)
@@ -194,7 +194,7 @@ class FastSlidingWindow(Inferer):
         # workers compute the next batches while earlier ones are stitched
         workers = self.most_workers(device)
         at_once = AHEAD * workers + 1 if workers > 1 else 1
-        rows, row = rows_of_a_chunk(padded) + 1, math.prod(padded[1:])
+        rows, row = rows_of_a_chunk(padded, num_channels=num_channels) + 1, math.prod(padded[1:])
         # what joins channels and voxels of a part in one axis copies it where padding is cut off
         float32 = 4 * rows * row * num_channels
         if stages.is_logits:

@@ -132,7 +132,8 @@ class SourceGrid:
         """Most bytes in addition to the logits, by purpose."""
         block = min(self.labels.size, max(BLOCK_VOXELS, self.labels.size // self.labels.shape[self._blocked]))
         shape = [axis.size for axis in self.axes]
-        chunk = (rows_of_a_chunk(shape) + 1 if self.streams else shape[0]) * math.prod(shape[1:])
+        rows = rows_of_a_chunk(shape, num_channels=self.outputs.num_channels) + 1 if self.streams else shape[0]
+        chunk = rows * math.prod(shape[1:])
         # where an axis follows several of the source, its places are numbers of their own for every voxel
         at_place = 40 if all(len(axis.sources) <= 1 for axis in self.axes) else 160
         together = min(block, self._together)

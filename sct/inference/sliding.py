@@ -119,7 +119,7 @@ class SlidingWindow(Inferer):
 def chunks_of(logits: Tensor) -> Iterator[Chunk]:
     """Logits (Q, *S) of a whole image as chunks."""
     shape = logits.shape[1:]
-    for start, stop in chunk_bounds(0, shape[0], rows=rows_of_a_chunk(shape)):
+    for start, stop in chunk_bounds(0, shape[0], rows=rows_of_a_chunk(shape, num_channels=len(logits))):
         yield Chunk(start, logits[:, start:stop])
 
 

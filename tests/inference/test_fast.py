@@ -37,6 +37,13 @@ def test_weights_of_a_window_are_those_of_monai(window, blending):
     assert torch.equal(window_weight(window, blending=blending), wanted)
 
 
+@pytest.mark.parametrize(("classes", "rows"), [(1, 10), (8, 10), (16, 6), (50, 2), (200, 1)])
+def test_a_chunk_of_many_classes_has_few_rows(classes, rows, monkeypatch):
+    monkeypatch.setattr(base, "CHUNK_VOXELS", 1000)
+    monkeypatch.setattr(base, "MOST_LOGITS", 10_000)
+    assert base.rows_of_a_chunk((64, 10, 10), num_channels=classes) == rows
+
+
 @pytest.mark.parametrize("option", [{"overlap": -0.1}, {"blending": "mean"}, {"accumulate": "float64"}, {"workers": 0}])
 def test_bad_options_name_their_key(option):
     with pytest.raises(UserError, match=f"inferer.{next(iter(option))}="):
