@@ -112,12 +112,12 @@ class FastSlidingWindow(Inferer):
             """
             first, last = first_place(start, stages=stages), -(-(stop + stages.reach) // stride[0])
             rows = slice(first * stride[0], last * stride[0])  # may reach beyond the end of the image and of the sums
-            part = (slice(start - rows.start, stop - rows.start), *inside)
-            logits = stages.image_logits(total.rows(first, min(last, len(inverse))), padded[:, rows])
-            # what is not needed is cut away before the numbers take twice the memory
-            logits = logits[(slice(None), *part)].float()
+            own = slice(start - rows.start, stop - rows.start)
+            logits = stages.image_logits(total.rows(first, min(last, len(inverse))), padded[:, rows], own)
+            # padding is cut away before the numbers take twice the memory
+            logits = logits[(slice(None), slice(None), *inside)].float()
             if (empty := inverse[first:last].isinf()).any():
-                fill(logits, where=stages.spread(empty)[part], values=background)
+                fill(logits, where=stages.spread(empty)[(own, *inside)], values=background)
             return logits
 
         # first row, end and next row of the output, in rows of the padded image
@@ -207,9 +207,10 @@ class FastSlidingWindow(Inferer):
             features = stages.num_channels // math.prod(stages.stride) + 1  # numbers for each voxel, at most
             number = number_bytes(device)
             batch = number * batch_size * math.prod(roi_size) * (in_channels + features)
-            reached = rows + 2 * (stages.reach + stages.stride[0] - 1)
-            reached -= reached % stages.stride[0]
-            logits = number * reached * row * num_channels
+            # rows of whole places, and those within reach of them
+            begun = rows + 2 * (stages.stride[0] - 1)
+            reached = begun + 2 * stages.reach
+            logits = number * begun * row * num_channels
             # intermediate maps, parts of the image and the features, whose sums in half precision are first converted
             alive = stages.num_alive + in_channels + features * (1 + int(itemsize < 4))
             chunk = number * reached * row * alive

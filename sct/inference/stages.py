@@ -26,7 +26,7 @@ class Stages:
     num_alive: channels of the intermediate maps that `image_logits` has in memory at once, without inputs and output.
 
     window_features: windows (B, C, ...) -> maps to stitch (B, F, ...); image_logits: stitched map (F, *S / t) and the
-    image (C, *S) of the same part -> logits (Q, *S), in the network's number format.
+    image (C, *S) of the same part -> logits (Q, *S), in the network's number format, of some of its rows.
     """
 
     num_channels: int
@@ -34,7 +34,7 @@ class Stages:
     reach: int
     num_alive: int
     window_features: Callable[[Tensor], Tensor]
-    image_logits: Callable[[Tensor, Tensor], Tensor]
+    image_logits: Callable[[Tensor, Tensor, slice], Tensor]
 
     @property
     def is_logits(self) -> bool:
@@ -80,16 +80,15 @@ def stages_of(
             reach=0,
             num_alive=0,
             window_features=lambda windows: mirrored_mean(model, windows, axes=mirror_axes),
-            image_logits=lambda logits, image: logits,
+            image_logits=lambda logits, image, rows: logits[:, rows],
         )
     assert isinstance(model, Segmenter)
     slices = num_dims - len(roi_size)  # 1 if a volume is predicted slice by slice
 
-    def image_logits(features: Tensor, image: Tensor) -> Tensor:
-        # slices form a batch; a volume is a batch of one
-        features, image = ((part.movedim(1, 0) if slices else part.unsqueeze(0)) for part in (features, image))
-        logits = decoder.voxels(features, image)
-        return logits.movedim(0, 1) if slices else logits.squeeze(0)
+    def image_logits(features: Tensor, image: Tensor, rows: slice) -> Tensor:
+        if slices:  # they form a batch
+            return decoder.voxels(features[:, rows].movedim(1, 0), image[:, rows].movedim(1, 0)).movedim(0, 1)
+        return decoder.voxels(features.unsqueeze(0), image.unsqueeze(0), rows).squeeze(0)
 
     return Stages(
         num_channels=decoder.num_features,

@@ -13,6 +13,8 @@ from sct.errors import UserError
 from sct.models.patch import Extent, halvings, in_config
 from sct.models.tokens import Decoded, Dense
 
+ALL = slice(None)
+
 
 @part
 class Decoder(nn.Module, ABC):
@@ -49,8 +51,11 @@ class TwoStageDecoder(Decoder):
         """image (B, C_in, *S) and the dense features -> (B, F, *S / stride)."""
 
     @abstractmethod
-    def voxels(self, features: Tensor, image: Tensor) -> Tensor:
-        """features (B, F, *S / stride), image (B, C_in, *S) -> logits (B, Q, *S)."""
+    def voxels(self, features: Tensor, image: Tensor, rows: slice = ALL) -> Tensor:
+        """features (B, F, *S / stride), image (B, C_in, *S) -> logits (B, Q, *S).
+
+        rows: the logits of these rows of the first axis of S alone; the others are there for their reach
+        """
 
     def forward(self, image: Tensor, dense: Dense) -> Decoded:
         """image (B, C_in, *S) and the dense features -> Decoded with logits (B, Q, *S)."""

@@ -22,7 +22,7 @@ from sct.models.blocks.convolutions import (
     transposed_conv,
 )
 from sct.models.blocks.layers import init_weights
-from sct.models.decoders.base import TwoStageDecoder, doubling_steps
+from sct.models.decoders.base import ALL, TwoStageDecoder, doubling_steps
 from sct.models.patch import Extent, kernel_at
 from sct.models.tokens import Decoded, Dense, FeatureSpec
 
@@ -110,9 +110,9 @@ class Patchwise(TwoStageDecoder):
         """image (B, C_in, *S), dense tokens (B, N, C) -> cells (B, W, *S / t)."""
         return self.decoded(image, dense)[0]
 
-    def voxels(self, features: Tensor, image: Tensor) -> Tensor:
+    def voxels(self, features: Tensor, image: Tensor, rows: slice = ALL) -> Tensor:
         """Cells (B, W, *S / t) -> logits (B, Q, *S); the image is not used again."""
-        return self.head(features)
+        return self.head(features)[:, :, rows]
 
     def decoded(self, image: Tensor, dense: Dense) -> tuple[Tensor, dict[str, Tensor]]:
         """image (B, C_in, *S), dense tokens (B, N, C) -> cells (B, W, *S / 2), and values for logs."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sct.errors import UserError
 from sct.models.blocks.convolutions import CHANNELS_LAST, init_he, transposed_conv
-from sct.models.decoders.base import TwoStageDecoder, doubling_steps
+from sct.models.decoders.base import ALL, TwoStageDecoder, doubling_steps
 from sct.models.decoders.levels import LevelHeads
 from sct.models.decoders.patchwise import Rung, from_patches
 from sct.models.patch import in_config
@@ -88,9 +88,9 @@ class Primus(TwoStageDecoder):
             steps.append(rung(steps[-1]))
         return steps[::-1]
 
-    def voxels(self, features: Tensor, image: Tensor) -> Tensor:
+    def voxels(self, features: Tensor, image: Tensor, rows: slice = ALL) -> Tensor:
         """features (B, W, *S / t) -> logits (B, Q, *S); the image is not used."""
-        return self.head(features)
+        return self.head(features)[:, :, rows]
 
 
 def as_map(x: Tensor, dense: Dense) -> Tensor:

@@ -15,7 +15,7 @@ from sct.models.blocks.convolutions import (
 )
 from sct.models.blocks.layers import init_weights
 from sct.models.blocks.sliced import SAME_CONV
-from sct.models.decoders.base import TwoStageDecoder, doubling_steps
+from sct.models.decoders.base import ALL, TwoStageDecoder, doubling_steps
 from sct.models.decoders.levels import LevelHeads
 from sct.models.grid import to_grid
 from sct.models.patch import Extent, kernel_at
@@ -121,11 +121,12 @@ class Thin(TwoStageDecoder):
             maps.append(x)
         return maps[::-1]
 
-    def voxels(self, features: Tensor, image: Tensor) -> Tensor:
-        """features (B, width, *S / stride), image (B, C_in, *S) -> logits (B, Q, *S)."""
-        if self.whole is not None:
-            features = self.whole(features, image.to(memory_format=self.memory_format))
-        return self.head(features)
+    def voxels(self, features: Tensor, image: Tensor, rows: slice = ALL) -> Tensor:
+        """features (B, width, *S / stride), image (B, C_in, *S) -> logits (B, Q, *S), or of `rows` alone."""
+        if self.whole is None:
+            return self.head(features)[:, :, rows]
+        # of many classes, logits are the most of the work: rows that are there for their reach have none
+        return self.head(self.whole(features, image.to(memory_format=self.memory_format))[:, :, rows])
 
 
 class FullResolution(nn.Module):
