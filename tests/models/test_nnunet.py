@@ -20,6 +20,8 @@ def asked(monkeypatch) -> list[tuple]:
         def __init__(self, *arguments, **settings) -> None:
             super().__init__()
             calls.append(arguments)
+            self.decoder = nn.Module()
+            self.decoder.seg_layers = nn.ModuleList(nn.Linear(1, 1) for _ in range(arguments[1] - 1))
 
     names = ["dynamic_network_architectures", "dynamic_network_architectures.architectures"]
     for name in names:
