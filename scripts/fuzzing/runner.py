@@ -16,6 +16,7 @@ import time
 import traceback
 from pathlib import Path
 
+import monai.transforms  # noqa: F401  what resampling of oblique volumes loads once is no case's memory
 import numpy as np
 
 from fuzzing.kind import Change, Kind
