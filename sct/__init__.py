@@ -26,6 +26,7 @@ def load(
     precision: str | None = None,
     backend: str | None = None,
     postprocess: str = "chosen",
+    first_look: str = "calibrated",
     overrides: Sequence[str] = (),
     plugins: Sequence[str] = (),
 ) -> Run:
@@ -37,6 +38,7 @@ def load(
     precision: auto, fp32, bf16 or fp16; None: as in training
     backend: torch, onnx or openvino: the network that `sct.export` wrote to the run's folder predicts
     postprocess: `chosen`: the post-processing that was chosen for the run, if any; `none`: the labels as predicted
+    first_look: `calibrated`: the run's first look, if it is calibrated, chooses the windows; `none`: all windows
     overrides: settings of prediction, data and pruning, as on the command line: ["inferer=fast",
         "data.root=/data/BTCV", "encoder.reducer.ratio=0.7"]
     plugins: packages of your own whose code the run may name: ["mypkg"]
@@ -52,6 +54,7 @@ def load(
         precision=precision,
         backend=backend,
         postprocess=postprocess,
+        first_look=first_look,
         overrides=overrides,
         plugins=plugins,
     )

@@ -22,7 +22,7 @@ from sct.config.trust import LIBRARIES, OWN, SHIPPED_ALONE, Trust, is_plugin, tr
 from sct.errors import UserError
 from sct.runtime.plain import clipped
 
-GROUPS = ("data", "encoder", "completion", "decoder", "model", "loss", "optimizer", "schedule", "inferer")
+GROUPS = ("data", "encoder", "completion", "decoder", "look", "model", "loss", "optimizer", "schedule", "inferer")
 # what Hydra itself reads in a node, with the values that each may have
 HYDRA_KEYS: dict[str, tuple[Any, ...] | None] = {
     "_target_": None,
@@ -126,7 +126,9 @@ def check_config(cfg: DictConfig, *, read: SignatureReader = read_object, trust:
 
     `read` finds out what a target takes; the default imports it. `trust` says which packages targets may be of.
     """
-    unused = ("model",) if cfg.get("model") is None else ("encoder", "completion", "decoder")
+    unused: tuple[str, ...] = ("model",) if cfg.get("model") is None else ("encoder", "completion", "decoder")
+    if cfg.get("look") is None:
+        unused += ("look",)
     for group in GROUPS:
         if group not in unused:
             check_node(cfg[group], key=group, read=read, trust=trust)

@@ -57,6 +57,7 @@ class InferenceConfig:
         run
     plugins: packages of your own whose code the run may name, such as [mypkg]; see docs/how-to/own-code.md
     postprocess: chosen, the post-processing that was chosen for the run, if any; none, the labels as predicted
+    first_look: calibrated, the run's first look, if it is calibrated, chooses the windows; none, all windows
     """
 
     ckpt: str = MISSING
@@ -66,16 +67,18 @@ class InferenceConfig:
     inferer: dict[str, Any] = field(default_factory=dict)
     plugins: list[str] = field(default_factory=list)
     postprocess: str = "chosen"
+    first_look: str = "calibrated"
 
     def __post_init__(self) -> None:
         check_plugins(self.plugins)
         if self.precision is not None:
             check_precision(self.precision, key="precision")
-        self.check_postprocess()
+        self.check_choices()
 
-    def check_postprocess(self) -> None:
+    def check_choices(self) -> None:
         """UserError for what this command does not do."""
-        check_postprocess(self.postprocess, choices=("chosen", "none"))
+        check_choice("postprocess", self.postprocess, choices=("chosen", "none"))
+        check_choice("first_look", self.first_look, choices=("calibrated", "none"))
 
 
 @dataclass
@@ -93,6 +96,9 @@ class EvalConfig(InferenceConfig):
     selection: also predict with other tokens (random, inverted, the best by the labels) and write selection.json: what
         the choice of tokens is worth; takes five times as long
     postprocess: chosen, none, or choose: first chooses the post-processing of the run, on its validation cases
+    first_look: calibrated, none, or calibrate: first calibrates the run's first look, on its validation cases
+    first_look_keep: least share of an organ's voxels, in each validation case, that the calibration keeps
+    first_look_margin: patches round those that hold an organ that are predicted as well
     shard: i/n, part i of n of the cases, counted from 0; the tables are written when the last part ends; null: all, or
         the part of a process of torchrun, srun or a Slurm array
     """
@@ -105,6 +111,8 @@ class EvalConfig(InferenceConfig):
     figures: int = 3
     lesions: bool = False
     selection: bool = False
+    first_look_keep: float = 0.999
+    first_look_margin: int = 1
     shard: str | None = None
 
     def __post_init__(self) -> None:
@@ -112,8 +120,9 @@ class EvalConfig(InferenceConfig):
         if self.selection and self.shard is not None:
             raise UserError("selection=true is measured by one process: leave out shard, or measure it without.")
 
-    def check_postprocess(self) -> None:
-        check_postprocess(self.postprocess, choices=("chosen", "none", "choose"))
+    def check_choices(self) -> None:
+        check_choice("postprocess", self.postprocess, choices=("chosen", "none", "choose"))
+        check_choice("first_look", self.first_look, choices=("calibrated", "none", "calibrate"))
 
 
 @dataclass
@@ -247,11 +256,15 @@ class VerifyConfig:
             raise UserError(f"card={self.card} alone has no weights to score: set retrain=true, or give ckpt=RUN.")
 
 
-def check_postprocess(name: str, *, choices: Sequence[str]) -> None:
-    """UserError for what is none of the choices."""
+# what sct.eval alone does, before it evaluates
+FIRST = {"choose": "A run chooses with", "calibrate": "A run calibrates with"}
+
+
+def check_choice(key: str, name: str, *, choices: Sequence[str]) -> None:
+    """UserError for a value of a key that is none of the choices."""
     if name not in choices:
-        hint = " A run chooses with  python -m sct.eval ckpt=RUN postprocess=choose" if name == "choose" else ""
-        raise UserError(f"postprocess={name} must be one of {', '.join(choices)}.{hint}")
+        hint = f" {FIRST[name]}  python -m sct.eval ckpt=RUN {key}={name}" if name in FIRST else ""
+        raise UserError(f"{key}={name} must be one of {', '.join(choices)}.{hint}")
 
 
 def register_schemas() -> None:

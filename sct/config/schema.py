@@ -148,6 +148,8 @@ class Config:
     encoder: the vision transformer and its pruning method
     completion: how the sparse tokens become a dense grid again
     decoder: how the dense grid becomes logits of every voxel
+    look: a small network that says which patches of a scan may hold organs, so that windows elsewhere are not
+        predicted; null: none
     model: a whole network instead of encoder, completion and decoder; null: none
     loss: what the training minimises
     optimizer: how the weights are updated
@@ -173,6 +175,7 @@ class Config:
     encoder: dict[str, Any] = MISSING
     completion: dict[str, Any] = MISSING
     decoder: dict[str, Any] = MISSING
+    look: Any = None
     model: Any = None
     loss: dict[str, Any] = MISSING
     optimizer: dict[str, Any] = MISSING

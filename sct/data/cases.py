@@ -4,9 +4,9 @@ Letters: B crops of a batch, C channels, S spatial size (2 or 3 numbers).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypedDict, TypeVar, cast
+from typing import Literal, Self, TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
@@ -117,6 +117,10 @@ def window_shape(window: Sequence[int], *, num_dims: int) -> tuple[int, ...]:
     return (*[1] * (num_dims - len(window)), *window)
 
 
+# a part of a grid: the voxels of each axis
+Box = tuple[slice, ...]
+
+
 @dataclass(frozen=True)
 class Volume:
     """One case after the deterministic transforms, as plain tensors.
@@ -135,6 +139,13 @@ class Volume:
     def spacing(self) -> list[float]:
         """Voxel size of the preprocessed grid along every axis, in the unit of the source's grid."""
         return np.linalg.norm(self.affine[:3, : self.image.ndim - 1], axis=0).tolist()
+
+    def part(self, box: Box) -> Self:
+        """A part of this volume, on the same source grid."""
+        affine, dims = self.affine.copy(), len(box)
+        affine[:dims, -1] += affine[:dims, :dims] @ [edge.start for edge in box]
+        label = None if self.label is None else self.label[box]
+        return replace(self, image=self.image[(slice(None), *box)], label=label, affine=affine)
 
 
 class Batch(TypedDict):

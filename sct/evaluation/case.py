@@ -17,6 +17,7 @@ from sct.evaluation.pictures import panel
 from sct.evaluation.tokens import alive_tokens, kept_shares, known_means, method_numbers, patch_kinds
 from sct.inference import Chunk, Inferer, MemoryNotice, logits_for, source_grid
 from sct.inference.depth import NOT_SEEN, patch_means, patch_shape, spread
+from sct.inference.look import Look, look_at, whole_or
 from sct.inference.postprocess import Postprocessing
 from sct.models.grid import pruning_depth
 from sct.models.segmenter import Segmenter
@@ -64,40 +65,45 @@ def evaluate_case(
     notice: MemoryNotice | None = None,
     postprocessing: Postprocessing | None = None,
     lesions: bool = False,
+    look: Look | None = None,
 ) -> tuple[list[Row], dict[str, float]]:
     """Predicts one case on its own grid, post-processes and scores it; writes `files`, and nothing where that is None.
 
     Returns the rows, and by name: the shares of tokens and of patches with foreground that every pruning stage kept,
-    and the pruning method's own numbers, mean over windows.
+    the pruning method's own numbers, mean over windows, and what a first look has chosen, see `View.record`.
     """
     volume = data.load_case(case)
     assert volume.label is not None
     assert case.label is not None
     model = WithDepth(network)
-    grid = source_grid(volume, outputs=data.outputs)
+    labels = source_grid(volume, outputs=data.outputs).labels
     num_stages = network.encoder.spec.num_depths
     draw = num_stages > 0 or (files is not None and files.picture)
-    depths = torch.empty(volume.label.shape)
-    drawn = torch.empty(volume.label.shape if draw else (0,), dtype=torch.int16)
+    depths = torch.full(volume.label.shape, NOT_SEEN)
+    drawn = torch.zeros(volume.label.shape if draw else (0,), dtype=torch.int16)
     background = F.pad(data.outputs.background, (0, 1), value=NOT_SEEN)
-    with autocast(device, dtype):
-        for chunk in logits_for(
-            grid,
-            model,
-            volume.image,
-            inferer,
-            roi_size=data.roi_size,
-            background=background,
-            device=device,
-            notice=notice,
-        ):
-            logits = chunk.logits[:-1]
-            grid.add(Chunk(chunk.start, logits))
-            depths[chunk.rows] = chunk.logits[-1]
-            if draw:
-                drawn[chunk.rows] = data.outputs.labels(logits)
+    view = look_at(network, volume.image, look, inferer=inferer, data=data, device=device)
+    for box in whole_or(view, shape=volume.label.shape):
+        part = volume.part(box)
+        grid = source_grid(part, outputs=data.outputs, labels=labels)
+        with autocast(device, dtype):
+            for chunk in logits_for(
+                grid,
+                model,
+                part.image,
+                inferer,
+                roi_size=data.roi_size,
+                background=background,
+                device=device,
+                notice=notice,
+            ):
+                logits = chunk.logits[:-1]
+                grid.add(Chunk(chunk.start, logits))
+                depths[box][chunk.rows] = chunk.logits[-1]
+                if draw:
+                    drawn[box][chunk.rows] = data.outputs.labels(logits)
     patch_size = patch_shape(network.encoder, num_dims=volume.label.ndim)
-    depth, labels = patch_means(depths, patch_size=patch_size), grid.labels
+    depth = patch_means(depths, patch_size=patch_size)
     if postprocessing is not None:
         labels = postprocessing.apply(labels, affine=volume.source_affine)
     truth, file_grid = data.format.read_label(case.label)
@@ -127,8 +133,9 @@ def evaluate_case(
         tolerance=data.tolerances(),
         lesions=lesions,
     )
+    seen = {} if view is None else {f"look/{name}": float(number) for name, number in view.record().items()}
     if not num_stages:
-        return rows, known_means(model.numbers)
+        return rows, {**known_means(model.numbers), **seen}
     kinds = patch_kinds(shown.unsqueeze(0), drawn.unsqueeze(0), patch_size=patch_size)
     shares = kept_shares(depth.unsqueeze(0), kinds, num_stages=num_stages, unit="patches")
-    return rows, {**shares, **known_means(model.numbers)}
+    return rows, {**shares, **known_means(model.numbers), **seen}

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from sct.config.parts import part
+from sct.data.cases import window_shape
 from sct.data.outputs import Outputs
 from sct.errors import UserError
+from sct.inference.tiling import padded_shape, window_starts
 
 Model = Callable[[Tensor], Tensor]
 
@@ -125,6 +127,12 @@ class Inferer(ABC):
             labels[chunk.rows] = outputs.labels(chunk.logits).cpu()
             del chunk  # frees memory before the next chunk is computed
         return labels
+
+    def num_windows(self, model: Model, shape: Sequence[int], *, roi_size: Sequence[int], num_channels: int) -> int:
+        """Windows that cover an image of `shape` (*S), with the windows of air that an inferer may skip."""
+        window = window_shape(roi_size, num_dims=len(shape))
+        starts = window_starts(padded_shape(shape, window), window, overlap=self.overlap)
+        return math.prod(map(len, starts))
 
     def check_axes(self, roi_size: Sequence[int]) -> None:
         """UserError if `mirror_axes` names an axis that the window does not have, or one axis twice."""

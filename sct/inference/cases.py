@@ -15,6 +15,7 @@ from sct.data.check import load_new
 from sct.data.module import SegmentationData
 from sct.errors import UserError
 from sct.inference.base import Inferer, Model
+from sct.inference.look import Look, View, look_at
 from sct.inference.postprocess import Postprocessing
 from sct.inference.volume import MemoryNotice, predict_volume
 from sct.runtime.ledger import Claim
@@ -66,12 +67,14 @@ def predict_cases(
     inferer: Inferer,
     device: torch.device,
     postprocessing: Postprocessing | None = None,
+    look: Look | None = None,
     ended: Callable[[], int] | None = None,
 ) -> list[Path]:
     """Writes the label map of every case whose turn comes; reads and writes while it computes.
 
     total: number of cases, with those that get no turn here; ended: how many of them have ended, whether here or not
-    `load` gives the network and the type of its mixed precision; asked for when the first case is read.
+    `load` gives the network and the type of its mixed precision; asked for when the first case is read. What a first
+    look has left out of a case is on the record of its claim.
     """
     written: list[Path] = []
     pace, notice = Pace(total, unit="case"), MemoryNotice()
@@ -79,15 +82,16 @@ def predict_cases(
     def read(turn: Turn) -> tuple[Turn, Volume | None]:
         return turn, turn.attempt(lambda: read_volume(turn, data=data))
 
-    def compute(entry: tuple[Turn, Volume | None]) -> np.ndarray | None:
+    def compute(entry: tuple[Turn, Volume | None]) -> tuple[np.ndarray, View | None] | None:
         turn, volume = entry
         if volume is None:
             return None
         model, dtype = load()
 
-        def predict() -> np.ndarray:
+        def predict() -> tuple[np.ndarray, View | None]:
+            view = look_at(model, volume.image, look, inferer=inferer, data=data, device=device)
             with autocast(device, dtype):
-                return predict_volume(
+                labels = predict_volume(
                     model,
                     volume,
                     inferer,
@@ -96,19 +100,22 @@ def predict_cases(
                     device=device,
                     notice=notice,
                     postprocessing=postprocessing,
+                    view=view,
                 )
+            return labels, view
 
         return turn.attempt(predict)
 
-    def write(turn: Turn, labels: np.ndarray | None) -> None:
-        if labels is None:
+    def write(turn: Turn, result: tuple[np.ndarray, View | None] | None) -> None:
+        if result is None:
             return
+        labels, view = result
         if turn.claim is None:
             data.format.write_labels(turn.path, labels, like=turn.case.image)
         else:
             place = turn.claim.place(turn.path.name)
             data.format.write_labels(place, labels, like=turn.case.image)
-            turn.claim.finish(written=place)
+            turn.claim.finish(None if view is None else {"look": view.record()}, written=place)
         data.format.write_beside(turn.path, labels, like=turn.case.image)
         written.append(turn.path)
         pace.advance()

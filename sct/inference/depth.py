@@ -12,6 +12,7 @@ from torch import Tensor
 from sct.data.cases import Volume, window_shape
 from sct.data.module import SegmentationData
 from sct.inference.base import Inferer
+from sct.inference.look import View, whole_or
 from sct.models.base import Encoder
 from sct.models.grid import pruning_depth
 
@@ -47,16 +48,25 @@ def patch_shape(encoder: Encoder, *, num_dims: int) -> tuple[int, ...]:
 
 
 def depth_map(
-    encoder: Encoder, volume: Volume, inferer: Inferer, *, data: SegmentationData, device: torch.device
+    encoder: Encoder,
+    volume: Volume,
+    inferer: Inferer,
+    *,
+    data: SegmentationData,
+    device: torch.device,
+    view: View | None = None,
 ) -> np.ndarray:
     """The number of pruning stages that each voxel's patch survived, uint8, on the grid of the volume's source file.
 
-    0: dropped at the first stage, or never an input of the network (cropped away, skipped). Where windows overlap, the
-    mean over the windows is rounded.
+    0: dropped at the first stage, or never an input of the network (cropped away, skipped, or outside of what a first
+    look has chosen, the `view`). Where windows overlap, the mean over the windows is rounded.
     """
     background = torch.full((1,), NOT_SEEN)
-    image = volume.image
-    depth = inferer(DepthOfPatches(encoder), image, roi_size=data.roi_size, background=background, device=device)[0]
+    depth = torch.full(volume.image.shape[1:], NOT_SEEN, device=device)
+    for box in whole_or(view, shape=depth.shape):
+        image = volume.image[(slice(None), *box)]
+        found = inferer(DepthOfPatches(encoder), image, roi_size=data.roi_size, background=background, device=device)
+        depth[box] = found[0].to(device)
     patch = patch_shape(encoder, num_dims=depth.ndim)
     stages = patch_means(depth, patch_size=patch)
     for axis, edge in enumerate(patch):

@@ -137,6 +137,12 @@ class FastSlidingWindow(Inferer):
             done = final
             total.drop_before(first_place(done - 1, stages=stages))
 
+    def num_windows(self, model: Model, shape: Sequence[int], *, roi_size: Sequence[int], num_channels: int) -> int:
+        stages = self.stages(model, num_channels=num_channels, roi_size=roi_size, num_dims=len(shape))
+        window = window_shape(roi_size, num_dims=len(shape))
+        padded = padded_shape(shape, window, multiple=stages.stride)
+        return math.prod(map(len, window_starts(padded, window, overlap=self.overlap, multiple=stages.stride)))
+
     def stages(self, model: Model, *, num_channels: int, roi_size: Sequence[int], num_dims: int) -> Stages:
         """The stages of a network with `num_channels` channels of logits."""
         return stages_of(

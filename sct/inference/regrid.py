@@ -104,7 +104,8 @@ class SourceGrid:
     """Label map `labels` (*source_shape), uint8 (int16 with more than 256 labels), filled from chunks of logits.
 
     Logits on the grid of `affine` are interpolated linearly, and `outputs` turns them into labels. Source voxels
-    more than half a voxel outside the logits' grid are background. If the grids differ only in axis order, flips and
+    more than half a voxel outside the logits' grid stay as they are in `labels`, a map that is there already, or are
+    background in a new one. If the grids differ only in axis order, flips and
     shifts by whole voxels, the labels are exactly the labels of the logits.
     """
 
@@ -116,11 +117,13 @@ class SourceGrid:
         affine: np.ndarray,
         source_shape: Sequence[int],
         source_affine: np.ndarray,
+        labels: np.ndarray | None = None,
     ) -> None:
         self.outputs = outputs
         self.axes = make_axes(shape=shape, affine=affine, source_shape=source_shape, source_affine=source_affine)
         self.box = overlap_box(affine=affine, source_affine=source_affine, shape=shape, source_shape=source_shape)
-        self.labels = np.zeros(tuple(source_shape), dtype=np.uint8 if outputs.label_map.num_values <= 256 else np.int16)
+        dtype = np.uint8 if outputs.label_map.num_values <= 256 else np.int16
+        self.labels = np.zeros(tuple(source_shape), dtype=dtype) if labels is None else labels
 
     @property
     def streams(self) -> bool:

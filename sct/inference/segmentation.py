@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sct.errors import UserError
+from sct.inference.look import View
 
 # writes labels to a path, on the grid of their image
 Writer = Callable[[Path, np.ndarray], None]
@@ -39,6 +40,7 @@ class Segmentation:
     labels (*S): the class of every voxel, an index into `names` · affine (4, 4): from voxels to mm, or the identity
     if the image has no spacing · endings: of the files that `save` writes, the usual one first
     depth (*S) uint8 or None: number of pruning stages that a voxel's patch survived; 0 outside the network's input
+    view: what a first look has chosen of the image, on the network's grid; None without one
     """
 
     labels: np.ndarray
@@ -46,6 +48,7 @@ class Segmentation:
     names: tuple[str, ...]
     endings: tuple[str, ...]
     depth: np.ndarray | None = None
+    view: View | None = None
     writer: Writer = field(repr=False, kw_only=True)
 
     @property

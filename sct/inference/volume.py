@@ -13,6 +13,7 @@ from torch import Tensor
 from sct.data.cases import Volume
 from sct.data.outputs import Outputs
 from sct.inference.base import Chunk, Inferer, Model
+from sct.inference.look import View
 from sct.inference.postprocess import Postprocessing
 from sct.inference.regrid import SourceGrid
 
@@ -46,36 +47,41 @@ def predict_volume(
     device: torch.device,
     notice: MemoryNotice | None = None,
     postprocessing: Postprocessing | None = None,
+    view: View | None = None,
 ) -> np.ndarray:
     """Label map of a preprocessed volume on the grid of its source file.
 
-    notice: shared by all volumes of a command, so that the memory is logged once.
+    notice: shared by all volumes of a command, so that the memory is logged once; view: what a first look has chosen of
+    the volume, None: all of it.
     """
-    grid = source_grid(volume, outputs=outputs)
-    # the generator is not stored in a variable: after an exception it then ends at once, with its threads
-    for chunk in logits_for(
-        grid,
-        model,
-        volume.image,
-        inferer,
-        roi_size=roi_size,
-        background=outputs.background,
-        device=device,
-        notice=notice,
-    ):
-        grid.add(chunk)
-        del chunk  # frees memory before the next chunk is computed
-    return grid.labels if postprocessing is None else postprocessing.apply(grid.labels, affine=volume.source_affine)
+    labels = source_grid(volume, outputs=outputs).labels
+    for part in [volume] if view is None else map(volume.part, view.boxes):
+        grid = source_grid(part, outputs=outputs, labels=labels)
+        # the generator is not stored in a variable: after an exception it then ends at once, with its threads
+        for chunk in logits_for(
+            grid,
+            model,
+            part.image,
+            inferer,
+            roi_size=roi_size,
+            background=outputs.background,
+            device=device,
+            notice=notice,
+        ):
+            grid.add(chunk)
+            del chunk  # frees memory before the next chunk is computed
+    return labels if postprocessing is None else postprocessing.apply(labels, affine=volume.source_affine)
 
 
-def source_grid(volume: Volume, *, outputs: Outputs) -> SourceGrid:
-    """An empty label map on the grid of a volume's source file."""
+def source_grid(volume: Volume, *, outputs: Outputs, labels: np.ndarray | None = None) -> SourceGrid:
+    """A label map on the grid of a volume's source file: an empty one, or `labels`, to be filled in further."""
     return SourceGrid(
         outputs=outputs,
         shape=volume.image.shape[1:],
         affine=volume.affine,
         source_shape=volume.source_shape,
         source_affine=volume.source_affine,
+        labels=labels,
     )
 
 

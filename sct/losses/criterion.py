@@ -15,10 +15,11 @@ from sct.data.outputs import Outputs
 from sct.errors import UserError
 from sct.losses.base import PixelLoss, known_mean
 from sct.losses.deep import level_weights, sampled
+from sct.losses.look import look_loss
 from sct.losses.worth import Worth, hard_patches, worth_loss
 from sct.models.grid import foreground_patches, resize
 from sct.models.tokens import HeadOutput, Prediction, Scores
-from sct.models.worth import patch_worth
+from sct.models.worth import class_counts, patch_worth
 from sct.runs.run import open_run
 
 
@@ -30,7 +31,8 @@ class Criterion(nn.Module):
     target) -> parts, heads of class queries by `query`, (HeadOutput, labels) -> parts, None where there are none;
     each gives a "loss" and its named parts. Early heads (DToP) count `early_weight` each, heads that serve training
     alone (Cropr) `auxiliary_weight` each. A gate that says which patches are background (APFormer) is judged by
-    cross-entropy with "any foreground in the patch", times `gate_weight`. The pruning method's own terms
+    cross-entropy with "any foreground in the patch", times `gate_weight`. A first look needs no weight: it shares no
+    parameter with the rest. The pruning method's own terms
     (`Encoded.losses`) come weighted. `teacher`, a run folder or checkpoint of a trained network with the same outputs,
     adds `distill_weight` times the KL divergence of the distributions of every voxel from the teacher's; the
     teacher's code may be of the packages `plugins`, which only the command at hand gives.
@@ -90,7 +92,7 @@ class Criterion(nn.Module):
 
     def forward(self, prediction: Prediction, target: Tensor, *, image: Tensor) -> dict[str, Tensor]:
         """Prediction for image (B, C, *S), labels (B, *S) -> {"loss": their weighted sum, and every part}."""
-        known = self.outputs.label_map.known(target)
+        labels, known = target, self.outputs.label_map.known(target)
         target = self.outputs.label_map.cleared(target)
         mask = masked_by(known)
         parts = self.judge(prediction.head, target, **mask, logits=prediction.logits)
@@ -111,6 +113,11 @@ class Criterion(nn.Module):
         if taught := [stage for stage in prediction.encoded.scores if stage.taught]:
             parts["worth"] = self.score_loss(taught, target, known, prediction=prediction)
             parts["loss"] = parts["loss"] + self.worth_weight * parts["worth"]
+        if prediction.look is not None:
+            patch = patch_of(labels, grid=prediction.look.shape[1:])
+            counts = class_counts(labels, patch_size=patch, num_values=len(self.outputs.label_map))
+            parts["look"] = look_loss(prediction.look.flatten(1), counts)
+            parts["loss"] = parts["loss"] + parts["look"]
         for name, value in prediction.encoded.losses.items():
             parts[name] = value
             parts["loss"] = parts["loss"] + value
@@ -123,8 +130,7 @@ class Criterion(nn.Module):
         self, scores: Sequence[Scores], target: Tensor, known: Tensor | None, *, prediction: Prediction
     ) -> Tensor:
         """How far the scores are from what the patches of the labels (B, *S) are worth."""
-        sizes = zip(target.shape[1:], prediction.encoded.grid, strict=True)
-        patch = tuple(size // count for size, count in sizes)
+        patch = patch_of(target, grid=prediction.encoded.grid)
         if self.worth == "loss":
             targets, overlapping = self.outputs.targets(target), self.outputs.overlapping
             worth = hard_patches(prediction.logits, targets, patch_size=patch, overlapping=overlapping)
@@ -175,10 +181,15 @@ def masked_by(known: Tensor | None) -> dict[str, Tensor]:
     return {} if known is None else {"known": known}
 
 
+def patch_of(labels: Tensor, *, grid: Sequence[int]) -> tuple[int, ...]:
+    """Voxels of a patch along each axis of labels (B, *S) with a grid of patches."""
+    return tuple(size // places for size, places in zip(labels.shape[1:], grid, strict=True))
+
+
 def gate_loss(gate: Tensor, target: Tensor, known: Tensor | None) -> Tensor:
     """Cross-entropy of gate (B, 2, *grid) with "any foreground in the patch" of labels (B, *S), over patches that
     hold a voxel which counts, known (B, *S)."""
-    patch_size = tuple(size // places for size, places in zip(target.shape[1:], gate.shape[2:], strict=True))
+    patch_size = patch_of(target, grid=gate.shape[2:])
     foreground = foreground_patches(target, patch_size=patch_size).long()
     if known is None:
         return F.cross_entropy(gate.float(), foreground)

@@ -12,20 +12,20 @@ from sct.errors import UserError
 Extent = tuple[int, ...]
 
 
-def patch_sizes(value: int | Sequence[int], *, num_axes: int) -> Extent:
+def patch_sizes(value: int | Sequence[int], *, num_axes: int, key: str = "encoder.patch_size") -> Extent:
     """The voxels of a patch along each axis (D,), from a config's value: one number for all axes, or a list of D.
 
-    UserError where the list has not one number for each axis, or a number is below 1.
+    key: of the setting. UserError where the list has not one number for each axis, or a number is below 1.
     """
     sizes = (value,) * num_axes if isinstance(value, int) else tuple(value)
     if len(sizes) != num_axes:
         raise UserError(
-            f"encoder.patch_size={list(sizes)} has {len(sizes)} value(s), but the windows (data.roi_size) have "
+            f"{key}={list(sizes)} has {len(sizes)} value(s), but the windows (data.roi_size) have "
             f"{num_axes} axes. Give one number for all axes, or a list of {num_axes}."
         )
     if min(sizes) < 1:
         raise UserError(
-            f"encoder.patch_size={in_config(sizes)}: a patch has at least 1 voxel along each axis. Choose numbers "
+            f"{key}={in_config(sizes)}: a patch has at least 1 voxel along each axis. Choose numbers "
             "from 1 on, such as 8."
         )
     return sizes
@@ -43,12 +43,12 @@ def in_words(patch_size: Sequence[int]) -> str:
     return str(sizes[0]) if len(set(sizes)) == 1 else " x ".join(map(str, sizes))
 
 
-def token_grid(image_size: tuple[int, ...], patch_size: Extent) -> tuple[int, ...]:
+def token_grid(image_size: tuple[int, ...], patch_size: Extent, *, key: str = "encoder.patch_size") -> tuple[int, ...]:
     """The grid of patches of an image, both (D,); UserError when the patch does not divide the size."""
     if any(size % edge for size, edge in zip(image_size, patch_size, strict=True)):
         shown = in_config(patch_size)
         raise UserError(
-            f"data.roi_size={list(image_size)} is not divisible by encoder.patch_size={shown}. "
+            f"data.roi_size={list(image_size)} is not divisible by {key}={shown}. "
             f"Choose a roi_size of multiples of {shown}, or another patch_size."
         )
     return tuple(size // edge for size, edge in zip(image_size, patch_size, strict=True))

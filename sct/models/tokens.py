@@ -281,6 +281,7 @@ class Prediction:
 
     encoded: has the pruning depth and the losses of the reducer. aux: the decoder's values for logs, by name.
     levels: the decoder's logits of coarser levels, see `Decoded`.
+    look (B, *grid of the look): logits of the first look that a patch has foreground; in training, where there is one.
     """
 
     logits: Tensor
@@ -288,6 +289,7 @@ class Prediction:
     head: HeadOutput | None = None
     aux: dict[str, Tensor] = field(default_factory=dict)
     levels: list[Tensor] = field(default_factory=list)
+    look: Tensor | None = None
 
 
 def gather_tokens(values: Tensor, index: Tensor) -> Tensor:

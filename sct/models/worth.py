@@ -1,14 +1,15 @@
 """What a patch is worth to the segmentation.
 
-Letters: B batch, N tokens of the grid, S spatial size.
+Letters: B batch, N tokens of the grid, Q label values, S spatial size.
 """
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sct.models.grid import foreground_patches
+from sct.models.grid import foreground_patches, patches
 from sct.models.patch import Extent
 
 # what the labels alone tell
@@ -24,6 +25,17 @@ def patch_worth(labels: Tensor, *, patch_size: Extent, kind: Shown) -> Tensor:
     if kind == "foreground":
         return foreground_patches(labels, patch_size=patch_size).flatten(1).float()
     return boundary_patches(labels, patch_size=patch_size).flatten(1).float()
+
+
+def class_counts(labels: Tensor, *, patch_size: Extent, num_values: int) -> Tensor:
+    """Voxels of every label value 0 ... Q - 1 in each patch of labels (B, *S): (B, N, Q) float32.
+
+    Voxels with another value are not counted, nor is the part of a patch beyond the image.
+    """
+    missing = [-length % edge for length, edge in zip(labels.shape[1:], patch_size, strict=True)]
+    labels = F.pad(labels, [pad for end in reversed(missing) for pad in (0, end)], value=num_values)
+    voxels = patches(labels.unsqueeze(1), size=patch_size)
+    return torch.stack([(voxels == value).sum(dim=2) for value in range(num_values)], dim=2).float()
 
 
 def boundary_patches(labels: Tensor, *, patch_size: Extent) -> Tensor:

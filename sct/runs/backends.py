@@ -17,12 +17,14 @@ from sct.exporting import FORMATS
 from sct.exporting import manifest as manifests
 from sct.exporting.manifest import Manifest, read_manifest
 from sct.inference import Model
+from sct.inference.look import Look
 from sct.inference.parallel import threads_shared
 from sct.inference.postprocess import Postprocessing, from_settings
 from sct.models.selfcheck import inference_precision
 from sct.runs import card
 from sct.runs.build import build_segmenter, with_data
 from sct.runs.changes import changed_settings
+from sct.runs.look import read_look
 from sct.runs.postprocessing import read_choice
 from sct.runtime import checkpoint
 from sct.runtime.precision import NumberFormat
@@ -48,9 +50,9 @@ class Trained:
     """A trained network that is found but not loaded, so that images can be read while it is loaded.
 
     config: config of the run with the user's changes; source: checkpoint file or exported folder; folder: the run's
-    folder; trust: packages whose code the config may name; postprocessing: steps for its label maps; root: the
-    training's data.root; weights: digest of the weights in an export, None of a run; changed: settings of the pruning
-    method that differ from the training's.
+    folder; trust: packages whose code the config may name; postprocessing: steps for its label maps; look: how its
+    first look is used, None: not; root: the training's data.root; weights: digest of the weights in an export, None of
+    a run; changed: settings of the pruning method that differ from the training's.
     """
 
     config: DictConfig
@@ -60,6 +62,7 @@ class Trained:
     trust: Trust
     load: Callable[[], Loaded]
     postprocessing: Postprocessing
+    look: Look | None
     root: str
     weights: str | None = None
     changed: dict[str, Any] = field(default_factory=dict)
@@ -75,13 +78,15 @@ def find_trained(
     device: torch.device,
     trust: Trust,
     postprocess: bool = True,
+    look: bool = True,
 ) -> Trained:
     """Finds the network of `ckpt`, with its config and data set.
 
     ckpt: a run or an exported folder; backend: use the run's export in this format instead of the run's network;
     precision: None for the precision of the training, or of the check of the export; changes: settings that replace
     settings of the run, such as {"data": {"root": ...}}; trust: only its plugins count, since the config is a saved
-    one; postprocess: whether the steps that the run has chosen are applied.
+    one; postprocess: whether the steps that the run has chosen are applied; look: whether its first look is used, if
+    it is calibrated: by the run itself, never by an export.
     """
     folder = find_export(ckpt, weights=weights, backend=backend)
     if folder is None:
@@ -93,6 +98,7 @@ def find_trained(
             device=device,
             trust=trust,
             postprocess=postprocess,
+            look=look,
         )
     manifest = read_manifest(folder)
     check_manifest(manifest, folder=folder, ckpt=ckpt, weights=weights, backend=backend)
@@ -122,7 +128,7 @@ def find_trained(
     steps = manifest.postprocessing if postprocess else None
     postprocessing = from_settings(steps, outputs=data.outputs, source=str(folder / manifests.FILE))
     root = str(manifest.config["data"]["root"])
-    return Trained(config, data, folder, folder, trust, load, postprocessing, root, weights=manifest.weights)
+    return Trained(config, data, folder, folder, trust, load, postprocessing, None, root, weights=manifest.weights)
 
 
 def find_checkpoint(
@@ -134,6 +140,7 @@ def find_checkpoint(
     device: torch.device,
     trust: Trust,
     postprocess: bool,
+    look: bool,
 ) -> Trained:
     """`find_trained` for the checkpoint of a run."""
     path = checkpoint.find(ckpt, weights=weights)
@@ -169,7 +176,8 @@ def find_checkpoint(
 
     folder, root = checkpoint.folder_of(path), str(state["config"]["data"]["root"])
     postprocessing = read_choice(folder, weights=tensors, outputs=data.outputs) if postprocess else Postprocessing()
-    return Trained(config, data, path, folder, trust, load, postprocessing, root, changed=changed)
+    chosen = read_look(folder, weights=tensors, has_look=config.get("look") is not None) if look else None
+    return Trained(config, data, path, folder, trust, load, postprocessing, chosen, root, changed=changed)
 
 
 def find_export(ckpt: str, *, weights: str, backend: str | None) -> Path | None:

@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 def build_segmenter(cfg: DictConfig, *, data: SegmentationData, trust: Trust = SHIPPED_ALONE) -> Segmenter:
     """The network of a config; sizes, channels and outputs come from the data set.
 
-    A `model` in the config is a complete network, used instead of encoder, completion and decoder.
+    A `model` in the config is a complete network, used instead of encoder, completion and decoder. UserError for a
+    `look` without labels to learn from.
     """
     outputs = data.outputs
     sizes: dict[str, Any] = {
@@ -32,16 +33,22 @@ def build_segmenter(cfg: DictConfig, *, data: SegmentationData, trust: Trust = S
         "num_classes": data.num_outputs,
         "overlapping": outputs.overlapping,
     }
+    look = None
+    if cfg.get("look") is not None:
+        if not data.labelled:
+            raise UserError("look learns from labels, but data.labelled=false leaves them out. Give look=null.")
+        look = build(cfg.look, key="look", trust=trust)
     if cfg.get("model") is not None:
         logger.info("model=%s is used instead of encoder, completion and decoder", cfg.model["_target_"])
         network, encoder = build(cfg.model, key="model", trust=trust), ImageOnly(**sizes)
-        return Segmenter(encoder=encoder, completion=Scatter, decoder=network, num_classes=data.num_outputs)
+        return Segmenter(encoder=encoder, completion=Scatter, decoder=network, num_classes=data.num_outputs, look=look)
     encoder = build(cfg.encoder, key="encoder", trust=trust, **sizes)
     return Segmenter(
         encoder=encoder,
         completion=build(cfg.completion, key="completion", trust=trust),
         decoder=build(cfg.decoder, key="decoder", trust=trust),
         num_classes=data.num_outputs,
+        look=look,
     )
 
 

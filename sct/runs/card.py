@@ -63,15 +63,17 @@ def result_card(
     device: torch.device,
     chosen: NumberFormat,
     postprocessing: Mapping[str, Any],
+    look: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The card of an evaluation: its settings and circumstances, digest of the weights, scores, the training's card.
 
-    postprocessing: steps for label maps, by class
+    postprocessing: steps for label maps, by class; look: how the first look was used, empty: not
     """
     return {
         "format": FORMAT,
         "evaluation": dict(evaluation),
         "postprocessing": dict(postprocessing),
+        "look": dict(look),
         "weights": weights,
         "scores": dict(summary),
         **circumstances(data, device=device, chosen=chosen),

@@ -1,4 +1,4 @@
-"""Settings of the pruning method that a trained run is opened with, instead of those of its training."""
+"""Settings that a trained run is opened with, instead of those of its training: above all of the pruning method."""
 
 import logging
 import re
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from sct.config.check import nearest, resolve_target
 from sct.config.trust import Trust
@@ -66,3 +66,16 @@ def folder_of(run: Path, *, changed: Mapping[str, Any]) -> Path:
 def label(changes: Mapping[str, Any]) -> str:
     """Changed settings as the name of a folder and in tables: p0=0.9,k=3."""
     return ",".join(f"{name}={re.sub(UNTIDY, '-', str(value))}" for name, value in sorted(changes.items()))
+
+
+def resolved(settings: dict[str, Any], *, of: dict[str, Any]) -> dict[str, Any]:
+    """The values in a config `of` a run that single settings of a command have become."""
+    return {
+        key: resolved(value, of=of[key]) if isinstance(value, dict) and "_target_" not in value else of[key]
+        for key, value in settings.items()
+    }
+
+
+def plain(settings: Any) -> Any:
+    """Settings of a command as plain containers."""
+    return OmegaConf.to_container(settings) if isinstance(settings, DictConfig) else settings

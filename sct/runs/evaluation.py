@@ -112,6 +112,7 @@ def score(
         notice=notice,
         postprocessing=run.postprocessing,
         lesions=lesions,
+        look=run.look,
     )
 
 
@@ -128,7 +129,9 @@ def report(
     data, network = run.data, run.network
     rows = unique_rows(rows)
     steps = run.postprocessing.settings(data.outputs)
+    look = run.look.settings() if run.look else {}
     settings = {"split": split, **run.settings, "postprocess": "chosen" if steps else "none", "lesions": lesions}
+    settings["first_look"] = "calibrated" if look else "none"
     about = {"ckpt": str(run.source), **settings, "root": data.root, "seed": run.config.seed}
     about |= {"tolerance": data.tolerance, "postprocessing": steps, **known_means(token_rows)}
     title = f"{run.config.name}: {split}"
@@ -146,6 +149,7 @@ def report(
             device=run.device,
             chosen=run.number_format,
             postprocessing=steps,
+            look=look,
         )
         card.write_card(folder, written)
     return Evaluation(rows, summary, data.scores)

@@ -97,4 +97,5 @@ def settings_of(run: Run, *, split: str, written: list[Any]) -> dict[str, Any]:
         "postprocessing": run.postprocessing.settings(run.data.outputs),
         "written": written,
         "changed": run.changed,
+        "look": run.look.settings() if run.look else {},
     }

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sct.data.outputs import Outputs
 from sct.errors import UserError
+from sct.inference.look import look_at
 from sct.inference.postprocess import Postprocessing, class_values, from_settings
 from sct.inference.volume import MemoryNotice, predict_volume
 from sct.runs import card
@@ -67,6 +68,7 @@ def choose(run: Run) -> Postprocessing:
     pace, notice = Pace(len(cases), unit="case"), MemoryNotice()
     for case in cases:
         volume = data.load_case(case)
+        view = look_at(network, volume.image, run.look, inferer=run.inferer, data=data, device=run.device)
         with torch.no_grad(), autocast(run.device, run.number_format.dtype):
             labels = predict_volume(
                 network,
@@ -76,6 +78,7 @@ def choose(run: Run) -> Postprocessing:
                 outputs=outputs,
                 device=run.device,
                 notice=notice,
+                view=view,
             )
         assert case.label is not None
         truth, _ = data.format.read_label(case.label)

@@ -70,6 +70,7 @@ def predict_alone(run: Run, case: Case, *, path: Path) -> list[Path]:
             inferer=run.inferer,
             device=run.device,
             postprocessing=run.postprocessing,
+            look=run.look,
         )
 
 
@@ -92,6 +93,7 @@ def predict_shared(run: Run, cases: Sequence[Case], *, paths: dict[str, Path], f
             inferer=run.inferer,
             device=run.device,
             postprocessing=run.postprocessing,
+            look=run.look,
             ended=lambda: len(ledger.done) + len(ledger.found) + len(ledger.failed),
         )
     logger.info(
@@ -128,6 +130,7 @@ def made_by(run: Run) -> str:
         "postprocessing": run.postprocessing.settings(run.data.outputs),
         # only where there are any: records of earlier versions stay valid
         **({"changed": run.changed} if run.changed else {}),
+        **({"look": run.look.settings()} if run.look else {}),
     }
     return digest(settings)
 

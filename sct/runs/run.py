@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from sct.config.check import to_dict
 from sct.config.command import compose_checked, open_overrides
-from sct.config.requests import check_postprocess
+from sct.config.requests import check_choice
 from sct.config.trust import SHIPPED_ALONE, Trust
 from sct.data.cases import Case, Volume
 from sct.data.check import load_new
@@ -28,13 +27,16 @@ from sct.errors import UserError
 from sct.inference import Model
 from sct.inference.depth import depth_map
 from sct.inference.inputs import find_inputs
+from sct.inference.look import Look, look_at
 from sct.inference.postprocess import Postprocessing
 from sct.inference.segmentation import Segmentation
 from sct.inference.volume import predict_volume
 from sct.models.segmenter import Segmenter
 from sct.runs.backends import Loaded, Trained, find_trained
 from sct.runs.card import weights_digest
+from sct.runs.changes import plain, resolved
 from sct.runs.experiment import Experiment
+from sct.runs.look import calibrate
 from sct.runs.postprocessing import choose
 from sct.runtime.distributed import pick_device
 from sct.runtime.precision import NumberFormat, autocast
@@ -55,14 +57,14 @@ class Run(Experiment):
     """A trained network with its config, data set and inferer.
 
     source: checkpoint file or exported folder with the weights; folder: the run's folder; settings: the arguments that
-    opened the run, for cards; postprocessing: steps for every label map; changed: settings of the pruning method that
-    differ from the training's.
+    opened the run, for cards; postprocessing: steps for every label map; look: how the first look is used, None: not;
+    changed: settings of the pruning method that differ from the training's.
     """
 
     def __init__(self, trained: Trained, *, device: torch.device, settings: dict[str, Any]) -> None:
         super().__init__(trained.config, data=trained.data, device=device, trust=trained.trust)
         self.source, self.folder, self.settings = trained.source, trained.folder, settings
-        self.postprocessing, self.changed = trained.postprocessing, trained.changed
+        self.postprocessing, self.look, self.changed = trained.postprocessing, trained.look, trained.changed
         self.trained_root = trained.root
         # known without loading, where a network is an exported graph
         self._exported_weights = trained.weights
@@ -152,6 +154,7 @@ class Run(Experiment):
         """Labels of a preprocessed volume on the grid of its image; `form` reads and writes the files of the image."""
         data, device = self.data, self.device
         encoder = self.network.encoder if return_depth else None
+        view = look_at(self.model, volume.image, self.look, inferer=self.inferer, data=data, device=device)
         with torch.no_grad(), autocast(device, self.number_format.dtype):
             labels = predict_volume(
                 self.model,
@@ -161,14 +164,18 @@ class Run(Experiment):
                 outputs=data.outputs,
                 device=device,
                 postprocessing=self.postprocessing,
+                view=view,
             )
-            depth = depth_map(encoder, volume, self.inferer, data=data, device=device) if encoder is not None else None
+            depth = None
+            if encoder is not None:
+                depth = depth_map(encoder, volume, self.inferer, data=data, device=device, view=view)
         return Segmentation(
             labels,
             volume.source_affine,
             tuple(data.outputs.legend),
             form.label_endings(like=case.image),
             depth,
+            view,
             writer=lambda path, values: form.write_labels(path, values, like=case.image),
         )
 
@@ -213,6 +220,15 @@ class Run(Experiment):
         self.postprocessing = choose(self)
         return self.postprocessing
 
+    def calibrate_look(self, *, keep: float = 0.999, margin: int = 1) -> Look:
+        """Finds the threshold of the first look that keeps every organ of the validation cases; uses it from now on.
+
+        keep: least share of an organ's voxels, in each case, in patches worth predicting; margin: patches round these
+        that are predicted as well. Writes them to `look.json` in the run's folder, with a bound on what may be missed.
+        """
+        self.look = calibrate(self, keep=keep, margin=margin)
+        return self.look
+
     def evaluate(
         self,
         split: str = "test",
@@ -250,14 +266,17 @@ def open_run(
     changes: dict[str, Any] | None = None,
     trust: Trust = SHIPPED_ALONE,
     postprocess: str = "chosen",
+    first_look: str = "calibrated",
     local_rank: int = 0,
 ) -> Run:
     """Opens the run of `ckpt`, which is a run folder, a checkpoint file or an exported folder; see `find_trained`.
 
-    postprocess: `chosen` for the steps that the run has chosen, or `none`; local_rank: number of this process among
-    those of its machine, each of which has a GPU of its own
+    postprocess: `chosen` for the steps that the run has chosen, or `none`; first_look: `calibrated` for the run's
+    first look, if it is calibrated, or `none`; local_rank: number of this process among those of its machine, each of
+    which has a GPU of its own
     """
-    check_postprocess(postprocess, choices=("chosen", "none"))
+    check_choice("postprocess", postprocess, choices=("chosen", "none"))
+    check_choice("first_look", first_look, choices=("calibrated", "none"))
     chosen = pick_device(device, local_rank=local_rank)
     changes = {key: plain(settings) for key, settings in (changes or {}).items()}
     trained = find_trained(
@@ -269,6 +288,7 @@ def open_run(
         device=chosen,
         trust=trust,
         postprocess=postprocess == "chosen",
+        look=first_look == "calibrated",
     )
     # resolved, as all that is saved: a reference would be looked up again where the card is read
     used = {
@@ -280,19 +300,6 @@ def open_run(
     return Run(trained, device=chosen, settings=settings)
 
 
-def resolved(settings: dict[str, Any], *, of: dict[str, Any]) -> dict[str, Any]:
-    """The values in a config `of` a run that single settings of a command have become."""
-    return {
-        key: resolved(value, of=of[key]) if isinstance(value, dict) and "_target_" not in value else of[key]
-        for key, value in settings.items()
-    }
-
-
-def plain(settings: Any) -> Any:
-    """Settings of a command as plain containers."""
-    return OmegaConf.to_container(settings) if isinstance(settings, DictConfig) else settings
-
-
 def load(
     path: str | Path,
     *,
@@ -301,6 +308,7 @@ def load(
     precision: str | None,
     backend: str | None,
     postprocess: str,
+    first_look: str,
     overrides: Sequence[str],
     plugins: Sequence[str],
 ) -> Run:
@@ -318,4 +326,5 @@ def load(
         changes={group: config[group] for group in OPEN_GROUPS},
         trust=Trust.of_command(config),
         postprocess=postprocess,
+        first_look=first_look,
     )

@@ -3,6 +3,7 @@
 * Before `trainer.precision=auto` there was `trainer.speed`: `fast` means auto, `safe` means the format in `precision`.
 * Data sets and optimizers were in other modules, see `MOVED`.
 * The decoder `patchwise` was called `light`.
+* There was no first look (`look`).
 * Parts of the loss were logged as `train/dice` and so on; the pixel loss was not logged.
 """
 
@@ -34,7 +35,7 @@ NO_LOSSES = ("train/loss", "train/lr", "train/grad_norm", "train/grad_norm_reduc
 
 def config_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a run with current settings."""
-    today = {key: targets_of_today(value) for key, value in config.items()}
+    today = {"look": None, **{key: targets_of_today(value) for key, value in config.items()}}
     trainer = config.get("trainer")
     if not isinstance(trainer, Mapping) or "speed" not in trainer:
         return today

@@ -15,6 +15,8 @@ from sct.runs.evaluation import Evaluation
 from sct.runs.evaluation import evaluate as score_all
 from sct.runs.folder import log_to
 from sct.runs.links import check_links
+from sct.runs.look import FILE as LOOK_FILE
+from sct.runs.look import check_settings
 from sct.runs.meeting import prepare_to_score
 from sct.runs.parts import evaluate_part
 from sct.runs.postprocessing import FILE
@@ -36,6 +38,7 @@ def evaluate(cfg: DictConfig, *, may_write: tuple[str, ...] | None = None) -> No
     """
     log_to(None)
     OmegaConf.to_object(cfg)  # the schema refuses an unknown number format
+    check_settings(keep=cfg.first_look_keep, margin=cfg.first_look_margin)
     shard = shard_of_command(cfg.shard)
     run = open_run(
         cfg.ckpt,
@@ -45,13 +48,17 @@ def evaluate(cfg: DictConfig, *, may_write: tuple[str, ...] | None = None) -> No
         changes={"inferer": cfg.inferer, "data": cfg.data, "encoder": cfg.encoder},
         trust=Trust.of_command(cfg),
         postprocess="none" if cfg.postprocess == "choose" else cfg.postprocess,
+        first_look="none" if cfg.first_look == "calibrate" else cfg.first_look,
         local_rank=local_rank(os.environ),
     )
     if may_write is not None:
         run.data.may_write = may_write
     run.load()
+    if cfg.first_look == "calibrate":
+        check_choice(cfg, "first_look", run=run)
+        run.calibrate_look(keep=cfg.first_look_keep, margin=cfg.first_look_margin)
     if cfg.postprocess == "choose":
-        check_choice(cfg, run=run)
+        check_choice(cfg, "postprocess", run=run)
         run.choose_postprocessing()
     if shard is not None:
         run.data.check = False  # by each process for its own part
@@ -78,6 +85,7 @@ def default_folder(cfg: DictConfig, *, run: Run) -> Path:
     changed = ["inferer"] if "_target_" in cfg.inferer else [f"inferer.{key}" for key in cfg.inferer]
     changed += ["precision"] * (cfg.precision not in (None, "auto", run.config.trainer.precision))
     changed += ["postprocess"] * (cfg.postprocess == "none" and (run.folder / FILE).exists())
+    changed += ["first_look"] * (cfg.first_look == "none" and (run.folder / LOOK_FILE).exists())
     changed += other_data(cfg, run=run, split=cfg.split)
     folder = folder_of(run.folder, changed=run.changed) / "eval" / cfg.split
     if changed:
@@ -89,13 +97,13 @@ def default_folder(cfg: DictConfig, *, run: Run) -> Path:
     return folder
 
 
-def check_choice(cfg: DictConfig, *, run: Run) -> None:
-    """UserError where post-processing would be chosen on other data than the run was validated on."""
+def check_choice(cfg: DictConfig, key: str, *, run: Run) -> None:
+    """UserError where what `key` asks for would be chosen on other data than the run was validated on."""
     changed = [f"{KEY}.{name}" for name in run.changed]
     if changed := changed + other_data(cfg, run=run, split="val"):
         raise UserError(
-            f"postprocess=choose: {', '.join(changed)} differ from the run's. The post-processing of a run is chosen "
-            "on its own validation cases. Choose without that, and evaluate with it afterwards."
+            f"{key}={cfg[key]}: {', '.join(changed)} differ from the run's. What a run keeps is chosen on its own "
+            f"validation cases. Give {key}={cfg[key]} without that, and evaluate with it afterwards."
         )
     check_links(run.folder)
 

@@ -64,6 +64,11 @@ def export(config: DictConfig) -> None:
         postprocessing=run.postprocessing.settings(data.outputs),
     )
     check_graph(form, encoder=network.encoder)
+    if run.look is not None:
+        logger.warning(
+            "the export has no first look: it predicts every window, and its labels may differ from the run's where "
+            "the first look leaves windows out. Windows of air can be skipped: inferer=fast inferer.skip_below=VALUE"
+        )
     windows = real_windows(cfg, data=data)
     with whole_folder(folder) as unfinished:
         form.write(unfinished, source=source)

@@ -27,6 +27,7 @@ def predict(cfg: DictConfig) -> None:
         changes={"inferer": cfg.inferer, "data": reading(cfg)},
         trust=Trust.of_command(cfg),
         postprocess=cfg.postprocess,
+        first_look=cfg.first_look,
         local_rank=local_rank(os.environ),
     )
     with all_end_together():

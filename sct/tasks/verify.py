@@ -18,6 +18,7 @@ from sct.models.weights.pretrained import TIMM
 from sct.runs import card
 from sct.runs.changes import FOLDER
 from sct.runs.folder import WRITTEN, log_to
+from sct.runs.look import write_look
 from sct.runs.postprocessing import write_choice
 from sct.runtime.checkpoint import shortened
 from sct.tasks.eval import evaluate
@@ -28,7 +29,18 @@ logger = logging.getLogger(__name__)
 # entries of the card that may explain a difference; they are logged with it
 CIRCUMSTANCES = ("versions", "commit", "hardware", "dtype")
 # settings of an evaluation that its card repeats
-REPEATED = ("split", "weights", "device", "precision", "inferer", "data", "encoder", "postprocess", "lesions")
+REPEATED = (
+    "split",
+    "weights",
+    "device",
+    "precision",
+    "inferer",
+    "data",
+    "encoder",
+    "postprocess",
+    "first_look",
+    "lesions",
+)
 # of the largest machines; starting more of them would take all memory
 MOST_THREADS = 1024
 # modules of data sets that are drawn instead of downloaded
@@ -106,12 +118,16 @@ def retrain(recorded: Mapping[str, Any], folder: Path, *, source: Path, trust: T
     train(config, overrides=training["command"][3:], trust=trust, may_write=may_write)
     if recorded.get("postprocessing"):
         write_choice(folder, {"steps": recorded["postprocessing"]})
+    if recorded.get("look"):
+        write_look(folder, recorded["look"])
 
 
 def rescored(recorded: Mapping[str, Any], run: Path, folder: Path, *, plugins: list[str]) -> dict[str, Any]:
     """Evaluates a run again with the settings of a card; returns the new card."""
     settings: Any = {
-        "postprocess": "none",  # cards of earlier versions do not have it
+        # cards of earlier versions do not have them
+        "postprocess": "none",
+        "first_look": "none",
         **{name: value for name, value in recorded["evaluation"].items() if name in REPEATED},
         "ckpt": str(run),
         "output": str(folder),
@@ -137,8 +153,8 @@ def compare(recorded: Mapping[str, Any], repeated: Mapping[str, Any], *, toleran
     # cards of earlier versions do not have them
     if first and first_on_card:
         faults += [f"first weights, {difference}" for difference in card.differences(first, first_on_card)]
-    steps = [{"postprocessing": of.get("postprocessing", {})} for of in (repeated, recorded)]
-    faults += card.differences(*steps)
+    used = [{name: of.get(name, {}) for name in ("postprocessing", "look")} for of in (repeated, recorded)]
+    faults += card.differences(*used)
     if repeated["weights"] != recorded["weights"]:
         faults.append(f"weights: {repeated['weights'][:12]}..., on the card {recorded['weights'][:12]}...")
     known = dict(numbers(recorded["scores"]))
