@@ -32,7 +32,8 @@ class Source:
     """What a format needs of a trained run: the network in evaluation mode on the CPU, its data set and its config.
 
     batch: windows in one call, None for any number; half: store weights in 16 bits if the format can; authors: names
-    for formats that name the authors; postprocessing: steps by class, which follow the network.
+    for formats that name the authors; postprocessing: steps by class, which follow the network;
+    look: settings of the first look for formats that take it along, empty: all windows are predicted.
     """
 
     network: Segmenter
@@ -42,6 +43,7 @@ class Source:
     half: bool = False
     authors: str = "not named"
     postprocessing: dict[str, Any] = field(default_factory=dict)
+    look: dict[str, float] = field(default_factory=dict)
 
     @property
     def window(self) -> tuple[int, ...]:

@@ -84,13 +84,14 @@ def inference_config(source: Source) -> dict[str, Any]:
             "output": "@output_dir",
             "device": "@device",
             "postprocessing": as_it_is(source.postprocessing),
+            "look": source.look,
         },
         "run": ["$@evaluator.run()"],
     }
 
 
 def network_parts(source: Source) -> dict[str, Any]:
-    """The nodes of encoder, completion and decoder, with the sizes that `factory.build_segmenter` gives them."""
+    """The nodes of the parts of the network, with the sizes that `runs.build.build_segmenter` gives them."""
     outputs, config = source.data.outputs, source.config
     sizes = {
         "image_size": list(source.data.roi_size),
@@ -104,7 +105,8 @@ def network_parts(source: Source) -> dict[str, Any]:
         decoder = monai_node(config.model)
     else:
         encoder, completion, decoder = (monai_node(config[part]) for part in ("encoder", "completion", "decoder"))
-    return {"encoder": {**encoder, **sizes}, "completion": completion, "decoder": decoder}
+    look = {} if config.get("look") is None else {"look": monai_node(config.look)}
+    return {"encoder": {**encoder, **sizes}, "completion": completion, "decoder": decoder, **look}
 
 
 def monai_node(node: DictConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sct.data.module import SegmentationData
 from sct.inference import Inferer
 from sct.inference.cases import Turn, predict_cases
 from sct.inference.inputs import find_inputs, label_paths
+from sct.inference.look import Look
 from sct.inference.postprocess import from_settings
 from sct.runtime import checkpoint
 
@@ -55,7 +56,9 @@ class Predictor:
         output: str,
         device: torch.device | str,
         postprocessing: dict[str, Any] | None = None,
+        look: dict[str, Any] | None = None,
     ) -> None:
+        self.look = Look(**look) if look else None
         self.network, self.dataset, self.inferer = network, dataset, inferer
         self.output, self.device = Path(output), torch.device(device)
         self.postprocessing = from_settings(
@@ -73,4 +76,5 @@ class Predictor:
             inferer=self.inferer,
             device=self.device,
             postprocessing=self.postprocessing,
+            look=self.look,
         )

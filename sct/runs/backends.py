@@ -117,6 +117,8 @@ def find_trained(
         )
     trust = trust.saved(folder)
     config, data = with_data(manifest.config, changes=changes, trust=trust)
+    if look and config.get("look") is not None:
+        logger.info("%s has no first look, as no exported graph has: every window is predicted", folder)
 
     def load() -> Loaded:
         manifests.check_files(manifest, folder=folder, needed=form.files)

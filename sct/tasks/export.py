@@ -62,9 +62,10 @@ def export(config: DictConfig) -> None:
         half=cfg.half,
         authors=cfg.authors,
         postprocessing=run.postprocessing.settings(data.outputs),
+        look=run.look.settings() if run.look else {},
     )
     check_graph(form, encoder=network.encoder)
-    if run.look is not None:
+    if form.fixed_graph and run.look is not None:
         logger.warning(
             "the export has no first look: it predicts every window, and its labels may differ from the run's where "
             "the first look leaves windows out. Windows of air can be skipped: inferer=fast inferer.skip_below=VALUE"

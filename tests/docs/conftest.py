@@ -63,8 +63,9 @@ def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("user")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        demo = ["+experiment=demo"]
-        dense = [*demo, "encoder=dense", "completion=scatter"]
+        # with all that a page may ask of a run
+        demo = ["+experiment=demo", "look=first"]
+        dense = ["+experiment=demo", "encoder=dense", "completion=scatter"]
         for overrides, run in ((demo, RUN), (dense, "outputs/runs/dense")):
             shrunk = small(overrides, cfg=compose_config("train", overrides=overrides))
             succeed(train.main, *shrunk, f"run_dir={run}")

@@ -13,9 +13,12 @@ import pytest
 from commands import own_settings, run_command
 from exported_runs import exported, trained
 
+import sct
 from sct import predict
 from sct.data.phantoms.phantom import ORGANS
 from sct.exporting.bundle import INFERENCE, METADATA
+from sct.inference.look import Look
+from sct.runs.look import write_look
 from sct.runs.postprocessing import write_choice
 
 pytest.importorskip("fire", reason="monai.bundle's commands need the extra bundle: fire is not installed")
@@ -61,7 +64,13 @@ SCHEMA = {
 
 @pytest.fixture(scope="module")
 def run(workplace: Path, smoke: list[str]) -> Path:
-    folder = trained(workplace / "bundled_run", *smoke, "encoder.depth=2", "decoder=thin", "pruning.blocks=[1]")
+    settings = ("encoder.depth=2", "decoder=thin", "pruning.blocks=[1]", "look=first")
+    folder = trained(workplace / "bundled_run", *smoke, *settings)
+    opened = sct.load(folder, device="cpu")
+    image = opened.data.load_case(opened.data.cases("test")[0]).image
+    # to which one patch of the image is worth predicting
+    highest = opened.network.look.scan(image, device=opened.device).max().item()
+    write_look(folder, Look(highest - 1e-6, 0).settings())
     write_choice(folder, {"steps": {organ.name: {"largest": True} for organ in ORGANS}})
     return folder
 
@@ -119,6 +128,8 @@ def test_run_writes_the_labels_of_the_run(bundle: Path, run: Path, workplace: Pa
     own, labels = (np.asarray(nib.load(path).dataobj) for path in (tmp_path / "own" / image.name, theirs))
     np.testing.assert_array_equal(labels, own)
     assert len(np.unique(own)) > 2
-    raw = run_command(predict.main, f"ckpt={run}", f"input={image}", f"output={tmp_path}/raw", "postprocess=none")
-    assert raw.status == 0, raw
-    assert (np.asarray(nib.load(tmp_path / "raw" / image.name).dataobj) != own).any()
+    for setting in ("postprocess=none", "first_look=none"):
+        output = tmp_path / setting
+        raw = run_command(predict.main, f"ckpt={run}", f"input={image}", f"'output={output}'", setting)
+        assert raw.status == 0, raw
+        assert (np.asarray(nib.load(output / image.name).dataobj) != own).any(), setting

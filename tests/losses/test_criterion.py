@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sct.data.outputs import numbered
+from sct.data.cases import LabelMap
+from sct.data.outputs import Classes, numbered
 from sct.losses.base import PixelLoss
 from sct.losses.criterion import Criterion
 from sct.models.tokens import Early, Encoded, HeadOutput, Prediction, Tokens
@@ -25,6 +26,17 @@ class Mean(PixelLoss):
     @staticmethod
     def divergence(logits, teacher):
         return (teacher - logits).mean()
+
+
+class Known(Mean):
+    """The same for data sets that ignore voxels."""
+
+    def forward(self, logits, target, known=None):
+        return super().forward(logits, target)
+
+    @staticmethod
+    def divergence(logits, teacher, known=None):
+        return Mean.divergence(logits, teacher)
 
 
 class Queries(nn.Module):
@@ -90,6 +102,24 @@ def test_the_weights_of_the_papers_are_the_defaults():
     criterion.teacher = Teacher()
     parts = criterion(prediction, labels, image=torch.zeros(B, 1, SIZE, SIZE))
     assert parts["loss"].item() == pytest.approx(2 + 8 + 31 + 0.1 * parts["gate"].item() + 17 + 19 + 0.5 * 98)
+
+
+def test_a_first_look_is_added_as_it_is():
+    """Patches of a first look may be others than those of the encoder; ignored voxels are of no patch."""
+    prediction, labels = everything()
+    criterion = Criterion(outputs=Classes(LabelMap(("background", "liver", "aorta"), has_ignored=True)), pixel=Known())
+    criterion.teacher = Teacher()
+    before = criterion(prediction, labels, image=torch.zeros(B, 1, SIZE, SIZE))
+    prediction.look = torch.randn(B, 2, 1, generator=torch.Generator().manual_seed(0))
+    labels[0, 2:] = 3  # to be ignored: the second patch of the first image
+    # one voxel of label 2 in the first patch of each image; the second patch of the second image is background
+    found = prediction.look.double()
+    want = (F.softplus(-found[:, 0]).mean() + F.softplus(found[1, 1]).mean()) / 2
+    parts = criterion(prediction, labels, image=torch.zeros(B, 1, SIZE, SIZE))
+    assert parts["look"].item() == pytest.approx(want.item(), rel=1e-6)
+    others = sum(parts[name].item() - before[name].item() for name in ("pixel", "distill"))
+    gates = 0.1 * (parts["gate"] - before["gate"]).item()
+    assert parts["loss"].item() == pytest.approx(before["loss"].item() + others + gates + want.item())
 
 
 def test_a_head_of_queries_and_early_heads_of_queries_are_judged_as_queries():
