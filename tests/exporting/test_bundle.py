@@ -129,7 +129,7 @@ def test_run_writes_the_labels_of_the_run(bundle: Path, run: Path, workplace: Pa
     np.testing.assert_array_equal(labels, own)
     assert len(np.unique(own)) > 2
     for setting in ("postprocess=none", "first_look=none"):
-        output = tmp_path / setting
-        raw = run_command(predict.main, f"ckpt={run}", f"input={image}", f"'output={output}'", setting)
+        output = tmp_path / setting.partition("=")[0]
+        raw = run_command(predict.main, f"ckpt={run}", f"input={image}", f"output={output}", setting)
         assert raw.status == 0, raw
         assert (np.asarray(nib.load(output / image.name).dataobj) != own).any(), setting
