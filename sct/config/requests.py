@@ -98,7 +98,7 @@ class EvalConfig(InferenceConfig):
     postprocess: chosen, none, or choose: first chooses the post-processing of the run, on its validation cases
     first_look: calibrated, none, or calibrate: first calibrates the run's first look, on its validation cases
     first_look_keep: least share of an organ's voxels, in each validation case, that the calibration keeps
-    first_look_margin: patches round those that hold an organ that are predicted as well
+    first_look_margin: patches round those worth predicting that are predicted as well; the outermost count as context
     shard: i/n, part i of n of the cases, counted from 0; the tables are written when the last part ends; null: all, or
         the part of a process of torchrun, srun or a Slurm array
     """
@@ -112,7 +112,7 @@ class EvalConfig(InferenceConfig):
     lesions: bool = False
     selection: bool = False
     first_look_keep: float = 0.999
-    first_look_margin: int = 1
+    first_look_margin: int = 2
     shard: str | None = None
 
     def __post_init__(self) -> None:

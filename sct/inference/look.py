@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
@@ -26,11 +27,21 @@ logger = logging.getLogger(__name__)
 class Look:
     """How a run uses its first look: patches with a logit of `threshold` or more are worth predicting.
 
-    margin: patches round those that are predicted as well, so that the windows see what surrounds them
+    margin: patches round those that are predicted as well. The outermost of them are there so that windows see what
+    surrounds an organ; the others may hold its rim, see `near`.
     """
 
     threshold: float
     margin: int
+
+    def near(self, logits: Tensor) -> Tensor:
+        """The highest logit of each patch of a scan (*G) and those up to `margin` - 1 patches away from it: (*G).
+
+        A patch where this is not below the threshold is predicted, and so are those next to it, if margin is above 0.
+        """
+        reach = max(0, self.margin - 1)
+        pool = {2: F.max_pool2d, 3: F.max_pool3d}[logits.ndim]
+        return pool(logits[None, None], 2 * reach + 1, stride=1, padding=reach)[0, 0]
 
     def settings(self) -> dict[str, float]:
         """As a file has them."""

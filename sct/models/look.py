@@ -35,6 +35,17 @@ def patch_statistics(image: Tensor, *, patch_size: Extent) -> Tensor:
     return torch.cat([mean, largest, smallest, deviation], dim=1)
 
 
+def framed(x: Tensor) -> Tensor:
+    """x (B, D, *G) with one place more on each side, which repeats the outermost: (B, D, *(G + 2)).
+
+    Beyond its end a scan goes on as it ends. With zeros there, the end of a scan would look like the edge of a crop,
+    where half of an organ may be cut off: patches at the ends of scans would seem worth predicting.
+    """
+    for axis in range(2, x.ndim):
+        x = torch.cat([x.narrow(axis, 0, 1), x, x.narrow(axis, -1, 1)], dim=axis)
+    return x
+
+
 @part
 class FirstLook(nn.Module):
     """Convolutions on statistics of patches: one logit for each patch, whether it has a voxel of foreground.
@@ -58,7 +69,7 @@ class FirstLook(nn.Module):
         self.patch_size = patch_sizes(patch_size, num_axes=spec.spatial_dims, key="look.patch_size")
         token_grid(spec.image_size, self.patch_size, key="look.patch_size")  # crops to train on hold whole patches
         self.embed = convolution(NUM_STATISTICS * spec.in_channels, dim, kernel_size=1)
-        self.layers = nn.ModuleList(convolution(dim, dim, kernel_size=3, padding=1) for _ in range(depth))
+        self.layers = nn.ModuleList(convolution(dim, dim, kernel_size=3) for _ in range(depth))
         self.head = convolution(dim, 1, kernel_size=1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -70,7 +81,7 @@ class FirstLook(nn.Module):
         """statistics (B, F, *G) -> logits (B, *G)."""
         x = F.gelu(self.embed(statistics))
         for layer in self.layers:
-            x = x + F.gelu(layer(x))
+            x = x + F.gelu(layer(framed(x)))
         return self.head(x).squeeze(1)
 
     @torch.no_grad()

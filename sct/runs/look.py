@@ -6,6 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,11 +79,12 @@ def calibrate(run: Run, *, keep: float, margin: int) -> Look:
             f"first_look=calibrate: {run.source} has no first look. Train one with  look=first  (it trains beside the "
             "network), or skip windows of air with  inferer=fast inferer.skip_below=VALUE."
         )
+    look = Look(math.nan, margin)
     cases, names = data.cases("val"), list(data.outputs.scored)
     pace, seen = Pace(len(cases), unit="case"), []
     for case in cases:
         volume = data.load_case(case)
-        logits = first.scan(volume.image, device=run.device).flatten()
+        logits = look.near(first.scan(volume.image, device=run.device)).flatten()
         seen.append((logits, organ_counts(volume, first=first, outputs=data.outputs)))
         pace.advance()
         logger.info("%s  %s  to calibrate the first look  %s", pace.place(), case.name, pace.text())
@@ -91,7 +93,7 @@ def calibrate(run: Run, *, keep: float, margin: int) -> Look:
         raise UserError("first_look=calibrate: no validation case has any organ, so nothing says what may be left out.")
     threshold = float(thresholds.nan_to_num(torch.inf).min()) - ROUNDING
     missed = torch.stack([left_out(logits, counts, threshold=threshold) for logits, counts in seen])
-    look = Look(threshold, margin)
+    look = replace(look, threshold=threshold)
     organs = bounds(missed, names=names)
     windows = [0, 0]
     for case in cases:

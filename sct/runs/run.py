@@ -220,11 +220,12 @@ class Run(Experiment):
         self.postprocessing = choose(self)
         return self.postprocessing
 
-    def calibrate_look(self, *, keep: float = 0.999, margin: int = 1) -> Look:
+    def calibrate_look(self, *, keep: float = 0.999, margin: int = 2) -> Look:
         """Finds the threshold of the first look that keeps every organ of the validation cases; uses it from now on.
 
-        keep: least share of an organ's voxels, in each case, in patches worth predicting; margin: patches round these
-        that are predicted as well. Writes them to `look.json` in the run's folder, with a bound on what may be missed.
+        keep: least share of an organ's voxels, in each case, in what is predicted; margin: patches round those worth
+        predicting that are predicted as well, see `Look`. Writes both to `look.json` in the run's folder, with a bound
+        on what may be missed.
         """
         self.look = calibrate(self, keep=keep, margin=margin)
         return self.look

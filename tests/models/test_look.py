@@ -53,6 +53,15 @@ def test_a_scan_has_the_logits_of_its_crops():
     assert (crop[0] - whole[2, 1:5, 2:6]).abs().max() > 1e-4
 
 
+def test_a_scan_goes_on_beyond_its_end_as_it_ends():
+    """A scan that is the same along an axis has the same logits along it, up to its ends."""
+    look = little_look(depth=3)
+    scan = torch.randn(2, 24, 20, 1).repeat_interleave(32, dim=3)
+    found = look.scan(scan, device=CPU)
+    torch.testing.assert_close(found, found[..., :1].expand_as(found))
+    assert found[..., 0].std() > 1e-3
+
+
 def test_a_volume_of_slices_is_seen_slice_by_slice():
     look, volume = little_look(image_size=(16, 16)), torch.randn(2, 5, 18, 12)
     found = look.scan(volume, device=CPU)

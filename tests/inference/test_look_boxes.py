@@ -151,6 +151,19 @@ def test_the_threshold_is_the_highest_that_keeps_each_organ(keep):
         assert left_out(logits, counts, threshold=higher)[organ] > 1 - keep
 
 
+@pytest.mark.parametrize("margin", [0, 1, 2, 3])
+def test_a_patch_near_one_worth_predicting_is_predicted_with_it(margin):
+    """The share that a threshold keeps is that of a prediction without the outermost patches of its margin."""
+    logits = torch.rand((6, 7, 8), generator=torch.Generator().manual_seed(0))
+    for threshold in (0.9, 0.99):
+        kept = Look(threshold, margin).near(logits) >= threshold
+        worth = (logits >= threshold).numpy()
+        boxes = np.zeros(worth.shape, dtype=bool)
+        for place in np.argwhere(worth):
+            boxes[tuple(slice(max(0, at - max(0, margin - 1)), at + max(1, margin)) for at in place)] = True
+        np.testing.assert_array_equal(kept.numpy(), boxes)
+
+
 def test_the_bound_is_that_of_the_lowest_of_n_thresholds():
     """Clopper and Pearson's for none of n; and, drawn: new cases below the lowest of n are rarer in 95 % of sets."""
     for number in (1, 4, 30):
