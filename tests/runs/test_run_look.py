@@ -14,9 +14,9 @@ import sct
 from sct import eval as evaluation
 from sct import export, predict, train, verify
 from sct.data.phantoms.phantom import ORGANS
-from sct.inference.look import Look, miss_bound
+from sct.inference.look import Look, left_out, miss_bound
 from sct.runs import card
-from sct.runs.look import FILE, bounds, write_look
+from sct.runs.look import FILE, bounds, organ_counts, write_look
 from sct.runs.run import Run
 
 NAMES = [organ.name for organ in ORGANS]
@@ -154,13 +154,22 @@ def test_it_is_calibrated_on_validation_cases(copy, image, tmp_path):
     assert "is for other weights of this run and is not used" in outcome.out
 
 
-def test_a_lower_share_takes_a_higher_threshold(copy):
+@pytest.mark.parametrize("keep", [1.0, 0.5])
+def test_what_is_calibrated_is_used_and_read_again(copy, keep):
     run = opened(copy)
-    all_kept, half = (run.calibrate_look(keep=keep, margin=0) for keep in (1.0, 0.5))
-    assert half.threshold > all_kept.threshold
-    assert run.look == half == opened(copy).look
-    organs = json.loads((copy / FILE).read_text())["organs"]
-    assert 0 < max(row["left_out_most"] for row in organs.values()) <= 0.5
+    look = run.calibrate_look(keep=keep, margin=0)
+    assert run.look == look == opened(copy).look
+    content = json.loads((copy / FILE).read_text())
+    assert content["keep"] == keep
+    assert all(row["left_out_most"] <= 1 - keep for row in content["organs"].values())
+    # a higher threshold would leave out more than that of some organ
+    (case,) = run.data.cases("val")
+    volume = run.data.load_case(case)
+    logits = run.network.look.scan(volume.image, device=run.device).flatten()
+    counts = organ_counts(volume, first=run.network.look, outputs=run.data.outputs)
+    higher = logits[logits >= look.threshold].min().item() + 1e-6
+    missed = left_out(logits, counts, threshold=higher)
+    assert missed.nan_to_num(0).max() > 1 - keep
 
 
 def test_the_bound_counts_the_cases_that_have_an_organ():
