@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import scipy
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from torch import Tensor
 
 from sct.data.cases import Box, window_shape
@@ -135,9 +135,9 @@ def boxes_of(
 
     Patches that touch are in one box. A box is at least as large as a window where the image is.
     """
-    numbers, _ = ndimage.label(worth, structure=np.ones((3,) * worth.ndim))
+    numbers, _ = scipy.ndimage.label(worth, structure=np.ones((3,) * worth.ndim))
     boxes = []
-    for found in ndimage.find_objects(numbers):
+    for found in scipy.ndimage.find_objects(numbers):
         edges = zip(found, patch, shape, window, strict=True)
         boxes.append(
             tuple(

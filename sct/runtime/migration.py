@@ -35,7 +35,9 @@ NO_LOSSES = ("train/loss", "train/lr", "train/grad_norm", "train/grad_norm_reduc
 
 def config_of_today(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a run with current settings."""
-    today = {"look": None, **{key: targets_of_today(value) for key, value in config.items()}}
+    today = {key: targets_of_today(value) for key, value in config.items()}
+    if "encoder" in today:
+        today.setdefault("look", None)
     trainer = config.get("trainer")
     if not isinstance(trainer, Mapping) or "speed" not in trainer:
         return today

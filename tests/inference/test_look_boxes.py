@@ -64,7 +64,7 @@ class Whole(nn.Module):
         self.spec, self.counting = None, Counting()
 
     def forward(self, image, dense):
-        return SimpleNamespace(logits=self.counting(image), head=None, aux={})
+        return SimpleNamespace(logits=self.counting(image), head=None, aux={}, levels=[])
 
 
 def a_scan(*, length=48, tissue=-1.0, legs=0):

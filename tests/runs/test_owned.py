@@ -96,7 +96,8 @@ def test_without_the_training_folder_a_run_and_its_export_predict_and_write_noth
 
 AS_NOBODY = """
 import os, sys
-import sct.tasks.predict, scipy.ndimage  # the user may not be allowed to read where packages are
+# the user may not be allowed to read where packages are
+import importlib.readers, monai.inferers, monai.networks.blocks, sct.tasks.predict, scipy.ndimage
 from sct import predict
 os.setgid(65534)
 os.setuid(65534)
