@@ -268,6 +268,7 @@ def test_volumes_that_are_not_in_their_file_are_refused(tmp_path, kind):
     [
         ({"Rows": 60000}, r"\(0028,0010\) rows is 60000 x 5 pixels of 16 bits, 600000 bytes"),
         ({"BitsStored": 12}, "bits stored"),
+        ({"PhotometricInterpretation": "MONO"}, "photometric interpretation is MONO; expected MONOCHROME1 or"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "orientation"),
         ({"ImageOrientationPatient": [1, 0, 0]}, "orientation is .*; expected 6 finite"),
         ({"ImagePositionPatient": [1, 2]}, "position is .*; expected 3 finite"),

@@ -28,7 +28,7 @@ SERIES, DESCRIPTION, MODALITY = "0020|000e", "0008|103e", "0008|0060"
 POSITION, ORIENTATION, SPACING, ROWS, COLUMNS = "0020|0032", "0020|0037", "0028|0030", "0028|0010", "0028|0011"
 SAMPLES, FRAMES, THICKNESS = "0028|0002", "0028|0008", "0018|0050"
 ALLOCATED, STORED, HIGH, SIGNED = "0028|0100", "0028|0101", "0028|0102", "0028|0103"
-SLOPE, INTERCEPT = "0028|1053", "0028|1052"
+SLOPE, INTERCEPT, LIGHT = "0028|1053", "0028|1052", "0028|0004"
 NAMES = {
     POSITION: "position",
     ORIENTATION: "orientation",
@@ -44,6 +44,7 @@ NAMES = {
     STORED: "bits stored",
     HIGH: "high bit",
     SIGNED: "pixel representation",
+    LIGHT: "photometric interpretation",
 }
 REQUIRED = (SERIES, ROWS, COLUMNS, SAMPLES, ALLOCATED, STORED, HIGH, SIGNED)
 # what one byte of packed pixels may stand for at most
@@ -97,6 +98,9 @@ class Slice:
             raise self.wrong(STORED, f"{self.whole(STORED)}, the highest of them {self.whole(HIGH)}", f"at most {bits}")
         if self.whole(SIGNED) > 1:
             raise self.wrong(SIGNED, self.tags[SIGNED], "0 or 1")
+        # GDCM gives pixels of another kind other values, without a word
+        if self.whole(SAMPLES) == 1 and (light := self.tags.get(LIGHT)) and light not in ("MONOCHROME1", "MONOCHROME2"):
+            raise self.wrong(LIGHT, light.encode("ascii", "replace").decode(), "MONOCHROME1 or MONOCHROME2")
         if (SLOPE in self.tags) != (INTERCEPT in self.tags):
             raise self.wrong(SLOPE if INTERCEPT in self.tags else INTERCEPT, "missing", "both, or none")
         for tag in (SLOPE, INTERCEPT):
