@@ -173,6 +173,8 @@ def reading(files: list[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | N
         slope, intercept = float(text.get("slope", 1)), float(text.get("intercept", 0))
         slices.append((place_of, pixels.T * slope + intercept, text["spacing"], text["series"]))
     slices.sort(key=lambda one: one[0][2])
+    if any(one[0][:2] != slices[0][0][:2] for one in slices):
+        return None  # a tilt within the tolerance of a grid, or a refusal
     voxels = np.stack([one[1] for one in slices], axis=-1)
     rows, columns = (float(x) for x in slices[0][2].split("\\"))
     step = (slices[-1][0][2] - slices[0][0][2]) / (len(slices) - 1)
