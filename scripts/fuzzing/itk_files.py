@@ -204,10 +204,10 @@ def nrrd_reading(path: Path) -> Reading | str:
         return "no NRRD"
     head, gap, data = raw.replace(b"\r\n", b"\n").partition(b"\n\n") if b"\n\n" not in raw else raw.partition(b"\n\n")
     fields: dict[str, str] = {}
-    for line in head.decode("ascii").split("\n")[1:]:
-        if line.startswith("#") or ":=" in line:
+    for line in head.split(b"\n")[1:]:
+        if line.startswith(b"#") or b":=" in line:  # comments and notes, in any letters
             continue
-        name, colon, text = line.partition(": ")
+        name, colon, text = line.decode("ascii").partition(": ")
         if not colon or name.lower() in fields:
             return "a line is no field, or a field is there twice"
         fields[name.lower()] = text.strip()

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from commands import assert_one_message, run_command
+from predicted_maps import labels_of, predicted
 
 import sct
 from sct import eval as evaluation
@@ -30,16 +31,6 @@ def by_hand(run_copy: Path) -> Path:
     """A run with steps that somebody wrote."""
     write_choice(run_copy, {"steps": STEPS})
     return run_copy
-
-
-def labels_of(path: Path) -> np.ndarray:
-    return np.asarray(nib.load(path).dataobj)
-
-
-def predicted(run: Path, image: Path, output: Path, *settings: str) -> np.ndarray:
-    outcome = run_command(predict.main, f"ckpt={run}", f"input={image}", f"output={output}", *settings)
-    assert outcome.status == 0, outcome.err
-    return labels_of(output / image.name)
 
 
 def test_every_command_uses_what_was_chosen(finished_run, by_hand, image, tmp_path):

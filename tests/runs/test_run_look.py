@@ -4,11 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from commands import assert_one_message, run_command
+from predicted_maps import labels_of, predicted
 
 import sct
 from sct import eval as evaluation
@@ -58,16 +58,6 @@ def by_hand(copy: Path, image: Path) -> Path:
     """A run with a look that somebody wrote."""
     write_look(copy, sharpest(copy, image).settings())
     return copy
-
-
-def labels_of(path: Path) -> np.ndarray:
-    return np.asarray(nib.load(path).dataobj)
-
-
-def predicted(run: Path, image: Path, output: Path, *settings: str) -> np.ndarray:
-    outcome = run_command(predict.main, f"ckpt={run}", f"input={image}", f"output={output}", *settings)
-    assert outcome.status == 0, outcome.err
-    return labels_of(output / image.name)
 
 
 def test_the_network_trains_as_without_it(looking, finished_run):
