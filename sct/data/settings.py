@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sct.data.loading.cache import KINDS
@@ -93,9 +94,10 @@ def check_scored_names(data: SegmentationData) -> None:
     Also for a name of a class or region that does not stand in one line.
     """
     if broken := [name for name in data.outputs.names if len(visible(name).splitlines()) != 1 or visible(name) != name]:
+        described = Path(data.root) / "dataset.json"
         raise UserError(
-            f"{broken[0]!r} can't be the name of a class or region, which stands in a line of tables. Take letters, "
-            "digits and signs, in data.labels, data.regions or dataset.json."
+            f"{described if described.is_file() else data.root}: {broken[0]!r} can't be the name of a class or region, "
+            "which stands in a line of tables. Take letters, digits and signs there, in data.labels or data.regions."
         )
     data.tolerances()
     for group, members in data.class_groups.items():

@@ -67,6 +67,7 @@ def test_the_name_of_a_class_stands_in_a_line(stage):
     (root / "dataset.json").write_text(json.dumps({**described, "labels": {"0": "background", "1": TERMINAL}}))
     arguments = (*DEMO, *SMALL, "data=msd", f"data.root={root}", "data.split=same", "data.cache_dir=out/cache")
     outcome = stage.run(train.main, *arguments)
+    assert f"{root}/dataset.json: " in outcome.err
     assert "can't be the name of a class" in outcome.err
     assert_silent(outcome.err + outcome.out)
 
