@@ -140,7 +140,7 @@ def test_large_blocks_are_kept_of_a_single_image_alone(
         f"case {number} of 4" for number in (1, 2, 3, 4)
     ]
     assert "s a case, about " in outcome.out
-    assert outcome.out.count("memory in addition to the network: at most") == 1, "all are of one size"
+    assert outcome.out.count("memory in addition to the network: about") == 1, "all are of one size"
     run_command(predict.main, f"ckpt={finished_run}", f"input={test_image}", f"output={tmp_path}/one")
     assert kept == [True]
 
@@ -163,7 +163,7 @@ def test_another_inferer_takes_the_place_of_the_runs_own(
     changes = (f"ckpt={finished_run}", "inferer=fast", "inferer.batch_size=3")
     outcome = run_command(predict.main, *changes, f"input={test_image}", f"output={tmp_path}")
     assert outcome.status == 0, outcome
-    assert "memory in addition to the network: at most" in outcome.out
+    assert "memory in addition to the network: about" in outcome.out
     outcome = run_command(evaluation.main, *changes, f"output={tmp_path}/scores")
     assert outcome.status == 0, outcome
     assert re.search(r"case 1 of 1  \d+  mean Dice [\d.]+  [\d.]+ s a case\n", outcome.out)

@@ -33,7 +33,7 @@ class MemoryNotice:
         """Logs `memory`, bytes by purpose, if it is due."""
         size = sum(memory.values())
         if size > MUCH_MORE * self.last_size:
-            logger.info("memory in addition to the network: at most %s: %s", in_mib(size), parts(memory))
+            logger.info("memory in addition to the network: about %s: %s", in_mib(size), parts(memory))
             self.last_size = size
 
 

@@ -276,7 +276,7 @@ def test_memory_is_at_most_what_was_said(shape, window, options, monkeypatch, ca
     with caplog.at_level(logging.INFO):
         run()
     memory = inferer.memory(network, shape, roi_size=window, in_channels=1, num_channels=8, device=CPU)
-    assert "memory in addition to the network: at most" in caplog.text
+    assert "memory in addition to the network: about" in caplog.text
     label_map = math.prod(volume.source_shape)
     regridding = regrid.SourceGrid(
         outputs=outputs,
@@ -335,4 +335,4 @@ def test_memory_is_said_once_and_again_where_it_is_much_more(caplog):
     with caplog.at_level(logging.INFO):
         for size in (100, 100, 120, 40, 126, 130, 200):
             notice.tell({"image": size * 2**20, "weights": 0})
-    assert [message.split("at most ")[1].split()[0] for message in caplog.messages] == ["100", "126", "200"]
+    assert [message.split("about ")[1].split()[0] for message in caplog.messages] == ["100", "126", "200"]
