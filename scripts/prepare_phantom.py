@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--num-test", type=int, default=6)
     parser.add_argument("--shape", type=int, nargs=3, default=(64, 64, 48), help="voxels")
     parser.add_argument("--voxel-size", type=float, nargs=3, default=(2.0, 2.0, 3.0), help="mm")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the anatomy; 2.6 is an adult's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--lookalikes", action="store_true", help="the harder kind, with organs that look alike")
     args = parser.parse_args()
@@ -32,6 +33,7 @@ def main() -> None:
         voxel_size=args.voxel_size,
         seed=args.seed,
         lookalikes=args.lookalikes,
+        scale=args.scale,
     )
     folder = args.root / ("lookalikes" if args.lookalikes else "organs")
     try:

@@ -44,6 +44,17 @@ def test_same_parameters_same_voxels(make_phantom: Callable, tmp_path: Path, loo
     assert not any(np.array_equal(a, b) for a, b in zip(one[::2], third[::2], strict=True))
 
 
+def test_scale_enlarges_the_anatomy(make_phantom: Callable, tmp_path: Path) -> None:
+    """Twice the scale in voxels of twice the size has the same voxels, and sets of different scale are not mixed up."""
+    small = voxels(make_phantom(voxel_size=[2.0, 2.0, 3.0]))
+    large = voxels(make_phantom(voxel_size=[4.0, 4.0, 6.0], scale=2.0, root=str(tmp_path / "large")))
+    assert all(np.array_equal(a, b) for a, b in zip(small, large, strict=True))
+    with pytest.raises(UserError, match=r"data\.scale is 2\.0"):
+        make_phantom(scale=2.0).prepare()
+    with pytest.raises(UserError, match="above 0"):
+        make_phantom(scale=0.0, root=str(tmp_path / "none")).prepare()
+
+
 def test_phantoms_look_like_ct_with_organs_of_different_size(make_phantom: Callable) -> None:
     data = make_phantom()
     for part in ("train", "val", "test"):

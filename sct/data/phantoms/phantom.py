@@ -18,6 +18,7 @@ from sct.data.phantoms import lookalike
 from sct.data.phantoms.written import check_may_draw, check_root, taken_from, write_once
 from sct.data.sets.btcv import raw_cases
 from sct.data.splits import split_in_order
+from sct.errors import UserError
 
 # below data.root, one for each kind
 FOLDERS = ("organs", "lookalikes")
@@ -49,7 +50,8 @@ ORGANS = (
 class PhantomSpec:
     """All that decides the content of a phantom set; the same spec gives the same voxels.
 
-    shape: voxels (x, y, z) · voxel_size: mm · lookalikes: the harder kind of `sct.data.phantoms.lookalike`
+    shape: voxels (x, y, z) · voxel_size: mm · lookalikes: the harder kind of `sct.data.phantoms.lookalike` ·
+    scale: times the sizes in mm of what is drawn
     """
 
     num_train: int
@@ -59,6 +61,7 @@ class PhantomSpec:
     voxel_size: Sequence[float]
     seed: int
     lookalikes: bool
+    scale: float = 1.0
 
     @property
     def num_cases(self) -> int:
@@ -115,7 +118,7 @@ def _write_case(root: Path, *, index: int, spec: PhantomSpec) -> None:
 
 def _draw(spec: PhantomSpec, *, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     draw = lookalike.draw if spec.lookalikes else draw_abdomen
-    return draw(shape=spec.shape, voxel_size=spec.voxel_size, rng=rng)
+    return draw(shape=spec.shape, voxel_size=[size / spec.scale for size in spec.voxel_size], rng=rng)
 
 
 def record(spec: PhantomSpec) -> dict[str, Any]:
@@ -126,7 +129,10 @@ def record(spec: PhantomSpec) -> dict[str, Any]:
     image, label = _draw(spec, rng=np.random.default_rng([spec.seed, 0]))
     values = np.unique(label)
     first_case = [[int(v), int((label == v).sum()), round(float(image[label == v].mean()))] for v in values]
-    return {**asdict(spec), "first_case": first_case}
+    content = {**asdict(spec), "first_case": first_case}
+    if spec.scale == 1:
+        del content["scale"]  # sets that were drawn before there was a scale stay usable
+    return content
 
 
 @dataclass(kw_only=True)
@@ -142,6 +148,7 @@ class Phantom(SegmentationData):
     shape: voxels of a case along each axis
     voxel_size: size of a voxel along each axis, mm
     lookalikes: organs that look the same and differ only in their side of a distant slab
+    scale: times the size of the anatomy: 1 fits into 128 mm, 2.6 is an adult's, above 0
     """
 
     num_train: int = 24
@@ -151,6 +158,7 @@ class Phantom(SegmentationData):
     voxel_size: list[float] = field(default_factory=lambda: [2.0, 2.0, 3.0])
     seed: int = 0
     lookalikes: bool = False
+    scale: float = 1.0
 
     @property
     def spec(self) -> PhantomSpec:
@@ -167,6 +175,8 @@ class Phantom(SegmentationData):
         return 1
 
     def find_cases(self) -> list[Case]:
+        if self.scale <= 0:
+            raise UserError(f"data.scale={self.scale} must be above 0; 1 is the phantom as it is.")
         check_root(Path(self.root), folders=FOLDERS)
         folder = Path(self.root) / FOLDERS[self.lookalikes]
         check_may_draw(folder, may_write=self.may_write)
