@@ -3,7 +3,8 @@
     python scripts/check_fast.py ckpt=RUN          # test cases; settings as for sct.eval with inferer=fast
     python scripts/check_fast.py ckpt=RUN split=val inferer.overlap=0.5 precision=auto --agreement 0.9999
 
-Both predict the same windows in the same precision, on the preprocessed grid. With inferer.stitch=features, the grid is
+Both predict the same windows in the same precision, on the preprocessed grid; inferer.even is left out, since MONAI
+has no such windows. With inferer.stitch=features, the grid is
 padded at its ends to a multiple of the features' stride. The exit status is 1 if a skipped window has foreground, or if
 a case agrees on less than --agreement of all voxels.
 
@@ -19,7 +20,7 @@ Dice                    mean Dice with the truth, of the reference and of the fa
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from sct.errors import UserError
 from sct.evaluation.metrics import quick_dice
 from sct.inference import FastSlidingWindow, SlidingWindow
 from sct.inference.stitch import box_at
-from sct.inference.tiling import pad_to_window, padded_shape, window_starts
+from sct.inference.tiling import pad_to_window, padded_shape
 from sct.models.segmenter import Segmenter
 from sct.runs.run import open_run
 from sct.runtime.memory import tune_allocator
@@ -96,9 +97,10 @@ def check_case(
         overlap=fast.overlap, blending=fast.blending, mirror_axes=fast.mirror_axes, batch_size=fast.batch_size
     )
     window = window_shape(data.roi_size, num_dims=volume.image.ndim - 1)
-    stride = fast.stages(
+    stages = fast.stages(
         segmenter, num_channels=data.outputs.num_channels, roi_size=data.roi_size, num_dims=len(window)
-    ).stride
+    )
+    stride = stages.stride
     check_steps(fast.overlap, shape=volume.image.shape[1:], window=window, stride=stride)
     image, truth = (to_full_size(part, stride=stride) for part in (volume.image, volume.label.unsqueeze(0)))
     with autocast(device, dtype):
@@ -107,7 +109,7 @@ def check_case(
             for inferer in (reference, fast)
         )
     padded = padded_shape(image.shape[1:], window, multiple=stride)
-    starts = window_starts(padded, window, overlap=fast.overlap, multiple=stride)
+    starts = fast.starts(padded, window, stages=stages)
     places = fast.occupied_places(image, starts=starts, window=window, padded=padded)
     skipped = [place for place, is_predicted in places.items() if not is_predicted]
     foreground, same = (expected > 0) | (predicted > 0), expected == predicted
@@ -167,7 +169,7 @@ def check(settings: Sequence[str]) -> list[Outcome]:
             case,
             data=run.data,
             segmenter=run.network,
-            fast=fast,
+            fast=replace(fast, even=False),  # MONAI has no even windows
             device=run.device,
             dtype=run.number_format.dtype,
         )

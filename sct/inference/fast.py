@@ -47,6 +47,8 @@ class FastSlidingWindow(Inferer):
         this and larger than a window is never found
     accumulate: number format of the sums of windows: float32, float16 or bfloat16; the 16-bit formats take half the
         memory and, on a CPU, more time
+    even: windows lie evenly along each axis: there are as many, and any two share about as much; false: as MONAI has
+        them, the last one moved back to the end of the image
     workers: batches that a CPU computes at the same time, at most the number of threads; the workers share the
         threads; null: 1 on a CPU with tiles (AMX), 2 on others. Other devices, ONNX and OpenVINO always use 1
     """
@@ -54,6 +56,7 @@ class FastSlidingWindow(Inferer):
     stitch: Stitch = "features"
     skip_below: float | None = None
     accumulate: Literal["float32", "float16", "bfloat16"] = "float32"
+    even: bool = False
     workers: int | None = 1
 
     def __post_init__(self) -> None:
@@ -75,7 +78,7 @@ class FastSlidingWindow(Inferer):
         window = window_shape(roi_size, num_dims=image.ndim - 1)
         image = image.to(device, torch.float32)
         padded, before = pad_to_window(image, window, multiple=stride)
-        starts = window_starts(padded.shape[1:], window, overlap=self.overlap, multiple=stride)
+        starts = self.starts(padded.shape[1:], window, stages=stages)
         is_occupied = self.occupied_places(image, starts=starts, window=window, padded=padded.shape[1:])
         chosen = [place for place, predicted in is_occupied.items() if predicted]
         if self.skip_below is not None:
@@ -141,7 +144,11 @@ class FastSlidingWindow(Inferer):
         stages = self.stages(model, num_channels=num_channels, roi_size=roi_size, num_dims=len(shape))
         window = window_shape(roi_size, num_dims=len(shape))
         padded = padded_shape(shape, window, multiple=stages.stride)
-        return math.prod(map(len, window_starts(padded, window, overlap=self.overlap, multiple=stages.stride)))
+        return math.prod(map(len, self.starts(padded, window, stages=stages)))
+
+    def starts(self, shape: Sequence[int], window: Sequence[int], *, stages: Stages) -> list[list[int]]:
+        """First voxels of the windows along each axis of a padded image."""
+        return window_starts(shape, window, overlap=self.overlap, multiple=stages.stride, even=self.even)
 
     def stages(self, model: Model, *, num_channels: int, roi_size: Sequence[int], num_dims: int) -> Stages:
         """The stages of a network with `num_channels` channels of logits."""
@@ -193,7 +200,7 @@ class FastSlidingWindow(Inferer):
         window = window_shape(roi_size, num_dims=len(shape))
         padded = padded_shape(shape, window, multiple=stages.stride)
         batch_size = self.windows_at_once(roi_size, device=device)
-        starts = window_starts(padded, window, overlap=self.overlap, multiple=stages.stride)
+        starts = self.starts(padded, window, stages=stages)
         groups = row_groups(starts, batch_size=batch_size)
         places, itemsize = stages.places(padded), PRECISIONS[self.accumulate].itemsize
         is_padded = padded != list(shape)

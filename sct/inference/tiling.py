@@ -32,13 +32,26 @@ def padded_shape(shape: Sequence[int], window: Sequence[int], *, multiple: Seque
 
 
 def window_starts(
-    shape: Sequence[int], window: Sequence[int], *, overlap: float, multiple: Sequence[int] | None = None
+    shape: Sequence[int],
+    window: Sequence[int],
+    *,
+    overlap: float,
+    multiple: Sequence[int] | None = None,
+    even: bool = False,
 ) -> list[list[int]]:
-    """First voxels of the windows along each axis, multiples of `multiple`; the last window ends with the image."""
+    """First voxels of the windows along each axis, multiples of `multiple`; the last window ends with the image.
+
+    even: as many windows, with about the same overlap between any two; else, as in MONAI, the last window is moved back
+    """
     starts = []
     for size, edge, unit in zip(shape, window, multiple or [1] * len(window), strict=True):
         step = max(unit, int(edge * (1 - overlap)) // unit * unit)
-        starts.append([*range(0, size - edge, step), size - edge])
+        along = [*range(0, size - edge, step), size - edge]
+        if even:
+            # an exact step is no longer than `step`; rounded down to units, no gap becomes longer than that
+            along = [number * (size - edge) // max(1, len(along) - 1) // unit * unit for number in range(len(along))]
+            along[-1] = size - edge
+        starts.append(along)
     return starts
 
 

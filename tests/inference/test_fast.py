@@ -75,6 +75,15 @@ def test_logits_are_those_of_the_reference(shape, window, options):
     torch.testing.assert_close(found, SlidingWindow(**same)(network, image, **settings), rtol=1e-4, atol=1e-5)
 
 
+def test_even_windows_cover_the_image_and_blend_the_same():
+    """A network of single voxels gives each voxel the same logits in any window."""
+    torch.manual_seed(0)
+    network, image = nn.Conv3d(2, 3, 1), torch.randn(2, 25, 17, 19)
+    settings = {"roi_size": (8, 8, 8), "background": numbered(3).background, "device": CPU}
+    even, fixed = (FastSlidingWindow(even=even, batch_size=3)(network, image, **settings) for even in (True, False))
+    torch.testing.assert_close(even, fixed, rtol=1e-4, atol=1e-5)
+
+
 class ChannelsLast(nn.Module):
     """A network whose logits have the channels of a voxel side by side, as those made for time."""
 
@@ -173,6 +182,20 @@ def test_windows_start_where_monai_puts_them():
         assert list(itertools.product(*window_starts(shape, window, overlap=overlap))) == want
 
 
+def test_even_windows_are_as_many_and_never_further_apart():
+    for size, edge, overlap, unit in itertools.product([8, 16, 30, 100], [8, 6], [0.0, 0.25, 0.5, 0.9], [1, 2]):
+        steps = {}
+        for even in (False, True):
+            (along,) = window_starts([size], [edge], overlap=overlap, multiple=[unit], even=even)
+            assert (along[0], along[-1]) == (0, size - edge)
+            assert not any(start % unit for start in along)
+            steps[even] = np.diff(along)
+        assert len(steps[True]) == len(steps[False])
+        if len(steps[True]):
+            assert steps[True].max() <= steps[False].max()
+            assert steps[True].max() - steps[True].min() <= unit
+
+
 def test_occupied_windows_hold_a_voxel_of_the_mask():
     torch.manual_seed(0)
     mask = torch.rand(21, 12, 17) > 0.998
@@ -250,6 +273,7 @@ def test_an_image_of_air_is_background_without_a_forward_pass():
     [
         ((64, 40, 36), (16, 16, 16), {}),
         ((64, 40, 36), (16, 16, 16), {"accumulate": "float16"}),
+        ((70, 40, 36), (16, 16, 16), {"even": True}),
         ((64, 40, 36), (16, 16, 16), {"mirror_axes": (0,), "batch_size": 8}),
         ((20, 40, 36), (16, 16), {"batch_size": 16}),
         ((64, 12, 40), (16, 16, 16), {}),
