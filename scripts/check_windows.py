@@ -70,9 +70,12 @@ def measure(run: Run, *, split: str, overlaps: Sequence[float], count: int | Non
     inferer, data = run.inferer, run.data
     assert isinstance(inferer, FastSlidingWindow)
     inferers = [replace(inferer, overlap=overlap, even=even) for overlap in overlaps for even in (False, True)]
-    windows, dice, seconds = ([[] for _ in inferers] for _ in range(3))
+    windows: list[list[int]] = [[] for _ in inferers]
+    dice: list[list[np.ndarray]] = [[] for _ in inferers]
+    seconds: list[list[float]] = [[] for _ in inferers]
     for number, case in enumerate(data.cases(split)[:count]):
         volume = data.load_case(case)
+        assert volume.label is not None, "cases of a split have labels"
         image, shape = volume.image, volume.image.shape[1:]
         if number == 0:  # warms up
             labels_of(run, inferers[0], image)
