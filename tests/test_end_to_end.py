@@ -160,7 +160,7 @@ def test_another_inferer_takes_the_place_of_the_runs_own(
     finished_run: Path, evaluated: Path, test_image: Path, tmp_path: Path
 ) -> None:
     """inferer=fast is all of that option and no key of the run's; its labels and scores are those of the reference."""
-    changes = (f"ckpt={finished_run}", "inferer=fast", "inferer.batch_size=3")
+    changes = (f"ckpt={finished_run}", "inferer=fast", "inferer.batch_size=3", "inferer.even=false")
     outcome = run_command(predict.main, *changes, f"input={test_image}", f"output={tmp_path}")
     assert outcome.status == 0, outcome
     assert "memory in addition to the network: about" in outcome.out
