@@ -33,6 +33,7 @@ from accuracy.table import summary_table, task_rows, task_table
 from sct.errors import UserError
 from sct.profiling.timing import device_name
 from sct.runtime.files import write_text
+from sct.runtime.signals import Interrupted
 
 CONTESTANTS = Path(__file__).parent / "accuracy" / "contestants.yaml"
 
@@ -119,6 +120,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_results(results, field=field, options=options)
     except UserError as error:
         sys.exit(str(error))
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        sys.exit(interrupted.status)
     print((options.folder / "table.md").read_text())
 
 

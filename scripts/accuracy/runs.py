@@ -3,7 +3,6 @@
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from sct.config.saved import key_of, saved_overrides
 from sct.errors import UserError
 from sct.reports.collect import PLACES
 from sct.runs.folder import NOT_IDENTITY
+from sct.runtime.children import each
 from sct.runtime.rows import FILE, read_rows
 
 # steps of a run that is only timed, and between two of its times; the first time, of a cold start, is left out
@@ -42,8 +42,7 @@ class Place:
 
     def each(self, function, items: Iterable) -> list:
         """The results of a function, `jobs` at a time."""
-        with ThreadPoolExecutor(self.jobs) as pool:
-            return list(pool.map(function, items))
+        return each(function, items, jobs=self.jobs)
 
 
 def lengths_of(

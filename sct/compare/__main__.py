@@ -24,6 +24,7 @@ from pathlib import Path
 
 from sct.compare.methods import DECODERS, TABLES
 from sct.errors import UserError
+from sct.runtime.signals import Interrupted
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -57,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stdout.write(import_module("sct.compare.task").compare(options, overrides=overrides))
     except UserError as error:
         sys.exit(f"Error: {error}")
+    except Interrupted as interrupted:
+        sys.stderr.write(f"{interrupted}\n")
+        sys.exit(interrupted.status)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from sct.compare.methods import CANVAS, IN_TRAINING
 from sct.config.saved import key_of
 from sct.errors import UserError
 from sct.runs.folder import NOT_IDENTITY
+from sct.runtime.children import call
 from sct.runtime.plain import read_json
 
 
@@ -40,10 +40,7 @@ def run(command: str, *arguments: str, log: Path, threads: int) -> None:
     """Runs `python -m sct.<command>` with its output in `log`; UserError that names this file if the command fails."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as file:
-        line = [sys.executable, "-m", f"sct.{command}", *arguments]
-        status = subprocess.run(line, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
-    if status:
+    if call([sys.executable, "-m", f"sct.{command}", *arguments], log=log, environment=environment):
         raise UserError(f"python -m sct.{command} failed. See the reason at the end of {log}.")
 
 

@@ -3,11 +3,11 @@
 import argparse
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 
 from sct.compare.cells import Cell, fill
 from sct.compare.methods import SCORES, TABLES
 from sct.compare.results import markdown, table, time_cells
+from sct.runtime.children import each
 
 
 def compare(options: argparse.Namespace, *, overrides: list[str]) -> str:
@@ -22,8 +22,7 @@ def compare(options: argparse.Namespace, *, overrides: list[str]) -> str:
         for seed in options.seeds
     ]
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda cell: fill(cell, overrides=overrides, options=options, threads=threads), cells))
+    each(lambda cell: fill(cell, overrides=overrides, options=options, threads=threads), cells, jobs=options.jobs)
     rows = table(cells, time_cells(cells, options=options))
     (options.output / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
     text = markdown(rows, scores=SCORES[options.table])
