@@ -5,6 +5,7 @@ once; `openvino_` is the same network as a graph of OpenVINO, in bf16.
 
 contestant      network, and what it stands for
 fast            btcv_fast_stp
+fastest         btcv_fastest_stp
 fast_3mm        the same on voxels of 3 mm
 dense_unetr     the network of the STP paper without pruning, patch 8
 monai_unetr     MONAI's UNETR, patch 16
@@ -46,6 +47,7 @@ NNUNET = (*BASELINE, "model=nnunet")
 
 OURS = {
     "fast": Contestant(("+experiment=btcv_fast_stp",)),
+    "fastest": Contestant(("+experiment=btcv_fastest_stp",)),
     "fast_3mm": Contestant(("+experiment=btcv_fast_stp", *COARSE)),
 }
 RIVALS = {
