@@ -12,7 +12,7 @@ import pytest
 from sct.errors import UserError
 from sct.runtime.children import call, each
 
-# two commands at a time, which write their number and then wait; a third one waits for its turn
+# two at a time, each of a command that writes its number and waits, and a second one; a third item waits for its turn
 PARENT = """
 import sys
 from pathlib import Path
@@ -23,7 +23,8 @@ folder = Path(sys.argv[1])
 child = "import os, sys, time; open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(120)"
 
 def run(name):
-    call([sys.executable, "-c", child, str(folder / name)], log=folder / f"{name}.log", environment={})
+    for part in (name, name + "_after"):
+        call([sys.executable, "-c", child, str(folder / part)], log=folder / f"{name}.log", environment={})
 
 try:
     each(run, ["a", "b", "c"], jobs=2)
@@ -54,7 +55,7 @@ def test_a_signal_ends_all_commands_and_starts_no_other(tmp_path: Path, number: 
     parent.send_signal(number)
     assert parent.wait(timeout=60) == 128 + number
     assert not any(map(alive, children))
-    assert not (tmp_path / "c").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.log", "b", "b.log"]
 
 
 def test_output_goes_to_the_log_and_the_status_is_returned(tmp_path: Path) -> None:
