@@ -3,10 +3,9 @@
     python scripts/check_fast.py ckpt=RUN          # test cases; settings as for sct.eval with inferer=fast
     python scripts/check_fast.py ckpt=RUN split=val inferer.overlap=0.5 precision=auto --agreement 0.9999
 
-Both predict the same windows in the same precision, on the preprocessed grid; inferer.even is left out, since MONAI
-has no such windows. With inferer.stitch=features, the grid is
-padded at its ends to a multiple of the features' stride. The exit status is 1 if a skipped window has foreground, or if
-a case agrees on less than --agreement of all voxels.
+Both predict the same windows in the same precision, on the preprocessed grid. MONAI has no even windows, so
+inferer.even=false. With inferer.stitch=features, the grid is padded at its ends to a multiple of the features' stride.
+The exit status is 1 if a skipped window has foreground, or if a case agrees on less than --agreement of all voxels.
 
 column                  value for a case
 windows, skipped        number of windows, and of skipped ones

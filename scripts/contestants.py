@@ -6,7 +6,7 @@ once; `openvino_` is the same network as a graph of OpenVINO, in bf16.
 contestant      network, and what it stands for
 fast            btcv_fast_stp
 fastest         btcv_fastest_stp
-fast_3mm        the same on voxels of 3 mm
+fast_3mm        btcv_fast_stp on voxels of 3 mm
 dense_unetr     the network of the STP paper without pruning, patch 8
 monai_unetr     MONAI's UNETR, patch 16
 nnunet          nnU-Net's plain U-Net, windows of 128^3
