@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sct.models.blocks.onednn import Conv3d, fused_conv_relu, onednn_computes
 from sct.models.blocks.recompute import recomputed
 from sct.models.blocks.sliced import SAME_CONV
 from sct.models.grid import patches
 from sct.models.patch import Extent, kept_size
 from sct.runtime.processor import computed_in, infers_here
 
-CONVOLUTION: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+CONVOLUTION: dict[int, type[nn.Conv2d] | type[Conv3d]] = {2: nn.Conv2d, 3: Conv3d}
 BATCH_NORM: dict[int, type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 TRANSPOSED: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
     2: nn.ConvTranspose2d,
@@ -146,19 +147,6 @@ def conv_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if x.shape[1] == 1 and x.shape[-1] % 2 == 0:
         return unpaired(fused_conv_relu(pairs(x), paired_kernel(weight), bias.repeat(2)))
     return fused_conv_relu(x, weight, bias)
-
-
-def onednn_computes(dtype: torch.dtype) -> bool:
-    """Whether oneDNN's convolutions can be called directly; unlike torch's, they fail where oneDNN can't compute."""
-    if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def fused_conv_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`conv_relu` as one operation of oneDNN, which torch's compiler also uses; all inputs must have the same dtype."""
-    ones, padding = [1] * (x.ndim - 2), [edge // 2 for edge in weight.shape[2:]]
-    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, ones, ones, 1, "relu", [], "")
 
 
 def pairs(x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from sct.models.blocks.onednn import Conv3d
 from sct.runtime.processor import computed_in
 
 
@@ -79,7 +80,7 @@ def gradient(grad: Tensor, x: Tensor, weight: Tensor, padding: Sequence[int], *,
     return gradients[1 if of_weight else 0]
 
 
-class SameConv3d(nn.Conv3d):
+class SameConv3d(Conv3d):
     """Convolution that keeps the size of volumes: an odd kernel, stride 1, and half the kernel as padding."""
 
     def forward(self, x: Tensor) -> Tensor:

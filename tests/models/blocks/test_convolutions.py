@@ -6,15 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from sct.models.blocks import convolutions
-from sct.models.blocks.convolutions import (
-    CHANNELS_LAST,
-    INSTANCE_NORM,
-    FoldedConv,
-    onednn_computes,
-    paired_kernel,
-    pairs,
-    unpaired,
-)
+from sct.models.blocks.convolutions import CHANNELS_LAST, INSTANCE_NORM, FoldedConv, paired_kernel, pairs, unpaired
+from sct.models.blocks.onednn import onednn_computes
 
 
 @pytest.mark.parametrize("kernel_size", [(3, 3), (1, 3), (3, 3, 3), (3, 1, 1)])
