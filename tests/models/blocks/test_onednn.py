@@ -36,7 +36,7 @@ def test_the_result_is_that_of_torch(direct, cls, kernel_size, stride, channels_
 def test_what_onednn_must_not_compute_is_left_to_torch(direct, monkeypatch):
     layer, x = Conv3d(2, 4, 3, padding=1), torch.randn(1, 2, 6, 6, 6)
     layer(x).sum().backward()
-    assert layer.weight.grad is not None
+    assert not direct, "training"
     with torch.no_grad():
         assert torch.jit.trace(layer, x, check_trace=False)(x).shape == layer(x).shape
         assert direct == [x.shape], "a graph shows what the network is"
