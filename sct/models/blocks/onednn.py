@@ -30,9 +30,9 @@ def fused_conv_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 class Conv3d(nn.Conv3d):
     """Convolution of volumes, by oneDNN in prediction in float32.
 
-    torch has code of its own for a single volume whose first slices are small, and with one thread also for kernels of
-    one voxel along the last two axes. In channels-last memory, on one thread with AVX2, it takes 9 times as long for
-    3^3 voxels and 32 channels at 24^3 voxels, and 3 times as long for the classes of 96^3 voxels.
+    torch has slow code of its own for a single volume with C D H of at most 20,480, and with one thread also for
+    kernels of one voxel along the last two axes. In channels-last memory, on one thread with AVX2, it takes 9 times as
+    long for 3^3 voxels and 32 channels at 24^3 voxels, and 3 times as long for the classes of 96^3 voxels.
     """
 
     def forward(self, x: Tensor) -> Tensor:
