@@ -20,7 +20,6 @@ prunes by the image's content.
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
@@ -38,7 +37,7 @@ from contestants import CONTESTANTS, USUAL, Contestant, check_packages, with_cla
 from omegaconf import OmegaConf
 
 from sct.config.check import build
-from sct.config.command import compose_config, open_overrides, pairs
+from sct.config.command import compose_config, pairs
 from sct.data.formats.base import Nifti
 from sct.data.phantoms.phantom import draw_abdomen
 from sct.errors import UserError
@@ -48,11 +47,10 @@ from sct.runs import card
 from sct.runs.build import build_segmenter
 from sct.runtime import checkpoint
 from sct.runtime.files import atomic
-from sct.runtime.memory import tune_allocator
-from sct.runtime.resident import peak_resident_mb
 from sct.tasks.export import export
-from sct.tasks.predict import predict
 
+# measures one prediction in a process of its own
+WORKER = Path(__file__).with_name("timed_predict.py")
 # last lines of a log that are shown if its process failed
 LAST_LINES = 15
 
@@ -94,21 +92,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--margin", type=float, default=0.005, help="largest allowed loss in Dice against the last contestant"
     )
     parser.add_argument("--output", type=Path, default=Path("outputs/duel"))
-    parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
-
-
-def work(arguments: Sequence[str]) -> None:
-    """Runs one `sct.predict` in this process; the last line of the output has its seconds and memory."""
-    tune_allocator()  # as the commands do
-    start = time.perf_counter()
-    predict(compose_config("predict", overrides=open_overrides(arguments, groups=["inferer"])))
-    seconds = time.perf_counter() - start
-    # measured here: the system's report to the parent includes the parent's memory from before this program started
-    measured = {"seconds": seconds, "peak_mb": peak_resident_mb() or math.nan}
-    if torch.cuda.is_initialized():
-        measured["device_mb"] = torch.cuda.max_memory_allocated() / 2**20
-    print(json.dumps(measured))
 
 
 def untrained(contestant: Contestant, folder: Path, *, volume: Path) -> Path:
@@ -142,7 +126,7 @@ def phantom(folder: Path, *, shape: Sequence[int], voxel_size: Sequence[float]) 
 def race(record: Record, *, log: Path, threads: int) -> None:
     """Runs one round of one contestant in a fresh process."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    line = [sys.executable, __file__, "--worker", *record.arguments]
+    line = [sys.executable, str(WORKER), *record.arguments]
     start = time.perf_counter()
     with log.open("w") as file:
         status = subprocess.run(line, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False).returncode
@@ -304,9 +288,6 @@ def read_labels(path: Path) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argv)
-    if options.worker:
-        work(options.worker)
-        return
     try:
         duel(options)
     except UserError as error:

@@ -211,10 +211,12 @@ class Trainer:
                     prediction = self.model(image)
                 losses = self.criterion(prediction, label, image=image)
                 self.check_finite(losses, batch)
+                if is_last and self.is_logged(self.step + 1):
+                    row |= self.goal.statistics(prediction, label, network=self.segmenter)
+                # the logits are among the largest tensors: the backward pass frees them when it needs them no more
+                del prediction
                 self.scaler.scale(losses["loss"] / len(batches)).backward()
             add_losses(row, losses, num_batches=len(batches))
-        if self.is_logged(self.step + 1):
-            row |= self.goal.statistics(prediction, label, network=self.segmenter)
         self.scaler.unscale_(self.optimizer)
         norms = gradient_norms(self.segmenter)
         row |= {"train/lr": lr, **{f"train/{name}": norm.item() for name, norm in norms.items()}}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sct.config.check import build, to_dict
-from sct.config.command import compose_config, uncollected
+from sct.config.command import compose_config, imported
 from sct.config.folders import PACKAGE
 from sct.runs.build import build_segmenter
 from sct.runtime import checkpoint
@@ -100,14 +100,23 @@ def test_the_answer_comes_before_anything_heavy_is_imported(command, results):
     assert modules & set(HEAVY) == set()
 
 
-def test_nothing_is_collected_while_a_task_is_imported():
-    assert gc.isenabled()
-    with uncollected():
-        assert not gc.isenabled()
-    assert gc.isenabled()
-    # whatever becomes of the import
-    with pytest.raises(ImportError), uncollected():
-        raise ImportError
+def test_nothing_is_collected_while_a_task_is_imported(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "some_task.py").write_text("import gc\nENABLED = gc.isenabled()\n")
+    (tmp_path / "broken_task.py").write_text("raise ImportError\n")
+    try:
+        assert not imported("some_task").ENABLED
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 0
+        # a second job of a sweep: what the first one left behind stays collectable
+        gc.unfreeze()
+        assert not imported("some_task").ENABLED
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.unfreeze()
+        sys.modules.pop("some_task", None)
+    with pytest.raises(ImportError):
+        imported("broken_task")
     assert gc.isenabled()
 
 

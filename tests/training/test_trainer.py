@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import weakref
 
 import nibabel as nib
 import numpy as np
@@ -84,6 +85,25 @@ def test_gradients_are_clipped_and_logged_unclipped(smoke):
     assert row["train/grad_norm"] > 0.1
     gradients = [parameter.grad for parameter in trainer.segmenter.parameters() if parameter.grad is not None]
     assert nn.utils.get_total_norm(gradients).item() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("log_every", [1, 10])
+def test_the_backward_pass_frees_the_logits(smoke, log_every, monkeypatch):
+    trainer = make_trainer(smoke, f"trainer.log_every={log_every}")
+    assert trainer.is_logged(1) == (log_every == 1)
+    logits, held = [], []
+    predict = type(trainer.segmenter).forward
+
+    def forward(self, image):
+        prediction = predict(self, image)
+        logits.append(weakref.ref(prediction.logits.untyped_storage()))
+        return prediction
+
+    monkeypatch.setattr(type(trainer.segmenter), "forward", forward)
+    first = next(trainer.segmenter.encoder.parameters())
+    first.register_hook(lambda gradient: held.append(logits[0]() is not None))
+    trainer.train_step(next(iter(trainer.batches())))
+    assert held == [False]
 
 
 def test_the_log_tells_the_pace_and_a_shortened_warmup_once(smoke, tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from sct.data.cases import Case, LabelMap
 from sct.data.module import SegmentationData
@@ -89,7 +89,7 @@ def draw_abdomen(
         image[inside] = organ.hu + rng.uniform(-10.0, 10.0)
         label[inside] = value
     # The scanner's blur, then its noise.
-    image = ndimage.gaussian_filter(image, 0.5) + rng.normal(0.0, NOISE_HU, shape)
+    image = scipy.ndimage.gaussian_filter(image, 0.5) + rng.normal(0.0, NOISE_HU, shape)
     return image.astype(np.float32), label
 
 

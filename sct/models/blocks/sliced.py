@@ -28,7 +28,7 @@ def same_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return (F.conv2d if x.ndim == 4 else F.conv3d)(x, weight, bias, padding=padding)
     dtype = computed_in(x)
     y = SlicedConv3d.apply(x.to(dtype), weight.to(dtype), padding)
-    return y if bias is None else y + bias.to(dtype).reshape(-1, 1, 1, 1)
+    return y if bias is None else y.add_(bias.to(dtype).reshape(-1, 1, 1, 1))
 
 
 class SlicedConv3d(torch.autograd.Function):
