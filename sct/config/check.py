@@ -169,9 +169,12 @@ def check_names(node: DictConfig, *, key: str, known: list[str], target: str) ->
         if allowed is not None and (type(node[name]) is not type(allowed[0]) or node[name] not in allowed):
             raise UserError(f"{key}.{name}={node[name]} must be one of {', '.join(map(str, allowed))}.")
         if name not in HYDRA_KEYS and name not in known:
+            hint = nearest(name, known)
+            # an experiment's settings of one choice of a group stay when another is chosen
+            stays = "" if hint.startswith("Did") else f" Where an experiment sets it, take it out: '~{key}.{name}'."
             raise UserError(
                 f"Unknown key {key}.{name} in a config file or on the command line: {target} has no such "
-                f"setting. {nearest(name, known)}"
+                f"setting. {hint}{stays}"
             )
 
 

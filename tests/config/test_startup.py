@@ -60,6 +60,7 @@ MISTAKES = {
     "sct.train trainer.max_stps=5": "Did you mean 'trainer.max_steps'?",
     "sct.train trainer.max_steps=0": "trainer.max_steps=0 must be at least 1",
     "sct.train +encoder.dimm=5": "ViTEncoder has no such setting. Did you mean 'dim'?",
+    "sct.train +experiment=btcv_fast_stp encoder=dense completion=scatter": "take it out: '~completion.dim'.",
     "sct.train encoder.dim=abc": "encoder.dim=abc must be a whole number.",
     "sct.train data.root=???": "data.root is not set",
     "sct.profile encoder.reducer.rounding=up": "encoder.reducer.rounding=up must be one of nearest, floor",
