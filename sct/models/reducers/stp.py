@@ -23,6 +23,7 @@ from sct.models.reducers.base import (
     split_order,
     split_top_k,
 )
+from sct.models.reducers.neighbours import with_neighbours
 from sct.models.reducers.scorer import TokenScorer, falling_noise, gumbel_noise
 from sct.models.reducers.sensitivity import sensed
 from sct.models.tokens import FeatureSpec, Scores, Tokens
@@ -57,6 +58,8 @@ class STP(Reducer):
     criterion), and with `gradient="none"` nothing else does; labels are needed in training alone. `noise="falling"`
     makes the noise as wide as the scores of the image, times the share of the training that is left, so that training
     chooses at its end as evaluation does. Published noise does not know how far the scores lie apart.
+    `neighbours` above 0 ranks a token also by the best token beside it, see `with_neighbours`; what the scores are
+    taught stays the same.
     `rounding="floor"` gives the K of the authors' program. `perturb=false` and `log_sigmoid=false` are the ablations
     of tables 4c and 9, `tau` is varied in table 4d.
 
@@ -70,10 +73,11 @@ class STP(Reducer):
         its place sensitivity (the norm of the loss's gradient ranks the tokens); that needs log_sigmoid=false
     noise: width of the noise: fixed (1, the paper), or falling (the spread of the scores at first, 0 at the end)
     taught: whether the loss teaches the scores what patches are worth (loss.worth); needs log_sigmoid=false
+    neighbours: share of a token's rank that the highest score beside it has, 0 to 1; 0: its own score alone (the paper)
     sensitivity_weight: weight of the term of gradient=sensitivity
     """
 
-    changeable = ("ratio", "rounding")
+    changeable = ("ratio", "rounding", "neighbours")
     training_only = ("tau", "perturb", "log_sigmoid", "gradient", "noise", "taught", "sensitivity_weight")
 
     def __init__(
@@ -89,6 +93,7 @@ class STP(Reducer):
         gradient: Literal["published", "scaled", "none", "sensitivity"] = "published",
         noise: Literal["fixed", "falling"] = "fixed",
         taught: bool = False,
+        neighbours: float = 0.0,
         sensitivity_weight: float = 0.1,
     ) -> None:
         super().__init__(blocks=blocks)
@@ -110,7 +115,10 @@ class STP(Reducer):
                 f"encoder.reducer.taught={taught} with gradient={gradient} teaches the scores as logits: set "
                 "encoder.reducer.log_sigmoid=false."
             )
+        if not 0 <= neighbours <= 1:
+            raise UserError(f"encoder.reducer.neighbours={neighbours} is a share of the rank: give 0 to 1.")
         self.noise, self.taught, self.sensitivity_weight = noise, taught, sensitivity_weight
+        self.neighbours, self.grid = neighbours, spec.grid
         self.scorers = nn.ModuleList(Scorer(spec.dim, log_sigmoid=log_sigmoid) for _ in self.blocks)
 
     def forward(self, tokens: Tokens, *, stage: int, stats: AttentionStats) -> Reduction:
@@ -121,11 +129,14 @@ class STP(Reducer):
         scores = recomputed(self.scorers[stage], tokens.x)
         ranking = Scores(scores, tokens.index, k, taught="worth" if self.taught else None)
         aux = {f"score_{stage + 1}": scores}
+        ranks = scores
+        if self.neighbours > 0:
+            ranks = with_neighbours(scores, tokens.index, grid=self.grid, share=self.neighbours)
         if not self.training:
-            keep, drop = split_top_k(self.ranked(scores, tokens), k=k)
+            keep, drop = split_top_k(self.ranked(ranks, tokens), k=k)
             return Reduction(tokens.take(keep), tokens.take(drop), scores=ranking, aux=aux)
-        noise = self.drawn_noise(scores) if self.perturb else None
-        hard, soft = gumbel_soft_top_k(scores, k=k, tau=self.tau, noise=noise)
+        noise = self.drawn_noise(ranks) if self.perturb else None
+        hard, soft = gumbel_soft_top_k(ranks, k=k, tau=self.tau, noise=noise)
         # exactly zero in value: with (hard - soft) + soft the gates below would not be exactly 1
         slope = (soft - soft.detach()) * {"published": 1, "scaled": n}.get(self.gradient, 0)
         losses: dict[str, Tensor] = {}
