@@ -46,6 +46,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--task", nargs="+", help="some of the tasks; default: all")
     parser.add_argument("--contestants", nargs="+", help="some of the contestants; default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--folds", nargs="+", type=int, help="some of a task's folds; default: all")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="of training of each run, instead of those of the list")
     length.add_argument("--steps", type=int, help="the same number of steps for all, instead of the same minutes")
@@ -76,7 +77,8 @@ def plan(tasks: Sequence[Task], contestants: Sequence[Contestant], options: argp
     """What would run, and the hours of its trainings."""
     lines, total = [], 0.0
     for task in tasks:
-        number, minutes = len(cells_of(task, contestants, seeds=options.seeds)), minutes_of(task, options)
+        number = len(cells_of(task, contestants, seeds=options.seeds, only=options.folds))
+        minutes = minutes_of(task, options)
         total += number * (minutes or 0)
         each = f"{options.steps} steps" if minutes is None else f"{minutes:g} minutes"
         lines.append(f"{task.name}: {number} runs of {each}")
@@ -90,7 +92,7 @@ def run_task(task: Task, contestants: Sequence[Contestant], options: argparse.Na
     place = Place(options.folder, options.data, tuple(options.settings), options.jobs, options.threads)
     minutes = minutes_of(task, options)
     lengths = lengths_of(task, contestants, place=place, minutes=minutes, steps=options.steps, rounds=options.rounds)
-    cells = cells_of(task, contestants, seeds=options.seeds)
+    cells = cells_of(task, contestants, seeds=options.seeds, only=options.folds)
 
     def filled(cell: Cell) -> None:
         fill(cell, place=place, steps=lengths.steps[cell.contestant.name])

@@ -107,9 +107,18 @@ class Field:
         return found
 
 
-def cells_of(task: Task, contestants: Iterable[Contestant], *, seeds: Sequence[int]) -> list[Cell]:
-    """The runs of a task; all contestants have one run of a seed and fold before any has the next."""
+def cells_of(
+    task: Task, contestants: Iterable[Contestant], *, seeds: Sequence[int], only: Sequence[int] | None = None
+) -> list[Cell]:
+    """The runs of a task; all contestants have one run of a seed and fold before any has the next.
+
+    only: some of the folds, where the task has folds; None: all. UserError for a fold that the task does not have.
+    """
     folds: list[int | None] = [None] if task.folds is None else list(range(task.folds))
+    if only is not None and task.folds is not None:
+        if unknown := set(only) - set(range(task.folds)):
+            raise UserError(f"--folds {min(unknown)}: {task.name} has the folds 0 to {task.folds - 1}.")
+        folds = list(only)
     return [Cell(task, contestant, seed, fold) for seed in seeds for fold in folds for contestant in contestants]
 
 

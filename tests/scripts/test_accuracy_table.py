@@ -81,6 +81,10 @@ def test_seeds_and_folds_of_a_task(parts, listed):
     cells = parts["plan"].cells_of(field.tasks["folded"], field.contestants.values(), seeds=[0, 1])
     assert [cell.name for cell in cells[:3]] == ["dense_seed0_fold0", "identity_seed0_fold0", "dense_seed0_fold1"]
     assert len({cell.name for cell in cells}) == len(cells) == 8
+    some = parts["plan"].cells_of(field.tasks["folded"], field.contestants.values(), seeds=[0], only=[1])
+    assert [cell.name for cell in some] == ["dense_seed0_fold1", "identity_seed0_fold1"]
+    with pytest.raises(UserError, match="--folds 2: folded has the folds 0 to 1"):
+        parts["plan"].cells_of(field.tasks["folded"], field.contestants.values(), seeds=[0], only=[0, 2])
     overrides = cells[2].overrides(data=Path("/data"))
     assert {"data.root=/data/sets/folded", "data.folds=2", "data.fold=1", "seed=0"} <= set(overrides)
 
