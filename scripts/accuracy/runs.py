@@ -12,7 +12,7 @@ from sct.compare.cells import run
 from sct.config.saved import key_of, saved_overrides
 from sct.errors import UserError
 from sct.reports.collect import PLACES
-from sct.runs.folder import NOT_IDENTITY
+from sct.runs.identity import NOT_IDENTITY
 from sct.runtime.children import each
 from sct.runtime.rows import FILE, read_rows
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from sct.compare.methods import CANVAS, IN_TRAINING
 from sct.config.saved import key_of
 from sct.errors import UserError
-from sct.runs.folder import NOT_IDENTITY
+from sct.runs.identity import NOT_IDENTITY
 from sct.runtime.children import call
 from sct.runtime.plain import read_json
 

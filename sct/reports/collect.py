@@ -23,7 +23,8 @@ from sct.evaluation.metrics import Row
 from sct.evaluation.scores import read_cases_csv
 from sct.runs.card import FILE, digest, read_card
 from sct.runs.changes import FOLDER, label
-from sct.runs.folder import identity, saved_config
+from sct.runs.folder import saved_config
+from sct.runs.identity import identity
 from sct.runs.selection import read_value
 from sct.runtime.plain import read_json
 

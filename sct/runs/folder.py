@@ -23,6 +23,7 @@ from sct.config.naming import earlier_name
 from sct.config.saved import key_of, saved_overrides
 from sct.config.trust import SHIPPED_ALONE, Trust
 from sct.errors import UserError
+from sct.runs.identity import NOT_IDENTITY, changed_keys, changed_like, differing
 from sct.runs.links import check_links
 from sct.runtime import checkpoint
 from sct.runtime.distributed import Processes
@@ -34,12 +35,8 @@ from sct.runtime.rows import FILE, read_rows
 
 logger = logging.getLogger(__name__)
 
-# keys that may differ between two starts of the same run
-NOT_IDENTITY = ("resume", "run_dir", "ckpt", "profile", "plugins", "found")
 # settings of the data that name folders which are written to
 WRITTEN = ("root", "cache_dir")
-# settings of the data that only scores depend on
-SCORING = ("tolerance",)
 FINISHED = "finished"
 UNFINISHED = "unfinished"  # a signal has ended the training before its last step
 # overrides that are not part of the label of a sweep's job, by the first part of their key
@@ -150,10 +147,9 @@ def choose_folder(cfg: DictConfig) -> Path | None:
         raise UserError(f"run_dir={folder} holds checkpoints but no config.yaml. Give another run_dir.")
     if cfg.resume is None:
         raise UserError(f"run_dir={folder} already holds a run. Give resume=auto to resume it, or another run_dir.")
-    changed = changed_keys(saved_identity(folder), identity(to_dict(cfg)))
-    if changed:
+    if changed := differing(saved_config(folder), to_dict(cfg)):
         raise UserError(
-            f"run_dir={folder} holds a run with another config ({', '.join(sorted(changed)[:8])} differ). Give "
+            f"run_dir={folder} holds a run with another config ({', '.join(changed[:8])} differ). Give "
             f"resume={folder} to resume that run, or another run_dir."
         )
     return folder
@@ -169,14 +165,15 @@ def newest_run(cfg: DictConfig, *, finished: bool) -> Path | None:
     runs = [path.parent for name in names for path in (Path(cfg.paths.outputs) / name).glob("*/config.yaml")]
     runs.sort(key=lambda folder: (newest_name(folder), folder.name), reverse=True)
     runs = [folder for folder in runs if (folder / FINISHED).exists() == finished]
-    current = identity(to_dict(cfg))
+    changes = {}
     for folder in runs:
-        if not changed_keys(saved_identity(folder), current):
+        changes[folder] = differing(saved_config(folder), to_dict(cfg))
+        if not changes[folder]:
             return folder
     # no warning for resume=once: the runs of a sweep differ on purpose
     if runs and cfg.resume == "auto":
-        changed = sorted(changed_keys(saved_identity(runs[0]), current))
-        logger.warning("resume=auto: starting anew, the unfinished %s differs in %s", runs[0], ", ".join(changed[:8]))
+        changed = ", ".join(changes[runs[0]][:8])
+        logger.warning("resume=auto: starting anew, the unfinished %s differs in %s", runs[0], changed)
     return None
 
 
@@ -184,10 +181,6 @@ def best_score(folder: Path, *, metric: str) -> float:
     """The best validation score of a finished run."""
     rows = read_rows(folder / FILE).values
     return max((row[metric] for row in rows if metric in row), default=math.nan)
-
-
-def saved_identity(folder: Path) -> dict[str, Any]:
-    return identity(saved_config(folder))
 
 
 def saved_config(folder: Path) -> dict[str, Any]:
@@ -201,13 +194,6 @@ def saved_config(folder: Path) -> dict[str, Any]:
             raise
     logger.warning("%s is damaged: it is made again from the newest checkpoint", path)
     return dict(state["config"])
-
-
-def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """The resolved config without the keys that may differ between two starts of one run; the name is only a label."""
-    kept = {key: value for key, value in config.items() if key not in (*NOT_IDENTITY, "name")}
-    data = kept.get("data")
-    return {**kept, "data": {key: data[key] for key in data if key not in SCORING}} if data else kept
 
 
 def resumed_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -228,25 +214,6 @@ def resumed_config(folder: Path) -> tuple[dict[str, Any], list[str]]:
     for key in sorted(changed_keys(saved, config)):
         logger.warning("%s differs from its value at the start of this run", key)
     return config, after
-
-
-def changed_like(saved: dict[str, Any], *, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """`saved` with all differences between `old` and `new` applied."""
-    result = {key: value for key, value in saved.items() if key in new or key not in old}
-    for key, value in new.items():
-        if key in old and old[key] == value:
-            continue
-        nested = all(isinstance(node.get(key), dict) for node in (saved, old, new))
-        result[key] = changed_like(saved[key], old=old[key], new=value) if nested else value
-    return result
-
-
-def changed_keys(old: Any, new: Any, *, key: str = "") -> set[str]:
-    """Dotted keys at which two containers differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        parts = (changed_keys(old.get(k), new.get(k), key=f"{key}.{k}" if key else k) for k in {**old, **new})
-        return set().union(*parts)
-    return set() if old == new else {key}
 
 
 def task_overrides() -> list[str]:

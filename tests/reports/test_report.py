@@ -20,7 +20,7 @@ from sct.evaluation.metrics import Row
 from sct.evaluation.scores import write_report
 from sct.reports.collect import EvaluatedRun, find_runs, labels, paired_p_value, settings
 from sct.reports.tables import Cell, build_table, latex
-from sct.runs.folder import identity
+from sct.runs.identity import identity
 
 NAMES = ("liver", "spleen")
 

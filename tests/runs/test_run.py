@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from sct import train
 from sct.config.saved import resumed_arguments
 from sct.errors import UserError
-from sct.runs.folder import changed_keys, changed_like, locked, new_folder
+from sct.runs.folder import locked, new_folder
 from sct.runtime import checkpoint
 from sct.training.loggers import RunLogger, cut_after
 from sct.training.trainer import Trainer
@@ -83,6 +83,19 @@ def test_auto_goes_on_with_the_unfinished_run_of_this_config(smoke, tmp_path, mo
     outcome = run_command(train.main, *smoke, place, "resume=auto")
     assert "differs in seed" in outcome.out
     assert len(list((tmp_path / "smoke").iterdir())) == 4
+
+
+def test_auto_goes_on_with_a_run_of_a_version_that_lacked_a_setting(smoke, tmp_path, monkeypatch):
+    place = f"paths.outputs={tmp_path}"
+    interrupt(smoke, monkeypatch, place, after=3)
+    (folder,) = (tmp_path / "smoke").iterdir()
+    saved = OmegaConf.load(folder / "config.yaml")
+    del saved.encoder.reducer["neighbours"]
+    OmegaConf.save(saved, folder / "config.yaml")
+    outcome = run_command(train.main, *smoke, place, "resume=auto", "encoder.reducer.neighbours=0.5")
+    assert "differs in encoder.reducer.neighbours" in outcome.out
+    assert run_command(train.main, *smoke, place, "resume=auto").status == 0
+    assert (folder / "finished").exists()
 
 
 def test_a_path_means_the_config_of_that_run_and_what_the_command_adds(run_copy):
@@ -215,14 +228,6 @@ def test_a_full_disk_is_one_message(smoke, tmp_path, monkeypatch):
         patch.setattr(torch, "save", full)
         outcome = run_command(train.main, *smoke, f"run_dir={tmp_path}/run")
     assert_one_message(outcome, "No space left on device", "paths.outputs")
-
-
-def test_differences_of_configs():
-    old = {"a": {"b": 1, "c": 2}, "d": 3}
-    new = {"a": {"b": 1, "c": 5}, "e": [1]}
-    assert changed_keys(old, new) == {"a.c", "d", "e"}
-    saved = {"a": {"b": 7, "c": 2, "x": 0}, "d": 3, "y": 1}
-    assert changed_like(saved, old=old, new=new) == {"a": {"b": 7, "c": 5, "x": 0}, "e": [1], "y": 1}
 
 
 @pytest.mark.parametrize("place", ["checkpoints/step_00000004.pt", "checkpoints", "nothing"])
