@@ -103,7 +103,7 @@ def chosen_shares(scores: Sequence[Scores], foreground: Tensor) -> dict[str, flo
     # tokens without a place (index N), such as EViT's fused token, are no foreground
     places = F.pad(foreground.flatten(1), (0, 1))
     for number, stage in enumerate(scores, start=1):
-        values = stage.values.detach()
+        values = (stage.values if stage.ranks is None else stage.ranks).detach()
         ranked = torch.ones_like(values, dtype=torch.bool) if stage.alive is None else stage.alive.detach() > 0
         worth = gather_tokens(places, stage.index) & ranked
         chosen = hard_top_k(values.masked_fill(~ranked, -torch.inf), k=stage.num_kept).bool()

@@ -181,11 +181,12 @@ class Early:
 class Scores:
     """What one pruning stage ranked its tokens by.
 
-    values (B, n): the higher, the sooner a token is kept; without noise. index (B, n): places of the tokens.
+    values (B, n): what a scorer says of each token; without noise. index (B, n): places of the tokens.
     num_kept: number of tokens kept, the same for all images.
     alive (B, n): 0 for tokens that an earlier stage masked, else 1; None: all are ranked.
     taught: what the loss teaches the values as logits. worth: whether the patch is worth to be kept; share: the same,
     as probabilities that keep num_kept tokens; None: nothing.
+    ranks (B, n): the higher, the sooner a token is kept, where that is more than its own value; None: the values.
     """
 
     values: Tensor
@@ -193,6 +194,7 @@ class Scores:
     num_kept: int
     alive: Tensor | None = None
     taught: Literal["worth", "share"] | None = None
+    ranks: Tensor | None = None
 
 
 @dataclass

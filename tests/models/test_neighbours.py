@@ -1,12 +1,14 @@
 """Ranks with a share of the best neighbour's score."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from stp_by_hand import given_stp, random_tokens, spec_of
 
 from sct.errors import UserError
+from sct.evaluation.tokens import chosen_shares
 from sct.models.reducers.neighbours import with_neighbours
 from sct.models.reducers.stp import STP
 
@@ -57,6 +59,11 @@ def test_the_border_of_an_organ_stays_before_a_lone_token():
     reduction = beside(tokens, stage=0, stats=None)
     assert reduction.live.index.tolist() == [[5, 6]]
     assert torch.equal(reduction.scores.values, scores), "the scores are taught what they say alone"
+    assert reduction.scores.ranks[0, [5, 6, 15]].tolist() == [4.0, 2.25, 1.0]
+    foreground = torch.zeros(1, 4, 4, dtype=torch.bool)
+    foreground[0, 1, 1:3] = True
+    assert chosen_shares([reduction.scores], foreground)["tokens/foreground_chosen_1"] == 1
+    assert chosen_shares([replace(reduction.scores, ranks=None)], foreground)["tokens/foreground_chosen_1"] == 0.5
 
 
 def test_training_ranks_as_evaluation_does_and_the_gradient_reaches_the_neighbour():

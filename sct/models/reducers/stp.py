@@ -127,11 +127,10 @@ class STP(Reducer):
         k = keep_count(n, ratio=self.ratio, rounding=self.rounding)
         # recomputed in the backward pass: a scorer is cheap, but its activations are five times as large as its input
         scores = recomputed(self.scorers[stage], tokens.x)
-        ranking = Scores(scores, tokens.index, k, taught="worth" if self.taught else None)
-        aux = {f"score_{stage + 1}": scores}
-        ranks = scores
+        aux, ranks = {f"score_{stage + 1}": scores}, scores
         if self.neighbours > 0:
             ranks = with_neighbours(scores, tokens.index, grid=self.grid, share=self.neighbours)
+        ranking = Scores(scores, tokens.index, k, taught="worth" if self.taught else None, ranks=ranks)
         if not self.training:
             keep, drop = split_top_k(self.ranked(ranks, tokens), k=k)
             return Reduction(tokens.take(keep), tokens.take(drop), scores=ranking, aux=aux)
