@@ -120,6 +120,21 @@ def test_tokens_that_merge_or_return_are_exported(tmp_path: Path, encoder: str, 
         torch.testing.assert_close(exported(windows), network(windows))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["torch", pytest.param("onnx", marks=pytest.mark.long)])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_ranks_with_neighbours_are_exported_for_any_number_of_windows(tmp_path: Path, dims: int, name: str) -> None:
+    needs(name)
+    which = Combination("stp", "scatter", "fcn", dims)
+    network = little_network(which, "encoder.reducer.neighbours=0.5")
+    made = source(network)
+    made.data.roi_size = which.image_size
+    FORMATS[name].write(tmp_path, source=made)
+    exported = FORMATS[name].load(tmp_path, device=CPU, precision="fp32", batch=None)
+    for windows in (little_batch(which, seed=2)[0], little_batch(which, seed=3)[0][:1]):
+        torch.testing.assert_close(exported(windows), network(windows), atol=1e-5, rtol=1e-4)
+
+
 def test_openvino_reports_to_nobody() -> None:
     needs("openvino")
     tools = FORMATS["openvino"].package("openvino.tools.ovc")

@@ -19,8 +19,8 @@ def with_neighbours(scores: Tensor, index: Tensor, *, grid: Sequence[int], share
     What belongs together lies together: the border of an organ, of which a patch holds a few voxels, has a low score
     and a neighbour with a high one.
     """
-    B = len(scores)
-    placed = scores.new_full((B, math.prod(grid)), float("-inf")).scatter(1, index, scores)
+    # no len(): it would fix the number of images of a recorded graph
+    placed = scores.new_full((scores.shape[0], math.prod(grid)), float("-inf")).scatter(1, index, scores)
     pool = F.max_pool2d if len(grid) == 2 else F.max_pool3d
-    highest = pool(placed.reshape(B, 1, *grid), kernel_size=3, stride=1, padding=1).flatten(1)
+    highest = pool(placed.reshape(-1, 1, *grid), kernel_size=3, stride=1, padding=1).flatten(1)
     return (1 - share) * scores + share * highest.gather(1, index)
