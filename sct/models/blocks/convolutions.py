@@ -78,9 +78,8 @@ class FoldedConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in_channels, *S) -> (B, out_channels, *S)."""
         if self.training:
-            # recomputed: the input of the middle's norm would add half of this layer's activations. The convolution is
-            # called last, so that the backward pass has freed what it keeps before it computes the middle again
-            return recomputed(self.middle_branch(), x).add_(self.norm(self.convolution(x))).relu_()
+            # recomputed: the input of the middle's norm would add half of this layer's activations
+            return self.norm(self.convolution(x)).add_(recomputed(self.middle_branch(), x)).relu_()
         weight, bias = folded(self.convolution, self.norm)
         middle, shift = folded(self.middle, self.middle_norm)
         # the sum is in float32, so that half precision rounds it only once
