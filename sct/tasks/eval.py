@@ -90,8 +90,8 @@ def default_folder(cfg: DictConfig, *, run: Run) -> Path:
     folder = folder_of(run.folder, changed=run.changed) / "eval" / cfg.split
     if changed:
         raise UserError(
-            f"{', '.join(changed)} differ from the run's settings. The run's evaluation in {folder} would be "
-            "overwritten by another one: give output=FOLDER."
+            f"{', '.join(changed)} differ from the run's settings, and {folder} is for an evaluation with them: give "
+            "output=FOLDER."
         )
     check_links(run.folder)
     return folder
