@@ -60,20 +60,21 @@ def draw(tasks: Mapping[str, Rows]) -> "Figure":
     for axes, (name, rows) in zip(figure.subplots(len(tasks), 1, squeeze=False).flat, tasks.items(), strict=True):
         best = front(rows)
         axes.plot([row["predict_seconds"] for row in best], [row["dice"] for row in best], color=MARK, linewidth=1)
-        for number, row in enumerate(rows):
+        # numbers at the points, names beside the panel: names of points that lie close together would cover each other
+        for number, row in enumerate(sorted(rows, key=lambda row: row["predict_seconds"]), start=1):
             seeds = row["dice_by_seed"]
             axes.errorbar(
                 row["predict_seconds"], row["dice"], yerr=stdev(seeds) if len(seeds) > 1 else None, fmt="o",
                 color=MARK if row in best else LINE_COLORS[0], capsize=2.5, elinewidth=0.9,
+                label=f"{number}  {row['what']}",
             )  # fmt: skip
-            axes.annotate(
-                row["what"], (row["predict_seconds"], row["dice"]), xytext=(5, 5 if number % 2 else -9),
-                textcoords="offset points", fontsize=6,
-            )  # fmt: skip
+            place = (row["predict_seconds"], row["dice"])
+            axes.annotate(str(number), place, xytext=(4, 4), textcoords="offset points", fontsize=7)
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=6, markerscale=0.6, frameon=False)
         axes.set_title(name, loc="left")
         axes.set_xlabel("seconds a case")
         axes.set_ylabel("mean Dice")
-        axes.margins(x=0.25, y=0.15)
+        axes.margins(x=0.1, y=0.15)
         axes.grid()
         axes.spines[["top", "right"]].set_visible(False)
     caption(figure, "The line joins the networks than which no other one is both faster and better.")
