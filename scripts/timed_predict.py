@@ -20,14 +20,14 @@ from sct.runtime.memory import tune_allocator
 def main(argv: Sequence[str] | None = None) -> None:
     tune_allocator()
     predict = imported("sct.tasks.predict").predict
+    # not above: torch would be imported with garbage collection, as the command does not do it
     import torch
 
     from sct.runtime.resident import peak_resident_mb
 
+    overrides = open_overrides(sys.argv[1:] if argv is None else argv, groups=["inferer"])
     start = time.perf_counter()
-    predict(
-        compose_config("predict", overrides=open_overrides(sys.argv[1:] if argv is None else argv, groups=["inferer"]))
-    )
+    predict(compose_config("predict", overrides=overrides))
     seconds = time.perf_counter() - start
     # measured here: the system's report to the parent includes the parent's memory from before this program started
     measured = {"seconds": seconds, "peak_mb": peak_resident_mb() or math.nan}

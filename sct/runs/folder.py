@@ -165,9 +165,9 @@ def newest_run(cfg: DictConfig, *, finished: bool) -> Path | None:
     runs = [path.parent for name in names for path in (Path(cfg.paths.outputs) / name).glob("*/config.yaml")]
     runs.sort(key=lambda folder: (newest_name(folder), folder.name), reverse=True)
     runs = [folder for folder in runs if (folder / FINISHED).exists() == finished]
-    changes = {}
+    current, changes = to_dict(cfg), {}
     for folder in runs:
-        changes[folder] = differing(saved_config(folder), to_dict(cfg))
+        changes[folder] = differing(saved_config(folder), current)
         if not changes[folder]:
             return folder
     # no warning for resume=once: the runs of a sweep differ on purpose

@@ -1,7 +1,8 @@
 """Whether two configs are of one run, and what differs between them."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from hydra.utils import get_object
@@ -40,7 +41,7 @@ def completed(saved: Any, current: Any, *, schema: Any = None) -> Any:
     """
     if not isinstance(saved, dict) or not isinstance(current, dict):
         return saved
-    defaults = schema if isinstance(schema, dict) else {}
+    defaults: Mapping[str, Any] = schema if isinstance(schema, dict) else {}
     if saved.get("_target_") == current.get("_target_") is not None:
         defaults = default_settings(current["_target_"])
     result = dict(saved)
@@ -52,7 +53,8 @@ def completed(saved: Any, current: Any, *, schema: Any = None) -> Any:
     return result
 
 
-def default_settings(path: str) -> dict[str, Any]:
+@cache  # a sweep compares each of its jobs with all its runs
+def default_settings(path: str) -> Mapping[str, Any]:
     """The defaults of what the class or function of a dotted path takes."""
     target = get_object(path)
     functions: Iterable[Any] = initialisers(target) if inspect.isclass(target) else [target]
