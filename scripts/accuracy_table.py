@@ -6,8 +6,8 @@
     python scripts/accuracy_table.py --data PATH --task brats --minutes 2     # or --steps 400: the same steps for all
 
 Contestants and tasks are in scripts/accuracy/contestants.yaml; PATH has the folders of the data sets that it names.
-For each task the seconds of a training step are measured first: the contestants take turns, and as many run at a time
-as later. Each then trains as many steps as fit into the minutes. A run is trained by `sct.train`, which keeps the
+For a task with minutes, the seconds of a training step are measured first: the contestants take turns, and as many run
+at a time as later. Each then trains as many steps as fit into the minutes. A run is trained by `sct.train`, which keeps the
 weights that are best on validation cases, and scored by `sct.eval` on test cases. Dice is compared case by case with
 the reference (Wilcoxon's signed-rank test; Holm's correction for the number of rows). At the end the time to segment a
 case is measured, again in turn.
@@ -66,11 +66,11 @@ def chosen(names: Sequence[str] | None, *, among: dict[str, Any], option: str) -
     return [among[name] for name in names or among]
 
 
-def minutes_of(task: Task, options: argparse.Namespace) -> float | None:
-    """Minutes of training of each run of a task; None where all take the same steps."""
-    if options.steps is not None:
-        return None
-    return task.minutes if options.minutes is None else options.minutes
+def length_of(task: Task, options: argparse.Namespace) -> tuple[float | None, int | None]:
+    """Minutes and steps of the training of each run of a task; one of them is None."""
+    if options.minutes is not None or options.steps is not None:
+        return options.minutes, options.steps
+    return task.minutes, task.steps
 
 
 def plan(tasks: Sequence[Task], contestants: Sequence[Contestant], options: argparse.Namespace) -> str:
@@ -78,11 +78,11 @@ def plan(tasks: Sequence[Task], contestants: Sequence[Contestant], options: argp
     lines, total = [], 0.0
     for task in tasks:
         number = len(cells_of(task, contestants, seeds=options.seeds, only=options.folds))
-        minutes = minutes_of(task, options)
+        minutes, steps = length_of(task, options)
         total += number * (minutes or 0)
-        each = f"{options.steps} steps" if minutes is None else f"{minutes:g} minutes"
+        each = f"{steps} steps" if minutes is None else f"{minutes:g} minutes"
         lines.append(f"{task.name}: {number} runs of {each}")
-    if options.steps is None:
+    if total:
         lines.append(f"{total / options.jobs / 60:.1f} hours of training, {options.jobs} run(s) at a time")
     return "\n".join(lines)
 
@@ -90,8 +90,8 @@ def plan(tasks: Sequence[Task], contestants: Sequence[Contestant], options: argp
 def run_task(task: Task, contestants: Sequence[Contestant], options: argparse.Namespace, *, reference: str) -> dict:
     """Fills a task's part of the table; returns its rows and its text."""
     place = Place(options.folder, options.data, tuple(options.settings), options.jobs, options.threads)
-    minutes = minutes_of(task, options)
-    lengths = lengths_of(task, contestants, place=place, minutes=minutes, steps=options.steps, rounds=options.rounds)
+    minutes, steps = length_of(task, options)
+    lengths = lengths_of(task, contestants, place=place, minutes=minutes, steps=steps, rounds=options.rounds)
     cells = cells_of(task, contestants, seeds=options.seeds, only=options.folds)
 
     def filled(cell: Cell) -> None:

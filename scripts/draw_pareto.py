@@ -1,6 +1,6 @@
 """Dice against the time of a case: the figure of a table of `scripts/accuracy_table.py`.
 
-    python scripts/accuracy_table.py --list scripts/accuracy/pareto.yaml --data PATH --steps 400 --folder outputs/pareto
+    python scripts/accuracy_table.py --list scripts/accuracy/pareto.yaml --data PATH --folder outputs/pareto
     python scripts/draw_pareto.py outputs/pareto/table.json --output outputs/pareto/front
 
 A panel for each task. The line joins the front: networks than which no other one is both faster and better. Writes a

@@ -33,8 +33,9 @@ class Contestant:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A column of the table: overrides before and after those of the contestant, and minutes of training of each run.
+    """A column of the table: overrides before and after those of the contestant, and the length of every training.
 
+    minutes, steps: of the training of each run, one of them; the other is None.
     folder: of the data, below the folder of all data; None: the program draws them. folds: of cross-validation
     """
 
@@ -42,7 +43,8 @@ class Task:
     what: str
     base: tuple[str, ...]
     last: tuple[str, ...] = ()
-    minutes: float
+    minutes: float | None = None
+    steps: int | None = None
     folder: str | None = None
     folds: int | None = None
 
@@ -101,6 +103,9 @@ class Field:
             raise UserError(f"{path} is no list of contestants and tasks ({type(error).__name__}: {error}).") from error
         if found.reference not in found.contestants:
             raise UserError(f"{path}: the reference {found.reference} is none of the contestants.")
+        for task in found.tasks.values():
+            if (task.minutes is None) == (task.steps is None):
+                raise UserError(f"{path}: task {task.name} needs either minutes or steps.")
         for contestant in found.contestants.values():
             if unknown := sorted(set(contestant.by_task) - set(found.tasks)):
                 raise UserError(f"{path}: contestant {contestant.name} has settings on {unknown[0]}, which is no task.")

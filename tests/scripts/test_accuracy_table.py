@@ -145,6 +145,15 @@ def test_cases_that_were_seen_in_training_or_differ_are_refused(parts):
         check({"a": [evaluated(split, ["3", "4"])], "b": [evaluated(split, ["4"])]})
 
 
+@pytest.mark.parametrize("length", [{}, {"minutes": 3, "steps": 60}])
+def test_a_task_has_either_minutes_or_steps(parts, tmp_path, length):
+    folded = {"what": "folds", "base": ["+experiment=demo"], **length}
+    path = tmp_path / "list.yaml"
+    path.write_text(yaml.safe_dump({**TINY, "tasks": {"folded": folded}}))
+    with pytest.raises(UserError, match="task folded needs either minutes or steps"):
+        parts["plan"].Field.read(path)
+
+
 def test_a_package_that_is_missing_is_told_first(parts, listed):
     (dense, _) = parts["plan"].Field.read(listed).contestants.values()
     with pytest.raises(UserError, match=r"dense needs the package no_such_package: pip install it.*--contestants"):
@@ -207,5 +216,8 @@ def test_the_plan_tells_what_it_costs(script, listed, capsys):
     assert said[2] == "0.2 hours of training, 2 run(s) at a time"
     script.main(["--list", str(listed), "--plan", "--task", "folded", "--steps", "7"])
     assert capsys.readouterr().err.splitlines() == ["folded: 4 runs of 7 steps"]
+    listed.write_text(listed.read_text().replace("minutes: 3", "steps: 60"))
+    script.main(["--list", str(listed), "--plan", "--task", "folded"])
+    assert capsys.readouterr().err.splitlines() == ["folded: 4 runs of 60 steps"]
     with pytest.raises(SystemExit, match=r"--task x is unknown\. There are little, folded"):
         script.main(["--list", str(listed), "--task", "x"])
