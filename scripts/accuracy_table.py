@@ -7,10 +7,10 @@
 
 Contestants and tasks are in scripts/accuracy/contestants.yaml; PATH has the folders of the data sets that it names.
 For a task with minutes, the seconds of a training step are measured first: the contestants take turns, and as many run
-at a time as later. Each then trains as many steps as fit into the minutes. A run is trained by `sct.train`, which keeps the
-weights that are best on validation cases, and scored by `sct.eval` on test cases. Dice is compared case by case with
-the reference (Wilcoxon's signed-rank test; Holm's correction for the number of rows). At the end the time to segment a
-case is measured, again in turn.
+at a time as later. Each then trains as many steps as fit into the minutes. A run is trained by `sct.train`, which
+keeps the weights that are best on validation cases, and scored by `sct.eval` on test cases. Dice is compared case by
+case with the reference (Wilcoxon's signed-rank test; Holm's correction for the number of rows). At the end the time to
+segment a case is measured, again in turn.
 
 Everything lies in --folder, with table.md and table.json. Give the same command again after a stop: finished runs are
 not repeated, and a stopped one goes on.
