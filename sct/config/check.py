@@ -150,7 +150,7 @@ def check_node(node: Any, *, key: str, read: SignatureReader, trust: Trust) -> N
     path = target_path(node, key=key, trust=trust)
     signature = read(path, key, trust)
     if signature is not None:
-        check_names(node, key=key, known=signature.names, target=path.rpartition(".")[2])
+        check_names(node, key=key, signature=signature, target=path.rpartition(".")[2])
     hints = {} if signature is None else signature.hints
     if trust.saved_in is not None and path.split(".")[0] in LIBRARIES:
         check_library_settings(node, key=key)
@@ -162,14 +162,19 @@ def check_node(node: Any, *, key: str, read: SignatureReader, trust: Trust) -> N
             check_node(inner, key=inner_key, read=read, trust=trust)
 
 
-def check_names(node: DictConfig, *, key: str, known: list[str], target: str) -> None:
-    """UserError for a key of a node that its target does not take."""
+def check_names(node: DictConfig, *, key: str, signature: Signature, target: str) -> None:
+    """UserError for a key of a node that its target does not take, or that the program gives to it."""
     for name in map(str, node):
         allowed = HYDRA_KEYS.get(name)
         if allowed is not None and (type(node[name]) is not type(allowed[0]) or node[name] not in allowed):
             raise UserError(f"{key}.{name}={node[name]} must be one of {', '.join(map(str, allowed))}.")
-        if name not in HYDRA_KEYS and name not in known:
-            hint = nearest(name, known)
+        if name in signature.handed_over:
+            raise UserError(
+                f"{key}.{name} can't be set: {target} is given it by the program, from the data set and the other parts "
+                "of the network. Leave it out."
+            )
+        if name not in HYDRA_KEYS and name not in signature.names:
+            hint = nearest(name, signature.names)
             # an experiment's settings of one choice of a group stay when another is chosen
             stays = "" if hint.startswith("Did") else f" Where an experiment sets it, take it out: '~{key}.{name}'."
             raise UserError(

@@ -4,7 +4,6 @@ A meaning is a line `key: meaning` in the docstring of what the config builds, o
 such line or to the next empty one. It is read from the source without importing it, as signatures are.
 """
 
-import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from sct.config import signatures
 from sct.config.check import HYDRA_KEYS
 from sct.config.folders import find_file
-from sct.config.signatures import PACKAGE, Definition
+from sct.config.signatures import from_source
+from sct.config.source import PACKAGE, find, written
 
 # lines of a config's first comment that say how it is called and what to expect, and not what it is
 NOTES = ("@package", "Command:", "Cost:", "Runs:", "Expect:")
@@ -83,41 +82,11 @@ def value_text(node: Any) -> str:
 
 def meanings(path: str) -> dict[str, tuple[str, str]]:
     """Of all keys that a dotted path of this project takes: the meaning, and where it is written."""
-    definition = signatures.find(path) if path else None
-    signature = signatures.from_source(path) if path else None
+    definition = find(path) if path else None
+    signature = from_source(path) if path else None
     if definition is None or signature is None:
         return {}
     return written(definition, known=set(signature.names))
-
-
-def written(definition: Definition, *, known: set[str]) -> dict[str, tuple[str, str]]:
-    """Meanings in the docstring of a class or function, and its name; a base tells what its class does not."""
-    module, node = definition
-    if isinstance(node, ast.Assign):
-        return {}
-    own = entries(ast.get_docstring(node) or "", known=known)
-    found = {name: (meaning, node.name) for name, meaning in own.items()}
-    for base in node.bases if isinstance(node, ast.ClassDef) else []:
-        match signatures.find_in(module, base.id) if isinstance(base, ast.Name) else None:
-            case home, ast.ClassDef() as parent:
-                found = written((home, parent), known=known) | found
-    return found
-
-
-def entries(docstring: str, *, known: set[str]) -> dict[str, str]:
-    """The lines `key: meaning` of a docstring."""
-    found: dict[str, str] = {}
-    name = ""
-    for line in docstring.splitlines():
-        match = re.match(r"(\w+): (.+)", line)
-        if match and match[1] in known:
-            name = match[1]
-            found[name] = match[2].strip()
-        elif not line.strip():
-            name = ""
-        elif name:
-            found[name] += f" {line.strip()}"
-    return found
 
 
 def description(group: str, name: str) -> str:

@@ -7,18 +7,13 @@ told before torch and MONAI, which take seconds, are imported.
 import ast
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any, Literal, Union, get_type_hints
 
+from sct.config.source import find, find_in, written
 from sct.config.trust import LIBRARIES
 
-# a class, a function or a type's other name, and the module that defines it, in which its names have their meaning
-Definition = tuple[ast.Module, ast.ClassDef | ast.FunctionDef | ast.Assign]
-
-PACKAGE = Path(__file__).parents[1]
 # what a name in an annotation means; all other names accept any value, as in sct.config.hints
 TYPES: dict[str, Any] = {
     "int": int,
@@ -38,10 +33,15 @@ PLAIN_BASES = ("ABC", "Protocol", "nn.Module")
 
 @dataclass(frozen=True)
 class Signature:
-    """Names of all settings, and their type hints: those of other projects are not reliable, and left out."""
+    """Names of all settings, and their type hints: those of other projects are not reliable, and left out.
+
+    handed_over: what the program itself gives to a part, such as the number of classes. It is no setting. Only the
+    source tells it: a class of this project explains each of its settings in its docstring, and nothing else.
+    """
 
     names: list[str]
     hints: dict[str, Any]
+    handed_over: tuple[str, ...] = ()
 
 
 class UnclearError(Exception):
@@ -92,47 +92,20 @@ def from_source(path: str) -> Signature | None:
 
     Such a path is of another package, is misspelt, or has no settings of its own: importing it tells more.
     """
+    definition, signature = find(path), None
     try:
-        match find(path):
+        match definition:
             case module, ast.FunctionDef(decorator_list=[] | [ast.Name(id="part")]) as node:
-                return function_signature(module, node)
+                signature = function_signature(module, node)
             case module, ast.ClassDef() as node:
-                return class_signature(module, node)
+                signature = class_signature(module, node)
     except UnclearError:
-        pass
-    return None
-
-
-def find(path: str) -> Definition | None:
-    """What a dotted path means in this project."""
-    module_name, _, name = path.rpartition(".")
-    module = parse(module_name)
-    return find_in(module, name) if module is not None else None
-
-
-def find_in(module: ast.Module, name: str) -> Definition | None:
-    """What a name means in a module; imports are followed."""
-    for node in module.body:
-        match node:
-            case ast.ClassDef(name=found) | ast.FunctionDef(name=found) | ast.Assign(targets=[ast.Name(id=found)]):
-                if found == name:
-                    return module, node
-            case ast.ImportFrom(module=source, names=aliases):
-                for alias in aliases:
-                    if name == (alias.asname or alias.name):
-                        return find(f"{source}.{alias.name}")
-    return None
-
-
-@cache
-def parse(module_name: str) -> ast.Module | None:
-    """The syntax tree of a module of this project."""
-    package, *parts = module_name.split(".")
-    if package != PACKAGE.name:
         return None
-    place = PACKAGE.joinpath(*parts)
-    file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
-    return ast.parse(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if definition is None or signature is None:
+        return None
+    explained = written(definition, known=set(signature.names))
+    handed_over = tuple(name for name in signature.names if name not in explained)
+    return replace(signature, names=[name for name in signature.names if name in explained], handed_over=handed_over)
 
 
 def function_signature(module: ast.Module, node: ast.FunctionDef) -> Signature:

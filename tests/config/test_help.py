@@ -12,7 +12,8 @@ from sct.config.check import GROUPS
 from sct.config.command import compose_config
 from sct.config.folders import options
 from sct.config.help import Page, entry, help_text
-from sct.config.meanings import description, entries, keys_of, meanings
+from sct.config.meanings import description, keys_of, meanings
+from sct.config.source import entries
 from sct.config.saved import APPENDED
 from sct.data import __main__ as data
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import pytest
 from hydra.utils import get_object
 
-from sct.config import signatures
+from sct.config import source
 from sct.config.folders import CONFIG_DIR
 from sct.config.hints import WORDS
 from sct.config.signatures import from_source, object_signature
@@ -36,8 +36,9 @@ def meaning(hint: Any) -> Any:
 def test_the_source_says_what_python_finds(target):
     read, found = from_source(target), object_signature(get_object(target))
     assert read is not None
-    assert sorted(read.names) == sorted(found.names)
-    assert {name: meaning(read.hints.get(name, Any)) for name in read.names} == {
+    names = [*read.names, *read.handed_over]
+    assert sorted(names) == sorted(found.names)
+    assert {name: meaning(read.hints.get(name, Any)) for name in names} == {
         name: meaning(found.hints.get(name, Any)) for name in found.names
     }
 
@@ -65,6 +66,10 @@ Way = Mistake | None
 
 @dataclasses.dataclass(kw_only=True)
 class Own(Inferer):
+    '''What it does.
+
+    level: how far
+    '''
     way: Way = None
     level: int | None = None
     hidden: int = dataclasses.field(default=0, init=False)
@@ -94,15 +99,17 @@ def test_classes_that_no_config_names_yet(tmp_path, monkeypatch):
     package.mkdir()
     (package / "own.py").write_text(SOURCE)
     for part in ("inference", "errors.py"):
-        (package / part).symlink_to(signatures.PACKAGE / part)
-    monkeypatch.setattr(signatures, "PACKAGE", package)
-    signatures.parse.cache_clear()
+        (package / part).symlink_to(source.PACKAGE / part)
+    monkeypatch.setattr(source, "PACKAGE", package)
+    source.parse.cache_clear()
     for name in ("Own", "Heir"):
         found = from_source(f"sct.own.{name}")
         assert found is not None
-        assert found.names == ["overlap", "blending", "mirror_axes", "batch_size", "way", "level"]
+        assert found.names == ["overlap", "blending", "mirror_axes", "batch_size", "level"]
+        # what the docstring does not explain is no setting
+        assert found.handed_over == ("way",)
         assert (found.hints["way"], found.hints["level"]) == (Any | None, int | None)
     # another project's base or a decorator may take anything
     for name in ("Stranger", "Registered", "made"):
         assert from_source(f"sct.own.{name}") is None
-    signatures.parse.cache_clear()
+    source.parse.cache_clear()

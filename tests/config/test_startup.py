@@ -59,6 +59,9 @@ PAGES = {
 MISTAKES = {
     "sct.train trainer.max_stps=5": "Did you mean 'trainer.max_steps'?",
     "sct.train trainer.max_steps=0": "trainer.max_steps=0 must be at least 1",
+    "sct.train +encoder.num_classes=5": "encoder.num_classes can't be set: ViTEncoder is given it by the program",
+    "sct.train +encoder.reducer.spec=5": "encoder.reducer.spec can't be set: STP is given it by the program",
+    "sct.train +encoder.reducer.xyz=5": "STP has no such setting. Known: blocks, ratio",
     "sct.train +encoder.dimm=5": "ViTEncoder has no such setting. Did you mean 'dim'?",
     "sct.train +experiment=btcv_fast_stp encoder=dense completion=scatter": "take it out: '~completion.dim'.",
     "sct.train encoder.dim=abc": "encoder.dim=abc must be a whole number.",
