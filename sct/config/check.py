@@ -170,8 +170,8 @@ def check_names(node: DictConfig, *, key: str, signature: Signature, target: str
             raise UserError(f"{key}.{name}={node[name]} must be one of {', '.join(map(str, allowed))}.")
         if name in signature.handed_over:
             raise UserError(
-                f"{key}.{name} can't be set: {target} is given it by the program, from the data set and the other parts "
-                "of the network. Leave it out."
+                f"{key}.{name} can't be set: {target} is given it by the program, from the data set and the other "
+                "parts of the network. Leave it out."
             )
         if name not in HYDRA_KEYS and name not in signature.names:
             hint = nearest(name, signature.names)

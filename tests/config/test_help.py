@@ -13,8 +13,8 @@ from sct.config.command import compose_config
 from sct.config.folders import options
 from sct.config.help import Page, entry, help_text
 from sct.config.meanings import description, keys_of, meanings
-from sct.config.source import entries
 from sct.config.saved import APPENDED
+from sct.config.source import entries
 from sct.data import __main__ as data
 
 ROOT = Path(__file__).parents[2]
