@@ -60,6 +60,8 @@ class TrainerConfig:
     save_every: steps between two checkpoints
     best_metric: score of a validation by which the best weights are chosen: val/dice/mean or val/dice/CLASS, or
         val/explained of a pretraining without labels
+    choose_best: whether the weights with the best score are kept as the best ones; false: those of the last validation,
+        as in nnU-Net. The best score of a few validation cases is often chance
     tensorboard: also write all numbers and pictures for TensorBoard
     """
 
@@ -77,6 +79,7 @@ class TrainerConfig:
     validate_every: int = 100
     save_every: int = 100
     best_metric: str = "val/dice/mean"
+    choose_best: bool = True
     tensorboard: bool = True
 
     def __post_init__(self) -> None:

@@ -177,10 +177,12 @@ def newest_run(cfg: DictConfig, *, finished: bool) -> Path | None:
     return None
 
 
-def best_score(folder: Path, *, metric: str) -> float:
-    """The best validation score of a finished run."""
-    rows = read_rows(folder / FILE).values
-    return max((row[metric] for row in rows if metric in row), default=math.nan)
+def best_score(folder: Path, *, metric: str, chosen: bool = True) -> float:
+    """The validation score of the weights that a finished run kept as its best: the best, or the last one."""
+    scores = [row[metric] for row in read_rows(folder / FILE).values if metric in row]
+    if not scores:
+        return math.nan
+    return max(scores) if chosen else scores[-1]
 
 
 def saved_config(folder: Path) -> dict[str, Any]:

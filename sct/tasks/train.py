@@ -72,7 +72,7 @@ def train_run(plan: Plan, *, processes: Processes, ending: Ending) -> float:
     cfg = OmegaConf.create(plan.config)
     settings = trainer_settings(cfg)
     if plan.done and plan.folder is not None:
-        score = best_score(plan.folder, metric=settings.best_metric)
+        score = best_score(plan.folder, metric=settings.best_metric, chosen=settings.choose_best)
         logger.info("done already, best %s %.4f: %s", settings.best_metric, score, plan.folder)
         distributed.leave()
         return score

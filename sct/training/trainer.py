@@ -276,7 +276,7 @@ class Trainer:
         return row
 
     def validate(self) -> None:
-        """Judges the network on the validation cases; saves the weights if they are the best so far."""
+        """Judges the network on the validation cases; saves the weights if they are the best so far, or if all are."""
         network = self.ema if self.ema is not None else self.segmenter
         self.processes.share_buffers(network)  # the checkpoint has the main process's buffers
         row = self.goal.validate(
@@ -287,7 +287,8 @@ class Trainer:
         if self.processes.is_main and self.settings.tensorboard:
             for name, picture in self.goal.pictures(network, device=self.device).items():
                 self.log.image(name, picture, step=self.step)
-        if is_better(row, self.best, metric=self.settings.best_metric):
+        is_best = is_better(row, self.best, metric=self.settings.best_metric)
+        if is_best or not self.settings.choose_best:
             self.best = {"step": self.step, **row}
             if self.processes.is_main:
                 save_best(self, network)

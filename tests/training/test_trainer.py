@@ -16,10 +16,12 @@ from sct import train
 from sct.config.check import build, to_dict
 from sct.config.command import compose_config
 from sct.errors import UserError
+from sct.runs.folder import best_score
 from sct.runtime import checkpoint
 from sct.runtime.distributed import Processes
 from sct.runtime.precision import NumberFormat
 from sct.tasks.train import build_trainer
+from sct.training.goal import Segmentation
 from sct.training.loggers import flat_settings
 from sct.training.optim import update_average, warmed_decay
 from sct.training.saving import compare_start
@@ -283,3 +285,17 @@ def test_tensorboard_gets_numbers_pictures_and_settings(smoke, tmp_path):
     assert "val/overlay" in tags["images"]
     for text in ("config", "number_format"):
         assert any(name.startswith(text) for name in tags["tensors"])
+
+
+@pytest.mark.parametrize(("choose", "kept"), [(True, 1), (False, 3)])
+def test_the_last_weights_are_kept_where_the_best_are_not_chosen(smoke, tmp_path, monkeypatch, choose, kept):
+    scores = iter([0.9, 0.2, 0.5])
+    monkeypatch.setattr(Segmentation, "validate", lambda *args, **kwargs: {"val/dice/mean": next(scores)})
+    run = tmp_path / "run"
+    settings = ["trainer.max_steps=3", "trainer.validate_every=1", f"trainer.choose_best={choose}", f"run_dir={run}"]
+    outcome = run_command(train.main, *smoke, *settings)
+    assert outcome.status == 0
+    assert checkpoint.load(run / checkpoint.FOLDER / "best.pt")["step"] == kept
+    score = best_score(run, metric="val/dice/mean", chosen=choose)
+    assert score == {1: 0.9, 3: 0.5}[kept]
+    assert f"{score:.4f} at step {kept}; " in (run / "train.log").read_text()
