@@ -20,6 +20,7 @@ from sct.config.schema import Config
 from sct.config.signatures import Signature, from_source, object_signature
 from sct.config.trust import LIBRARIES, OWN, SHIPPED_ALONE, Trust, is_plugin, trust_working_directory
 from sct.errors import UserError
+from sct.runtime.imports import IMPORTING
 from sct.runtime.plain import clipped
 
 GROUPS = ("data", "encoder", "completion", "decoder", "look", "model", "loss", "optimizer", "schedule", "inferer")
@@ -226,7 +227,8 @@ def resolve_target(path: str, *, key: str, trust: Trust) -> Any:
     if is_plugin(path.split(".")[0]):
         trust_working_directory()
     try:
-        target = get_object(path)
+        with IMPORTING:
+            target = get_object(path)
     except Exception as error:
         raise UserError(
             f"{key}._target_={path} can't be imported: {error} Correct the name. A package of your own must be "

@@ -16,6 +16,7 @@ from torch import Tensor
 from sct.data.cases import window_shape
 from sct.errors import UserError
 from sct.inference.base import Chunk, Inferer, Model, chunk_bounds, mirrored_mean, rows_of_a_chunk
+from sct.runtime.imports import IMPORTING
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class SlidingWindow(Inferer):
         self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
     ) -> Tensor:
         # the import takes seconds, and the fast inferer does without
-        from monai.inferers.utils import sliding_window_inference
+        with IMPORTING:
+            from monai.inferers.utils import sliding_window_inference
 
         self.check_axes(roi_size)
         window = window_shape(roi_size, num_dims=image.ndim - 1)

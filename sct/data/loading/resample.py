@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from sct.runtime.imports import IMPORTING
+
 # Relative affines come from headers in float32: below this, entries are 0.
 TOLERANCE = 1e-6
 # mm: a spacing that is as close to the wanted one stays as it is, as in MONAI
@@ -39,8 +41,9 @@ def resample_by_monai(
 ) -> tuple[np.ndarray, np.ndarray]:
     """`resample` for axes in any direction, and for labels."""
     # the import takes seconds, and most predictions do not get here
-    from monai.data import MetaTensor
-    from monai.transforms import Spacing
+    with IMPORTING:
+        from monai.data import MetaTensor
+        from monai.transforms import Spacing
 
     change = Spacing(pixdim=spacing, mode=mode, padding_mode="border", dtype=np.float32)
     changed = change(

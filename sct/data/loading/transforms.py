@@ -75,17 +75,17 @@ class Prepared:
 @contextmanager
 def plain_tensors() -> Iterator[None]:
     """Switch MONAI's MetaTensor off for the time of the block: it is slow and not needed in training."""
-    if "monai" not in sys.modules:  # no transform of MONAI was made; importing it takes seconds
+    # not imported here: that takes seconds, and another thread may be at it
+    meta = sys.modules.get("monai.data.meta_obj")
+    if meta is None or not hasattr(meta, "MetaObj"):  # no transform of MONAI was made; the last of the module's names
         yield
         return
-    from monai.data import get_track_meta, set_track_meta
-
-    before = get_track_meta()
-    set_track_meta(False)
+    before = meta.get_track_meta()
+    meta.set_track_meta(False)
     try:
         yield
     finally:
-        set_track_meta(before)
+        meta.set_track_meta(before)
 
 
 @dataclass(frozen=True)
