@@ -102,6 +102,9 @@ def train_run(plan: Plan, *, processes: Processes, ending: Ending) -> float:
         if processes.is_main:
             leave_card(plan, run_dir, first=first, trainer=trainer)
         best = trainer.fit(run_dir, ending=ending)
+    # DistributedDataParallel goes before its process group: as the group's last owner it would wait for the group's
+    # threads with Python's lock in its hands, and such a thread may be waiting for this lock
+    trainer.model = trainer.segmenter
     logger.info(
         "best %s %.4f at step %d; %s%s",
         settings.best_metric,
