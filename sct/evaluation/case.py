@@ -83,8 +83,8 @@ def evaluate_case(
     drawn = torch.zeros(volume.label.shape if draw else (0,), dtype=torch.int16)
     background = F.pad(data.outputs.background, (0, 1), value=NOT_SEEN)
     view = look_at(network, volume.image, look, inferer=inferer, data=data, device=device)
-    for box in whole_or(view, shape=volume.label.shape):
-        part = volume.part(box)
+    for seen in whole_or(view, shape=volume.label.shape):
+        box, part = seen.box, volume.part(seen.box)
         grid = source_grid(part, outputs=data.outputs, labels=labels)
         with autocast(device, dtype):
             for chunk in logits_for(
@@ -96,6 +96,7 @@ def evaluate_case(
                 background=background,
                 device=device,
                 notice=notice,
+                wanted=seen.wanted,
             ):
                 logits = chunk.logits[:-1]
                 grid.add(Chunk(chunk.start, logits))
@@ -133,9 +134,9 @@ def evaluate_case(
         tolerance=data.tolerances(),
         lesions=lesions,
     )
-    seen = {} if view is None else {f"look/{name}": float(number) for name, number in view.record().items()}
+    looked = {} if view is None else {f"look/{name}": float(number) for name, number in view.record().items()}
     if not num_stages:
-        return rows, {**known_means(model.numbers), **seen}
+        return rows, {**known_means(model.numbers), **looked}
     kinds = patch_kinds(shown.unsqueeze(0), drawn.unsqueeze(0), patch_size=patch_size)
     shares = kept_shares(depth.unsqueeze(0), kinds, num_stages=num_stages, unit="patches")
-    return rows, {**shares, **known_means(model.numbers), **seen}
+    return rows, {**shares, **known_means(model.numbers), **looked}

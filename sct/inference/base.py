@@ -19,6 +19,7 @@ from sct.data.cases import window_shape
 from sct.data.outputs import Outputs
 from sct.errors import UserError
 from sct.inference.tiling import padded_shape, window_starts
+from sct.inference.wanted import Wanted
 
 Model = Callable[[Tensor], Tensor]
 
@@ -85,13 +86,21 @@ class Inferer(ABC):
 
     @abstractmethod
     def chunks(
-        self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
+        self,
+        model: Model,
+        image: Tensor,
+        *,
+        roi_size: Sequence[int],
+        background: Tensor,
+        device: torch.device,
+        wanted: Wanted | None = None,
     ) -> Iterator[Chunk]:
         """Yields the logits of an image (C, *S) in order; every chunk begins with the last row of the previous chunk.
 
         `model` maps (B, C, *roi_size) on `device` to (B, Q, *roi_size). An image smaller than the window is padded
         with zeros, and the result is cropped again. With a 2-D `roi_size`, a volume is predicted slice by slice along
-        its first axis. background: logits (Q) of a background voxel.
+        its first axis. background: logits (Q) of a background voxel. wanted: patches of the image that are predicted,
+        all others are background; None: all of it.
         """
 
     @abstractmethod
@@ -104,15 +113,23 @@ class Inferer(ABC):
         in_channels: int,
         num_channels: int,
         device: torch.device,
+        wanted: Wanted | None = None,
     ) -> dict[str, int]:
         """Most bytes that `chunks` needs for an image of `shape` (*S) in addition to the network, by purpose."""
 
     def __call__(
-        self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
+        self,
+        model: Model,
+        image: Tensor,
+        *,
+        roi_size: Sequence[int],
+        background: Tensor,
+        device: torch.device,
+        wanted: Wanted | None = None,
     ) -> Tensor:
         """Logits (Q, *S), float32, of an image (C, *S), on the device where they are stitched; see `chunks`."""
         logits = torch.empty(0)
-        for chunk in self.chunks(model, image, roi_size=roi_size, background=background, device=device):
+        for chunk in self.chunks(model, image, roi_size=roi_size, background=background, device=device, wanted=wanted):
             if not len(logits):
                 logits = chunk.logits.new_empty((len(background), *image.shape[1:]))
             logits[:, chunk.rows] = chunk.logits
@@ -128,8 +145,19 @@ class Inferer(ABC):
             del chunk  # frees memory before the next chunk is computed
         return labels
 
-    def num_windows(self, model: Model, shape: Sequence[int], *, roi_size: Sequence[int], num_channels: int) -> int:
-        """Windows that cover an image of `shape` (*S), with the windows of air that an inferer may skip."""
+    def num_windows(
+        self,
+        model: Model,
+        shape: Sequence[int],
+        *,
+        roi_size: Sequence[int],
+        num_channels: int,
+        wanted: Wanted | None = None,
+    ) -> int:
+        """Windows that cover an image of `shape` (*S), or what is `wanted` of it.
+
+        Windows of air that an inferer may skip count too.
+        """
         window = window_shape(roi_size, num_dims=len(shape))
         starts = window_starts(padded_shape(shape, window), window, overlap=self.overlap)
         return math.prod(map(len, starts))

@@ -63,10 +63,17 @@ def depth_map(
     """
     background = torch.full((1,), NOT_SEEN)
     depth = torch.full(volume.image.shape[1:], NOT_SEEN, device=device)
-    for box in whole_or(view, shape=depth.shape):
-        image = volume.image[(slice(None), *box)]
-        found = inferer(DepthOfPatches(encoder), image, roi_size=data.roi_size, background=background, device=device)
-        depth[box] = found[0].to(device)
+    for part in whole_or(view, shape=depth.shape):
+        image = volume.image[(slice(None), *part.box)]
+        found = inferer(
+            DepthOfPatches(encoder),
+            image,
+            roi_size=data.roi_size,
+            background=background,
+            device=device,
+            wanted=part.wanted,
+        )
+        depth[part.box] = found[0].to(device)
     patch = patch_shape(encoder, num_dims=depth.ndim)
     stages = patch_means(depth, patch_size=patch)
     for axis, edge in enumerate(patch):

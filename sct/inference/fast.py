@@ -7,6 +7,7 @@ one position of the stitched map, see `sct.inference.stages`.
 import itertools
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
@@ -18,9 +19,11 @@ from sct.data.cases import window_shape
 from sct.errors import UserError
 from sct.inference.base import Chunk, Inferer, Model, chunk_bounds, rows_of_a_chunk
 from sct.inference.parallel import AHEAD, in_order
+from sct.inference.readout import Readout
 from sct.inference.stages import Stages, Stitch, stages_of
 from sct.inference.stitch import RollingSum, box_at, inverse_weight
 from sct.inference.tiling import occupied, pad_to_window, padded_shape, window_starts, window_weight
+from sct.inference.wanted import Place, Wanted
 from sct.runtime.processor import has_tiles
 
 logger = logging.getLogger(__name__)
@@ -70,21 +73,27 @@ class FastSlidingWindow(Inferer):
 
     @torch.no_grad()
     def chunks(
-        self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
+        self,
+        model: Model,
+        image: Tensor,
+        *,
+        roi_size: Sequence[int],
+        background: Tensor,
+        device: torch.device,
+        wanted: Wanted | None = None,
     ) -> Iterator[Chunk]:
         self.check_axes(roi_size)
-        stages = self.stages(model, num_channels=len(background), roi_size=roi_size, num_dims=image.ndim - 1)
-        stride = stages.stride
-        window = window_shape(roi_size, num_dims=image.ndim - 1)
+        shape = tuple(image.shape[1:])
+        stages = self.stages(model, num_channels=len(background), roi_size=roi_size, num_dims=len(shape))
+        window = window_shape(roi_size, num_dims=len(shape))
         image = image.to(device, torch.float32)
-        padded, before = pad_to_window(image, window, multiple=stride)
-        starts = self.starts(padded.shape[1:], window, stages=stages)
-        is_occupied = self.occupied_places(image, starts=starts, window=window, padded=padded.shape[1:])
-        chosen = [place for place, predicted in is_occupied.items() if predicted]
+        padded, before = pad_to_window(image, window, multiple=stages.stride)
+        starts = self.starts(shape, window, stages=stages, wanted=wanted)
+        chosen = self.occupied_places(image, starts=starts, window=window, padded=padded.shape[1:])
         if self.skip_below is not None:
-            num_skipped = len(is_occupied) - len(chosen)
+            num_skipped = len(starts) - len(chosen)
             logger.info(
-                "%d of %d windows skipped: no voxel in them is above %s", num_skipped, len(is_occupied), self.skip_below
+                "%d of %d windows skipped: no voxel in them is above %s", num_skipped, len(starts), self.skip_below
             )
         weight = stages.pooled(window_weight(window, blending=self.blending).to(device))
         inverse = inverse_weight(
@@ -102,30 +111,15 @@ class FastSlidingWindow(Inferer):
         computed = in_order(compute, itertools.chain(*by_group), workers=workers, device=device)
         total = RollingSum(
             num_channels=stages.num_channels,
-            num_rows=rows_kept(groups, depth=window[0], stages=stages),
+            num_rows=rows_kept(groups, depth=window[0], length=padded.shape[1], stages=stages),
             plane=inverse.shape[1:],
             dtype=PRECISIONS[self.accumulate],
             device=device,
         )
 
-        def logits_of(start: int, stop: int) -> Tensor:
-            """Logits (Q, stop - start, *S[1:]) of rows of the padded image, float32, without padding.
-
-            Computed from these rows and the rows that they depend on.
-            """
-            first, last = first_place(start, stages=stages), -(-(stop + stages.reach) // stride[0])
-            rows = slice(first * stride[0], last * stride[0])  # may reach beyond the end of the image and of the sums
-            own = slice(start - rows.start, stop - rows.start)
-            logits = stages.image_logits(total.rows(first, min(last, len(inverse))), padded[:, rows], own)
-            # padding is cut away before the numbers take twice the memory
-            logits = logits[(slice(None), slice(None), *inside)].float()
-            if (empty := inverse[first:last].isinf()).any():
-                fill(logits, where=stages.spread(empty)[(own, *inside)], values=background)
-            return logits
-
+        readout = Readout(stages, total, inverse, padded, tuple(before), shape, background, wanted)
         # first row, end and next row of the output, in rows of the padded image
-        top, end = before[0], before[0] + image.shape[1]
-        inside = tuple(slice(a, a + size) for a, size in zip(before[1:], image.shape[2:], strict=True))
+        top, end = before[0], before[0] + shape[0]
         done, height = top, rows_of_a_chunk(padded.shape[1:], num_channels=len(background))
         for group_batches, next_group in zip(by_group, [*groups[1:], None], strict=True):
             for batch in group_batches:
@@ -136,19 +130,34 @@ class FastSlidingWindow(Inferer):
                 del results, result  # frees memory before the next batch and the chunks
             final = max(done, next_group[0] - stages.reach) if next_group else end
             for start, stop in chunk_bounds(done, final, top=top, rows=height):
-                yield Chunk(start - top, logits_of(start, stop))
+                yield Chunk(start - top, readout.logits(start, stop))
             done = final
             total.drop_before(first_place(done - 1, stages=stages))
 
-    def num_windows(self, model: Model, shape: Sequence[int], *, roi_size: Sequence[int], num_channels: int) -> int:
+    def num_windows(
+        self,
+        model: Model,
+        shape: Sequence[int],
+        *,
+        roi_size: Sequence[int],
+        num_channels: int,
+        wanted: Wanted | None = None,
+    ) -> int:
         stages = self.stages(model, num_channels=num_channels, roi_size=roi_size, num_dims=len(shape))
-        window = window_shape(roi_size, num_dims=len(shape))
-        padded = padded_shape(shape, window, multiple=stages.stride)
-        return math.prod(map(len, self.starts(padded, window, stages=stages)))
+        return len(self.starts(shape, window_shape(roi_size, num_dims=len(shape)), stages=stages, wanted=wanted))
 
-    def starts(self, shape: Sequence[int], window: Sequence[int], *, stages: Stages) -> list[list[int]]:
-        """First voxels of the windows along each axis of a padded image."""
-        return window_starts(shape, window, overlap=self.overlap, multiple=stages.stride, even=self.even)
+    def starts(
+        self, shape: Sequence[int], window: Sequence[int], *, stages: Stages, wanted: Wanted | None = None
+    ) -> list[Place]:
+        """First voxels of the windows on the padded image of an image of `shape`, in order: multiples of the stride.
+
+        The windows lie on a grid that covers the image, or are the few that hold what is `wanted`.
+        """
+        padded = padded_shape(shape, window, multiple=stages.stride)
+        if wanted is None:
+            along = window_starts(padded, window, overlap=self.overlap, multiple=stages.stride, even=self.even)
+            return list(itertools.product(*along))
+        return wanted.places(shape, window, padded=padded, multiple=stages.stride)
 
     def stages(self, model: Model, *, num_channels: int, roi_size: Sequence[int], num_dims: int) -> Stages:
         """The stages of a network with `num_channels` channels of logits."""
@@ -173,18 +182,17 @@ class FastSlidingWindow(Inferer):
         return min(workers, torch.get_num_threads())
 
     def occupied_places(
-        self, image: Tensor, *, starts: Sequence[Sequence[int]], window: Sequence[int], padded: Sequence[int]
-    ) -> dict[tuple[int, ...], bool]:
-        """First voxels of all windows of an image (C, *S), in order: True if the window is predicted, False if skipped.
+        self, image: Tensor, *, starts: Sequence[Place], window: Sequence[int], padded: Sequence[int]
+    ) -> list[Place]:
+        """Of the first voxels of windows those of windows that are predicted, of an image (C, *S).
 
         padded: size of the padded image, on which the windows lie.
         """
-        places = itertools.product(*starts)
         if self.skip_below is None:
-            return dict.fromkeys(places, True)
+            return list(starts)
         # padding never counts as tissue, also with a threshold below 0
         mask, _ = pad_to_window((image > self.skip_below).any(dim=0, keepdim=True), padded)
-        return dict(zip(places, occupied(mask[0], starts=starts, window=window).flatten().tolist(), strict=True))
+        return occupied(mask[0], places=starts, window=window)
 
     def memory(
         self,
@@ -195,13 +203,13 @@ class FastSlidingWindow(Inferer):
         in_channels: int,
         num_channels: int,
         device: torch.device,
+        wanted: Wanted | None = None,
     ) -> dict[str, int]:
         stages = self.stages(model, num_channels=num_channels, roi_size=roi_size, num_dims=len(shape))
         window = window_shape(roi_size, num_dims=len(shape))
         padded = padded_shape(shape, window, multiple=stages.stride)
         batch_size = self.windows_at_once(roi_size, device=device)
-        starts = self.starts(padded, window, stages=stages)
-        groups = row_groups(starts, batch_size=batch_size)
+        groups = row_groups(self.starts(shape, window, stages=stages, wanted=wanted), batch_size=batch_size)
         places, itemsize = stages.places(padded), PRECISIONS[self.accumulate].itemsize
         is_padded = padded != list(shape)
         # workers compute the next batches while earlier ones are stitched
@@ -232,7 +240,7 @@ class FastSlidingWindow(Inferer):
         return {
             "image": 4 * in_channels * (math.prod(shape) + is_padded * math.prod(padded)),
             "weights": 4 * math.prod(places),
-            "rows kept": rows_kept(groups, depth=window[0], stages=stages)
+            "rows kept": rows_kept(groups, depth=window[0], length=padded[0], stages=stages)
             * math.prod(places[1:])
             * stages.num_channels
             * itemsize,
@@ -246,16 +254,30 @@ def number_bytes(device: torch.device) -> int:
     return torch.get_autocast_dtype(device.type).itemsize if torch.is_autocast_enabled(device.type) else 4
 
 
-def row_groups(starts: Sequence[Sequence[int]], *, batch_size: int) -> list[list[int]]:
-    """First rows of the windows in groups; chunks are yielded after each group, which fills at least one batch."""
-    windows_in_row = math.prod(len(along) for along in starts[1:])
-    return list(batches(starts[0], size=max(1, batch_size // windows_in_row)))
+def row_groups(starts: Sequence[Place], *, batch_size: int) -> list[list[int]]:
+    """First rows of the windows in groups; chunks are yielded after each group.
+
+    Rows with few windows share a group as long as their windows fit in one batch.
+    """
+    groups: list[list[int]] = []
+    in_group = batch_size
+    for row, number in sorted(Counter(at[0] for at in starts).items()):
+        if in_group + number > batch_size:
+            groups.append([])
+            in_group = 0
+        groups[-1].append(row)
+        in_group += number
+    return groups
 
 
-def rows_kept(groups: Sequence[Sequence[int]], *, depth: int, stages: Stages) -> int:
-    """Rows of places to store: rows in the windows of one group, `depth` voxels deep, and earlier rows still needed."""
-    ends = [(group[-1] + depth) // stages.stride[0] for group in groups]
-    firsts = [first_place(max(0, group[0] - stages.reach - 1), stages=stages) for group in groups]
+def rows_kept(groups: Sequence[Sequence[int]], *, depth: int, length: int, stages: Stages) -> int:
+    """Rows of places to store: rows in the windows of one group, `depth` voxels deep, and earlier rows still needed.
+
+    length: rows of the padded image. Rows that no window holds are stored too, until the next group.
+    """
+    following = [*(group[0] for group in groups[1:]), length]
+    ends = [max(group[-1] + depth, row) // stages.stride[0] for group, row in zip(groups, following, strict=True)]
+    firsts = [0, *(first_place(max(0, group[0] - stages.reach - 1), stages=stages) for group in groups[1:])]
     return max(end - first for end, first in zip(ends, firsts, strict=True))
 
 
@@ -268,11 +290,3 @@ def batches(items: Sequence[Item], *, size: int) -> Iterator[list[Item]]:
     """Items in order, `size` at a time."""
     for first in range(0, len(items), size):
         yield list(items[first : first + size])
-
-
-def fill(logits: Tensor, *, where: Tensor, values: Tensor) -> Tensor:
-    """Sets the logits (Q, *S) of the voxels `where` (*S) to `values` (Q), in place."""
-    if where.any():
-        for channel, value in zip(logits, values.tolist(), strict=True):
-            channel.masked_fill_(where, value)
-    return logits

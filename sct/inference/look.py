@@ -1,4 +1,4 @@
-"""What a first look chooses of a scan: boxes that hold every patch worth predicting.
+"""What a first look chooses of a scan: the patches that are predicted, and windows and boxes that hold them.
 
 Letters: C channels, S size of the image (2 or 3 dims), G the grid of patches, P patches, Q organs. Boxes and windows
 are in voxels.
@@ -9,8 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import numpy as np
-import scipy
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +16,7 @@ from torch import Tensor
 from sct.data.cases import Box, window_shape
 from sct.data.module import SegmentationData
 from sct.inference.base import Inferer, Model
+from sct.inference.wanted import Wanted, joined, volume_of, windows_for
 from sct.models.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
@@ -39,25 +38,35 @@ class Look:
 
         A patch where this is not below the threshold is predicted, and so are those next to it, if margin is above 0.
         """
-        reach = max(0, self.margin - 1)
-        pool = {2: F.max_pool2d, 3: F.max_pool3d}[logits.ndim]
-        return pool(logits[None, None], 2 * reach + 1, stride=1, padding=reach)[0, 0]
+        return highest(logits, reach=max(0, self.margin - 1))
+
+    def predicted(self, logits: Tensor) -> Tensor:
+        """The patches that are predicted, (*G) bool."""
+        return highest(logits, reach=self.margin) >= self.threshold
 
     def settings(self) -> dict[str, float]:
         """As a file has them."""
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A box of an image, and the patches in it that are predicted; None: the whole box."""
+
+    box: Box
+    wanted: Wanted | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class View:
     """What is predicted of an image, and what is left out of it.
 
-    boxes: disjoint parts of the image; all else is background. patches: of the whole image; worth: of these, patches
-    worth predicting; voxels, windows: in the boxes; all_voxels, all_windows: without a first look. Windows of air that
-    the inferer skips are not counted off.
+    parts: disjoint; all else is background. patches: of the whole image; worth: of these, patches worth predicting;
+    voxels, windows: that are predicted; all_voxels, all_windows: without a first look. Windows of air that the inferer
+    skips are not counted off.
     """
 
-    boxes: tuple[Box, ...]
+    parts: tuple[Part, ...]
     patches: int
     worth: int
     voxels: int
@@ -65,16 +74,21 @@ class View:
     windows: int
     all_windows: int
 
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        """The boxes of the parts."""
+        return tuple(part.box for part in self.parts)
+
     def record(self) -> dict[str, int]:
         """The numbers by name, with the number of boxes."""
-        numbers = {name: value for name, value in asdict(self).items() if name != "boxes"}
-        return {"boxes": len(self.boxes), **numbers}
+        counts = ("patches", "worth", "voxels", "all_voxels", "windows", "all_windows")
+        return {"boxes": len(self.parts), **{name: getattr(self, name) for name in counts}}
 
     def __str__(self) -> str:
         share = self.voxels / self.all_voxels
         return (
             f"{self.worth} of {self.patches} patches are worth predicting: {self.windows} of {self.all_windows} "
-            f"windows in {len(self.boxes)} box(es), {share:.0%} of the voxels; the rest is background"
+            f"windows, {share:.0%} of the voxels; the rest is background"
         )
 
 
@@ -89,7 +103,7 @@ def look_at(
 ) -> View | None:
     """What a calibrated look chooses of an image (C, *S), logged; None where there is none, and all is predicted.
 
-    Boxes that would take as many windows as the whole image, or more, are replaced by the whole image.
+    Where it would take as many windows as the whole image, or more, the whole image is predicted.
     """
     if look is None:
         return None
@@ -98,90 +112,71 @@ def look_at(
     shape = tuple(image.shape[1:])
     window, patch = (window_shape(of, num_dims=len(shape)) for of in (data.roi_size, model.look.patch_size))
 
-    def windows(boxes: Sequence[Box]) -> int:
-        sizes = ([edge.stop - edge.start for edge in box] for box in boxes)
+    def windows(parts: Sequence[Part]) -> int:
         return sum(
-            inferer.num_windows(model, size, roi_size=data.roi_size, num_channels=data.outputs.num_channels)
-            for size in sizes
+            inferer.num_windows(
+                model,
+                [edge.stop - edge.start for edge in part.box],
+                roi_size=data.roi_size,
+                num_channels=data.outputs.num_channels,
+                wanted=part.wanted,
+            )
+            for part in parts
         )
 
-    worth = (model.look.scan(image, device=device) >= look.threshold).numpy()
-    boxes = boxes_of(worth, patch=patch, shape=shape, window=window, margin=look.margin)
-    whole = whole_or(None, shape=shape)
-    if windows(boxes) >= windows(whole):
-        boxes = whole
+    logits = model.look.scan(image, device=device).cpu()
+    near = look.near(logits) >= look.threshold
+    places = windows_for(near, patch=patch, shape=shape, window=window, context=look.margin > 0)
+    wanted = Wanted(look.predicted(logits), patch, places)
+    parts = parts_of(wanted, shape=shape, window=window)
+    if windows(parts) >= windows(whole := whole_or(None, shape=shape)):
+        parts = whole
     view = View(
-        boxes=boxes,
-        patches=worth.size,
-        worth=int(worth.sum()),
-        voxels=sum(volume_of(box) for box in boxes),
+        parts=parts,
+        patches=logits.numel(),
+        worth=int((logits >= look.threshold).sum()),
+        voxels=sum(num_voxels(part) for part in parts),
         all_voxels=math.prod(shape),
-        windows=windows(boxes),
+        windows=windows(parts),
         all_windows=windows(whole),
     )
     logger.info("first look: %s", view)
     return view
 
 
-def whole_or(view: View | None, *, shape: Sequence[int]) -> tuple[Box, ...]:
-    """What is predicted of an image of `shape`: the boxes of a view, or without one the whole image."""
-    return (tuple(slice(0, size) for size in shape),) if view is None else view.boxes
+def whole_or(view: View | None, *, shape: Sequence[int]) -> tuple[Part, ...]:
+    """What is predicted of an image of `shape`: the parts of a view, or without one the whole image."""
+    return (Part(tuple(slice(0, size) for size in shape)),) if view is None else view.parts
 
 
-def boxes_of(
-    worth: np.ndarray, *, patch: Sequence[int], shape: Sequence[int], window: Sequence[int], margin: int
-) -> tuple[Box, ...]:
-    """Disjoint boxes of an image of `shape` that hold the patches worth (*G) bool, with `margin` patches round them.
+def parts_of(wanted: Wanted, *, shape: Sequence[int], window: Sequence[int]) -> tuple[Part, ...]:
+    """What is wanted of an image of `shape`, in disjoint boxes. Windows that overlap are in one of them.
 
-    Patches that touch are in one box. A box is at least as large as a window where the image is.
+    A box begins with a patch, and is at least as large as a window where the image is.
     """
-    numbers, _ = scipy.ndimage.label(worth, structure=np.ones((3,) * worth.ndim))
-    boxes = []
-    for found in scipy.ndimage.find_objects(numbers):
-        edges = zip(found, patch, shape, window, strict=True)
-        boxes.append(
+    boxes = joined(
+        [
             tuple(
-                widened((edge.start - margin) * unit, (edge.stop + margin) * unit, least=least, size=size, unit=unit)
-                for edge, unit, size, least in edges
+                slice(at // unit * unit, min(at + length, size))
+                for at, unit, length, size in zip(place, wanted.patch, window, shape, strict=True)
             )
-        )
-    return tuple(joined(boxes))
+            for place in wanted.windows
+        ]
+    )
+    return tuple(Part(box, wanted.part(box)) for box in boxes)
 
 
-def widened(start: int, stop: int, *, least: int, size: int, unit: int) -> slice:
-    """The part of start ... stop - 1 within 0 ... size - 1, widened on both sides to `least`, as far as that fits.
-
-    It starts at a multiple of `unit` if `start` is one, so that patches of the part are patches of the whole.
-    """
-    start, stop = max(0, start), min(stop, size)
-    if (missing := least - (stop - start)) > 0:
-        start = max(0, min(start - missing // 2, size - least)) // unit * unit
-    return slice(start, min(size, max(stop, start + least)))
+def num_voxels(part: Part) -> int:
+    """Voxels of a part that are predicted."""
+    if part.wanted is None:
+        return volume_of(part.box)
+    return int(part.wanted.voxels(tuple(slice(0, edge.stop - edge.start) for edge in part.box)).sum())
 
 
-def joined(boxes: Sequence[Box]) -> list[Box]:
-    """Disjoint boxes that hold all boxes: those that overlap become the smallest box that holds both."""
-    found: list[Box] = []
-    for box in boxes:
-        # a box that has grown may overlap others that it did not overlap before
-        while overlapping := [other for other in found if overlap(box, other)]:
-            found = [other for other in found if not overlap(box, other)]
-            box = tuple(
-                slice(min(edge.start for edge in edges), max(edge.stop for edge in edges))
-                for edges in zip(box, *overlapping, strict=True)
-            )
-        found.append(box)
-    return found
-
-
-def overlap(one: Box, other: Box) -> bool:
-    """Whether two boxes have a voxel in common."""
-    return all(a.start < b.stop and b.start < a.stop for a, b in zip(one, other, strict=True))
-
-
-def volume_of(box: Box) -> int:
-    """Number of voxels of a box."""
-    return math.prod(edge.stop - edge.start for edge in box)
+def highest(logits: Tensor, *, reach: int) -> Tensor:
+    """The highest logit of each patch (*G) and those up to `reach` patches away from it: (*G)."""
+    pool = {2: F.max_pool2d, 3: F.max_pool3d}[logits.ndim]
+    return pool(logits[None, None], 2 * reach + 1, stride=1, padding=reach)[0, 0]
 
 
 def safe_threshold(logits: Tensor, counts: Tensor, *, keep: float) -> Tensor:

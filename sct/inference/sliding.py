@@ -16,6 +16,8 @@ from torch import Tensor
 from sct.data.cases import window_shape
 from sct.errors import UserError
 from sct.inference.base import Chunk, Inferer, Model, chunk_bounds, mirrored_mean, rows_of_a_chunk
+from sct.inference.stitch import fill
+from sct.inference.wanted import Wanted
 from sct.runtime.imports import IMPORTING
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,14 @@ class SlidingWindow(Inferer):
 
     @torch.no_grad()
     def __call__(
-        self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
+        self,
+        model: Model,
+        image: Tensor,
+        *,
+        roi_size: Sequence[int],
+        background: Tensor,
+        device: torch.device,
+        wanted: Wanted | None = None,
     ) -> Tensor:
         # the import takes seconds, and the fast inferer does without
         with IMPORTING:
@@ -67,12 +76,22 @@ class SlidingWindow(Inferer):
             device=stitch_device,
         )
         assert isinstance(logits, Tensor)
-        return logits[0]
+        if wanted is None:
+            return logits[0]
+        inside = wanted.voxels(tuple(slice(0, size) for size in image.shape[1:])).to(stitch_device)
+        return fill(logits[0], where=~inside, values=background)
 
     def chunks(
-        self, model: Model, image: Tensor, *, roi_size: Sequence[int], background: Tensor, device: torch.device
+        self,
+        model: Model,
+        image: Tensor,
+        *,
+        roi_size: Sequence[int],
+        background: Tensor,
+        device: torch.device,
+        wanted: Wanted | None = None,
     ) -> Iterator[Chunk]:
-        logits = self(model, image, roi_size=roi_size, background=background, device=device)
+        logits = self(model, image, roi_size=roi_size, background=background, device=device, wanted=wanted)
         yield from chunks_of(logits)
 
     def memory(
@@ -84,6 +103,7 @@ class SlidingWindow(Inferer):
         in_channels: int,
         num_channels: int,
         device: torch.device,
+        wanted: Wanted | None = None,
     ) -> dict[str, int]:
         window = window_shape(roi_size, num_dims=len(shape))
         padded = [max(size, edge) for size, edge in zip(shape, window, strict=True)]

@@ -22,7 +22,8 @@ Stitch = Literal["features", "logits"]
 class Stages:
     """The functions of both stages, and their sizes.
 
-    num_channels: F; stride: t (D); reach: the logits of a row depend on so many rows of the image on either side;
+    num_channels: F; stride: t (D); reaches: the logits of a voxel depend on so many voxels of the image on either side,
+    along each axis (D);
     num_alive: channels of the intermediate maps that `image_logits` has in memory at once, without inputs and output.
 
     window_features: windows (B, C, ...) -> maps to stitch (B, F, ...); image_logits: stitched map (F, *S / t) and the
@@ -31,10 +32,15 @@ class Stages:
 
     num_channels: int
     stride: tuple[int, ...]
-    reach: int
+    reaches: tuple[int, ...]
     num_alive: int
     window_features: Callable[[Tensor], Tensor]
     image_logits: Callable[[Tensor, Tensor, slice], Tensor]
+
+    @property
+    def reach(self) -> int:
+        """The logits of a row depend on so many rows of the image on either side."""
+        return self.reaches[0]
 
     @property
     def is_logits(self) -> bool:
@@ -77,7 +83,7 @@ def stages_of(
         return Stages(
             num_channels=num_channels,
             stride=(1,) * num_dims,
-            reach=0,
+            reaches=(0,) * num_dims,
             num_alive=0,
             window_features=lambda windows: mirrored_mean(model, windows, axes=mirror_axes),
             image_logits=lambda logits, image, rows: logits[:, rows],
@@ -93,7 +99,7 @@ def stages_of(
     return Stages(
         num_channels=decoder.num_features,
         stride=(1,) * slices + decoder.stride,
-        reach=0 if slices else decoder.reach,
+        reaches=(0,) * slices + (decoder.reach,) * len(roi_size),
         num_alive=decoder.num_alive,
         window_features=model.features,
         image_logits=image_logits,

@@ -26,6 +26,14 @@ def box_at(place: Sequence[int], window: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(at, at + edge) for at, edge in zip(place, window, strict=True))
 
 
+def fill(logits: Tensor, *, where: Tensor, values: Tensor) -> Tensor:
+    """Sets the logits (Q, *S) of the voxels `where` (*S) to `values` (Q), in place."""
+    if where.any():
+        for channel, value in zip(logits, values.tolist(), strict=True):
+            channel.masked_fill_(where, value)
+    return logits
+
+
 class RollingSum:
     """Weighted sum (R, *P, F) in `dtype` of windows over R rows of an image, from row `first` on.
 

@@ -70,11 +70,16 @@ def window_weight(window: Sequence[int], *, blending: str) -> Tensor:
     return weight.clamp_(min=max(weight.min().item(), LEAST_WEIGHT))
 
 
-def occupied(mask: Tensor, *, starts: Sequence[Sequence[int]], window: Sequence[int]) -> Tensor:
-    """Which windows contain a True voxel of a mask (*S) bool: (*n) bool.
+def occupied(mask: Tensor, *, places: Sequence[tuple[int, ...]], window: Sequence[int]) -> list[tuple[int, ...]]:
+    """The windows, by their first voxels, that contain a True voxel of a mask (*S) bool.
 
-    Windows are boxes, so the axes are reduced one after the other: this costs as much as reading the mask a few times.
+    Most windows share their starts along an axis with others. So the axes are reduced one after the other, each for the
+    starts that are there: this costs as much as reading the mask a few times.
     """
-    for axis, (places, edge) in enumerate(zip(starts, window, strict=True)):
-        mask = torch.stack([mask.narrow(axis, place, edge).any(dim=axis) for place in places], dim=axis)
-    return mask
+    if not places:
+        return []
+    starts = [sorted(set(along)) for along in zip(*places, strict=True)]
+    for axis, (firsts, edge) in enumerate(zip(starts, window, strict=True)):
+        mask = torch.stack([mask.narrow(axis, first, edge).any(dim=axis) for first in firsts], dim=axis)
+    numbers = [{first: number for number, first in enumerate(firsts)} for firsts in starts]
+    return [place for place in places if mask[tuple(at[one] for at, one in zip(numbers, place, strict=True))]]

@@ -16,6 +16,7 @@ from sct.inference.base import Chunk, Inferer, Model
 from sct.inference.look import View
 from sct.inference.postprocess import Postprocessing
 from sct.inference.regrid import SourceGrid
+from sct.inference.wanted import Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,8 @@ def predict_volume(
     the volume, None: all of it.
     """
     labels = source_grid(volume, outputs=outputs).labels
-    for part in [volume] if view is None else map(volume.part, view.boxes):
+    parts = [(volume, None)] if view is None else [(volume.part(part.box), part.wanted) for part in view.parts]
+    for part, wanted in parts:
         grid = source_grid(part, outputs=outputs, labels=labels)
         # the generator is not stored in a variable: after an exception it then ends at once, with its threads
         for chunk in logits_for(
@@ -67,6 +69,7 @@ def predict_volume(
             background=outputs.background,
             device=device,
             notice=notice,
+            wanted=wanted,
         ):
             grid.add(chunk)
             del chunk  # frees memory before the next chunk is computed
@@ -95,10 +98,11 @@ def logits_for(
     background: Tensor,
     device: torch.device,
     notice: MemoryNotice | None = None,
+    wanted: Wanted | None = None,
 ) -> Iterator[Chunk]:
     """Yields the logits of an image (C, *S) in chunks that suit `grid`; logs the needed memory first.
 
-    notice: shared by all volumes of a command, so that the memory is logged once.
+    notice: shared by all volumes of a command, so that the memory is logged once; wanted: patches that are predicted.
     """
     memory = inferer.memory(
         model,
@@ -107,6 +111,7 @@ def logits_for(
         in_channels=len(image),
         num_channels=len(background),
         device=device,
+        wanted=wanted,
     )
     if not grid.streams:
         size = 4 * len(background) * image[0].numel()
@@ -118,9 +123,10 @@ def logits_for(
     memory |= grid.memory
     (notice or MemoryNotice()).tell(memory)
     if grid.streams:
-        yield from inferer.chunks(model, image, roi_size=roi_size, background=background, device=device)
+        yield from inferer.chunks(model, image, roi_size=roi_size, background=background, device=device, wanted=wanted)
     else:
-        yield Chunk(0, inferer(model, image, roi_size=roi_size, background=background, device=device))
+        logits = inferer(model, image, roi_size=roi_size, background=background, device=device, wanted=wanted)
+        yield Chunk(0, logits)
 
 
 def parts(memory: dict[str, int]) -> str:

@@ -200,11 +200,12 @@ def test_occupied_windows_hold_a_voxel_of_the_mask():
     torch.manual_seed(0)
     mask = torch.rand(21, 12, 17) > 0.998
     window = (6, 5, 4)
-    starts = window_starts(mask.shape, window, overlap=0.4)
-    found = occupied(mask, starts=starts, window=window)
-    want = [mask[a : a + 6, b : b + 5, c : c + 4].any().item() for a, b, c in itertools.product(*starts)]
-    assert found.flatten().tolist() == want
-    assert 0 < sum(want) < len(want)
+    grid = list(itertools.product(*window_starts(mask.shape, window, overlap=0.4)))
+    for places in (grid, grid[::7], [(15, 7, 13), (0, 0, 0)]):
+        want = [(a, b, c) for a, b, c in places if mask[a : a + 6, b : b + 5, c : c + 4].any()]
+        assert occupied(mask, places=places, window=window) == want
+    assert 0 < len(occupied(mask, places=grid, window=window)) < len(grid)
+    assert occupied(mask, places=[], window=window) == []
 
 
 class Watched:

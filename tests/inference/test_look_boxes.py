@@ -1,4 +1,4 @@
-"""What a first look chooses of a scan: boxes, thresholds that keep organs, and windows that air does not add to."""
+"""What a first look chooses of a scan: parts, thresholds that keep organs, and windows that air does not add to."""
 
 from types import SimpleNamespace
 
@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 from little_volumes import random_network
-from scipy import stats
+from scipy import ndimage, stats
 from torch import nn
 
 from sct.data.cases import Volume
 from sct.data.outputs import numbered
 from sct.inference import FastSlidingWindow, SlidingWindow, predict_volume
-from sct.inference.look import Look, boxes_of, joined, left_out, look_at, miss_bound, overlap, safe_threshold, widened
+from sct.inference.look import Look, left_out, look_at, miss_bound, parts_of, safe_threshold
 from sct.inference.tiling import window_starts
+from sct.inference.wanted import Wanted, windows_for
 from sct.models.base import ImageOnly
 from sct.models.completion.scatter import Scatter
 from sct.models.look import FirstLook
@@ -93,46 +94,32 @@ def voxels_of(box):
     return mask
 
 
-@pytest.mark.parametrize("margin", [0, 1])
-def test_boxes_are_disjoint_and_hold_every_patch_with_its_margin(margin):
-    rng = np.random.default_rng(0)
-    shape, patch, window = (40, 43, 97), (4, 4, 8), (8, 8, 16)
-    for share in (0.002, 0.01, 0.05):
-        worth = rng.random((10, 11, 13)) < share
-        boxes = boxes_of(worth, patch=patch, shape=shape, window=window, margin=margin)
-        covered = np.zeros(shape, dtype=int)
-        for box in boxes:
-            covered[box] += 1
-            sizes = [edge.stop - edge.start for edge in box]
-            assert all(size >= least for size, least in zip(sizes, window, strict=True))
-            assert all(edge.start >= 0 and edge.stop <= size for edge, size in zip(box, shape, strict=True))
+@pytest.mark.parametrize("context", [False, True])
+def test_parts_are_disjoint_and_hold_every_window(context):
+    shape, patch, window = (40, 43, 97), (4, 4, 8), (16, 16, 32)
+    numbers = set()
+    for seed, share in enumerate((0.0005, 0.002, 0.01, 0.05)):
+        worth = torch.rand((10, 11, 13), generator=torch.Generator().manual_seed(seed)) < share
+        windows = windows_for(worth, patch=patch, shape=shape, window=window, context=context)
+        parts = parts_of(Wanted(worth, patch, windows), shape=shape, window=window)
+        covered, wanted, placed = np.zeros(shape, dtype=int), np.zeros(shape, dtype=bool), set()
+        for part in parts:
+            covered[part.box] += 1
+            for edge, unit, size, length in zip(part.box, patch, shape, window, strict=True):
+                assert edge.start % unit == 0
+                assert edge.stop - edge.start >= min(length, size)
+            inside = tuple(slice(0, edge.stop - edge.start) for edge in part.box)
+            wanted[part.box] |= part.wanted.voxels(inside).numpy()
+            for place in part.wanted.windows:
+                placed.add(tuple(at + edge.start for at, edge in zip(place, part.box, strict=True)))
         assert covered.max(initial=0) <= 1
-        for place in np.argwhere(worth):
-            edges = zip(place, patch, strict=True)
-            part = tuple(slice(max(0, (at - margin) * size), (at + 1 + margin) * size) for at, size in edges)
-            assert covered[part].all()
-    assert boxes_of(np.zeros((10, 11, 13), bool), patch=patch, shape=shape, window=window, margin=margin) == ()
-
-
-def test_boxes_that_overlap_become_one():
-    def box(*edges):
-        return tuple(slice(a, b) for a, b in edges)
-
-    # the first two are joined by the third, and the result overlaps the fourth
-    found = joined([box((0, 4), (0, 4)), box((6, 9), (0, 4)), box((3, 7), (1, 9)), box((0, 2), (5, 8))])
-    assert found == [box((0, 9), (0, 9))]
-    # boxes that touch have no voxel in common
-    assert not overlap(box((0, 4), (0, 4)), box((4, 8), (0, 4)))
-    assert len(joined([box((0, 4), (0, 4)), box((4, 8), (0, 4))])) == 2
-
-
-def test_a_box_is_widened_within_the_image():
-    assert widened(8, 12, least=16, size=40, unit=4) == slice(0, 16)
-    assert widened(20, 24, least=16, size=40, unit=4) == slice(12, 28)
-    assert widened(32, 40, least=16, size=40, unit=4) == slice(24, 40)
-    assert widened(-4, 8, least=16, size=10, unit=4) == slice(0, 10)
-    # the start stays at a patch, and what was asked for stays inside
-    assert widened(36, 44, least=16, size=42, unit=4) == slice(24, 42)
+        assert placed == set(windows)
+        whole = Wanted(worth, patch, windows).voxels(tuple(slice(0, size) for size in shape))
+        np.testing.assert_array_equal(wanted, whole)
+        numbers.add(len(parts))
+    assert len(numbers) > 1
+    nothing = Wanted(torch.zeros((10, 11, 13), dtype=torch.bool), patch, ())
+    assert parts_of(nothing, shape=shape, window=window) == ()
 
 
 @pytest.mark.parametrize("keep", [1.0, 0.9, 0.5])
@@ -152,16 +139,19 @@ def test_the_threshold_is_the_highest_that_keeps_each_organ(keep):
 
 
 @pytest.mark.parametrize("margin", [0, 1, 2, 3])
-def test_a_patch_near_one_worth_predicting_is_predicted_with_it(margin):
+def test_patches_near_one_worth_predicting_are_predicted_with_it(margin):
     """The share that a threshold keeps is that of a prediction without the outermost patches of its margin."""
     logits = torch.rand((6, 7, 8), generator=torch.Generator().manual_seed(0))
     for threshold in (0.9, 0.99):
-        kept = Look(threshold, margin).near(logits) >= threshold
-        worth = (logits >= threshold).numpy()
-        boxes = np.zeros(worth.shape, dtype=bool)
-        for place in np.argwhere(worth):
-            boxes[tuple(slice(max(0, at - max(0, margin - 1)), at + max(1, margin)) for at in place)] = True
-        np.testing.assert_array_equal(kept.numpy(), boxes)
+        look = Look(threshold, margin)
+        for found, reach in (
+            (look.near(logits) >= threshold, max(0, margin - 1)),
+            (look.predicted(logits), margin),
+        ):
+            want = np.zeros(logits.shape, dtype=bool)
+            for place in np.argwhere((logits >= threshold).numpy()):
+                want[tuple(slice(max(0, at - reach), at + reach + 1) for at in place)] = True
+            np.testing.assert_array_equal(found.numpy(), want)
 
 
 def test_the_bound_is_that_of_the_lowest_of_n_thresholds():
@@ -218,11 +208,14 @@ def test_a_rare_organ_far_away_gets_windows_of_its_own():
     # nothing is predicted between the two, and the record says so
     between = voxels_of(view.boxes[0]) | voxels_of(view.boxes[1])
     assert not labels[~between].any()
+    bright = (
+        volume.image[0].unflatten(2, (-1, 4)).amax(3).unflatten(1, (-1, 4)).amax(2).unflatten(0, (-1, 4)).amax(1) > 1
+    )
     assert view.record() == {
         "boxes": 2,
         "patches": 10 * 10 * 24,
         "worth": other.worth + int((volume.image[0, 16:24, 16:24, 84:88] > 1).any()) * 4,
-        "voxels": int(between.sum()),
+        "voxels": int(ndimage.binary_dilation(bright, np.ones((3, 3, 3))).sum()) * PATCH**3,
         "all_voxels": 40 * 40 * 96,
         "windows": seen,
         "all_windows": view.all_windows,

@@ -14,6 +14,7 @@ from sct.data.outputs import numbered
 from sct.inference import FastSlidingWindow, SlidingWindow, base
 from sct.inference.stages import stages_of
 from sct.inference.tiling import window_starts, window_weight
+from sct.inference.wanted import Wanted
 from sct.models.decoders.patchwise import Patchwise
 from sct.models.decoders.primus import Primus
 from sct.models.decoders.thin import Thin
@@ -204,3 +205,36 @@ def test_memory_is_at_most_what_was_said(options, decoder, monkeypatch):
         peak = peak_bytes(lambda: sum(chunk.logits[0, 0, 0, 0] for chunk in inferer.chunks(made, image, **settings(3))))
     assert said["rows kept"] < 4 * CLASSES * image[0].numel() / 8
     assert 0.3 * total < peak <= total + forward
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(("shape", "dims"), [((41, 30, 38), 3), ((45, 37), 2), ((5, 40, 33), 2)])
+def test_of_the_second_stage_no_more_is_computed_than_what_is_wanted_depends_on(decoder, shape, dims):
+    """With the same windows, what is wanted has the logits that it has where all is wanted."""
+    model = network(decoder, dims=dims)
+    inferer, window = FastSlidingWindow(overlap=0.25), (1,) * (len(shape) - dims) + (WINDOW,) * dims
+    patch = tuple(PATCH if edge > 1 else 1 for edge in window)
+    padded = tuple(-(-size // edge) * edge for size, edge in zip(shape, patch, strict=True))
+    torch.manual_seed(0)
+    image = torch.randn(CHANNELS, *padded)
+    windows = tuple(itertools.product(*window_starts(padded, window, overlap=0.25, multiple=patch)))
+    everything = torch.ones([size // edge for size, edge in zip(padded, patch, strict=True)], dtype=torch.bool)
+    few = torch.rand(everything.shape) < 0.02
+    few[0], few[-1] = False, few[-1] & (torch.arange(everything.shape[-1]) > 2)
+    seen = []
+    stage = model.decoder.voxels
+    model.decoder.voxels = lambda features, image, rows=slice(None): (
+        seen.append(features.numel()) or stage(features, image, rows)
+    )
+    results = []
+    for patches_wanted in (everything, few):
+        seen.clear()
+        wanted = Wanted(patches_wanted, patch, windows)
+        results.append((inferer(model, image, wanted=wanted, **settings(dims)), sum(seen)))
+    (whole, all_read), (found, read) = results
+    mask = Wanted(few, patch, windows).voxels(tuple(slice(0, size) for size in padded))
+    assert 0 < mask.sum() < mask.numel() / 2
+    torch.testing.assert_close(found[:, mask], whole[:, mask], rtol=1e-4, atol=1e-4)
+    background = numbered(CLASSES).background
+    assert torch.equal(found[:, ~mask], background[:, None].expand(-1, int((~mask).sum())))
+    assert read < all_read
