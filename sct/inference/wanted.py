@@ -97,7 +97,7 @@ def windows_for(
     for group in groups_of(patches, core=core):
         start = []
         for edge, unit, size, length in zip(group, patch, shape, window, strict=True):
-            spare = edge.start * unit + min(edge.stop * unit, size) - length  # twice the start, if it is centred
+            spare = (edge.start + edge.stop) * unit - length  # twice the start, if it is centred
             start.append(max(0, min(-(-spare // (2 * unit)) * unit, size - length)))
         starts.add(tuple(start))
     return tuple(sorted(starts))
@@ -109,10 +109,9 @@ def groups_of(patches: Tensor, *, core: Sequence[int]) -> list[Box]:
     core = [min(edge, size) for edge, size in zip(core, left.shape, strict=True)]
     counts = sums_of(left, core)
     for _ in range(left.numel()):
-        best = int(counts.argmax())
-        if counts.view(-1)[best] == 0:
+        if not (most := counts.max()):
             break
-        at = [int(place) for place in torch.unravel_index(torch.tensor(best), counts.shape)]
+        at = (counts == most).nonzero()[0].tolist()
         taken = left[tuple(slice(place, place + edge) for place, edge in zip(at, core, strict=True))]
         hull = hull_of(taken)
         assert hull is not None
