@@ -108,9 +108,7 @@ def groups_of(patches: Tensor, *, core: Sequence[int]) -> list[Box]:
     left, groups = patches.clone(), []
     core = [min(edge, size) for edge, size in zip(core, left.shape, strict=True)]
     counts = sums_of(left, core)
-    for _ in range(left.numel()):
-        if not (most := counts.max()):
-            break
+    while most := int(counts.max()):
         at = (counts == most).nonzero()[0].tolist()
         taken = left[tuple(slice(place, place + edge) for place, edge in zip(at, core, strict=True))]
         hull = hull_of(taken)

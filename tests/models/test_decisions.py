@@ -39,7 +39,8 @@ def encoder_of(name, *overrides):
     """An encoder that prunes after its second block, with uneven attention and decided heads."""
     pruning = ("pruning.blocks=[2]", "pruning.ratio=0.5")
     cfg = compose_config("train", overrides=[f"encoder={name}", *pruning, *overrides]).encoder
-    cfg.update({"patch_size": PATCH, "dim": 96, "depth": 4, "num_heads": 6, "taps": 0})
+    # without convolutions in front, which have a patch of their own
+    cfg.update({"patch_size": PATCH, "dim": 96, "depth": 4, "num_heads": 6, "taps": 0, "stem": None})
     torch.manual_seed(0)
     encoder = build(cfg, key="encoder", image_size=SIZE, in_channels=1, num_classes=3)
     for block in encoder.blocks:
