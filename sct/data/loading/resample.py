@@ -6,10 +6,13 @@ Letters: C channels, S spatial size (2 or 3 numbers).
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from sct.data.cases import Box
+from sct.data.loading.boxes import whole_box
 from sct.runtime.imports import IMPORTING
 
 # Relative affines come from headers in float32: below this, entries are 0.
@@ -21,25 +24,38 @@ NEAR_VOXELS = 2**20
 
 
 def resample(
-    voxels: np.ndarray, *, affine: np.ndarray, spacing: Sequence[float], mode: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels (C, *S) at `spacing`, -1 for an axis that stays, float32; and their affine (D + 1, D + 1).
+    voxels: np.ndarray, *, affine: np.ndarray, spacing: Sequence[float], mode: str, within: Box | None = None
+) -> tuple[np.ndarray, np.ndarray, Box]:
+    """Voxels (C, *S) at `spacing`, -1 for an axis that stays, float32; the affine (D + 1, D + 1) of the whole new grid.
 
-    mode: bilinear, or nearest for labels. The result of MONAI's `Spacing`, whose linear mixing is done here at a fifth
-    of the time wherever the axes stay parallel, as they do unless the file is sheared.
+    mode: bilinear, or nearest for labels. within: a box of `voxels`; what depends on no voxel of it may be left out.
+    The third is the box of the new grid that is returned. Its voxels are those of MONAI's `Spacing`, whose linear
+    mixing is done here at a fifth of the time wherever the axes stay parallel, as they do unless the file is sheared.
     """
     if mode == "bilinear":
         shape, new_affine = spaced_grid(voxels.shape[1:], affine=affine, spacing=spacing)
         places = places_along_axes(shape, affine=new_affine, source_affine=affine)
         if places is not None:
-            return resample_linear(voxels, places=places), new_affine
-    return resample_by_monai(voxels, affine=affine, spacing=spacing, mode=mode)
+            box = whole_box(shape)
+            if within is not None:
+                edges = zip(places, within, voxels.shape[1:], strict=True)
+                box = tuple(depends_on(along, edge, size=size) for along, edge, size in edges)
+            return resample_linear(voxels, places=places, box=box), new_affine, box
+    changed, new_affine = resample_by_monai(voxels, affine=affine, spacing=spacing, mode=mode)
+    return changed, new_affine, whole_box(changed.shape[1:])
+
+
+def depends_on(places: np.ndarray, edge: slice, *, size: int) -> slice:
+    """Which places along an axis of `size` voxels mix one of the voxels `edge`, in a row: the first to the last."""
+    first = np.clip(np.floor(places), 0, size - 1)
+    mixing = np.flatnonzero((first + 1 >= edge.start) & (first < edge.stop))
+    return slice(int(mixing[0]), int(mixing[-1]) + 1) if len(mixing) else slice(0, len(places))
 
 
 def resample_by_monai(
     voxels: np.ndarray, *, affine: np.ndarray, spacing: Sequence[float], mode: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`resample` for axes in any direction, and for labels."""
+    """Voxels (C, *S) and their affine as those of `resample`, for axes in any direction, and for labels."""
     # the import takes seconds, and most predictions do not get here
     with IMPORTING:
         from monai.data import MetaTensor
@@ -117,11 +133,39 @@ def places_along_axes(
     ]
 
 
-def resample_linear(voxels: np.ndarray, *, places: Sequence[np.ndarray]) -> np.ndarray:
+@dataclass(frozen=True)
+class Mix:
+    """Linear mixing along an axis: 1 - `share` (n) float32 of the voxel `first` (n) int64, `share` of the next one."""
+
+    first: np.ndarray
+    share: np.ndarray
+
+    @classmethod
+    def at(cls, places: np.ndarray, *, size: int) -> "Mix":
+        """Of an axis of `size` voxels at `places`; outside, the outermost voxel goes on."""
+        if len(places) == size and np.abs(places - np.arange(size)).max() < TOLERANCE:
+            return cls(np.arange(size), np.zeros(size, dtype=np.float32))
+        places = np.clip(places, 0, size - 1)
+        first = np.minimum(places.astype(np.int64), max(0, size - 2))
+        return cls(first, (places - first).astype(np.float32))
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def part(self, some: slice) -> "Mix":
+        """Some of the places."""
+        return Mix(self.first[some], self.share[some])
+
+    def moved(self, by: int) -> "Mix":
+        """The same on an axis that begins `by` voxels later."""
+        return Mix(self.first - by, self.share)
+
+
+def resample_linear(voxels: np.ndarray, *, places: Sequence[np.ndarray], box: Box | None = None) -> np.ndarray:
     """Voxels (C, *S) at `places` along every axis, of any type and memory order -> (C, *places), float32, contiguous.
 
     Linear interpolation, as every axis apart from the others allows: far fewer sums than of 2^D corners for every
-    voxel, and no copy of the source. Outside, the outermost voxel goes on.
+    voxel, and no copy of the source. Outside, the outermost voxel goes on. box: a part of the places, alone.
     """
     if voxels.strides[0] < 0:
         voxels = voxels.copy()  # channels have no places to turn
@@ -129,16 +173,21 @@ def resample_linear(voxels: np.ndarray, *, places: Sequence[np.ndarray]) -> np.n
     flipped = tuple(axis for axis, stride in enumerate(voxels.strides) if stride < 0)
     order = sorted(range(voxels.ndim), key=lambda axis: (voxels.shape[axis] == 1, -abs(voxels.strides[axis])))
     image = np.flip(voxels, flipped).transpose(order)
-    ways = {
-        order.index(axis): image.shape[order.index(axis)] - 1 - place if axis in flipped else place
-        for axis, place in enumerate(places, start=1)
-    }
+    ways = {}
+    for axis, along in enumerate(places, start=1):
+        dim = order.index(axis)
+        size = image.shape[dim]
+        mix = Mix.at(size - 1 - along if axis in flipped else along, size=size)
+        mix = mix if box is None else mix.part(box[axis - 1])
+        # voxels that no place lies in or beside are not read
+        start, stop = int(mix.first.min()), int(mix.first.max()) + 2
+        image, ways[dim] = image[(slice(None),) * dim + (slice(start, stop),)], mix.moved(start)
     slowest = {dim: ways.pop(dim) for dim in (0,) if dim in ways}
     return transposed(by_planes(image, ways), slowest, order=np.argsort(order).tolist())
 
 
-def by_planes(image: np.ndarray, ways: dict[int, np.ndarray]) -> np.ndarray:
-    """The image at places along axes other than the first, float32; what makes it small comes first.
+def by_planes(image: np.ndarray, ways: dict[int, Mix]) -> np.ndarray:
+    """The image mixed along axes other than the first, float32; what makes it small comes first.
 
     A few planes at a time: they stay near the processor, and the volume is never whole in float32 at its own size.
     """
@@ -148,20 +197,20 @@ def by_planes(image: np.ndarray, ways: dict[int, np.ndarray]) -> np.ndarray:
     for rows in pieces(len(image), voxels=math.prod(image.shape[1:])):
         planes = image[rows]
         for dim in dims:
-            planes = interpolate(planes, dim=dim, places=ways[dim])
+            planes = interpolate(planes, dim=dim, mix=ways[dim])
         result[rows] = planes
     return result
 
 
-def transposed(image: np.ndarray, ways: dict[int, np.ndarray], *, order: Sequence[int]) -> np.ndarray:
-    """The image, float32, at places along some axes but the last, and its axes in another order, contiguous."""
+def transposed(image: np.ndarray, ways: dict[int, Mix], *, order: Sequence[int]) -> np.ndarray:
+    """The image, float32, mixed along some axes but the last, and its axes in another order, contiguous."""
     shape = [len(ways[dim]) if dim in ways else size for dim, size in enumerate(image.shape)]
     result = np.empty([shape[dim] for dim in order], dtype=np.float32)
     last = order.index(image.ndim - 1)
     for columns in pieces(image.shape[-1], voxels=math.prod(shape[:-1])):
         part = image[..., columns]
-        for dim, places in ways.items():
-            part = interpolate(part, dim=dim, places=places)
+        for dim, mix in ways.items():
+            part = interpolate(part, dim=dim, mix=mix)
         result[(slice(None),) * last + (columns,)] = part.transpose(order)
     return result
 
@@ -172,15 +221,13 @@ def pieces(size: int, *, voxels: int) -> list[slice]:
     return [slice(start, start + count) for start in range(0, size, count)]
 
 
-def interpolate(image: np.ndarray, *, dim: int, places: np.ndarray) -> np.ndarray:
-    """The image at `places` along one axis, float32, linear between its voxels."""
+def interpolate(image: np.ndarray, *, dim: int, mix: Mix) -> np.ndarray:
+    """The image mixed along one axis, float32."""
     image = image.astype(np.float32, copy=False)
-    last = image.shape[dim] - 1
-    if len(places) == last + 1 and np.abs(places - np.arange(last + 1)).max() < TOLERANCE:
+    size = image.shape[dim]
+    if len(mix) == size and not mix.share.any() and np.array_equal(mix.first, np.arange(size)):
         return image
-    places = np.clip(places, 0, last)
-    first = np.minimum(places.astype(np.int64), max(0, last - 1))
-    share = torch.from_numpy((places - first).astype(np.float32)).reshape([-1] + [1] * (image.ndim - 1 - dim))
+    share = torch.from_numpy(mix.share).reshape([-1] + [1] * (image.ndim - 1 - dim))
     # numpy takes twice as fast as torch, torch mixes twice as fast as numpy
-    below, above = np.take(image, first, axis=dim), np.take(image, np.minimum(first + 1, last), axis=dim)
+    below, above = np.take(image, mix.first, axis=dim), np.take(image, np.minimum(mix.first + 1, size - 1), axis=dim)
     return torch.from_numpy(below).lerp_(torch.from_numpy(above), share).numpy()

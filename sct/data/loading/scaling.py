@@ -36,6 +36,12 @@ class ScaleRange:
         if not self.a_min < self.a_max:
             raise UserError(f"data.intensity.a_min={self.a_min} must be less than a_max={self.a_max}.")
 
+    def before(self, value: float) -> float | None:
+        """The intensity from which a voxel has more than `value` afterwards, but for rounding; None: there is none."""
+        if not self.b_min < self.b_max or (self.clip and not self.b_min <= value < self.b_max):
+            return None
+        return self.a_min + (value - self.b_min) / (self.b_max - self.b_min) * (self.a_max - self.a_min)
+
     def __call__(self, sample: Mapping) -> Mapping:
         """sample: `image` (C, *S) of any number format -> the same with `image` float32, in memory of its own."""
         image = (sample["image"].float() - self.a_min).div_(self.a_max - self.a_min)

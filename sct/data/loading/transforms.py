@@ -12,12 +12,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from sct.data.cases import Case, Grid, Volume, window_shape
+from sct.data.cases import Box, Case, Grid, Volume, window_shape
 from sct.data.formats.base import FileFormat
 from sct.data.formats.nifti import turned
+from sct.data.loading.boxes import box_above, box_of, whole_box
 from sct.data.loading.resample import resample
+from sct.data.loading.scaling import ScaleRange
 
 DictTransform = Callable[[Mapping], Mapping]
+
+# Of a range of intensities: scaled in float32, a value may be off by less.
+ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -120,23 +125,24 @@ class Preprocess:
         if inspect is not None:
             inspect(voxels, source)
         num_dims = len(source.shape)
-        image, affine = self._resample(voxels, grid=source, mode="bilinear")
+        image, affine, part = self._resample(voxels, grid=source, mode="bilinear", only_above=self._least_in_file())
         del voxels  # what follows takes the memory
         mask = self._tissue(image)
         image = self.normalised(image)
         label = None
         if case.label is not None:
             values, grid = self.file_format.read_label(case.label)
-            label = smallest_integers(np.rint(self._resample(values[None], grid=grid, mode="nearest")[0][0]))
+            whole, _, _ = self._resample(values[None], grid=grid, mode="nearest")
+            label = smallest_integers(np.rint(whole[0][part]))
         if self.crop_above is not None:
             mask &= (image > self.crop_above).max(axis=0)
-        start, stop = _box(mask)
+        start, stop = box_of(mask)
         box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         window = window_shape(self.roi_size, num_dims=num_dims)
         lack = [max(0, roi - (b - a)) for roi, a, b in zip(window, start, stop, strict=True)]
         pads = [(missing // 2, missing - missing // 2) for missing in lack]
         image = _pad(image[(slice(None), *box)], pads=pads, value=0.0 if self.zero_background else None)
-        offset = start - np.array([before for before, _ in pads])
+        offset = [edge.start + a - before for edge, a, (before, _) in zip(part, start, pads, strict=True)]
         affine = affine.copy()
         affine[:3, 3] += affine[:3, :num_dims] @ offset
         foreground = None
@@ -164,20 +170,41 @@ class Preprocess:
         shape[resampled] = np.ceil((shape * spacing)[resampled] / self.spacing) + 1
         return shape
 
-    def _resample(self, voxels: np.ndarray, *, grid: Grid, mode: str) -> tuple[np.ndarray, np.ndarray]:
-        """Turn and resample or resize; returns voxels (C, *S) float32 and their affine (4, 4)."""
+    def _resample(
+        self, voxels: np.ndarray, *, grid: Grid, mode: str, only_above: float | None = None
+    ) -> tuple[np.ndarray, np.ndarray, Box]:
+        """Turn and resample or resize; voxels (C, *S) float32, the affine (4, 4) of the whole grid, and the box of it.
+
+        only_above: what lies outside of the box of voxels above this value may be left out
+        """
         affine = grid.affine
         if self.axes is not None:
             voxels, affine = turned(voxels, affine=affine, axes=self.axes)
         if self.resize_to is not None:
-            return resize(voxels, size=self.resize_to, mode=mode), affine @ resized_to_source(
-                voxels.shape[1:], size=self.resize_to
+            matrix = affine @ resized_to_source(voxels.shape[1:], size=self.resize_to)
+            return (
+                resize(voxels, size=self.resize_to, mode=mode),
+                matrix,
+                whole_box((*voxels.shape[1:-2], *self.resize_to)),
             )
+        within = None if only_above is None else box_above(voxels, only_above)
         if self.spacing is None:
-            return np.ascontiguousarray(voxels, dtype=np.float32), affine
+            box = within or whole_box(voxels.shape[1:])
+            # of one voxel, a flipped view would count as contiguous, which torch does not take
+            return np.array(voxels[(slice(None), *box)], dtype=np.float32, order="C"), affine, box
         # MONAI takes -1 for the file's own spacing.
         pixdim = [*[-1.0] * (len(grid.shape) - len(self.spacing)), *self.spacing]
-        return resample(voxels, affine=affine, spacing=pixdim, mode=mode)
+        return resample(voxels, affine=affine, spacing=pixdim, mode=mode, within=within)
+
+    def _least_in_file(self) -> float | None:
+        """A voxel of the file that is not above this is not above `crop_above` either, nor is what is mixed of such.
+
+        None where that depends on other voxels.
+        """
+        if self.crop_above is None or not isinstance(self.intensity, ScaleRange):
+            return None
+        least = self.intensity.before(self.crop_above)
+        return None if least is None else least - ROUNDING * (self.intensity.a_max - self.intensity.a_min)
 
     def _tissue(self, image: np.ndarray) -> np.ndarray:
         """Which voxels of the image (C, *S) as in the file are tissue, (*S) bool."""
@@ -187,16 +214,6 @@ class Preprocess:
 def smallest_integers(values: np.ndarray) -> np.ndarray:
     """Whole numbers of at least 0 in the smallest type that holds them, uint8 or int32."""
     return values.astype(np.uint8 if values.max(initial=0) <= np.iinfo(np.uint8).max else np.int32)
-
-
-def _box(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First voxel and the one after the last of the box round a mask (*S), (len(S),) each; all of an empty one."""
-    shape = np.array(mask.shape)
-    if not mask.any():
-        return np.zeros_like(shape), shape
-    rows = [np.moveaxis(mask, axis, 0).reshape(n, -1).max(axis=1) for axis, n in enumerate(shape)]
-    places = [np.flatnonzero(row) for row in rows]
-    return np.array([p[0] for p in places]), np.array([p[-1] + 1 for p in places])
 
 
 def resize(voxels: np.ndarray, *, size: Sequence[int], mode: str) -> np.ndarray:

@@ -82,11 +82,38 @@ def test_the_grid_is_that_of_monai_to_the_last_digit(size, kind, spacing):
 def test_what_stays_as_it_is_and_labels():
     voxels = np.arange(60, dtype=np.float32).reshape(1, 3, 4, 5)
     affine = np.diag([1.0, 2.0, 3.0, 1.0])
-    found, new_affine = resample(voxels, affine=affine, spacing=[-1, 2.0, 3.0], mode="bilinear")
+    found, new_affine, box = resample(voxels, affine=affine, spacing=[-1, 2.0, 3.0], mode="bilinear")
     np.testing.assert_array_equal(found, voxels)
     np.testing.assert_array_equal(new_affine, affine)
-    coarse, _ = resample(voxels, affine=affine, spacing=[2.0, 2.0, 3.0], mode="nearest")
+    assert box == (slice(0, 3), slice(0, 4), slice(0, 5))
+    coarse, _, _ = resample(voxels, affine=affine, spacing=[2.0, 2.0, 3.0], mode="nearest")
     np.testing.assert_array_equal(coarse, voxels[:, ::2])
+
+
+@pytest.mark.parametrize("kind", ["straight", "flipped", "permuted"])
+@pytest.mark.parametrize("spacing", [[1.5, 0.5, 2.0], [-1.0, 0.7, 7.0]])
+def test_a_part_is_a_part_of_the_whole_and_holds_all_that_depends_on_a_box(kind, spacing):
+    affine = np.eye(4)
+    affine[:3, :3] = directions(kind) * [0.8, 1.1, 3.0]
+    rng = np.random.default_rng(0)
+    # in the memory order of a file, with a flipped axis
+    stored = np.asfortranarray(rng.integers(0, 99, (17, 14, 11)).astype(np.int16))
+    voxels = stored[None, :, ::-1]
+    whole, whole_affine, everything = resample(voxels, affine=affine, spacing=spacing, mode="bilinear")
+    assert everything == tuple(slice(0, size) for size in whole.shape[1:])
+    for within in ((slice(3, 6), slice(0, 2), slice(10, 11)), (slice(0, 17), slice(5, 14), slice(4, 5))):
+        found, found_affine, box = resample(voxels, affine=affine, spacing=spacing, mode="bilinear", within=within)
+        np.testing.assert_array_equal(found, whole[(slice(None), *box)])
+        np.testing.assert_array_equal(found_affine, whole_affine)
+        assert found.size < whole.size
+        before = stored.copy(order="F")
+        voxels[(slice(None), *within)] += 1000
+        other, _, _ = resample(voxels, affine=affine, spacing=spacing, mode="bilinear")
+        stored[...] = before
+        depends = np.ones(whole.shape[1:], dtype=bool)
+        depends[box] = False
+        np.testing.assert_array_equal(other[:, depends], whole[:, depends])
+        assert (other[(slice(None), *box)] != found).any()
 
 
 def test_whole_numbers_become_real_ones_and_outside_the_border_goes_on():

@@ -12,6 +12,7 @@ from monai.transforms import NormalizeIntensityd
 
 from sct.data.cases import Case, Grid
 from sct.data.formats.base import Nifti
+from sct.data.loading.scaling import ScaleRange
 from sct.data.loading.transforms import Foreground, Prepared, Preprocess, TrainingCrops
 
 
@@ -73,6 +74,56 @@ def test_affine_of_the_network_grid_is_exact(
     assert np.array_equal(prepared.foreground.voxels, np.flatnonzero(prepared.label))
     assert prepared.source.shape == (40, 30, 16)
     assert np.allclose(prepared.source.affine, rotated_affine(), atol=1e-4)
+
+
+class Wrapped:
+    """An intensity of which nothing is known, so that all of a volume is resampled."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __call__(self, sample):
+        return self.inner(sample)
+
+
+@pytest.mark.parametrize("spacing", [None, [1.5, 1.5, 2.0], [0.8, 1.0, 1.1]])
+@pytest.mark.parametrize("roi_size", [[4, 4, 4], [20, 48, 20]])
+@pytest.mark.parametrize("kind", ["blob", "one voxel", "two", "with nan", "air", "turned"])
+def test_what_the_crop_leaves_out_need_not_be_resampled(tmp_path: Path, spacing, roi_size, kind) -> None:
+    affine = rotated_affine()
+    if kind != "turned":  # else MONAI resamples it, all of it
+        affine[:3, :3] = np.array([[0, -1, 0], [0, 0, 1], [-1, 0, 0]]) @ np.diag([0.9, 1.3, 2.5])
+    image = np.random.default_rng(0).uniform(-1100, -990, (40, 30, 16)).astype(np.float32)
+    if kind != "air":
+        image[20:30, 5:9, 7:12] = 100
+    if kind == "one voxel":
+        image[20:30, 5:9, 7:12] = -1000
+        image[22, 7, 9] = 900
+    if kind == "two":
+        image[3, 27, 0] = 3000
+    if kind == "with nan":
+        image[20:30, 6, 9] = np.nan
+    case = Case(
+        "a",
+        save(tmp_path / "image.nii.gz", image, affine=affine),
+        save(tmp_path / "label.nii.gz", (image > 0).astype(np.uint8), affine=affine),
+    )
+    scaled = ScaleRange(a_min=-1000, a_max=1000, b_min=-1, b_max=1, clip=True)
+    settings = {"roi_size": roi_size, "spacing": spacing, "crop_above": -0.9}
+    found = prepare(intensity=scaled, **settings)(case)
+    want = prepare(intensity=Wrapped(scaled), **settings)(case)
+    np.testing.assert_array_equal(found.image, want.image)
+    np.testing.assert_array_equal(found.label, want.label)
+    np.testing.assert_array_equal(found.affine, want.affine)
+    if kind not in ("air", "turned"):
+        sizes = []
+        for intensity in (scaled, Wrapped(scaled)):
+            preprocess = prepare(intensity=intensity, **settings)
+            voxels, grid = preprocess.file_format.read_stored(case.image)
+            sizes.append(
+                preprocess._resample(voxels, grid=grid, mode="bilinear", only_above=preprocess._least_in_file())[0].size
+            )
+        assert sizes[0] < sizes[1]
 
 
 def test_orientation_crop_and_pad_move_voxels_without_changing_them(tmp_path: Path) -> None:
