@@ -38,6 +38,14 @@ class Wanted:
             mask = mask & inside.reshape([-1 if other == axis else 1 for other in range(mask.ndim)])
         return mask
 
+    def num_voxels(self, shape: Sequence[int]) -> int:
+        """How many voxels of an image of `shape` are wanted."""
+        counts = self.patches.long()
+        for size, length in zip(reversed(self.patch), reversed(shape), strict=True):
+            ends = torch.arange(1, counts.shape[-1] + 1).mul(size).clamp(max=length)
+            counts = (counts * ends.diff(prepend=ends.new_zeros(1))).sum(dim=-1)
+        return int(counts)
+
     def hull(self, rows: slice) -> Box | None:
         """The smallest box of whole patches that holds those wanted in some rows of the first axis; None for none."""
         first, last = rows.start // self.patch[0], -(-rows.stop // self.patch[0])

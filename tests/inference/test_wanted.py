@@ -146,6 +146,12 @@ def test_voxels_of_a_box_are_those_of_its_patches():
     assert beyond.sum() == whole.sum()
 
 
+@pytest.mark.parametrize(("shape", "patch"), [((12, 8), (4, 2)), ((11, 7), (4, 2)), ((9, 10, 13), (3, 4, 5))])
+def test_voxels_are_counted_without_a_mask(shape, patch):
+    wanted = Wanted(some(grid_of(shape, patch), share=0.5), patch, ())
+    assert wanted.num_voxels(shape) == wanted.voxels(tuple(slice(0, size) for size in shape)).sum() > 0
+
+
 def test_the_hull_of_rows_holds_what_is_wanted_in_them():
     patches = torch.zeros((3, 4, 5), dtype=torch.bool)
     patches[1, 2, 1] = patches[1, 3, 3] = patches[2, 0, 0] = True
