@@ -23,7 +23,7 @@ from sct.inference.readout import Readout
 from sct.inference.stages import Stages, Stitch, stages_of
 from sct.inference.stitch import RollingSum, box_at, inverse_weight
 from sct.inference.tiling import occupied, pad_to_window, padded_shape, window_starts, window_weight
-from sct.inference.wanted import Place, Wanted
+from sct.inference.wanted import Start, Wanted
 from sct.runtime.processor import has_tiles
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class FastSlidingWindow(Inferer):
         if self.workers is not None and self.workers < 1:
             raise UserError(f"inferer.workers={self.workers}: choose 1 or more")
 
-    @torch.no_grad()
+    # no decorator: a generator that runs within `no_grad` keeps each chunk alive while the next one is computed
     def chunks(
         self,
         model: Model,
@@ -148,7 +148,7 @@ class FastSlidingWindow(Inferer):
 
     def starts(
         self, shape: Sequence[int], window: Sequence[int], *, stages: Stages, wanted: Wanted | None = None
-    ) -> list[Place]:
+    ) -> list[Start]:
         """First voxels of the windows on the padded image of an image of `shape`, in order: multiples of the stride.
 
         The windows lie on a grid that covers the image, or are the few that hold what is `wanted`.
@@ -157,7 +157,7 @@ class FastSlidingWindow(Inferer):
         if wanted is None:
             along = window_starts(padded, window, overlap=self.overlap, multiple=stages.stride, even=self.even)
             return list(itertools.product(*along))
-        return wanted.places(shape, window, padded=padded, multiple=stages.stride)
+        return wanted.padded_starts(shape, window, padded=padded, multiple=stages.stride)
 
     def stages(self, model: Model, *, num_channels: int, roi_size: Sequence[int], num_dims: int) -> Stages:
         """The stages of a network with `num_channels` channels of logits."""
@@ -182,8 +182,8 @@ class FastSlidingWindow(Inferer):
         return min(workers, torch.get_num_threads())
 
     def occupied_places(
-        self, image: Tensor, *, starts: Sequence[Place], window: Sequence[int], padded: Sequence[int]
-    ) -> list[Place]:
+        self, image: Tensor, *, starts: Sequence[Start], window: Sequence[int], padded: Sequence[int]
+    ) -> list[Start]:
         """Of the first voxels of windows those of windows that are predicted, of an image (C, *S).
 
         padded: size of the padded image, on which the windows lie.
@@ -237,6 +237,8 @@ class FastSlidingWindow(Inferer):
             chunk = number * reached * row * alive
             # the last layer puts its numbers in order by a copy; then logits become those of the chunk by another one
             chunk += logits + max(logits, float32 * int(number < 4 or is_padded))
+        if wanted is not None:  # the chunk that the logits of what is wanted are put into, and masks
+            chunk += float32 + 2 * rows * row
         return {
             "image": 4 * in_channels * (math.prod(shape) + is_padded * math.prod(padded)),
             "weights": 4 * math.prod(places),
@@ -254,7 +256,7 @@ def number_bytes(device: torch.device) -> int:
     return torch.get_autocast_dtype(device.type).itemsize if torch.is_autocast_enabled(device.type) else 4
 
 
-def row_groups(starts: Sequence[Place], *, batch_size: int) -> list[list[int]]:
+def row_groups(starts: Sequence[Start], *, batch_size: int) -> list[list[int]]:
     """First rows of the windows in groups; chunks are yielded after each group.
 
     Rows with few windows share a group as long as their windows fit in one batch.

@@ -38,11 +38,19 @@ class Look:
 
         A patch where this is not below the threshold is predicted, and so are those next to it, if margin is above 0.
         """
-        return highest(logits, reach=max(0, self.margin - 1))
+        return highest(logits, reach=[max(0, self.margin - 1)] * logits.ndim)
+
+    def held(self, logits: Tensor, *, cells: Sequence[int]) -> Tensor:
+        """The patches (*G) bool that windows of `cells` patches are laid for: near ones, see `windows_for`.
+
+        Along an axis where a window has no room for a patch more on either side, all that are predicted.
+        """
+        reach = [max(0, self.margin - 1) if count > 2 else self.margin for count in cells]
+        return highest(logits, reach=reach) >= self.threshold
 
     def predicted(self, logits: Tensor) -> Tensor:
         """The patches that are predicted, (*G) bool."""
-        return highest(logits, reach=self.margin) >= self.threshold
+        return highest(logits, reach=[self.margin] * logits.ndim) >= self.threshold
 
     def settings(self) -> dict[str, float]:
         """As a file has them."""
@@ -125,9 +133,9 @@ def look_at(
         )
 
     logits = model.look.scan(image, device=device).cpu()
-    near = look.near(logits) >= look.threshold
-    places = windows_for(near, patch=patch, shape=shape, window=window, context=look.margin > 0)
-    wanted = Wanted(look.predicted(logits), patch, places)
+    held = look.held(logits, cells=[edge // size for edge, size in zip(window, patch, strict=True)])
+    starts = windows_for(held, patch=patch, shape=shape, window=window, context=look.margin > 0)
+    wanted = Wanted(look.predicted(logits), patch, starts)
     parts = parts_of(wanted, shape=shape, window=window)
     if windows(parts) >= windows(whole := whole_or(None, shape=shape)):
         parts = whole
@@ -152,15 +160,17 @@ def whole_or(view: View | None, *, shape: Sequence[int]) -> tuple[Part, ...]:
 def parts_of(wanted: Wanted, *, shape: Sequence[int], window: Sequence[int]) -> tuple[Part, ...]:
     """What is wanted of an image of `shape`, in disjoint boxes. Windows that overlap are in one of them.
 
-    A box begins with a patch, and is at least as large as a window where the image is.
+    A box begins with a patch, and is at least as large as a window where the image is. Windows of one slice never
+    overlap those of the next: they are in one box with them, since a file may have voxels between the two.
     """
+    rims = [int(length == 1) for length in window]
     boxes = joined(
         [
             tuple(
-                slice(at // unit * unit, min(at + length, size))
-                for at, unit, length, size in zip(place, wanted.patch, window, shape, strict=True)
+                slice(max(0, at - rim) // unit * unit, min(at + length + rim, size))
+                for at, unit, length, size, rim in zip(start, wanted.patch, window, shape, rims, strict=True)
             )
-            for place in wanted.windows
+            for start in wanted.windows
         ]
     )
     return tuple(Part(box, wanted.part(box)) for box in boxes)
@@ -173,10 +183,10 @@ def num_voxels(part: Part) -> int:
     return part.wanted.num_voxels([edge.stop - edge.start for edge in part.box])
 
 
-def highest(logits: Tensor, *, reach: int) -> Tensor:
-    """The highest logit of each patch (*G) and those up to `reach` patches away from it: (*G)."""
+def highest(logits: Tensor, *, reach: Sequence[int]) -> Tensor:
+    """The highest logit of each patch (*G) and those up to `reach` patches away from it along each axis: (*G)."""
     pool = {2: F.max_pool2d, 3: F.max_pool3d}[logits.ndim]
-    return pool(logits[None, None], 2 * reach + 1, stride=1, padding=reach)[0, 0]
+    return pool(logits[None, None], [2 * steps + 1 for steps in reach], stride=1, padding=list(reach))[0, 0]
 
 
 def safe_threshold(logits: Tensor, counts: Tensor, *, keep: float) -> Tensor:

@@ -34,6 +34,7 @@ class Readout:
     background: Tensor
     wanted: Wanted | None
 
+    @torch.no_grad()
     def logits(self, start: int, stop: int) -> Tensor:
         """Logits (Q, stop - start, *S[1:]) of rows of the padded image, float32, without padding.
 
@@ -61,6 +62,7 @@ class Readout:
         if self.wanted is None:
             return logits
         in_image = moved(box, by=[-edge for edge in self.before])
+        # where logits are stitched, this is a view of the sums, of rows that no window changes any more
         fill(logits, where=~self.wanted.voxels(in_image).to(logits.device), values=self.background)
         if box == whole:
             return logits

@@ -152,7 +152,14 @@ class SourceGrid:
         cells, logits = self._cells(chunk.logits), chunk.logits.flatten(1)
         for block in self._blocks(chunk):
             values = self._values(logits, start=chunk.start, cells=cells, block=block)
-            self.labels[tuple(slice(*bounds) for bounds in block)] = values.cpu().numpy()
+            target = self.labels[tuple(slice(*bounds) for bounds in block)]
+            # of sheared files, a block has voxels outside the grid, where another part of the image may have labels
+            outside = [~within for axis in self.axes if not (within := axis.inside(axis.places(block))).all()]
+            if outside:
+                shown = ~np.logical_or.reduce([np.broadcast_to(mask, target.shape) for mask in outside])
+                np.copyto(target, values.cpu().numpy(), where=shown, casting="unsafe")
+            else:
+                target[...] = values.cpu().numpy()
 
     def _cells(self, logits: Tensor) -> Tensor:
         """Labels (h, *S[1:]) int16 of the cells that begin at each voxel; `BORDER` if the corners' decisions differ."""
@@ -197,7 +204,10 @@ class SourceGrid:
             yield [bounds if source == along else other for source, other in enumerate(self.box)]
 
     def _values(self, logits: Tensor, *, start: int, cells: Tensor, block: Block) -> Tensor:
-        """Label values (*T) int16 of a source block; logits (Q, V) and cells (h, *S[1:]) begin at row `start`."""
+        """Label values (*T) int16 of a source block; outside the grid, those of its border.
+
+        logits (Q, V) and cells (h, *S[1:]) begin at row `start`.
+        """
         places = [axis.places(block) for axis in self.axes]
         corners = [axis.cells(place) for axis, place in zip(self.axes, places, strict=True)]
         device, steps = cells.device, cells.stride()
@@ -216,12 +226,7 @@ class SourceGrid:
             for part in border.split(self._together):
                 own = {step: share[part] for step, share in shares.items()}
                 values[part] = self.outputs.labels(interpolate(logits, first=index.view(-1)[part], shares=own))
-        values = values.view(index.shape)
-        for axis, place in zip(self.axes, places, strict=True):
-            inside = axis.inside(place)
-            if not inside.all():
-                values.masked_fill_(torch.from_numpy(~inside).to(device), 0)
-        return values
+        return values.view(index.shape)
 
 
 def interpolate(logits: Tensor, *, first: Tensor, shares: dict[int, Tensor]) -> Tensor:

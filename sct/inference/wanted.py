@@ -1,19 +1,22 @@
 """Which patches of an image are predicted, and few windows that hold them.
 
-Letters: S size of an image (2 or 3 dims), G its grid of patches. Windows and boxes are in voxels.
+Letters: S size of an image (2 or 3 dims), G its grid of patches. Windows and boxes are in voxels of the image, if not
+said otherwise.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sct.data.cases import Box
 
-Place = tuple[int, ...]
+# first voxels of a window
+Start = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +24,12 @@ class Wanted:
     """Patches of an image that are predicted; all others are background.
 
     patches (*G) bool; patch: its voxels along each axis; windows: first voxels of windows that hold these patches, in
-    order, at least one. An inferer with windows of its own, on a grid, does not need them.
+    order. An inferer with windows of its own, on a grid, does not need them.
     """
 
     patches: Tensor
     patch: tuple[int, ...]
-    windows: tuple[Place, ...]
+    windows: tuple[Start, ...]
 
     def voxels(self, box: Box) -> Tensor:
         """A box of the image as a mask: True where a patch is wanted. False beyond the image's patches."""
@@ -55,24 +58,23 @@ class Wanted:
         across = zip(found[1:], self.patch[1:], strict=True)
         return (rows, *(slice(edge.start * size, edge.stop * size) for edge, size in across))
 
-    def places(
+    def padded_starts(
         self, shape: Sequence[int], window: Sequence[int], *, padded: Sequence[int], multiple: Sequence[int]
-    ) -> list[Place]:
-        """The windows of an image of `shape` as first voxels on its padded image, multiples of `multiple`, in order."""
-        axes = [
-            (edge, length, size - edge, (size - length) // 2, unit)
-            for edge, length, size, unit in zip(window, shape, padded, multiple, strict=True)
-        ]
-        return sorted(
-            {
+    ) -> list[Start]:
+        """First voxels of the windows of an image of `shape` on its padded image, in order: multiples of `multiple`.
+
+        A window that begins between two multiples becomes two windows, which together hold all of it.
+        """
+        found: set[Start] = set()
+        for start in self.windows:
+            options = []
+            for at, edge, length, size, unit in zip(start, window, shape, padded, multiple, strict=True):
+                last, moved = size - edge, at + (size - length) // 2
                 # what ends with the image ends with its padding too
-                tuple(
-                    last if at + edge >= length else min((at + before) // unit * unit, last)
-                    for at, (edge, length, last, before, unit) in zip(place, axes, strict=True)
-                )
-                for place in self.windows
-            }
-        )
+                first = last if at + edge >= length else moved // unit * unit
+                options.append({min(first, last), min(last if at + edge >= length else -(-moved // unit) * unit, last)})
+            found.update(itertools.product(*options))
+        return sorted(found)
 
     def part(self, box: Box) -> "Wanted":
         """A box of the image, which begins with a patch, as an image by itself, with the windows that begin in it."""
@@ -90,19 +92,18 @@ class Wanted:
 
 def windows_for(
     patches: Tensor, *, patch: Sequence[int], shape: Sequence[int], window: Sequence[int], context: bool
-) -> tuple[Place, ...]:
+) -> tuple[Start, ...]:
     """First voxels of few windows that together hold the patches (*G) bool of an image of `shape`, in order.
 
-    Each patch is in a window that holds all of it, with a patch more on every side where the image goes on, if
-    `context` is set and the window has room. The window with most patches that no other one has is taken first, until
-    each patch has one (a greedy cover); then each is moved so that what it was taken for lies in its middle. Windows
-    begin with a patch, or end with the image.
+    Each patch is in a window that holds all of it. With `context`, the window holds a patch more on either side where
+    the image goes on, along axes where it has room for three. The window with most patches that no other one has is
+    taken first, until each patch has one (a greedy cover); then each is moved so that what it was taken for lies in its
+    middle. Windows begin with a patch, or end with the image.
     """
     cells = [max(1, edge // size) for edge, size in zip(window, patch, strict=True)]
-    # one patch of room at least, so that a window may be moved by less than a patch
-    core = [max(1, count - (2 if context else 1)) for count in cells]
+    core = [count - 2 if context and count > 2 else count for count in cells]
     starts = set()
-    for group in groups_of(patches, core=core):
+    for group in groups_of(patches.numpy(), core=core):
         start = []
         for edge, unit, size, length in zip(group, patch, shape, window, strict=True):
             spare = (edge.start + edge.stop) * unit - length  # twice the start, if it is centred
@@ -111,18 +112,20 @@ def windows_for(
     return tuple(sorted(starts))
 
 
-def groups_of(patches: Tensor, *, core: Sequence[int]) -> list[Box]:
+def groups_of(patches: np.ndarray, *, core: Sequence[int]) -> list[Box]:
     """Boxes, in patches, of at most `core` patches along each axis, that hold all patches (*G) bool: a greedy cover."""
-    left, groups = patches.clone(), []
+    left, groups = patches.copy(), []
     core = [min(edge, size) for edge, size in zip(core, left.shape, strict=True)]
     counts = sums_of(left, core)
-    while most := int(counts.max()):
-        at = (counts == most).nonzero()[0].tolist()
+    # the most of each row, so that not all are searched again for each box
+    most = counts.reshape(len(counts), -1).max(axis=1)
+    while most.max():
+        row = int(most.argmax())
+        at = [row, *(int(place) for place in np.unravel_index(counts[row].argmax(), counts.shape[1:]))]
         taken = left[tuple(slice(place, place + edge) for place, edge in zip(at, core, strict=True))]
-        hull = hull_of(taken)
-        assert hull is not None
-        groups.append(tuple(slice(edge.start + place, edge.stop + place) for edge, place in zip(hull, at, strict=True)))
-        taken[:] = False
+        inside = [(int(places.min()), int(places.max())) for places in taken.nonzero()]
+        groups.append(tuple(slice(a + place, b + 1 + place) for (a, b), place in zip(inside, at, strict=True)))
+        taken[...] = False
         # only boxes that overlap this one have fewer patches now
         near = [
             slice(max(0, place - edge + 1), min(length, place + edge))
@@ -130,15 +133,19 @@ def groups_of(patches: Tensor, *, core: Sequence[int]) -> list[Box]:
         ]
         seen = tuple(slice(part.start, part.stop + edge - 1) for part, edge in zip(near, core, strict=True))
         counts[tuple(near)] = sums_of(left[seen], core)
+        most[near[0]] = counts[near[0]].reshape(near[0].stop - near[0].start, -1).max(axis=1)
     return groups
 
 
-def sums_of(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """The number of True values in each box of `size` within a mask (*G): (*(G - size + 1)) int64."""
-    sums = mask.long()
+def sums_of(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """The number of True values in each box of `size` within a mask (*G): (*(G - size + 1)) int32."""
+    sums = mask.astype(np.int32)
     for axis, edge in enumerate(size):
-        total = F.pad(sums.movedim(axis, -1).cumsum(-1), (1, 0))
-        sums = (total[..., edge:] - total[..., : total.shape[-1] - edge]).movedim(-1, axis)
+        total = np.cumsum(sums, axis=axis, dtype=np.int32)
+        sums = total.take(range(edge - 1, total.shape[axis]), axis=axis)
+        before = [slice(None)] * mask.ndim
+        before[axis] = slice(1, None)
+        sums[tuple(before)] -= total.take(range(total.shape[axis] - edge), axis=axis)
     return sums
 
 

@@ -243,3 +243,57 @@ def test_boxes_lie_on_the_grid_of_the_file():
     assert organs.any()
     assert (found[organs] == 1).mean() > 0.99
     assert (found == 1).sum() == pytest.approx(organs.sum(), rel=0.01)
+
+
+@pytest.mark.parametrize("shear", [0.0, 1.0])
+def test_a_part_leaves_the_labels_of_others(shear):
+    """Of sheared files, the blocks of two parts overlap."""
+    volume = a_scan(length=40)
+    volume.image[:] = -1
+    volume.image[:, 16:20, 12:20, 8:12] = 2.0
+    volume.image[:, 16:20, 28:32, 8:12] = 2.0
+    source = volume.affine.copy()
+    source[:3, :3] = source[:3, :3] @ np.array([[1, 0, 0], [0, 1, shear], [0, 0, 1]])
+    volume = Volume(volume.image, None, volume.affine, (40, 40, 40), source)
+    want, _, _ = predicted(volume, None)
+    found, view, _ = predicted(volume, Look(1.0, 1), inferer=FastSlidingWindow(overlap=0.25))
+    assert len(view.boxes) == 2
+    organs = want == 1
+    assert organs.sum() > 100
+    assert (found[organs] == 1).mean() > 0.97
+
+
+class Slices(Counting):
+    def __init__(self, **_):
+        nn.Module.__init__(self)
+        self.network, self.seen, self.passes = random_network(spatial_dims=2, num_channels=CLASSES), 0, 0
+
+    def forward(self, image):
+        self.passes += 1
+        return super().forward(image)
+
+
+def test_slices_that_follow_each_other_are_one_part():
+    """In one batch, with the voxels of the file between them."""
+    model = little_network()
+    model.decoder.counting = Slices()
+    model.encoder = ImageOnly(image_size=(16, 16), in_channels=1)
+    model.look = Bright(spec=model.encoder.spec, patch_size=(PATCH, PATCH))
+    data = SimpleNamespace(roi_size=(16, 16), outputs=numbered(CLASSES))
+    image = torch.full((1, 12, 40, 40), -1.0)
+    image[:, 4:8, 10:20, 12:24] = 2.0
+    affine = np.diag([4.0, 1.0, 1.0, 1.0])
+    finer = np.diag([2.0, 1.0, 1.0, 1.0])
+    volume = Volume(image, None, affine, (23, 40, 40), finer)
+    inferer, settings = FastSlidingWindow(batch_size=99), {"outputs": data.outputs, "device": CPU, "roi_size": (16, 16)}
+    want = predict_volume(model, volume, inferer, **settings)
+    model.decoder.counting.passes = 0
+    view = look_at(model, image, Look(1.0, 1), inferer=inferer, data=data, device=CPU)
+    found = predict_volume(model, volume, inferer, view=view, **settings)
+    assert len(view.boxes) == 1
+    assert model.decoder.counting.passes == 1
+    # the margin is one of slices too
+    assert view.boxes[0][0] == slice(2, 10)
+    organs = want == 1
+    assert organs.sum() > 500
+    np.testing.assert_array_equal(found[organs], 1)

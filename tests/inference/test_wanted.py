@@ -1,6 +1,7 @@
 """Few windows that hold the patches that are wanted, and predictions of these patches alone."""
 
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from sct.data.outputs import numbered
 from sct.inference import FastSlidingWindow, SlidingWindow, base
 from sct.inference.fast import row_groups
+from sct.inference.readout import Readout
 from sct.inference.tiling import padded_shape
 from sct.inference.wanted import Wanted, groups_of, hull_of, joined, overlap, sums_of, windows_for
 
@@ -39,7 +41,7 @@ def box(*edges):
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4), (7, 6)])
 def test_sums_count_the_true_values_of_each_box(size):
-    mask = some((7, 6), share=0.4)
+    mask = some((7, 6), share=0.4).numpy()
     want = [
         [mask[a : a + size[0], b : b + size[1]].sum().item() for b in range(7 - size[1])] for a in range(8 - size[0])
     ]
@@ -54,7 +56,7 @@ def test_groups_are_a_greedy_cover(grid, share):
     for seed in range(4):
         left = some(grid, share=share, seed=seed)
         wanted = left.clone()
-        for group in groups_of(wanted, core=core):
+        for group in groups_of(wanted.numpy(), core=core):
             sizes = [min(edge, size) for edge, size in zip(core, grid, strict=True)]
             places = itertools.product(*(range(size - edge + 1) for size, edge in zip(grid, sizes, strict=True)))
             most = max(
@@ -66,7 +68,7 @@ def test_groups_are_a_greedy_cover(grid, share):
             assert hull_of(left[group]) == tuple(slice(0, part.stop - part.start) for part in group)
             left[group] = False
         assert not left.any()
-    assert groups_of(torch.zeros(grid, dtype=torch.bool), core=core) == []
+    assert groups_of(np.zeros(grid, dtype=bool), core=core) == []
 
 
 CASES = [
@@ -121,8 +123,8 @@ def test_windows_on_a_padded_image_still_hold_their_patches(shape, patch, window
         multiple = [1 if edge == 1 else unit for edge in window]
         padded = padded_shape(shape, window, multiple=multiple)
         before = [(size - length) // 2 for size, length in zip(padded, shape, strict=True)]
-        places = Wanted(patches, patch, windows).places(shape, window, padded=padded, multiple=multiple)
-        assert 0 < len(places) <= len(windows)
+        places = Wanted(patches, patch, windows).padded_starts(shape, window, padded=padded, multiple=multiple)
+        assert len(places) > 0
         covered = torch.zeros(padded, dtype=torch.bool)
         for place in places:
             for at, edge, size, step in zip(place, window, padded, multiple, strict=True):
@@ -226,3 +228,46 @@ def test_windows_of_air_are_skipped_among_those_that_are_wanted():
     predicted = (found != BACKGROUND[:, None, None, None]).any(dim=0)
     np.testing.assert_array_equal(predicted.nonzero().amin(0), [20, 20, 4])
     np.testing.assert_array_equal(predicted.nonzero().amax(0), [23, 23, 7])
+
+
+def test_a_window_between_two_multiples_becomes_two():
+    """Where the stride is longer than the look's patch, rounded down alone a window would lose what it is for."""
+    patches = torch.zeros((16, 16), dtype=torch.bool)
+    patches[5, 9] = True
+    wanted = Wanted(patches, (2, 2), ((3, 16),))
+    found = wanted.padded_starts((32, 32), (8, 8), padded=(32, 32), multiple=(4, 4))
+    assert found == [(0, 16), (4, 16)]
+    assert wanted.padded_starts((32, 32), (8, 8), padded=(32, 32), multiple=(1, 4)) == [(3, 16)]
+
+
+def test_thousands_of_windows_are_found_at_once():
+    """Slices: what is searched for a window does not grow with the scan."""
+    patches = some((300, 40, 40), share=0.02)
+    groups = groups_of(patches.numpy(), core=(1, 10, 10))
+    assert len(groups) > 3000
+    left = patches.clone()
+    for group in groups:
+        assert left[group].any()
+        left[group] = False
+    assert not left.any()
+
+
+def test_no_chunk_is_kept_while_the_next_is_computed(monkeypatch):
+    network, image = random_network(spatial_dims=3, num_channels=3), torch.randn(1, 30, 12, 12)
+    patches = torch.ones((8, 3, 3), dtype=torch.bool)
+    windows = windows_for(patches, patch=(4, 4, 4), shape=(30, 12, 12), window=(8, 8, 8), context=False)
+    seen, alive, compute = [], [], Readout.logits
+
+    def watched(self, start, stop):
+        alive.append(sum(one() is not None for one in seen))
+        return compute(self, start, stop)
+
+    monkeypatch.setattr(Readout, "logits", watched)
+    wanted = Wanted(patches, (4, 4, 4), windows)
+    settings = {"roi_size": (8, 8, 8), "background": BACKGROUND, "device": CPU}
+    for chunk in FastSlidingWindow().chunks(network, image, wanted=wanted, **settings):
+        assert not chunk.logits.requires_grad
+        seen.append(weakref.ref(chunk))
+        del chunk
+    assert len(alive) > 5
+    assert set(alive) == {0}

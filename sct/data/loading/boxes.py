@@ -1,4 +1,4 @@
-"""Boxes of voxels of a volume: of those above a value, and of those of a mask.
+"""Boxes of voxels of a volume: of those above a value, and of those of a mask; and their order in memory.
 
 Letters: C channels, S spatial size (2 or 3 numbers).
 """
@@ -41,3 +41,10 @@ def box_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rows = [np.moveaxis(mask, axis, 0).reshape(n, -1).max(axis=1) for axis, n in enumerate(shape)]
     places = [np.flatnonzero(row) for row in rows]
     return np.array([p[0] for p in places]), np.array([p[-1] + 1 for p in places])
+
+
+def in_rows(voxels: np.ndarray) -> np.ndarray:
+    """Voxels in float32, in rows of the last axis, as torch takes them; a copy if need be."""
+    rows = np.ascontiguousarray(voxels, dtype=np.float32)
+    # along an axis of one voxel, a flipped view counts as contiguous
+    return rows if all(stride >= 0 for stride in rows.strides) else rows.copy()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from sct.data.cases import Box
-from sct.data.loading.boxes import whole_box
+from sct.data.loading.boxes import in_rows, whole_box
 from sct.runtime.imports import IMPORTING
 
 # Relative affines come from headers in float32: below this, entries are 0.
@@ -62,9 +62,7 @@ def resample_by_monai(
         from monai.transforms import Spacing
 
     change = Spacing(pixdim=spacing, mode=mode, padding_mode="border", dtype=np.float32)
-    changed = change(
-        MetaTensor(torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float32)), affine=torch.from_numpy(affine))
-    )
+    changed = change(MetaTensor(torch.from_numpy(in_rows(voxels)), affine=torch.from_numpy(affine)))
     assert isinstance(changed, MetaTensor)
     return changed.as_tensor().numpy(), changed.affine.numpy().astype(np.float64)
 
@@ -139,26 +137,27 @@ class Mix:
 
     first: np.ndarray
     share: np.ndarray
+    shrinks: bool  # whether the whole axis has fewer places than voxels
 
     @classmethod
     def at(cls, places: np.ndarray, *, size: int) -> "Mix":
         """Of an axis of `size` voxels at `places`; outside, the outermost voxel goes on."""
         if len(places) == size and np.abs(places - np.arange(size)).max() < TOLERANCE:
-            return cls(np.arange(size), np.zeros(size, dtype=np.float32))
-        places = np.clip(places, 0, size - 1)
-        first = np.minimum(places.astype(np.int64), max(0, size - 2))
-        return cls(first, (places - first).astype(np.float32))
+            return cls(np.arange(size), np.zeros(size, dtype=np.float32), False)
+        inside = np.clip(places, 0, size - 1)
+        first = np.minimum(inside.astype(np.int64), max(0, size - 2))
+        return cls(first, (inside - first).astype(np.float32), len(places) < size)
 
     def __len__(self) -> int:
         return len(self.first)
 
     def part(self, some: slice) -> "Mix":
         """Some of the places."""
-        return Mix(self.first[some], self.share[some])
+        return Mix(self.first[some], self.share[some], self.shrinks)
 
     def moved(self, by: int) -> "Mix":
         """The same on an axis that begins `by` voxels later."""
-        return Mix(self.first - by, self.share)
+        return Mix(self.first - by, self.share, self.shrinks)
 
 
 def resample_linear(voxels: np.ndarray, *, places: Sequence[np.ndarray], box: Box | None = None) -> np.ndarray:
@@ -192,7 +191,7 @@ def by_planes(image: np.ndarray, ways: dict[int, Mix]) -> np.ndarray:
     A few planes at a time: they stay near the processor, and the volume is never whole in float32 at its own size.
     """
     shape = [len(ways[dim]) if dim in ways else size for dim, size in enumerate(image.shape)]
-    dims = sorted(ways, key=lambda dim: (shape[dim] >= image.shape[dim], dim))
+    dims = sorted(ways, key=lambda dim: (not ways[dim].shrinks, dim))
     result = np.empty(shape, dtype=np.float32)
     for rows in pieces(len(image), voxels=math.prod(image.shape[1:])):
         planes = image[rows]
@@ -224,9 +223,9 @@ def pieces(size: int, *, voxels: int) -> list[slice]:
 def interpolate(image: np.ndarray, *, dim: int, mix: Mix) -> np.ndarray:
     """The image mixed along one axis, float32."""
     image = image.astype(np.float32, copy=False)
-    size = image.shape[dim]
-    if len(mix) == size and not mix.share.any() and np.array_equal(mix.first, np.arange(size)):
-        return image
+    size, start = image.shape[dim], int(mix.first[0])
+    if not mix.share.any() and np.array_equal(mix.first, np.arange(start, start + len(mix))):
+        return image[(slice(None),) * dim + (slice(start, start + len(mix)),)]
     share = torch.from_numpy(mix.share).reshape([-1] + [1] * (image.ndim - 1 - dim))
     # numpy takes twice as fast as torch, torch mixes twice as fast as numpy
     below, above = np.take(image, mix.first, axis=dim), np.take(image, np.minimum(mix.first + 1, size - 1), axis=dim)

@@ -36,8 +36,11 @@ class ScaleRange:
         if not self.a_min < self.a_max:
             raise UserError(f"data.intensity.a_min={self.a_min} must be less than a_max={self.a_max}.")
 
-    def before(self, value: float) -> float | None:
-        """The intensity from which a voxel has more than `value` afterwards, but for rounding; None: there is none."""
+    def in_file(self, value: float) -> float | None:
+        """The intensity in the file above which a voxel has more than `value` afterwards, but for rounding.
+
+        None where there is none: if the range is turned round, or all or no voxels have more.
+        """
         if not self.b_min < self.b_max or (self.clip and not self.b_min <= value < self.b_max):
             return None
         return self.a_min + (value - self.b_min) / (self.b_max - self.b_min) * (self.a_max - self.a_min)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from sct.data.cases import Box, Case, Grid, Volume, window_shape
 from sct.data.formats.base import FileFormat
 from sct.data.formats.nifti import turned
-from sct.data.loading.boxes import box_above, box_of, whole_box
+from sct.data.loading.boxes import box_above, box_of, in_rows, whole_box
 from sct.data.loading.resample import resample
 from sct.data.loading.scaling import ScaleRange
 
@@ -125,7 +125,10 @@ class Preprocess:
         if inspect is not None:
             inspect(voxels, source)
         num_dims = len(source.shape)
-        image, affine, part = self._resample(voxels, grid=source, mode="bilinear", only_above=self._least_in_file())
+        least = self._least_in_file()
+        image, affine, part = self._resample(voxels, grid=source, mode="bilinear", only_above=least)
+        if least is not None and not self._has_tissue(image):  # then nothing is cropped
+            image, affine, part = self._resample(voxels, grid=source, mode="bilinear")
         del voxels  # what follows takes the memory
         mask = self._tissue(image)
         image = self.normalised(image)
@@ -190,8 +193,7 @@ class Preprocess:
         within = None if only_above is None else box_above(voxels, only_above)
         if self.spacing is None:
             box = within or whole_box(voxels.shape[1:])
-            # of one voxel, a flipped view would count as contiguous, which torch does not take
-            return np.array(voxels[(slice(None), *box)], dtype=np.float32, order="C"), affine, box
+            return in_rows(voxels[(slice(None), *box)]), affine, box
         # MONAI takes -1 for the file's own spacing.
         pixdim = [*[-1.0] * (len(grid.shape) - len(self.spacing)), *self.spacing]
         return resample(voxels, affine=affine, spacing=pixdim, mode=mode, within=within)
@@ -201,10 +203,16 @@ class Preprocess:
 
         None where that depends on other voxels.
         """
-        if self.crop_above is None or not isinstance(self.intensity, ScaleRange):
+        if self.crop_above is None or self.zero_background or not isinstance(self.intensity, ScaleRange):
             return None
-        least = self.intensity.before(self.crop_above)
+        least = self.intensity.in_file(self.crop_above)
         return None if least is None else least - ROUNDING * (self.intensity.a_max - self.intensity.a_min)
+
+    def _has_tissue(self, image: np.ndarray) -> bool:
+        """Whether the largest value of an image as in the file is above `crop_above`, of intensities voxel by voxel."""
+        assert self.crop_above is not None
+        largest = np.fmax.reduce(image, axis=None)
+        return bool(self.normalised(np.full((1,) * image.ndim, largest)).max() > self.crop_above)
 
     def _tissue(self, image: np.ndarray) -> np.ndarray:
         """Which voxels of the image (C, *S) as in the file are tissue, (*S) bool."""
@@ -218,7 +226,7 @@ def smallest_integers(values: np.ndarray) -> np.ndarray:
 
 def resize(voxels: np.ndarray, *, size: Sequence[int], mode: str) -> np.ndarray:
     """Voxels (C, ..., H, W) with the last two axes at `size`, float32; mode: bilinear (antialiased) or nearest."""
-    planes = torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float32)).reshape(1, -1, *voxels.shape[-2:])
+    planes = torch.from_numpy(in_rows(voxels)).reshape(1, -1, *voxels.shape[-2:])
     if mode == "nearest":
         planes = F.interpolate(planes, size=tuple(size), mode="nearest-exact")
     else:

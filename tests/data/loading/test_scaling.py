@@ -64,14 +64,14 @@ def test_an_empty_range_is_refused():
 def test_the_intensity_before_is_the_one_from_which_voxels_have_more(clip):
     scaled = ScaleRange(a_min=-200, a_max=500, b_min=-1, b_max=1, clip=clip)
     for value in (-0.9, 0.0, 0.99, -1.0):
-        before = scaled.before(value)
+        before = scaled.in_file(value)
         image = torch.tensor([[before - 0.1, before + 0.1]])
         assert (scaled({"image": image})["image"] > value).tolist() == [[False, True]]
 
 
 def test_where_no_intensity_divides_voxels_there_is_none():
-    assert ScaleRange(a_min=0, a_max=1, b_min=1, b_max=0).before(0.5) is None  # turned round
+    assert ScaleRange(a_min=0, a_max=1, b_min=1, b_max=0).in_file(0.5) is None  # turned round
     clipped = ScaleRange(a_min=0, a_max=1, clip=True)
-    assert clipped.before(-0.1) is None  # all voxels have more
-    assert clipped.before(1.0) is None  # none has more
-    assert ScaleRange(a_min=0, a_max=1).before(2.0) == 2.0
+    assert clipped.in_file(-0.1) is None  # all voxels have more
+    assert clipped.in_file(1.0) is None  # none has more
+    assert ScaleRange(a_min=0, a_max=1).in_file(2.0) == 2.0

@@ -126,6 +126,40 @@ def test_what_the_crop_leaves_out_need_not_be_resampled(tmp_path: Path, spacing,
         assert sizes[0] < sizes[1]
 
 
+def test_where_mixing_leaves_nothing_above_the_crop_all_is_kept(tmp_path: Path) -> None:
+    image = np.zeros((20, 20, 20), dtype=np.int16)
+    image[9, 9, 9] = 150  # between the places of the coarser grid
+    case = Case("a", save(tmp_path / "image.nii.gz", image, affine=np.eye(4)), None)
+    scaled = ScaleRange(a_min=0, a_max=200)
+    for spacing, crop_above in (([2.0] * 3, 0.6), (None, 0.75)):
+        settings = {"roi_size": [4, 4, 4], "spacing": spacing, "crop_above": crop_above}
+        found = prepare(intensity=scaled, **settings)(case)
+        want = prepare(intensity=Wrapped(scaled), **settings)(case)
+        np.testing.assert_array_equal(found.image, want.image)
+        np.testing.assert_array_equal(found.affine, want.affine)
+        assert found.image.shape[1:] == ((10, 10, 10) if spacing else (20, 20, 20))
+
+
+@pytest.mark.parametrize("settings", [{"resize_to": [8, 8]}, {"spacing": [2.0, 2.0]}, {}])
+def test_a_single_slice_may_be_turned(tmp_path: Path, settings) -> None:
+    affine = np.diag([-1.0, -1.0, -1.0, 1.0])
+    image = np.random.default_rng(0).uniform(0, 1, (20, 24, 1)).astype(np.float32)
+    case = Case(
+        "a",
+        save(tmp_path / "image.nii", image, affine=affine),
+        save(tmp_path / "label.nii", (image > 0.5).astype(np.float32), affine=affine),
+    )
+    preprocess = Preprocess(
+        file_format=Nifti(3),
+        axes="SPL",
+        roi_size=[4, 4],
+        intensity=lambda sample: sample,
+        crop_above=None,
+        **{"spacing": None, **settings},
+    )
+    assert preprocess(case).image.shape[1] == 1
+
+
 def test_orientation_crop_and_pad_move_voxels_without_changing_them(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     voxels = rng.integers(-900, 900, (9, 7, 5)).astype(np.int16)
