@@ -238,6 +238,9 @@ def test_a_window_between_two_multiples_becomes_two():
     found = wanted.padded_starts((32, 32), (8, 8), padded=(32, 32), multiple=(4, 4))
     assert found == [(0, 16), (4, 16)]
     assert wanted.padded_starts((32, 32), (8, 8), padded=(32, 32), multiple=(1, 4)) == [(3, 16)]
+    # one that ends with the image ends with its padding
+    last = Wanted(patches, (2, 2), ((29, 16),))
+    assert last.padded_starts((37, 32), (8, 8), padded=(40, 32), multiple=(4, 4)) == [(32, 16)]
 
 
 def test_thousands_of_windows_are_found_at_once():
