@@ -121,6 +121,11 @@ def window_shape(window: Sequence[int], *, num_dims: int) -> tuple[int, ...]:
 Box = tuple[slice, ...]
 
 
+def whole_box(shape: Sequence[int]) -> Box:
+    """All of a grid of `shape`."""
+    return tuple(slice(0, size) for size in shape)
+
+
 @dataclass(frozen=True)
 class Volume:
     """One case after the deterministic transforms, as plain tensors.

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sct.data.cases import Box, window_shape
+from sct.data.cases import Box, whole_box, window_shape
 from sct.data.module import SegmentationData
 from sct.inference.base import Inferer, Model
 from sct.inference.wanted import Wanted, joined, volume_of, windows_for
@@ -154,7 +154,7 @@ def look_at(
 
 def whole_or(view: View | None, *, shape: Sequence[int]) -> tuple[Part, ...]:
     """What is predicted of an image of `shape`: the parts of a view, or without one the whole image."""
-    return (Part(tuple(slice(0, size) for size in shape)),) if view is None else view.parts
+    return (Part(whole_box(shape)),) if view is None else view.parts
 
 
 def parts_of(wanted: Wanted, *, shape: Sequence[int], window: Sequence[int]) -> tuple[Part, ...]:

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sct.data.cases import window_shape
+from sct.data.cases import whole_box, window_shape
 from sct.errors import UserError
 from sct.inference.base import Chunk, Inferer, Model, chunk_bounds, mirrored_mean, rows_of_a_chunk
 from sct.inference.stitch import fill
@@ -78,7 +78,7 @@ class SlidingWindow(Inferer):
         assert isinstance(logits, Tensor)
         if wanted is None:
             return logits[0]
-        inside = wanted.voxels(tuple(slice(0, size) for size in image.shape[1:])).to(stitch_device)
+        inside = wanted.voxels(whole_box(image.shape[1:])).to(stitch_device)
         return fill(logits[0], where=~inside, values=background)
 
     def chunks(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from little_volumes import random_network
+from peak import peak_bytes
 from torch import nn
 
 from sct.data.outputs import numbered
@@ -274,3 +275,25 @@ def test_no_chunk_is_kept_while_the_next_is_computed(monkeypatch):
         del chunk
     assert len(alive) > 5
     assert set(alive) == {0}
+
+
+@pytest.mark.parametrize("share", [0.002, 0.1])
+@pytest.mark.parametrize("accumulate", ["float32", "float16"])
+def test_memory_of_what_is_wanted_is_at_most_what_was_said(share, accumulate):
+    """Of a network that takes none itself; the chunk that holds the background counts too."""
+    shape, patch, window = (64, 40, 36), (4, 4, 4), (16, 16, 16)
+    patches, image = some(grid_of(shape, patch), share=share), torch.randn(1, *shape)
+    windows = windows_for(patches, patch=patch, shape=shape, window=window, context=True)
+    wanted, inferer = Wanted(patches, patch, windows), FastSlidingWindow(batch_size=1, accumulate=accumulate)
+    background = torch.zeros(8)
+
+    def network(batch):
+        return batch.expand(-1, 8, -1, -1, -1).contiguous()
+
+    def run():
+        settings = {"roi_size": window, "background": background, "device": CPU, "wanted": wanted}
+        for chunk in inferer.chunks(network, image, **settings):
+            del chunk
+
+    memory = inferer.memory(network, shape, roi_size=window, in_channels=1, num_channels=8, device=CPU, wanted=wanted)
+    assert 0.2 * sum(memory.values()) < peak_bytes(run) + image.nbytes <= sum(memory.values())

@@ -3,16 +3,9 @@
 Letters: C channels, S spatial size (2 or 3 numbers).
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from sct.data.cases import Box
-
-
-def whole_box(shape: Sequence[int]) -> Box:
-    """All of a grid of `shape`."""
-    return tuple(slice(0, size) for size in shape)
 
 
 def box_above(voxels: np.ndarray, value: float) -> Box | None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sct.data.cases import Box
-from sct.data.loading.boxes import in_rows, whole_box
+from sct.data.cases import Box, whole_box
+from sct.data.loading.boxes import in_rows
 from sct.runtime.imports import IMPORTING
 
 # Relative affines come from headers in float32: below this, entries are 0.

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from sct.data.cases import Box, Case, Grid, Volume, window_shape
+from sct.data.cases import Box, Case, Grid, Volume, whole_box, window_shape
 from sct.data.formats.base import FileFormat
 from sct.data.formats.nifti import turned
-from sct.data.loading.boxes import box_above, box_of, in_rows, whole_box
+from sct.data.loading.boxes import box_above, box_of, in_rows
 from sct.data.loading.resample import resample
 from sct.data.loading.scaling import ScaleRange
 
