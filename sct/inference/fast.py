@@ -7,7 +7,6 @@ one position of the stitched map, see `sct.inference.stages`.
 import itertools
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
@@ -20,6 +19,7 @@ from sct.errors import UserError
 from sct.inference.base import Chunk, Inferer, Model, chunk_bounds, rows_of_a_chunk
 from sct.inference.parallel import AHEAD, in_order
 from sct.inference.readout import Readout
+from sct.inference.rows import first_place, row_groups, rows_kept
 from sct.inference.stages import Stages, Stitch, stages_of
 from sct.inference.stitch import RollingSum, box_at, inverse_weight
 from sct.inference.tiling import occupied, pad_to_window, padded_shape, window_starts, window_weight
@@ -254,38 +254,6 @@ class FastSlidingWindow(Inferer):
 def number_bytes(device: torch.device) -> int:
     """Bytes of a number of the network's maps: of mixed precision where that is on."""
     return torch.get_autocast_dtype(device.type).itemsize if torch.is_autocast_enabled(device.type) else 4
-
-
-def row_groups(starts: Sequence[Start], *, batch_size: int) -> list[list[int]]:
-    """First rows of the windows in groups; chunks are yielded after each group.
-
-    Rows with few windows share a group as long as their windows fit in one batch.
-    """
-    groups: list[list[int]] = []
-    in_group = batch_size
-    for row, number in sorted(Counter(at[0] for at in starts).items()):
-        if in_group + number > batch_size:
-            groups.append([])
-            in_group = 0
-        groups[-1].append(row)
-        in_group += number
-    return groups
-
-
-def rows_kept(groups: Sequence[Sequence[int]], *, depth: int, length: int, stages: Stages) -> int:
-    """Rows of places to store: rows in the windows of one group, `depth` voxels deep, and earlier rows still needed.
-
-    length: rows of the padded image. Rows that no window holds are stored too, until the next group.
-    """
-    following = [*(group[0] for group in groups[1:]), length]
-    ends = [max(group[-1] + depth, row) // stages.stride[0] for group, row in zip(groups, following, strict=True)]
-    firsts = [0, *(first_place(max(0, group[0] - stages.reach - 1), stages=stages) for group in groups[1:])]
-    return max(end - first for end, first in zip(ends, firsts, strict=True))
-
-
-def first_place(row: int, *, stages: Stages) -> int:
-    """The first row of places that the logits of a row of the image depend on."""
-    return max(0, row - stages.reach) // stages.stride[0]
 
 
 def batches(items: Sequence[Item], *, size: int) -> Iterator[list[Item]]:

@@ -12,8 +12,8 @@ from torch import nn
 
 from sct.data.outputs import numbered
 from sct.inference import FastSlidingWindow, SlidingWindow, base
-from sct.inference.fast import row_groups
 from sct.inference.readout import Readout
+from sct.inference.rows import row_groups
 from sct.inference.tiling import padded_shape
 from sct.inference.wanted import Wanted, groups_of, hull_of, joined, overlap, sums_of, windows_for
 
