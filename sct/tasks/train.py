@@ -71,9 +71,10 @@ def train_run(plan: Plan, *, processes: Processes, ending: Ending) -> float:
     """
     cfg = OmegaConf.create(plan.config)
     settings = trainer_settings(cfg)
+    which = "best" if settings.choose_best else "last"
     if plan.done and plan.folder is not None:
         score = best_score(plan.folder, metric=settings.best_metric, chosen=settings.choose_best)
-        logger.info("done already, best %s %.4f: %s", settings.best_metric, score, plan.folder)
+        logger.info("done already, %s %s %.4f: %s", which, settings.best_metric, score, plan.folder)
         distributed.leave()
         return score
     set_determinism(settings.deterministic, device=processes.device)
@@ -106,7 +107,8 @@ def train_run(plan: Plan, *, processes: Processes, ending: Ending) -> float:
     # threads with Python's lock in its hands, and such a thread may be waiting for this lock
     trainer.model = trainer.segmenter
     logger.info(
-        "best %s %.4f at step %d; %s%s",
+        "%s %s %.4f at step %d; %s%s",
+        which,
         settings.best_metric,
         best.get(settings.best_metric, math.nan),
         best["step"],

@@ -298,4 +298,5 @@ def test_the_last_weights_are_kept_where_the_best_are_not_chosen(smoke, tmp_path
     assert checkpoint.load(run / checkpoint.FOLDER / "best.pt")["step"] == kept
     score = best_score(run, metric="val/dice/mean", chosen=choose)
     assert score == {1: 0.9, 3: 0.5}[kept]
-    assert f"{score:.4f} at step {kept}; " in (run / "train.log").read_text()
+    which = "best" if choose else "last"
+    assert f"{which} val/dice/mean {score:.4f} at step {kept}; " in (run / "train.log").read_text()

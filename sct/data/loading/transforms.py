@@ -126,9 +126,9 @@ class Preprocess:
             inspect(voxels, source)
         num_dims = len(source.shape)
         least = self._least_in_file()
-        image, affine, part = self._resample(voxels, grid=source, mode="bilinear", only_above=least)
+        image, affine, kept = self._resample(voxels, grid=source, mode="bilinear", only_above=least)
         if least is not None and not self._has_tissue(image):  # then nothing is cropped
-            image, affine, part = self._resample(voxels, grid=source, mode="bilinear")
+            image, affine, kept = self._resample(voxels, grid=source, mode="bilinear")
         del voxels  # what follows takes the memory
         mask = self._tissue(image)
         image = self.normalised(image)
@@ -136,21 +136,21 @@ class Preprocess:
         if case.label is not None:
             values, grid = self.file_format.read_label(case.label)
             whole, _, _ = self._resample(values[None], grid=grid, mode="nearest")
-            label = smallest_integers(np.rint(whole[0][part]))
+            label = smallest_integers(np.rint(whole[0][kept]))
         if self.crop_above is not None:
             mask &= (image > self.crop_above).max(axis=0)
         start, stop = box_of(mask)
-        box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        tissue = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
         window = window_shape(self.roi_size, num_dims=num_dims)
         lack = [max(0, roi - (b - a)) for roi, a, b in zip(window, start, stop, strict=True)]
         pads = [(missing // 2, missing - missing // 2) for missing in lack]
-        image = _pad(image[(slice(None), *box)], pads=pads, value=0.0 if self.zero_background else None)
-        offset = [edge.start + a - before for edge, a, (before, _) in zip(part, start, pads, strict=True)]
+        image = _pad(image[(slice(None), *tissue)], pads=pads, value=0.0 if self.zero_background else None)
+        offset = [edge.start + a - before for edge, a, (before, _) in zip(kept, start, pads, strict=True)]
         affine = affine.copy()
         affine[:3, 3] += affine[:3, :num_dims] @ offset
         foreground = None
         if label is not None:
-            label = np.ascontiguousarray(np.pad(label[box], pads))
+            label = np.ascontiguousarray(np.pad(label[tissue], pads))
             foreground = Foreground.of(label, ignored=self.ignored)
         return Prepared(image, label, foreground, affine, source)
 
