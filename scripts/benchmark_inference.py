@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from sct.data.cases import Volume
 from sct.data.outputs import numbered
-from sct.inference import FastSlidingWindow, Inferer, SlidingWindow, predict_volume, to_source_grid
+from sct.inference import FastSlidingWindow, Inferer, Request, SlidingWindow, predict_volume, to_source_grid
 from sct.inference.sliding import chunks_of
 from sct.inference.tiling import window_starts
 from sct.profiling.timing import Stopwatch, device_name, peak_memory_mb
@@ -128,7 +128,7 @@ def whole(inferer: Inferer, network: Trivial, volume: Volume, options: argparse.
 def measure(options: argparse.Namespace, volume: Volume) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Median milliseconds by name, and the label maps by inferer."""
     device, outputs, network = torch.device(options.device), numbered(options.classes), Trivial(options)
-    shared = {"roi_size": [options.window] * 3, "background": outputs.background, "device": device}
+    request = Request([options.window] * 3, outputs.background, device)
     starts = window_starts(options.shape, [options.window] * 3, overlap=options.overlap)
     num_windows = math.prod(len(along) for along in starts)
     grids = {"affine": volume.affine, "source_shape": volume.source_shape, "source_affine": volume.source_affine}
@@ -147,10 +147,10 @@ def measure(options: argparse.Namespace, volume: Volume) -> tuple[dict[str, floa
             labels[name] = timed(f"whole: {name}", lambda inferer=inferer: whole(inferer, network, volume, options))
             timed(
                 f"stitching, a window: {name}",
-                lambda inferer=inferer: [None for _ in inferer.chunks(network, volume.image, **shared)],
+                lambda inferer=inferer: [None for _ in inferer.chunks(network, volume.image, request)],
                 over=num_windows,
             )
-        logits = make_inferers(options)["reference"](network, volume.image, **shared)
+        logits = make_inferers(options)["reference"](network, volume.image, request)
         timed("deciding: torch.argmax", lambda logits=logits: logits.argmax(dim=0))
         timed("deciding: chunks", lambda logits=logits: [outputs.labels(chunk.logits) for chunk in chunks_of(logits)])
         labels["all voxels"] = timed("regridding: all voxels", lambda logits=logits: interpolate_all(logits, volume))

@@ -31,7 +31,7 @@ from sct.data.cases import Case, window_shape
 from sct.data.module import SegmentationData
 from sct.errors import UserError
 from sct.evaluation.metrics import quick_dice
-from sct.inference import FastSlidingWindow, SlidingWindow
+from sct.inference import FastSlidingWindow, Request, SlidingWindow
 from sct.inference.stitch import box_at
 from sct.inference.tiling import pad_to_window, padded_shape
 from sct.models.segmenter import Segmenter
@@ -96,9 +96,8 @@ def check_case(
         overlap=fast.overlap, blending=fast.blending, mirror_axes=fast.mirror_axes, batch_size=fast.batch_size
     )
     window = window_shape(data.roi_size, num_dims=volume.image.ndim - 1)
-    stages = fast.stages(
-        segmenter, num_channels=data.outputs.num_channels, roi_size=data.roi_size, num_dims=len(window)
-    )
+    request = Request(data.roi_size, data.outputs.background, device)
+    stages = fast.stages(segmenter, request, num_dims=len(window))
     stride = stages.stride
     check_steps(fast.overlap, shape=volume.image.shape[1:], window=window, stride=stride)
     image, truth = (to_full_size(part, stride=stride) for part in (volume.image, volume.label.unsqueeze(0)))

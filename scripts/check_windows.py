@@ -23,7 +23,7 @@ import torch
 from sct.config.command import CONFIG_ERRORS, compose_config, explain, open_overrides
 from sct.errors import UserError
 from sct.evaluation.metrics import quick_dice
-from sct.inference import FastSlidingWindow
+from sct.inference import FastSlidingWindow, Request
 from sct.runs.run import Run, open_run
 from sct.runtime.memory import tune_allocator
 from sct.runtime.precision import autocast
@@ -84,9 +84,8 @@ def measure(run: Run, *, split: str, overlaps: Sequence[float], count: int | Non
             labels = labels_of(run, each, image)
             seconds[index].append(time.perf_counter() - start)
             dice[index].append(quick_dice(labels, volume.label, outputs=data.outputs))
-            windows[index].append(
-                each.num_windows(run.network, shape, roi_size=data.roi_size, num_channels=data.outputs.num_channels)
-            )
+            request = Request(data.roi_size, data.outputs.background, run.device)
+            windows[index].append(each.num_windows(run.network, shape, request))
     return [
         Row(each.overlap, each.even, *(np.array(values[index]) for values in (windows, dice, seconds)))
         for index, each in enumerate(inferers)

@@ -35,7 +35,7 @@ from sct.data.cases import Case
 from sct.data.check import load_new
 from sct.data.module import SegmentationData
 from sct.errors import UserError
-from sct.inference import FastSlidingWindow, Inferer, logits_for, source_grid
+from sct.inference import FastSlidingWindow, Inferer, Request, logits_for, source_grid
 from sct.inference.inputs import find_inputs, label_paths
 from sct.models.segmenter import Segmenter
 from sct.runs.run import open_run
@@ -135,8 +135,7 @@ def once(
     grid = source_grid(volume, outputs=data.outputs)
     with torch.no_grad(), autocast(clock.device, dtype):
         chunks = logits_for(
-            grid, network, volume.image, inferer, roi_size=data.roi_size,
-            background=data.outputs.background, device=clock.device,
+            grid, network, volume.image, inferer, Request(data.roi_size, data.outputs.background, clock.device)
         )  # fmt: skip
         for chunk in chunks:
             clock.stop("stitching")
@@ -178,14 +177,10 @@ def split(options: argparse.Namespace) -> str:
         raise UserError("An exported network has no parts to time: give the run itself as ckpt, without backend.")
     case = find_case(cfg, data=data)
     clock, inferer, rounds = Clock(device), alone(run.inferer), []
+    request = Request(data.roi_size, data.outputs.background, device)
     in_stages = (
         isinstance(inferer, FastSlidingWindow)
-        and not inferer.stages(
-            network,
-            num_channels=data.outputs.num_channels,
-            roi_size=data.roi_size,
-            num_dims=len(data.roi_size),
-        ).is_logits
+        and not inferer.stages(network, request, num_dims=len(data.roi_size)).is_logits
     )
     watch(network, clock, in_stages=in_stages)
     for _ in range(1 + options.repeats):

@@ -15,7 +15,7 @@ from sct.data.module import SegmentationData
 from sct.evaluation.metrics import Row, score_case
 from sct.evaluation.pictures import panel
 from sct.evaluation.tokens import alive_tokens, kept_shares, known_means, method_numbers, patch_kinds
-from sct.inference import Chunk, Inferer, MemoryNotice, logits_for, source_grid
+from sct.inference import Chunk, Inferer, MemoryNotice, Request, logits_for, source_grid
 from sct.inference.depth import NOT_SEEN, patch_means, patch_shape, spread
 from sct.inference.look import Look, look_at, whole_or
 from sct.inference.postprocess import Postprocessing
@@ -92,11 +92,8 @@ def evaluate_case(
                 model,
                 part.image,
                 inferer,
-                roi_size=data.roi_size,
-                background=background,
-                device=device,
+                Request(data.roi_size, background, device, seen.wanted),
                 notice=notice,
-                wanted=seen.wanted,
             ):
                 logits = chunk.logits[:-1]
                 grid.add(Chunk(chunk.start, logits))

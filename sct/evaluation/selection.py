@@ -22,7 +22,7 @@ from sct.data.outputs import Outputs
 from sct.errors import UserError
 from sct.evaluation.metrics import quick_dice
 from sct.evaluation.tokens import patch_kinds
-from sct.inference import Inferer
+from sct.inference import Inferer, Request
 from sct.models.adaptive.gate import QueryGate
 from sct.models.encoder import ViTEncoder
 from sct.models.grid import pruning_depth
@@ -193,7 +193,7 @@ def check_selection(
         truth = data.outputs.label_map.cleared(volume.label)
         image = torch.cat([volume.image, truth[None].to(volume.image.dtype)])
         for model in models.values():
-            logits = inferer(model, image, roi_size=data.roi_size, background=data.outputs.background, device=device)
+            logits = inferer(model, image, Request(data.roi_size, data.outputs.background, device))
             labels = data.outputs.labels(logits).numpy().astype(int)
             model.dice.append(float(np.nanmean(quick_dice(labels, volume.label.numpy(), outputs=data.outputs))))
     return Selection(models, network.encoder.spec.num_depths)

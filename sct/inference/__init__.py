@@ -1,6 +1,6 @@
 """Whole-volume inference: predicts windows of a preprocessed image and makes labels on the grid of the file."""
 
-from sct.inference.base import Chunk, Inferer, Model
+from sct.inference.base import Chunk, Inferer, Model, Request
 from sct.inference.fast import FastSlidingWindow
 from sct.inference.regrid import SourceGrid, to_source_grid
 from sct.inference.sliding import SlidingWindow
@@ -12,6 +12,7 @@ __all__ = [
     "Inferer",
     "MemoryNotice",
     "Model",
+    "Request",
     "SlidingWindow",
     "SourceGrid",
     "logits_for",

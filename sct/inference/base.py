@@ -57,6 +57,30 @@ class Chunk:
         return slice(self.start, self.stop)
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is predicted of an image, and where.
+
+    roi_size: voxels of a window; 2 numbers: a volume is predicted slice by slice along its first axis
+    background: logits (Q) of a background voxel
+    device: of the network
+    wanted: patches of the image that are predicted, all others are background; None: all of it
+    """
+
+    roi_size: Sequence[int]
+    background: Tensor
+    device: torch.device
+    wanted: Wanted | None = None
+
+    @property
+    def num_channels(self) -> int:
+        return len(self.background)
+
+    def window(self, *, num_dims: int) -> tuple[int, ...]:
+        """Voxels of a window along each axis of an image with `num_dims` axes."""
+        return window_shape(self.roi_size, num_dims=num_dims)
+
+
 @part
 @dataclass(kw_only=True)
 class Inferer(ABC):
@@ -85,53 +109,23 @@ class Inferer(ABC):
             raise UserError(f"inferer.batch_size={self.batch_size}: choose 1 window or more, or null")
 
     @abstractmethod
-    def chunks(
-        self,
-        model: Model,
-        image: Tensor,
-        *,
-        roi_size: Sequence[int],
-        background: Tensor,
-        device: torch.device,
-        wanted: Wanted | None = None,
-    ) -> Iterator[Chunk]:
+    def chunks(self, model: Model, image: Tensor, request: Request) -> Iterator[Chunk]:
         """Yields the logits of an image (C, *S) in order; every chunk begins with the last row of the previous chunk.
 
-        `model` maps (B, C, *roi_size) on `device` to (B, Q, *roi_size). An image smaller than the window is padded
-        with zeros, and the result is cropped again. With a 2-D `roi_size`, a volume is predicted slice by slice along
-        its first axis. background: logits (Q) of a background voxel. wanted: patches of the image that are predicted,
-        all others are background; None: all of it.
+        `model` maps (B, C, *roi_size) on the request's device to (B, Q, *roi_size). An image smaller than the window is
+        padded with zeros, and the result is cropped again.
         """
 
     @abstractmethod
-    def memory(
-        self,
-        model: Model,
-        shape: Sequence[int],
-        *,
-        roi_size: Sequence[int],
-        in_channels: int,
-        num_channels: int,
-        device: torch.device,
-        wanted: Wanted | None = None,
-    ) -> dict[str, int]:
+    def memory(self, model: Model, shape: Sequence[int], request: Request, *, in_channels: int) -> dict[str, int]:
         """Most bytes that `chunks` needs for an image of `shape` (*S) in addition to the network, by purpose."""
 
-    def __call__(
-        self,
-        model: Model,
-        image: Tensor,
-        *,
-        roi_size: Sequence[int],
-        background: Tensor,
-        device: torch.device,
-        wanted: Wanted | None = None,
-    ) -> Tensor:
+    def __call__(self, model: Model, image: Tensor, request: Request) -> Tensor:
         """Logits (Q, *S), float32, of an image (C, *S), on the device where they are stitched; see `chunks`."""
         logits = torch.empty(0)
-        for chunk in self.chunks(model, image, roi_size=roi_size, background=background, device=device, wanted=wanted):
+        for chunk in self.chunks(model, image, request):
             if not len(logits):
-                logits = chunk.logits.new_empty((len(background), *image.shape[1:]))
+                logits = chunk.logits.new_empty((request.num_channels, *image.shape[1:]))
             logits[:, chunk.rows] = chunk.logits
         return logits
 
@@ -140,25 +134,17 @@ class Inferer(ABC):
     ) -> Tensor:
         """Label values (*S), int16, on the CPU, of an image (C, *S), on the same grid; see `chunks`."""
         labels = torch.empty(image.shape[1:], dtype=torch.int16)
-        for chunk in self.chunks(model, image, roi_size=roi_size, background=outputs.background, device=device):
+        for chunk in self.chunks(model, image, Request(roi_size, outputs.background, device)):
             labels[chunk.rows] = outputs.labels(chunk.logits).cpu()
             del chunk  # frees memory before the next chunk is computed
         return labels
 
-    def num_windows(
-        self,
-        model: Model,
-        shape: Sequence[int],
-        *,
-        roi_size: Sequence[int],
-        num_channels: int,
-        wanted: Wanted | None = None,
-    ) -> int:
-        """Windows that cover an image of `shape` (*S), or what is `wanted` of it.
+    def num_windows(self, model: Model, shape: Sequence[int], request: Request) -> int:
+        """Windows that cover an image of `shape` (*S), or what is wanted of it.
 
         Windows of air that an inferer may skip count too.
         """
-        window = window_shape(roi_size, num_dims=len(shape))
+        window = request.window(num_dims=len(shape))
         starts = window_starts(padded_shape(shape, window), window, overlap=self.overlap)
         return math.prod(map(len, starts))
 
@@ -175,10 +161,12 @@ class Inferer(ABC):
         voxels = PROCESSOR_VOXELS if device.type == "cpu" else DEVICE_VOXELS
         return max(1, voxels // math.prod(roi_size))
 
-    def batch_bytes(self, *, roi_size: Sequence[int], in_channels: int, num_channels: int, device: torch.device) -> int:
+    def batch_bytes(self, request: Request, *, in_channels: int) -> int:
         """Bytes of the windows and logits of one forward pass in float32, with the copies for mirrored windows."""
-        channels = 2 * in_channels + 4 * num_channels if self.mirror_axes else in_channels + num_channels
-        return 4 * self.windows_at_once(roi_size, device=device) * math.prod(roi_size) * channels
+        out_channels = request.num_channels
+        channels = 2 * in_channels + 4 * out_channels if self.mirror_axes else in_channels + out_channels
+        windows = self.windows_at_once(request.roi_size, device=request.device)
+        return 4 * windows * math.prod(request.roi_size) * channels
 
 
 def rows_of_a_chunk(shape: Sequence[int], *, num_channels: int) -> int:

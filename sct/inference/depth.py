@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sct.data.cases import Volume, window_shape
 from sct.data.module import SegmentationData
-from sct.inference.base import Inferer
+from sct.inference.base import Inferer, Request
 from sct.inference.look import View, whole_or
 from sct.models.base import Encoder
 from sct.models.grid import pruning_depth
@@ -68,10 +68,7 @@ def depth_map(
         found = inferer(
             DepthOfPatches(encoder),
             image,
-            roi_size=data.roi_size,
-            background=background,
-            device=device,
-            wanted=part.wanted,
+            Request(data.roi_size, background, device, part.wanted),
         )
         depth[part.box] = found[0].to(device)
     patch = patch_shape(encoder, num_dims=depth.ndim)

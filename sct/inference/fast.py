@@ -14,9 +14,8 @@ from typing import Literal, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
-from sct.data.cases import window_shape
 from sct.errors import UserError
-from sct.inference.base import Chunk, Inferer, Model, chunk_bounds, rows_of_a_chunk
+from sct.inference.base import Chunk, Inferer, Model, Request, chunk_bounds, rows_of_a_chunk
 from sct.inference.parallel import AHEAD, in_order
 from sct.inference.readout import Readout
 from sct.inference.rows import first_place, row_groups, rows_kept
@@ -72,20 +71,11 @@ class FastSlidingWindow(Inferer):
             raise UserError(f"inferer.workers={self.workers}: choose 1 or more")
 
     # no decorator: a generator that runs within `no_grad` keeps each chunk alive while the next one is computed
-    def chunks(
-        self,
-        model: Model,
-        image: Tensor,
-        *,
-        roi_size: Sequence[int],
-        background: Tensor,
-        device: torch.device,
-        wanted: Wanted | None = None,
-    ) -> Iterator[Chunk]:
-        self.check_axes(roi_size)
-        shape = tuple(image.shape[1:])
-        stages = self.stages(model, num_channels=len(background), roi_size=roi_size, num_dims=len(shape))
-        window = window_shape(roi_size, num_dims=len(shape))
+    def chunks(self, model: Model, image: Tensor, request: Request) -> Iterator[Chunk]:
+        self.check_axes(request.roi_size)
+        shape, device, wanted = tuple(image.shape[1:]), request.device, request.wanted
+        stages = self.stages(model, request, num_dims=len(shape))
+        window = request.window(num_dims=len(shape))
         image = image.to(device, torch.float32)
         padded, before = pad_to_window(image, window, multiple=stages.stride)
         starts = self.starts(shape, window, stages=stages, wanted=wanted)
@@ -99,13 +89,14 @@ class FastSlidingWindow(Inferer):
         inverse = inverse_weight(
             stages.places(padded.shape[1:]), places=[stages.places(at) for at in chosen], weight=weight
         )
-        groups = row_groups(starts, batch_size=(batch_size := self.windows_at_once(roi_size, device=device)))
+        batch_size = self.windows_at_once(request.roi_size, device=device)
+        groups = row_groups(starts, batch_size=batch_size)
         by_group = [list(batches([at for at in chosen if at[0] in group], size=batch_size)) for group in groups]
 
         @torch.no_grad()
         def compute(batch: list[tuple[int, ...]]) -> Tensor:
             windows = torch.stack([padded[(slice(None), *box_at(at, window))] for at in batch])
-            return stages.window_features(windows.reshape(len(batch), -1, *roi_size))
+            return stages.window_features(windows.reshape(len(batch), -1, *request.roi_size))
 
         workers = self.workers_for(model, num_batches=sum(map(len, by_group)), device=device)
         computed = in_order(compute, itertools.chain(*by_group), workers=workers, device=device)
@@ -117,10 +108,10 @@ class FastSlidingWindow(Inferer):
             device=device,
         )
 
-        readout = Readout(stages, total, inverse, padded, tuple(before), shape, background, wanted)
+        readout = Readout(stages, total, inverse, padded, tuple(before), shape, request.background, wanted)
         # first row, end and next row of the output, in rows of the padded image
         top, end = before[0], before[0] + shape[0]
-        done, height = top, rows_of_a_chunk(padded.shape[1:], num_channels=len(background))
+        done, height = top, rows_of_a_chunk(padded.shape[1:], num_channels=request.num_channels)
         for group_batches, next_group in zip(by_group, [*groups[1:], None], strict=True):
             for batch in group_batches:
                 results = next(computed)
@@ -134,17 +125,9 @@ class FastSlidingWindow(Inferer):
             done = final
             total.drop_before(first_place(done - 1, stages=stages))
 
-    def num_windows(
-        self,
-        model: Model,
-        shape: Sequence[int],
-        *,
-        roi_size: Sequence[int],
-        num_channels: int,
-        wanted: Wanted | None = None,
-    ) -> int:
-        stages = self.stages(model, num_channels=num_channels, roi_size=roi_size, num_dims=len(shape))
-        return len(self.starts(shape, window_shape(roi_size, num_dims=len(shape)), stages=stages, wanted=wanted))
+    def num_windows(self, model: Model, shape: Sequence[int], request: Request) -> int:
+        stages = self.stages(model, request, num_dims=len(shape))
+        return len(self.starts(shape, request.window(num_dims=len(shape)), stages=stages, wanted=request.wanted))
 
     def starts(
         self, shape: Sequence[int], window: Sequence[int], *, stages: Stages, wanted: Wanted | None = None
@@ -159,14 +142,14 @@ class FastSlidingWindow(Inferer):
             return list(itertools.product(*along))
         return wanted.padded_starts(shape, window, padded=padded, multiple=stages.stride)
 
-    def stages(self, model: Model, *, num_channels: int, roi_size: Sequence[int], num_dims: int) -> Stages:
-        """The stages of a network with `num_channels` channels of logits."""
+    def stages(self, model: Model, request: Request, *, num_dims: int) -> Stages:
+        """The stages in which a network predicts what is asked for of an image with `num_dims` axes."""
         return stages_of(
             model,
             stitch=self.stitch,
-            num_channels=num_channels,
+            num_channels=request.num_channels,
             mirror_axes=self.mirror_axes,
-            roi_size=roi_size,
+            roi_size=request.roi_size,
             num_dims=num_dims,
         )
 
@@ -194,22 +177,13 @@ class FastSlidingWindow(Inferer):
         mask, _ = pad_to_window((image > self.skip_below).any(dim=0, keepdim=True), padded)
         return occupied(mask[0], places=starts, window=window)
 
-    def memory(
-        self,
-        model: Model,
-        shape: Sequence[int],
-        *,
-        roi_size: Sequence[int],
-        in_channels: int,
-        num_channels: int,
-        device: torch.device,
-        wanted: Wanted | None = None,
-    ) -> dict[str, int]:
-        stages = self.stages(model, num_channels=num_channels, roi_size=roi_size, num_dims=len(shape))
-        window = window_shape(roi_size, num_dims=len(shape))
+    def memory(self, model: Model, shape: Sequence[int], request: Request, *, in_channels: int) -> dict[str, int]:
+        device, num_channels = request.device, request.num_channels
+        stages = self.stages(model, request, num_dims=len(shape))
+        window = request.window(num_dims=len(shape))
         padded = padded_shape(shape, window, multiple=stages.stride)
-        batch_size = self.windows_at_once(roi_size, device=device)
-        groups = row_groups(self.starts(shape, window, stages=stages, wanted=wanted), batch_size=batch_size)
+        batch_size = self.windows_at_once(request.roi_size, device=device)
+        groups = row_groups(self.starts(shape, window, stages=stages, wanted=request.wanted), batch_size=batch_size)
         places, itemsize = stages.places(padded), PRECISIONS[self.accumulate].itemsize
         is_padded = padded != list(shape)
         # workers compute the next batches while earlier ones are stitched
@@ -219,15 +193,13 @@ class FastSlidingWindow(Inferer):
         # what joins channels and voxels of a part in one axis copies it where padding is cut off
         float32 = 4 * rows * row * num_channels
         if stages.is_logits:
-            batch = self.batch_bytes(
-                roi_size=roi_size, in_channels=in_channels, num_channels=num_channels, device=device
-            )
+            batch = self.batch_bytes(request, in_channels=in_channels)
             # chunks are views of the sum, except in half precision or if padding is cut off
             chunk = float32 * (int(itemsize < 4) + int(is_padded))
         else:
             features = stages.num_channels // math.prod(stages.stride) + 1  # numbers for each voxel, at most
             number = number_bytes(device)
-            batch = number * batch_size * math.prod(roi_size) * (in_channels + features)
+            batch = number * batch_size * math.prod(request.roi_size) * (in_channels + features)
             # rows of whole places, and those within reach of them
             begun = rows + 2 * (stages.stride[0] - 1)
             reached = begun + 2 * stages.reach
@@ -237,7 +209,7 @@ class FastSlidingWindow(Inferer):
             chunk = number * reached * row * alive
             # the last layer puts its numbers in order by a copy; then logits become those of the chunk by another one
             chunk += logits + max(logits, float32 * int(number < 4 or is_padded))
-        if wanted is not None:  # the chunk that the logits of what is wanted are put into, and masks
+        if request.wanted is not None:  # the chunk that the logits of what is wanted are put into, and masks
             chunk += float32 + 2 * rows * row
         return {
             "image": 4 * in_channels * (math.prod(shape) + is_padded * math.prod(padded)),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sct.data.cases import Box, whole_box, window_shape
 from sct.data.module import SegmentationData
-from sct.inference.base import Inferer, Model
+from sct.inference.base import Inferer, Model, Request
 from sct.inference.wanted import Wanted, joined, volume_of, windows_for
 from sct.models.segmenter import Segmenter
 
@@ -125,9 +125,7 @@ def look_at(
             inferer.num_windows(
                 model,
                 [edge.stop - edge.start for edge in part.box],
-                roi_size=data.roi_size,
-                num_channels=data.outputs.num_channels,
-                wanted=part.wanted,
+                Request(data.roi_size, data.outputs.background, device, part.wanted),
             )
             for part in parts
         )

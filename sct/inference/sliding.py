@@ -13,11 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sct.data.cases import whole_box, window_shape
+from sct.data.cases import whole_box
 from sct.errors import UserError
-from sct.inference.base import Chunk, Inferer, Model, chunk_bounds, mirrored_mean, rows_of_a_chunk
+from sct.inference.base import Chunk, Inferer, Model, Request, chunk_bounds, mirrored_mean, rows_of_a_chunk
 from sct.inference.stitch import fill
-from sct.inference.wanted import Wanted
 from sct.runtime.imports import IMPORTING
 
 logger = logging.getLogger(__name__)
@@ -42,23 +41,16 @@ class SlidingWindow(Inferer):
             raise UserError(f"inferer.stitch_device={self.stitch_device}: choose auto, cpu or cuda")
 
     @torch.no_grad()
-    def __call__(
-        self,
-        model: Model,
-        image: Tensor,
-        *,
-        roi_size: Sequence[int],
-        background: Tensor,
-        device: torch.device,
-        wanted: Wanted | None = None,
-    ) -> Tensor:
+    def __call__(self, model: Model, image: Tensor, request: Request) -> Tensor:
         # the import takes seconds, and the fast inferer does without
         with IMPORTING:
             from monai.inferers.utils import sliding_window_inference
 
-        self.check_axes(roi_size)
-        window = window_shape(roi_size, num_dims=image.ndim - 1)
-        stitch_device = self.plan(image.shape[1:], roi_size=window, num_classes=len(background), device=device)
+        self.check_axes(roi_size := request.roi_size)
+        window = request.window(num_dims=image.ndim - 1)
+        stitch_device = self.plan(
+            image.shape[1:], roi_size=window, num_classes=request.num_channels, device=request.device
+        )
 
         def predictor(windows: Tensor) -> Tensor:
             logits = mirrored_mean(model, windows.reshape(*windows.shape[:2], *roi_size), axes=self.mirror_axes)
@@ -68,53 +60,31 @@ class SlidingWindow(Inferer):
         logits = sliding_window_inference(
             image[None].to(stitch_device, torch.float32),
             roi_size=window,
-            sw_batch_size=self.windows_at_once(roi_size, device=device),
+            sw_batch_size=self.windows_at_once(roi_size, device=request.device),
             predictor=predictor,
             overlap=self.overlap,
             mode=self.blending,
-            sw_device=device,
+            sw_device=request.device,
             device=stitch_device,
         )
         assert isinstance(logits, Tensor)
-        if wanted is None:
+        if request.wanted is None:
             return logits[0]
-        inside = wanted.voxels(whole_box(image.shape[1:])).to(stitch_device)
-        return fill(logits[0], where=~inside, values=background)
+        inside = request.wanted.voxels(whole_box(image.shape[1:])).to(stitch_device)
+        return fill(logits[0], where=~inside, values=request.background)
 
-    def chunks(
-        self,
-        model: Model,
-        image: Tensor,
-        *,
-        roi_size: Sequence[int],
-        background: Tensor,
-        device: torch.device,
-        wanted: Wanted | None = None,
-    ) -> Iterator[Chunk]:
-        logits = self(model, image, roi_size=roi_size, background=background, device=device, wanted=wanted)
-        yield from chunks_of(logits)
+    def chunks(self, model: Model, image: Tensor, request: Request) -> Iterator[Chunk]:
+        yield from chunks_of(self(model, image, request))
 
-    def memory(
-        self,
-        model: Model,
-        shape: Sequence[int],
-        *,
-        roi_size: Sequence[int],
-        in_channels: int,
-        num_channels: int,
-        device: torch.device,
-        wanted: Wanted | None = None,
-    ) -> dict[str, int]:
-        window = window_shape(roi_size, num_dims=len(shape))
+    def memory(self, model: Model, shape: Sequence[int], request: Request, *, in_channels: int) -> dict[str, int]:
+        window = request.window(num_dims=len(shape))
         padded = [max(size, edge) for size, edge in zip(shape, window, strict=True)]
         copied = 0 if padded == list(shape) else math.prod(padded)
         return {
             "image": 4 * in_channels * (math.prod(shape) + copied),
             # with their weights
-            "logits": 4 * math.prod(padded) * (num_channels + 1),
-            "batch": self.batch_bytes(
-                roi_size=roi_size, in_channels=in_channels, num_channels=num_channels, device=device
-            ),
+            "logits": 4 * math.prod(padded) * (request.num_channels + 1),
+            "batch": self.batch_bytes(request, in_channels=in_channels),
         }
 
     def plan(

@@ -12,11 +12,10 @@ from torch import Tensor
 
 from sct.data.cases import Volume
 from sct.data.outputs import Outputs
-from sct.inference.base import Chunk, Inferer, Model
+from sct.inference.base import Chunk, Inferer, Model, Request
 from sct.inference.look import View
 from sct.inference.postprocess import Postprocessing
 from sct.inference.regrid import SourceGrid
-from sct.inference.wanted import Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +64,8 @@ def predict_volume(
             model,
             part.image,
             inferer,
-            roi_size=roi_size,
-            background=outputs.background,
-            device=device,
+            Request(roi_size, outputs.background, device, wanted),
             notice=notice,
-            wanted=wanted,
         ):
             grid.add(chunk)
             del chunk  # frees memory before the next chunk is computed
@@ -93,28 +89,17 @@ def logits_for(
     model: Model,
     image: Tensor,
     inferer: Inferer,
+    request: Request,
     *,
-    roi_size: Sequence[int],
-    background: Tensor,
-    device: torch.device,
     notice: MemoryNotice | None = None,
-    wanted: Wanted | None = None,
 ) -> Iterator[Chunk]:
     """Yields the logits of an image (C, *S) in chunks that suit `grid`; logs the needed memory first.
 
-    notice: shared by all volumes of a command, so that the memory is logged once; wanted: patches that are predicted.
+    notice: shared by all volumes of a command, so that the memory is logged once
     """
-    memory = inferer.memory(
-        model,
-        image.shape[1:],
-        roi_size=roi_size,
-        in_channels=len(image),
-        num_channels=len(background),
-        device=device,
-        wanted=wanted,
-    )
+    memory = inferer.memory(model, image.shape[1:], request, in_channels=len(image))
     if not grid.streams:
-        size = 4 * len(background) * image[0].numel()
+        size = 4 * request.num_channels * image[0].numel()
         memory |= {"logits of all voxels": size}
         logger.warning(
             "the file's axes are oblique to the network's axes: the logits of all voxels are kept in memory, %s",
@@ -123,10 +108,9 @@ def logits_for(
     memory |= grid.memory
     (notice or MemoryNotice()).tell(memory)
     if grid.streams:
-        yield from inferer.chunks(model, image, roi_size=roi_size, background=background, device=device, wanted=wanted)
+        yield from inferer.chunks(model, image, request)
     else:
-        logits = inferer(model, image, roi_size=roi_size, background=background, device=device, wanted=wanted)
-        yield Chunk(0, logits)
+        yield Chunk(0, inferer(model, image, request))
 
 
 def parts(memory: dict[str, int]) -> str:

@@ -81,10 +81,10 @@ def test_a_volume_is_evaluated_slice_by_slice(data, cfg, tmp_path):
     assert labels.shape == SHAPE
     # every slice is what the network makes of it alone
     volume = data.load_case(case)
-    settings = {"roi_size": data.roi_size, "background": data.outputs.background, "device": CPU}
+    request = Request(data.roi_size, data.outputs.background, CPU)
     for index, plane in enumerate(volume.image.unbind(1)):
-        alone = inferer(segmenter, plane, **settings).argmax(dim=0).float()
-        whole = inferer(segmenter, volume.image, **settings)[:, index].argmax(dim=0).float()
+        alone = inferer(segmenter, plane, request).argmax(dim=0).float()
+        whole = inferer(segmenter, volume.image, request)[:, index].argmax(dim=0).float()
         torch.testing.assert_close(whole, alone)
     # of 16 patches of a slice, at the demo's ratio of one half
     assert kept["tokens/alive_1"] == pytest.approx(8)

@@ -15,7 +15,17 @@ from torch import nn
 from sct.config.command import compose_config
 from sct.data.outputs import numbered
 from sct.errors import UserError
-from sct.inference import Chunk, FastSlidingWindow, MemoryNotice, SlidingWindow, base, fast, predict_volume, regrid
+from sct.inference import (
+    Chunk,
+    FastSlidingWindow,
+    MemoryNotice,
+    Request,
+    SlidingWindow,
+    base,
+    fast,
+    predict_volume,
+    regrid,
+)
 from sct.inference.tiling import occupied, window_starts, window_weight
 from sct.runs.build import build_inferer
 
@@ -68,19 +78,19 @@ def test_bad_options_name_their_key(option):
 def test_logits_are_those_of_the_reference(shape, window, options):
     network = random_network(spatial_dims=len(window), num_channels=4, in_channels=2)
     image = torch.randn(2, *shape)
-    settings = {"roi_size": window, "background": numbered(4).background, "device": CPU}
-    found = FastSlidingWindow(**options)(network, image, **settings)
+    request = Request(window, numbered(4).background, CPU)
+    found = FastSlidingWindow(**options)(network, image, request)
     assert found.dtype == torch.float32
     same = {key: value for key, value in options.items() if key != "workers"}
-    torch.testing.assert_close(found, SlidingWindow(**same)(network, image, **settings), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, SlidingWindow(**same)(network, image, request), rtol=1e-4, atol=1e-5)
 
 
 def test_even_windows_cover_the_image_and_blend_the_same():
     """A network of single voxels gives each voxel the same logits in any window."""
     torch.manual_seed(0)
     network, image = nn.Conv3d(2, 3, 1), torch.randn(2, 25, 17, 19)
-    settings = {"roi_size": (8, 8, 8), "background": numbered(3).background, "device": CPU}
-    even, fixed = (FastSlidingWindow(even=even, batch_size=3)(network, image, **settings) for even in (True, False))
+    request = Request((8, 8, 8), numbered(3).background, CPU)
+    even, fixed = (FastSlidingWindow(even=even, batch_size=3)(network, image, request) for even in (True, False))
     torch.testing.assert_close(even, fixed, rtol=1e-4, atol=1e-5)
 
 
@@ -99,9 +109,9 @@ class ChannelsLast(nn.Module):
 def test_where_channels_lie_in_memory_changes_nothing(options, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     network, image = random_network(spatial_dims=3, num_channels=4), torch.randn(1, 19, 17, 9)
-    settings = {"roi_size": (8, 8, 8), "background": numbered(4).background, "device": CPU}
+    request = Request((8, 8, 8), numbered(4).background, CPU)
     assert FastSlidingWindow(**options).workers_for(network, num_batches=9, device=CPU) == options.get("workers", 1)
-    found, other = (FastSlidingWindow(**options)(one, image, **settings) for one in (network, ChannelsLast(network)))
+    found, other = (FastSlidingWindow(**options)(one, image, request) for one in (network, ChannelsLast(network)))
     assert torch.equal(found, other)
 
 
@@ -109,8 +119,7 @@ def test_where_channels_lie_in_memory_changes_nothing(options, monkeypatch):
 @pytest.mark.parametrize("inferer", [FastSlidingWindow(batch_size=2), SlidingWindow()])
 def test_chunks_follow_each_other_and_share_a_row(inferer, shape):
     network = random_network(spatial_dims=3, num_channels=2)
-    background = numbered(2).background
-    found = inferer.chunks(network, torch.randn(1, *shape), roi_size=(6, 4, 4), background=background, device=CPU)
+    found = inferer.chunks(network, torch.randn(1, *shape), Request((6, 4, 4), numbered(2).background, CPU))
     chunks = [Chunk(chunk.start, chunk.logits.clone()) for chunk in found]
     assert chunks[0].start == 0
     assert chunks[-1].stop == shape[0]
@@ -166,7 +175,7 @@ def test_label_maps_are_those_of_the_reference(grid, outputs, options, agree, ca
 def test_labels_on_the_own_grid():
     network, image = random_network(spatial_dims=3, num_channels=2), torch.randn(1, 13, 9, 8)
     for inferer in (FastSlidingWindow(), SlidingWindow()):
-        logits = inferer(network, image, roi_size=(6, 6, 6), background=REGIONS.background, device=CPU)
+        logits = inferer(network, image, Request((6, 6, 6), REGIONS.background, CPU))
         labels = inferer.labels(network, image, roi_size=(6, 6, 6), outputs=REGIONS, device=CPU)
         assert labels.dtype == torch.int16
         assert torch.equal(labels, REGIONS.labels(logits))
@@ -248,7 +257,7 @@ def test_windows_of_air_are_skipped_and_say_nothing(outputs, accumulate, caplog)
     watched = Watched(network)
     inferer = FastSlidingWindow(skip_below=threshold, accumulate=accumulate, batch_size=3)
     with caplog.at_level(logging.INFO):
-        found = inferer(watched, image, roi_size=window, background=outputs.background, device=CPU)
+        found = inferer(watched, image, Request(window, outputs.background, CPU))
     tolerance = 1e-4 if accumulate == "float32" else 1e-2
     torch.testing.assert_close(found.double(), want, rtol=tolerance, atol=tolerance)
     assert len(watched.seen) == predicted
@@ -300,7 +309,7 @@ def test_memory_is_at_most_what_was_said(shape, window, options, monkeypatch, ca
 
     with caplog.at_level(logging.INFO):
         run()
-    memory = inferer.memory(network, shape, roi_size=window, in_channels=1, num_channels=8, device=CPU)
+    memory = inferer.memory(network, shape, Request(window, outputs.background, CPU), in_channels=1)
     assert "memory in addition to the network: about" in caplog.text
     label_map = math.prod(volume.source_shape)
     regridding = regrid.SourceGrid(
@@ -328,7 +337,7 @@ def test_without_a_batch_size_a_pass_takes_what_suits_the_device(inferer, monkey
         sizes.append(len(windows))
         return windows.repeat(1, 2, 1, 1)
 
-    inferer(model, torch.rand(1, 16, 32), roi_size=(8, 8), background=torch.zeros(2), device=CPU)
+    inferer(model, torch.rand(1, 16, 32), Request((8, 8), torch.zeros(2), CPU))
     assert sum(sizes) == 8
     assert max(sizes) == 3
 
@@ -342,9 +351,10 @@ def test_without_a_number_workers_are_what_suits_the_processor(tiles, threads, w
 
 
 def test_memory_of_a_device_holds_no_batches_of_workers():
-    inferer, sizes = FastSlidingWindow(workers=2, batch_size=1), {"in_channels": 1, "num_channels": 8}
-    said = inferer.memory(nn.Identity(), (64, 64), roi_size=(16, 16), device=torch.device("cuda"), **sizes)
-    assert said["batch"] == inferer.batch_bytes(roi_size=(16, 16), device=torch.device("cuda"), **sizes)
+    inferer = FastSlidingWindow(workers=2, batch_size=1)
+    request = Request((16, 16), torch.zeros(8), torch.device("cuda"))
+    said = inferer.memory(nn.Identity(), (64, 64), request, in_channels=1)
+    assert said["batch"] == inferer.batch_bytes(request, in_channels=1)
 
 
 @pytest.mark.parametrize(("data", "threshold"), [("btcv", 0.0), ("hippocampus", None)])

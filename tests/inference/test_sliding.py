@@ -7,7 +7,7 @@ import torch
 
 from sct.data.outputs import numbered
 from sct.errors import UserError
-from sct.inference import SlidingWindow
+from sct.inference import Request, SlidingWindow
 from sct.inference import sliding as inference
 
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ def pointwise(windows):
 def test_windows_equal_the_whole_image(shape, blending):
     image = torch.randn(2, *shape)
     inferer = SlidingWindow(overlap=0.5, blending=blending, batch_size=3)
-    logits = inferer(pointwise, image, roi_size=[8] * len(shape), background=NOTHING, device=CPU)
+    logits = inferer(pointwise, image, Request([8] * len(shape), NOTHING, CPU))
     assert logits.shape == (3, *shape)
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, pointwise(image[None])[0])
@@ -59,16 +59,14 @@ def test_mirroring_averages_over_every_combination_of_axes():
     for dims in ((), (1,), (2,), (1, 2)):
         expected += model(image.flip(dims)[None])[0].float().flip(dims) / 4
     inferer = SlidingWindow(mirror_axes=axes)
-    found = inferer(model, image, roi_size=(6, 8), background=NOTHING[:2], device=torch.device("cpu"))
+    found = inferer(model, image, Request((6, 8), NOTHING[:2], CPU))
     torch.testing.assert_close(found, expected)
 
 
 def test_half_precision_models_are_blended_in_float32():
     image = torch.rand(1, 12, 12)
     inferer = SlidingWindow(overlap=0.75)
-    logits = inferer(
-        lambda windows: pointwise(windows).bfloat16(), image, roi_size=[8, 8], background=NOTHING, device=CPU
-    )
+    logits = inferer(lambda windows: pointwise(windows).bfloat16(), image, Request([8, 8], NOTHING, CPU))
     torch.testing.assert_close(logits, pointwise(image[None])[0].bfloat16().float())
 
 
@@ -109,8 +107,8 @@ def in_plane(windows):
 def test_a_volume_before_a_2d_network_is_predicted_slice_by_slice(mirror_axes):
     volume = torch.randn(1, 5, 9, 11)
     inferer = SlidingWindow(batch_size=3, mirror_axes=mirror_axes)
-    settings = {"roi_size": [6, 6], "background": NOTHING[:2], "device": CPU}
-    logits = inferer(in_plane, volume, **settings)
+    request = Request([6, 6], NOTHING[:2], CPU)
+    logits = inferer(in_plane, volume, request)
     assert logits.shape == (2, 5, 9, 11)
     for index in range(5):
-        torch.testing.assert_close(logits[:, index], inferer(in_plane, volume[:, index], **settings))
+        torch.testing.assert_close(logits[:, index], inferer(in_plane, volume[:, index], request))

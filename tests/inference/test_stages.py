@@ -11,7 +11,7 @@ from peak import peak_bytes
 from torch import nn
 
 from sct.data.outputs import numbered
-from sct.inference import FastSlidingWindow, SlidingWindow, base
+from sct.inference import FastSlidingWindow, Request, SlidingWindow, base
 from sct.inference.stages import stages_of
 from sct.inference.tiling import window_starts, window_weight
 from sct.inference.wanted import Wanted
@@ -73,8 +73,8 @@ def network(decoder, *, dims, patch_size=None):
     return made.eval()
 
 
-def settings(dims):
-    return {"roi_size": (WINDOW,) * dims, "background": numbered(CLASSES).background, "device": CPU}
+def request(dims, wanted=None):
+    return Request((WINDOW,) * dims, numbered(CLASSES).background, CPU, wanted)
 
 
 # one window, odd sizes, and slices of a volume; where no windows overlap nothing is blended
@@ -85,11 +85,11 @@ def settings(dims):
 def test_without_overlap_logits_are_the_windows_own(decoder, shape, dims):
     """Inside a window, and up to what its second stage sees from a neighbour's border."""
     made, image = network(decoder, dims=dims), torch.randn(CHANNELS, *shape)
-    found = FastSlidingWindow(overlap=0)(made, image, **settings(dims))
+    found = FastSlidingWindow(overlap=0)(made, image, request(dims))
     # padded as the windows lie: before and after what is smaller than a window
     lack = [0 if dims < len(shape) and axis == 0 else max(0, WINDOW - size) for axis, size in enumerate(shape)]
     padded = F.pad(image, [pad for missing in reversed(lack) for pad in (missing // 2, missing - missing // 2)])
-    want = SlidingWindow(overlap=0)(made, padded, **settings(dims))
+    want = SlidingWindow(overlap=0)(made, padded, request(dims))
     want = want[(slice(None), *(slice(m // 2, m // 2 + size) for m, size in zip(lack, shape, strict=True)))]
     assert found.shape == want.shape == (CLASSES, *shape)
     if len(shape) == 3 and shape[0] > WINDOW and made.decoder.reach:
@@ -105,8 +105,8 @@ def test_without_overlap_logits_are_the_windows_own(decoder, shape, dims):
 def test_blended_features_are_blended_logits_where_the_second_stage_is_linear(decoder, shape, dims):
     made, image = network(decoder, dims=dims), torch.randn(CHANNELS, *shape)
     options = {"overlap": 0.5, "blending": "constant"}
-    found = FastSlidingWindow(**options)(made, image, **settings(dims))
-    want = SlidingWindow(**options)(made, image, **settings(dims))
+    found = FastSlidingWindow(**options)(made, image, request(dims))
+    want = SlidingWindow(**options)(made, image, request(dims))
     torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-4)
 
 
@@ -126,17 +126,17 @@ def test_features_have_another_stride_along_an_axis_with_a_smaller_patch(decoder
     made, image = network(decoder, dims=dims, patch_size=patch_size), torch.randn(CHANNELS, *shape)
     options = {"overlap": 0.5, "blending": "constant"}
     inferer = FastSlidingWindow(**options)
-    stages = inferer.stages(made, num_channels=CLASSES, roi_size=(WINDOW,) * dims, num_dims=len(shape))
+    stages = inferer.stages(made, request(dims), num_dims=len(shape))
     assert stages.stride == stride
-    want = SlidingWindow(**options)(made, image, **settings(dims))
-    torch.testing.assert_close(inferer(made, image, **settings(dims)), want, rtol=1e-4, atol=1e-4)
+    want = SlidingWindow(**options)(made, image, request(dims))
+    torch.testing.assert_close(inferer(made, image, request(dims)), want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("options", [{}, {"workers": 2}, {"batch_size": 3, "overlap": 0.5}])
 def test_features_are_blended_by_the_windows_weights(options, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     made, image = network("thin, voxels", dims=3), torch.randn(CHANNELS, 37, 20, 25)
-    found = FastSlidingWindow(**options)(made, image, **settings(3))
+    found = FastSlidingWindow(**options)(made, image, request(3))
     padded = F.pad(image, (0, 1, 0, 0, 0, 1))
     weight = F.avg_pool3d(window_weight((WINDOW,) * 3, blending="gaussian")[None, None], 2)[0, 0]
     total, weights = torch.zeros(4, 19, 10, 13), torch.zeros(19, 10, 13)
@@ -156,11 +156,11 @@ def test_windows_of_air_are_background():
     image = torch.rand(CHANNELS, 48, 16, 21) - 1.0
     image[0, :3] += 1.0
     background = numbered(CLASSES).background
-    found = FastSlidingWindow(overlap=0, skip_below=0.0)(made, image, **settings(3))
+    found = FastSlidingWindow(overlap=0, skip_below=0.0)(made, image, request(3))
     # windows of rows 16 to 31 and 32 to 47 are skipped
     assert torch.equal(found[:, 16:], background[:, None, None, None].expand(-1, 32, 16, 21))
     # up to what the second stage sees of where no features are
-    want = FastSlidingWindow(overlap=0)(made, image[:, :16], **settings(3))
+    want = FastSlidingWindow(overlap=0)(made, image[:, :16], request(3))
     torch.testing.assert_close(found[:, : 16 - made.decoder.reach], want[:, : 16 - made.decoder.reach])
     assert not torch.allclose(found[:, :16], background[:, None, None, None], atol=1.0)
 
@@ -181,8 +181,8 @@ def test_what_has_no_two_stages_is_stitched_as_logits():
     for options in ({"stitch": "logits"}, {"mirror_axes": (1,)}):
         same = {key: value for key, value in options.items() if key != "stitch"}
         torch.testing.assert_close(
-            FastSlidingWindow(**options)(made, image, **settings(3)),
-            SlidingWindow(**same)(made, image, **settings(3)),
+            FastSlidingWindow(**options)(made, image, request(3)),
+            SlidingWindow(**same)(made, image, request(3)),
             rtol=1e-4, atol=1e-4,
         )  # fmt: skip
 
@@ -198,11 +198,9 @@ def test_memory_is_at_most_what_was_said(options, decoder, monkeypatch):
     workers = inferer.most_workers(CPU)
     with torch.no_grad():
         forward = workers * peak_bytes(lambda: made.features(windows))
-        said = inferer.memory(
-            made, shape, roi_size=(WINDOW,) * 3, in_channels=CHANNELS, num_channels=CLASSES, device=CPU
-        )
+        said = inferer.memory(made, shape, request(3), in_channels=CHANNELS)
         total = sum(said.values()) - image.nbytes  # that is there before
-        peak = peak_bytes(lambda: sum(chunk.logits[0, 0, 0, 0] for chunk in inferer.chunks(made, image, **settings(3))))
+        peak = peak_bytes(lambda: sum(chunk.logits[0, 0, 0, 0] for chunk in inferer.chunks(made, image, request(3))))
     assert said["rows kept"] < 4 * CLASSES * image[0].numel() / 8
     assert 0.3 * total < peak <= total + forward
 
@@ -230,7 +228,7 @@ def test_of_the_second_stage_no_more_is_computed_than_what_is_wanted_depends_on(
     for patches_wanted in (everything, few):
         seen.clear()
         wanted = Wanted(patches_wanted, patch, windows)
-        results.append((inferer(model, image, wanted=wanted, **settings(dims)), sum(seen)))
+        results.append((inferer(model, image, request(dims, wanted)), sum(seen)))
     (whole, all_read), (found, read) = results
     mask = Wanted(few, patch, windows).voxels(tuple(slice(0, size) for size in padded))
     assert 0 < mask.sum() < mask.numel() / 2

@@ -11,7 +11,7 @@ from peak import peak_bytes
 from torch import nn
 
 from sct.data.outputs import numbered
-from sct.inference import FastSlidingWindow, SlidingWindow, base
+from sct.inference import FastSlidingWindow, Request, SlidingWindow, base
 from sct.inference.readout import Readout
 from sct.inference.rows import row_groups
 from sct.inference.tiling import padded_shape
@@ -193,10 +193,9 @@ def test_what_is_wanted_is_predicted_and_all_else_is_background(shape, patch, wi
     image, patches = torch.randn(2, *shape), some(grid_of(shape, patch), share=0.03)
     windows = windows_for(patches, patch=patch, shape=shape, window=window, context=True)
     wanted = Wanted(patches, patch, windows)
-    settings = {"roi_size": roi, "background": BACKGROUND, "device": CPU}
     with torch.no_grad():
-        found = inferer(network, image, wanted=wanted, **settings)
-        whole = SlidingWindow()(network, image, **settings)
+        found = inferer(network, image, Request(roi, BACKGROUND, CPU, wanted))
+        whole = SlidingWindow()(network, image, Request(roi, BACKGROUND, CPU))
     mask = wanted.voxels(tuple(slice(0, size) for size in shape))
     assert 0 < mask.sum() < mask.numel()
     torch.testing.assert_close(found[:, mask], whole[:, mask], rtol=1e-4, atol=1e-5)
@@ -217,14 +216,8 @@ def test_windows_of_air_are_skipped_among_those_that_are_wanted():
         seen.extend(batch)
         return random_network(spatial_dims=3, num_channels=3)(batch)
 
-    found = FastSlidingWindow(skip_below=-0.9)(
-        network,
-        image,
-        roi_size=(16, 16, 16),
-        background=BACKGROUND,
-        device=CPU,
-        wanted=Wanted(patches, (4, 4, 4), windows),
-    )
+    request = Request((16, 16, 16), BACKGROUND, CPU, Wanted(patches, (4, 4, 4), windows))
+    found = FastSlidingWindow(skip_below=-0.9)(network, image, request)
     assert len(seen) == 1
     predicted = (found != BACKGROUND[:, None, None, None]).any(dim=0)
     np.testing.assert_array_equal(predicted.nonzero().amin(0), [20, 20, 4])
@@ -267,9 +260,8 @@ def test_no_chunk_is_kept_while_the_next_is_computed(monkeypatch):
         return compute(self, start, stop)
 
     monkeypatch.setattr(Readout, "logits", watched)
-    wanted = Wanted(patches, (4, 4, 4), windows)
-    settings = {"roi_size": (8, 8, 8), "background": BACKGROUND, "device": CPU}
-    for chunk in FastSlidingWindow().chunks(network, image, wanted=wanted, **settings):
+    request = Request((8, 8, 8), BACKGROUND, CPU, Wanted(patches, (4, 4, 4), windows))
+    for chunk in FastSlidingWindow().chunks(network, image, request):
         assert not chunk.logits.requires_grad
         seen.append(weakref.ref(chunk))
         del chunk
@@ -284,16 +276,15 @@ def test_memory_of_what_is_wanted_is_at_most_what_was_said(share, accumulate):
     shape, patch, window = (64, 40, 36), (4, 4, 4), (16, 16, 16)
     patches, image = some(grid_of(shape, patch), share=share), torch.randn(1, *shape)
     windows = windows_for(patches, patch=patch, shape=shape, window=window, context=True)
-    wanted, inferer = Wanted(patches, patch, windows), FastSlidingWindow(batch_size=1, accumulate=accumulate)
-    background = torch.zeros(8)
+    request = Request(window, torch.zeros(8), CPU, Wanted(patches, patch, windows))
+    inferer = FastSlidingWindow(batch_size=1, accumulate=accumulate)
 
     def network(batch):
         return batch.expand(-1, 8, -1, -1, -1).contiguous()
 
     def run():
-        settings = {"roi_size": window, "background": background, "device": CPU, "wanted": wanted}
-        for chunk in inferer.chunks(network, image, **settings):
+        for chunk in inferer.chunks(network, image, request):
             del chunk
 
-    memory = inferer.memory(network, shape, roi_size=window, in_channels=1, num_channels=8, device=CPU, wanted=wanted)
+    memory = inferer.memory(network, shape, request, in_channels=1)
     assert 0.2 * sum(memory.values()) < peak_bytes(run) + image.nbytes <= sum(memory.values())
