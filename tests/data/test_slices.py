@@ -16,6 +16,7 @@ from sct.data.formats.base import FileFormat
 from sct.data.module import SegmentationData
 from sct.evaluation.case import CaseFiles, evaluate_case
 from sct.evaluation.scores import write_report
+from sct.inference import Request
 from sct.profiling.windows import sample_windows
 from sct.runs.build import build_inferer, build_segmenter
 from sct.runtime.distributed import Processes
