@@ -102,7 +102,8 @@ def run_task(task: Task, contestants: Sequence[Contestant], options: argparse.Na
     first = [cell for cell in cells if (cell.seed, cell.fold) == (cells[0].seed, cells[0].fold)]
     predicted = prediction_seconds(first, place=place, cases=options.cases)
     rows = task_rows(cells, place=place, lengths=lengths, reference=reference, predicted=predicted)
-    return {"rows": rows, "minutes": minutes, "text": task_table(task, rows, reference=reference, minutes=minutes)}
+    text = task_table(task, rows, reference=reference, minutes=minutes)
+    return {"what": task.what, "rows": rows, "minutes": minutes, "text": text}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

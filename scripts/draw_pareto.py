@@ -40,12 +40,12 @@ def front(rows: Rows) -> list[Mapping[str, Any]]:
 
 
 def read_tasks(path: Path) -> dict[str, Rows]:
-    """The timed rows of each task of a table. UserError where the file is no table, or nothing in it is timed."""
+    """The timed rows of each task of a table, by what the task is. UserError where the file is no table, or nothing in it is timed."""
     content = read_json(path, remedy="Make it with scripts/accuracy_table.py.")
     try:
         tasks: dict[str, Rows] = {
-            name: [row for row in task["rows"] if row["predict_seconds"] is not None]
-            for name, task in content["tasks"].items()
+            task["what"]: [row for row in task["rows"] if row["predict_seconds"] is not None]
+            for task in content["tasks"].values()
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no table of scripts/accuracy_table.py: it lacks {error}.") from error
