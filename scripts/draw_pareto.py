@@ -40,7 +40,10 @@ def front(rows: Rows) -> list[Mapping[str, Any]]:
 
 
 def read_tasks(path: Path) -> dict[str, Rows]:
-    """The timed rows of each task of a table, by what the task is. UserError where the file is no table, or nothing in it is timed."""
+    """The timed rows of each task of a table, by what the task is.
+
+    UserError where the file is no table, or nothing in it is timed.
+    """
     content = read_json(path, remedy="Make it with scripts/accuracy_table.py.")
     try:
         tasks: dict[str, Rows] = {

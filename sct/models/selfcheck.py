@@ -3,6 +3,8 @@
 Letters: B batch, L sequence length, C channels or width, S spatial size (2 or 3 dims).
 """
 
+import copy
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +18,9 @@ from sct.models.blocks.attention import LONG
 from sct.models.blocks.convolutions import FoldedConv
 from sct.models.blocks.layers import Attention, Layout
 from sct.models.segmenter import Segmenter
-from sct.models.tokens import FeatureSpec
 from sct.runtime.precision import NumberFormat, autocast, has_bf16
+
+logger = logging.getLogger(__name__)
 
 # bf16 rounds to 8 bits: correct sums of many products are within 1 %, wrong kernels are far off
 TOLERANCE = 0.03
@@ -26,7 +29,7 @@ PLACES, TOKENS = 8, 64
 # oneDNN has separate kernels for maps that are this thin along an axis; in torch 2.13 these kernels have faults, mostly
 # in gradients
 THIN = 2
-# assumed number of halvings of the image in a network without tokens
+# assumed number of halvings of the image in a network whose maps are not known
 HALVINGS = 5
 
 # layers of a folded convolution
@@ -109,14 +112,41 @@ def probes_of(network: Segmenter, *, device: torch.device) -> list[Probe]:
     """
     spec = network.encoder.spec
     if device.type != "cuda":
-        return list(small_probes(network, thinnest=thinnest_map(spec)))
+        return list(small_probes(network, thinnest=thinnest_map(network)))
     image = torch.randn(1, spec.in_channels, *spec.image_size, generator=torch.Generator().manual_seed(0))
     return real_probes(network, image.to(device))
 
 
-def thinnest_map(spec: FeatureSpec) -> tuple[int, ...]:
-    """Size of the smallest feature map: the token grid, or an estimate for a network without tokens."""
-    return spec.grid if spec.dim else tuple(-(-size // 2**HALVINGS) for size in spec.image_size)
+def thinnest_map(network: Segmenter) -> tuple[int, ...]:
+    """Size of the smallest feature map: the token grid, or along each axis that of a network without tokens.
+
+    Maps of which a network without tokens does not tell the size, as it computes with numbers of them, are estimated.
+    """
+    spec = network.encoder.spec
+    if spec.dim:
+        return spec.grid
+    try:
+        sizes = map_sizes(network)
+    except Exception:  # whatever a network of a user needs numbers for
+        logger.debug("the sizes of the network's maps are estimated", exc_info=True)
+        sizes = []
+    sizes = sizes or [tuple(-(-size // 2**HALVINGS) for size in spec.image_size)]
+    return tuple(min(along) for along in zip(*sizes, strict=True))
+
+
+@torch.no_grad()
+def map_sizes(network: Segmenter) -> list[tuple[int, ...]]:
+    """Sizes of the inputs of all convolutions in a window, without computing them: by a copy on torch's meta device."""
+    sizes: list[tuple[int, ...]] = []
+    parameters = {id(tensor): nn.Parameter(tensor.to("meta")) for tensor in network.parameters()}
+    buffers = {id(tensor): tensor.to("meta") for tensor in network.buffers()}
+    outline = copy.deepcopy(network, {**parameters, **buffers}).eval()  # no number is copied
+    for layer in outline.modules():
+        if isinstance(layer, CONVOLUTIONS):
+            layer.register_forward_pre_hook(lambda layer, inputs: sizes.append(tuple(inputs[0].shape[2:])))
+    spec = network.encoder.spec
+    outline(torch.empty(1, spec.in_channels, *spec.image_size, device="meta"))
+    return sizes
 
 
 def small_probes(network: nn.Module, *, thinnest: Sequence[int]) -> Iterator[Probe]:

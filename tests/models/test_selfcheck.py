@@ -15,6 +15,7 @@ from sct.models.blocks.convolutions import FoldedConv, PatchEmbedding2d
 from sct.models.blocks.layers import Attention
 from sct.models.blocks.sliced import SAME_CONV
 from sct.models.completion.scatter import Scatter
+from sct.models.decoders.base import Decoder
 from sct.models.decoders.thin import Thin
 from sct.models.encoder import ViTEncoder
 from sct.models.heads import FCNHead
@@ -31,6 +32,7 @@ from sct.models.selfcheck import (
     thinnest_map,
     worst_layer,
 )
+from sct.models.tokens import Decoded
 from sct.runtime.precision import NumberFormat
 
 CPU = torch.device("cpu")
@@ -228,10 +230,39 @@ def test_the_inputs_of_convolutions():
         probe.layer(torch.zeros(probe.shape))
 
 
-def test_the_thinnest_map_of_a_network():
-    assert thinnest_map(network().encoder.spec) == (2, 2, 1)
-    # without tokens none is known: as of a U-Net with five steps
-    assert thinnest_map(ImageOnly(image_size=(96, 64, 16), in_channels=1).spec) == (3, 2, 1)
+class Steps(Decoder):
+    """A network without tokens: convolutions with these strides; may look at the numbers of its maps."""
+
+    def __init__(self, *, spec, num_classes, strides, looks=False):
+        super().__init__()
+        self.steps = nn.ModuleList(nn.Conv3d(1, 1, 3, stride=stride, padding=1) for stride in strides)
+        self.looks = looks
+
+    def forward(self, image, dense):
+        x = image
+        for step in self.steps:
+            x = step(x)
+        if self.looks:
+            x.mean().item()
+        return Decoded(F.interpolate(x, image.shape[2:]).repeat(1, 3, 1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("strides", "looks", "thinnest"),
+    [([2, 2, 1], False, (24, 16, 4)), ([2, (4, 1, 1), 1], False, (12, 32, 8)), ([2, 2, 1], True, (3, 2, 1))],
+)
+def test_the_thinnest_map_of_a_network_without_tokens(strides, looks, thinnest):
+    """Where it can't be known, as of a U-Net with five steps."""
+    encoder = ImageOnly(image_size=(96, 64, 16), in_channels=1)
+    decoder = partial(Steps, strides=strides, looks=looks)
+    net = Segmenter(encoder=encoder, completion=Scatter, decoder=decoder, num_classes=3)
+    assert thinnest_map(net) == thinnest
+    assert not any(layer._forward_pre_hooks for layer in net.modules())
+    assert net.training
+
+
+def test_the_thinnest_map_of_a_network_with_tokens():
+    assert thinnest_map(network()) == (2, 2, 1)
 
 
 def test_on_a_gpu_layers_are_tried_on_what_they_see_in_a_window():

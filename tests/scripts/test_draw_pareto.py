@@ -28,7 +28,8 @@ def test_each_task_has_a_panel(script, tmp_path):
     pytest.importorskip("matplotlib")
     rows = [row("a", seconds=1, dice=0.8), row("b", seconds=2, dice=0.9), row("not timed", seconds=None, dice=0.9)]
     table = tmp_path / "table.json"
-    table.write_text(json.dumps({"tasks": {"a": {"what": "one", "rows": rows}, "b": {"what": "two", "rows": rows[:1]}}}))
+    content = {"a": {"what": "one", "rows": rows}, "b": {"what": "two", "rows": rows[:1]}}
+    table.write_text(json.dumps({"tasks": content}))
     tasks = script["read_tasks"](table)
     assert {name: len(timed) for name, timed in tasks.items()} == {"one": 2, "two": 1}
     assert [axes.get_title(loc="left") for axes in script["draw"](tasks).axes] == ["one", "two"]
@@ -38,7 +39,11 @@ def test_each_task_has_a_panel(script, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{}", "lacks 'tasks'"), ('{"tasks": {"a": {"what": "one", "rows": []}}}', "without a timed network"), ("{", "table.json")],
+    [
+        ("{}", "lacks 'tasks'"),
+        ('{"tasks": {"a": {"what": "one", "rows": []}}}', "without a timed network"),
+        ("{", "table.json"),
+    ],
 )
 def test_other_files_are_refused(script, tmp_path, content, message):
     path = tmp_path / "table.json"
