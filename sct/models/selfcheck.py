@@ -118,9 +118,9 @@ def probes_of(network: Segmenter, *, device: torch.device) -> list[Probe]:
 
 
 def thinnest_map(network: Segmenter) -> tuple[int, ...]:
-    """Size of the smallest feature map: the token grid, or along each axis that of a network without tokens.
+    """Size of the smallest feature map: the token grid; without tokens, the least size along each axis.
 
-    Maps of which a network without tokens does not tell the size, as it computes with numbers of them, are estimated.
+    It is estimated where a network must know the numbers in its maps to go on.
     """
     spec = network.encoder.spec
     if spec.dim:
@@ -137,14 +137,19 @@ def thinnest_map(network: Segmenter) -> tuple[int, ...]:
 @torch.no_grad()
 def map_sizes(network: Segmenter) -> list[tuple[int, ...]]:
     """Sizes of the inputs of all convolutions in a window, without computing them: by a copy on torch's meta device."""
-    sizes: list[tuple[int, ...]] = []
+    spec, sizes = network.encoder.spec, list[tuple[int, ...]]()
+
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        size = tuple(inputs[0].shape[2:])
+        if len(size) == len(spec.image_size):  # a network may also convolve sequences
+            sizes.append(size)
+
     parameters = {id(tensor): nn.Parameter(tensor.to("meta")) for tensor in network.parameters()}
     buffers = {id(tensor): tensor.to("meta") for tensor in network.buffers()}
     outline = copy.deepcopy(network, {**parameters, **buffers}).eval()  # no number is copied
     for layer in outline.modules():
         if isinstance(layer, CONVOLUTIONS):
-            layer.register_forward_pre_hook(lambda layer, inputs: sizes.append(tuple(inputs[0].shape[2:])))
-    spec = network.encoder.spec
+            layer.register_forward_pre_hook(record)
     outline(torch.empty(1, spec.in_channels, *spec.image_size, device="meta"))
     return sizes
 

@@ -236,12 +236,14 @@ class Steps(Decoder):
     def __init__(self, *, spec, num_classes, strides, looks=False):
         super().__init__()
         self.steps = nn.ModuleList(nn.Conv3d(1, 1, 3, stride=stride, padding=1) for stride in strides)
+        self.along = nn.Conv1d(1, 1, 1)
         self.looks = looks
 
     def forward(self, image, dense):
         x = image
         for step in self.steps:
             x = step(x)
+        x = self.along(x.flatten(2)).reshape(x.shape)
         if self.looks:
             x.mean().item()
         return Decoded(F.interpolate(x, image.shape[2:]).repeat(1, 3, 1, 1, 1))
